@@ -1,0 +1,28 @@
+"""Every error that a person can meet, typed.
+
+A message says what is wrong, where, which limit it breaks and how to fix it. Nothing here may depend on another module.
+"""
+
+
+class MpslError(Exception):
+    """Base of all errors that the project raises on purpose."""
+
+
+class UsageError(MpslError):
+    """The person asked for something that cannot be: a malformed job, a bad option, a shard with NaN. Exit status 2."""
+
+
+class WireError(MpslError):
+    """Bytes that are no message of this protocol: foreign, truncated, oversized. Dropped and counted, never fatal."""
+
+
+class IllegalEvent(MpslError):
+    """An event that the state table of a machine does not allow. The machine has not changed."""
+
+
+class BrokerError(MpslError):
+    """The broker cannot be reached, refuses us, or left. Names host, port and cause."""
+
+
+class RunFailed(MpslError):
+    """A run ended without its result; the text is the reason that the person who started it reads."""

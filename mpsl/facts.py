@@ -1,0 +1,64 @@
+"""Reads what came from outside (TOML, JSON, msgpack: plain dicts) into frozen dataclasses, strictly.
+
+Unknown keys are refused with the nearest known name, types are not coerced, and every error names the place. A fact's
+own `__post_init__` checks its ranges and raises ValueError with the text that the person reads.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from mpsl.errors import UsageError
+from mpsl.names import nearest
+
+Fact = TypeVar("Fact")
+
+
+def read(kind: type[Fact], data: object, where: str) -> Fact:
+    """Return `data` as a `kind`; raises UsageError whose text begins with `where` (a file, a topic)."""
+    _refuse_unknown(kind, data, where)
+    try:
+        return msgspec.convert(data, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: {_readable(str(error))}") from None
+
+
+def plain(fact: object) -> Any:
+    """The inverse of `read`: dicts, lists, strings and numbers only, ready for JSON or msgpack."""
+    return msgspec.to_builtins(fact)
+
+
+def _readable(error: str) -> str:
+    """msgspec's text with its path first: 'Expected `int`, got `str` - at `$.run.rounds`' -> 'run.rounds: Expected…'."""
+    text, separator, path = error.rpartition(" - at `$")
+    return f"{path.strip('`').lstrip('.')}: {text}" if separator else error
+
+
+def _refuse_unknown(kind: object, data: object, where: str) -> None:
+    for part in _dataclasses_in(kind):
+        if isinstance(data, Mapping):
+            fields = {field.name: field.type for field in dataclasses.fields(part)}
+            hints = typing.get_type_hints(part)
+            for key, value in data.items():
+                if key not in fields:
+                    raise UsageError(f"{where}: unknown key {key!r}; {nearest(str(key), fields)}")
+                _refuse_unknown(hints[key], value, f"{where}: {key}")
+            return
+    arguments = typing.get_args(kind)
+    if isinstance(data, list | tuple) and arguments:
+        for number, item in enumerate(data):
+            _refuse_unknown(arguments[0], item, f"{where}[{number}]")
+    elif isinstance(data, Mapping) and typing.get_origin(kind) in (dict, Mapping) and arguments:
+        for key, value in data.items():
+            _refuse_unknown(arguments[1], value, f"{where}: {key}")
+
+
+def _dataclasses_in(kind: object) -> list[type]:
+    """The dataclasses that a value of `kind` can be: itself, or the members of an optional."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return [part for part in typing.get_args(kind) if dataclasses.is_dataclass(part)]
+    return [kind] if isinstance(kind, type) and dataclasses.is_dataclass(kind) else []
