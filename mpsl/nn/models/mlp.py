@@ -1,6 +1,7 @@
 """mlp: a multilayer perceptron over flattened samples."""
 
 import dataclasses
+import itertools
 import math
 
 import torch
@@ -46,7 +47,7 @@ class Mlp(Model):
 
     def blocks(self) -> list[nn.Module]:
         widths = [math.prod(self.input_shape()), *self.hidden]
-        hidden = [self._hidden(number, *pair) for number, pair in enumerate(zip(widths, self.hidden, strict=False))]
+        hidden = [self._hidden(number, *pair) for number, pair in enumerate(itertools.pairwise(widths))]
         return [*hidden, nn.Linear(widths[-1], self.num_classes)]
 
     def _hidden(self, number: int, inputs: int, outputs: int) -> nn.Module:
