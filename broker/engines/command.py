@@ -1,0 +1,83 @@
+"""`mpsl broker`: a broker in the foreground, until it is told to stop."""
+
+import asyncio
+import contextlib
+import json
+import signal
+from pathlib import Path
+
+import click
+
+from broker.engines import embedded, mosquitto
+from broker.engines.engine import BrokerProcess, running_broker
+from mpsl.errors import BrokerError, UsageError
+
+
+@click.command()
+@click.option("--host", help="Where to listen.  [default: 127.0.0.1, or the first listener of --conf]")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="0 takes a free one.  [default: 1883, or the first listener of --conf]",
+)
+@click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
+@click.option(
+    "--conf", type=click.Path(path_type=Path), help="A mosquitto.conf; --host and --port override its first listener."
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["5", "3.1.1"]),
+    default="5",
+    show_default=True,
+    help="The one MQTT version that the embedded broker speaks; mosquitto speaks both.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Say where it listens as one JSON object.")
+@click.option("-v", "--verbose", is_flag=True, help="Pass on what the broker prints, to stderr.")
+def broker(
+    *,
+    host: str | None,
+    port: int | None,
+    engine: str,
+    conf: Path | None,
+    protocol: embedded.Protocol,
+    as_json: bool,
+    verbose: bool,
+) -> None:
+    """Run a broker until SIGTERM or Ctrl-C. Exit status 1 when it cannot start or dies, 2 for wrong use."""
+    if port is None and conf is None:
+        port = mosquitto.DEFAULT_PORT
+    starting = running_broker(engine, host=host, port=port, conf=conf, protocol=protocol, log=verbose)
+    try:
+        reason = asyncio.run(_serve(starting, as_json))
+    except UsageError as error:
+        raise click.UsageError(str(error)) from None
+    except BrokerError as error:
+        raise click.ClickException(str(error)) from None
+    if reason:
+        raise click.ClickException(reason)
+
+
+async def _serve(starting: contextlib.AbstractAsyncContextManager[BrokerProcess], as_json: bool) -> str:
+    """Serve until asked to stop; return why the broker died, or "" when it was asked."""
+    asked = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked.set)
+    stopping = asyncio.create_task(asked.wait(), name="asked-to-stop")
+    serving = asyncio.create_task(_until_death(starting, as_json), name="serving")
+    await asyncio.wait([stopping, serving], return_when=asyncio.FIRST_COMPLETED)
+    if serving.done():
+        stopping.cancel()
+        return serving.result()
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    return ""
+
+
+async def _until_death(starting: contextlib.AbstractAsyncContextManager[BrokerProcess], as_json: bool) -> str:
+    async with starting as process:
+        if as_json:
+            facts = {"url": process.url, "host": process.host, "port": process.port, "engine": process.engine}
+            print(json.dumps({**facts, "pid": process.pid}), flush=True)
+        else:
+            print(f"{process.engine} listens on {process.url}", flush=True)
+        return await process.died()

@@ -1,0 +1,58 @@
+"""The broker inside the Python package `iotcore`: rumqttd, for machines without mosquitto.
+
+Here is what it is told; the process itself is rumqttd.py. What it cannot do: docs/embedded-broker.md.
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Literal
+
+from broker.engines.launch import Launch
+from mpsl.errors import UsageError
+
+Protocol = Literal["5", "3.1.1"]
+"""rumqttd decodes one version of MQTT a port, and leaves a client of the other one without an answer."""
+
+SEGMENT_BYTES = 1 << 20
+SEGMENTS = 32
+"""Every subscription filter ever used keeps its last 32 MiB. A reader that falls further behind loses the oldest."""
+
+MAX_PAYLOAD_BYTES = 16 << 20
+MAX_CONNECTIONS = 4096
+
+_PROCESS = str(Path(__file__).with_name("rumqttd.py"))
+
+
+def installed() -> bool:
+    """Whether the package is there; it is not imported."""
+    return importlib.util.find_spec("iotcore") is not None
+
+
+def launch(address: str, port: int, protocol: Protocol) -> Launch:
+    """The embedded broker on `address` (an IP number) and `port`, for clients that speak `protocol`."""
+    if protocol not in ("5", "3.1.1"):
+        raise UsageError(f"protocol {protocol!r}: the embedded broker speaks MQTT '5' or '3.1.1'")
+    listen = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    listener = "v5.1" if protocol == "5" else "v4.1"
+    return Launch((sys.executable, "-P", _PROCESS), _configuration(listen, listener))
+
+
+def _configuration(listen: str, listener: str) -> str:
+    return f"""id = 0
+[router]
+id = 0
+max_connections = {MAX_CONNECTIONS}
+max_outgoing_packet_count = 200
+max_segment_size = {SEGMENT_BYTES}
+max_segment_count = {SEGMENTS}
+[{listener}]
+name = "mqtt"
+listen = "{listen}"
+next_connection_delay_ms = 0
+[{listener}.connections]
+connection_timeout_ms = 10000
+max_payload_size = {MAX_PAYLOAD_BYTES}
+max_inflight_count = 200
+dynamic_filters = true
+"""

@@ -1,0 +1,202 @@
+"""Starts a broker as an operating-system process of its own, and surely ends it.
+
+Readiness is proved, not waited for: the broker has answered an MQTT CONNECT. The process ends with the `async with`
+block, and also when the process that opened the block is killed.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+import tempfile
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import aiomqtt
+from aiomqtt.exceptions import MqttConnectError
+
+from broker.engines import embedded, mosquitto, tether
+from broker.engines.launch import Launch, reserve
+from mpsl.errors import BrokerError, UsageError
+
+Engine = Literal["mosquitto", "embedded"]
+
+START_SECONDS = 20.0
+STOP_SECONDS = 5.0
+_PROBE_PAUSE_SECONDS = 0.02
+_TAIL_CHARACTERS = 2000
+
+INSTALL = "install mosquitto (`apt-get install mosquitto`) or the embedded broker (`pip install 'iotcore>=0.4,<0.5'`)"
+
+
+@dataclass(frozen=True)
+class BrokerProcess:
+    """A broker that accepts connections at `url`; valid inside the `async with` block that gave it."""
+
+    host: str
+    port: int
+    url: str
+    pid: int
+    engine: Engine
+    _child: "_Child" = field(repr=False)
+
+    async def died(self) -> str:
+        """Return why, once the process has ended by itself."""
+        return await self._child.ended()
+
+
+def choose(engine: str) -> Engine:
+    """The engine to run for `auto`, `mosquitto` or `embedded`; raises UsageError when it is not installed."""
+    if engine not in ("auto", "mosquitto", "embedded"):
+        raise UsageError(f"unknown engine {engine!r}; known: auto, embedded, mosquitto")
+    if engine != "embedded" and mosquitto.program():
+        return "mosquitto"
+    if engine == "mosquitto":
+        raise UsageError("engine 'mosquitto': not found on the PATH nor in /usr/sbin; `apt-get install mosquitto`")
+    if embedded.installed():
+        return "embedded"
+    raise UsageError(f"engine {engine!r}: no broker is installed here; {INSTALL}")
+
+
+@contextlib.asynccontextmanager
+async def running_broker(
+    engine: str = "auto",
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    conf: Path | None = None,
+    protocol: embedded.Protocol = "5",
+    log: bool = False,
+) -> AsyncIterator[BrokerProcess]:
+    """A broker on `host`:`port` for as long as the block lasts.
+
+    `host` None is loopback and `port` None or 0 a free one; with `conf`, a mosquitto.conf, None keeps what its first
+    listener says. `protocol` matters to the embedded engine alone: mosquitto always speaks both. `log` passes what the
+    broker prints on to stderr. Raises UsageError for what cannot be, BrokerError when the port is taken, or when the
+    broker ends or does not answer within START_SECONDS.
+    """
+    chosen = choose("mosquitto" if conf is not None and engine == "auto" else engine)
+    if conf is not None and chosen != "mosquitto":
+        raise UsageError(f"{conf}: a mosquitto configuration needs the engine mosquitto, not {chosen}")
+    configuration = mosquitto.Configuration.default() if conf is None else mosquitto.Configuration.read(conf)
+    host = configuration.host if host is None else host
+    if port is None:
+        port = 0 if conf is None else configuration.port
+    with contextlib.closing(reserve(host, port)) as reservation:
+        address, port = reservation.getsockname()[:2]
+        if chosen == "embedded":
+            launch = embedded.launch(address, port, protocol)
+        else:
+            launch = mosquitto.launch(mosquitto.program() or "", configuration, host, port)
+        async with _running(launch, log) as child:
+            reachable = _reachable(host)
+            await _until_ready(child, launch, reachable, port, protocol)
+            scheme = "mqtt" if launch.answers_connect else "mqtts"
+            url = f"{scheme}://{f'[{reachable}]' if ':' in reachable else reachable}:{port}"
+            yield BrokerProcess(reachable, port, url, child.process.pid, chosen, child)
+
+
+class _Child:
+    """A started process and the last of what it printed."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.tail = ""
+
+    async def read(self) -> None:
+        """Keep the last characters of stderr: the pipe never fills up, and an end can be explained."""
+        stream = self.process.stderr
+        while stream is not None and (text := await stream.read(4096)):
+            self.tail = (self.tail + text.decode(errors="replace"))[-_TAIL_CHARACTERS:]
+
+    async def ended(self) -> str:
+        """Wait for the end of the process and return what is known of it."""
+        status = await self.process.wait()
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        said = self.tail.strip()
+        return f"the broker {how}" + (f", saying: {said}" if said else "")
+
+
+@contextlib.asynccontextmanager
+async def _running(launch: Launch, log: bool) -> AsyncIterator[_Child]:
+    # Read through /dev/stdin, a file without a name leaves nothing behind, however we end.
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as configuration:
+        os.fchmod(configuration.fileno(), 0o644)  # the broker's user opens it again
+        configuration.write(launch.configuration)
+        configuration.seek(0)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), launch.user, *launch.command),
+            stdin=configuration,
+            stdout=None if log else asyncio.subprocess.DEVNULL,
+            stderr=None if log else asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for us; we end the broker when our clients have said goodbye
+        )
+    child = _Child(process)
+    reading = asyncio.create_task(child.read(), name="broker-stderr")
+    try:
+        yield child
+    finally:
+        await _stop(process)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        pass
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _until_ready(child: _Child, launch: Launch, host: str, port: int, protocol: embedded.Protocol) -> None:
+    """Return once the broker answers; raise BrokerError at the deadline, or at once when the process has ended."""
+    ended = asyncio.create_task(child.ended(), name="broker-ended")
+    deadline = asyncio.get_running_loop().time() + START_SECONDS
+    try:
+        while not ended.done():
+            if await _answers(launch, host, port, protocol):
+                return
+            if asyncio.get_running_loop().time() > deadline:
+                raise BrokerError(f"the broker does not answer on {host}:{port} after {START_SECONDS:.0f} s")
+            await asyncio.wait([ended], timeout=_PROBE_PAUSE_SECONDS)
+        raise BrokerError(f"cannot start a broker on {host}:{port}: {ended.result()}")
+    finally:
+        ended.cancel()
+
+
+async def _answers(launch: Launch, host: str, port: int, protocol: embedded.Protocol) -> bool:
+    if not launch.answers_connect:
+        return await _accepts(host, port)
+    version = aiomqtt.ProtocolVersion.V5 if protocol == "5" else aiomqtt.ProtocolVersion.V311
+    client = aiomqtt.Client(host, port, protocol=version, identifier=f"mpsl-probe-{uuid.uuid4().hex[:8]}", timeout=2)
+    try:
+        async with client:
+            return True
+    except MqttConnectError:
+        return True  # refused, so somebody is at home
+    except aiomqtt.MqttError:
+        return False
+
+
+async def _accepts(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def _reachable(host: str) -> str:
+    """An address that clients on this machine can use for a broker that listens on `host`."""
+    return {mosquitto.ANYWHERE: "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

@@ -1,0 +1,148 @@
+"""Mosquitto as a process of ours: where it is, and the configuration it gets.
+
+mosquitto ignores `-p` when its file names a listener, so a file is derived whose first listener is the one wanted. It
+comes on stdin and the working directory stays the caller's, so relative paths in the file keep meaning what they meant.
+"""
+
+import os
+import pwd
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from broker.engines.launch import Launch
+from mpsl.errors import UsageError
+
+DEFAULT_PORT = 1883
+ANYWHERE = ""
+"""The host of a listener that names none: every interface."""
+
+SETTINGS = """\
+allow_anonymous true
+max_packet_size 16777216
+max_queued_messages 1000
+max_inflight_messages 100
+set_tcp_nodelay true
+persistence false
+log_dest stderr
+log_type error
+log_type warning
+log_type notice
+"""
+"""What we run without a file; mosquitto.conf at the root says the same and explains each."""
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_ADMIN_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
+
+
+def program() -> str | None:
+    """The absolute path of mosquitto, or None. Debian installs it in /usr/sbin, which is not on everyone's PATH."""
+    return shutil.which("mosquitto", path=os.pathsep.join([os.environ.get("PATH", ""), *_ADMIN_DIRECTORIES]))
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The lines of a mosquitto.conf, understood as far as its first listener.
+
+    mosquitto makes that of a `listener` line or, for the "default listener", of `port` and `bind_address`; what stands
+    above the first `listener` line belongs to the default listener. Included files and Unix sockets are not looked at.
+    """
+
+    lines: tuple[str, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "Configuration":
+        """The file at `path`; raises UsageError when it cannot be read."""
+        try:
+            return cls(tuple(path.read_text(encoding="utf-8").splitlines()))
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path}: cannot be read as a mosquitto configuration: {error}") from None
+
+    @classmethod
+    def default(cls) -> "Configuration":
+        """What we run without a file."""
+        return cls((f"listener {DEFAULT_PORT} 127.0.0.1", *SETTINGS.splitlines()))
+
+    @property
+    def host(self) -> str:
+        """Where the first listener listens; loopback where the file names no listener, as mosquitto has it."""
+        explicit = self._listener()
+        if explicit is not None:
+            words = self.lines[explicit].split()
+            return words[2] if len(words) > 2 else ANYWHERE
+        return self._value("bind_address") or (ANYWHERE if self._value("port") else "127.0.0.1")
+
+    @property
+    def port(self) -> int:
+        """The port of the first listener; 1883 where the file names none. Raises UsageError when it is no number."""
+        explicit = self._listener()
+        word = self._value("port") or str(DEFAULT_PORT)
+        if explicit is not None:
+            word = "".join(_words(self.lines[explicit])[1:2])
+        if not word.isdigit():
+            raise UsageError(f"mosquitto configuration: the first listener's port {word!r} is no number")
+        return int(word)
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the first listener speaks TLS."""
+        explicit = self._listener()
+        for line in self.lines[0 if explicit is None else explicit + 1 :]:
+            if _words(line)[0] == "listener":
+                return False
+            if _words(line)[0] in ("certfile", "keyfile", "psk_hint"):
+                return True
+        return False
+
+    @property
+    def user(self) -> str:
+        """The user that mosquitto changes to when root starts it; "" keeps the present one."""
+        name = self._value("user") or "mosquitto"
+        known = name in (entry.pw_name for entry in pwd.getpwall())
+        return name if os.geteuid() == 0 and known and name != "root" else ""
+
+    def listening(self, host: str, port: int) -> str:
+        """The text of a file with its first listener on `host` and `port`, and everything else as it was.
+
+        The user is left as it is: whoever starts the process has changed it already.
+        """
+        lines = list(self.lines)
+        explicit = self._listener()
+        if explicit is not None:
+            lines[explicit] = f"listener {port} {host}"
+        else:
+            lines = [line for line in lines if _words(line)[0] not in ("port", "bind_address")]
+            # Without any listener mosquitto lets everyone in, on loopback alone; with one it must be told so.
+            if host in _LOOPBACK and not (self._value("port") or self._value("allow_anonymous")):
+                lines.insert(0, "allow_anonymous true")
+            lines.insert(0, f"listener {port} {host}")
+        return "\n".join([*(line for line in lines if _words(line)[0] != "user"), "user root", ""])
+
+    def _listener(self) -> int | None:
+        """The number of the line that makes the first listener; None where that is the default listener."""
+        for number, line in enumerate(self.lines):
+            key, *values = _words(line)
+            if key in ("port", "bind_address"):
+                return None
+            if key == "listener" and values[:1] != ["0"]:
+                return number
+        return None
+
+    def _value(self, key: str) -> str:
+        """The first value of `key`; "" where the file has none."""
+        return next((" ".join(words[1:]) for words in map(_words, self.lines) if words[0] == key), "")
+
+
+def launch(executable: str, configuration: Configuration, host: str, port: int) -> Launch:
+    """mosquitto with `configuration`, its first listener moved to `host` and `port`."""
+    return Launch(
+        (executable, "-c", "/dev/stdin"),
+        configuration.listening(host, port),
+        user=configuration.user,
+        answers_connect=not configuration.encrypted,
+    )
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line; [""] for a comment or an empty line."""
+    return [""] if line.lstrip().startswith("#") else line.split() or [""]

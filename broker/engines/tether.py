@@ -1,0 +1,34 @@
+"""Ties a process to the one that starts it: `tether.py PARENT USER COMMAND…` becomes COMMAND, which dies with PARENT.
+
+A script of the standard library alone, run by path and replaced by COMMAND, so that it costs some milliseconds and no
+process. The kernel sends the signal when the *thread* that started us ends; that one runs the event loop that owns us,
+which is meant. The signal is forgotten when a process changes its user, therefore the user is changed here, before.
+Never import the project from here.
+"""
+
+import ctypes
+import os
+import pwd
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> None:
+    """Become argv[3:], as user argv[2] ("" keeps the present one), killed when process argv[1] ends."""
+    parent, user, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+    if user:
+        entry = pwd.getpwnam(user)
+        os.initgroups(user, entry.pw_gid)
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit("the process that started us is gone already")
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main()
