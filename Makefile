@@ -1,0 +1,44 @@
+# make demo: the main job, from nothing. make test: every test. Both make .venv first, and leave it where it is up to date.
+
+PYTHON ?= python3
+TORCH ?= 2.13.0
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := .venv/bin
+READY := .venv/ready
+
+# Tests and roles share the cores as processes; a torch that takes them all for its threads makes everything slower.
+export OMP_NUM_THREADS := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.DEFAULT_GOAL := venv
+.PHONY: venv check test demo clean
+
+venv: $(READY)
+
+# torch goes first and by its local version: PyPI's own build for Linux brings gigabytes of CUDA that nothing here uses.
+# Where pip's configured places do not have the CPU build, it comes from PyTorch's index.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv || { echo "no venv: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/pip install -q -c constraints.txt 'torch==$(TORCH)+cpu' 2>/dev/null \
+	  || $(BIN)/pip install -q -c constraints.txt --extra-index-url $(TORCH_INDEX) 'torch==$(TORCH)+cpu'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+# What can be said in a minute: form, types, and the quick tests.
+check: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m 'not slow' -n auto --dist worksteal
+
+test: venv
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+demo: venv
+	$(BIN)/mpsl demo $(ARGS)
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
