@@ -1,6 +1,6 @@
 """resnet18, resnet50, resnet101: the published networks (arXiv 1512.03385), with the CIFAR stem for small images.
 
-The stride of a bottleneck sits on its 3×3 convolution, as is usual today; that does not change the number of parameters.
+The stride of a bottleneck sits on its 3×3 convolution, as is usual today; the number of parameters stays.
 """
 
 import dataclasses

@@ -1,0 +1,56 @@
+"""fashion-mnist: 70,000 pictures of clothes, 28×28, from the IDX files of Debian's package dataset-fashion-mnist."""
+
+import gzip
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mpsl.errors import UsageError
+from orchestrator.datasets import Dataset, Labels, Samples, datasets
+
+DIRECTORY = Path("/usr/share/datasets/fashion-mnist")
+_UNSIGNED_BYTE = 0x08
+
+
+@datasets.register("fashion-mnist")
+def load(seed: int) -> Dataset:
+    """The published split, whatever the seed. Raises UsageError as `read` does."""
+    return read(DIRECTORY)
+
+
+def read(directory: Path) -> Dataset:
+    """The four files of a directory. Raises UsageError when one is missing or is not what it should be."""
+    return Dataset(*_pair(directory, "train"), *_pair(directory, "t10k"))
+
+
+def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
+    """The array of bytes in a gzipped IDX file: 00 00 08, the number of dimensions, each big-endian in 4 bytes, data.
+
+    Raises UsageError when the file is missing or unreadable, is of another type or rank, or is not as long as it says.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(f"{path} is missing: sudo apt-get install dataset-fashion-mnist") from None
+    except (OSError, EOFError) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from None
+    header = 4 + 4 * dimensions
+    if content[:4] != bytes([0, 0, _UNSIGNED_BYTE, dimensions]) or len(content) < header:
+        raise UsageError(
+            f"{path} is no IDX file of bytes in {dimensions} dimensions: it begins with {content[:4].hex()}"
+        )
+    shape = struct.unpack(f">{dimensions}I", content[4:header])
+    if len(content) - header != math.prod(shape):
+        raise UsageError(f"{path} announces {shape}, {math.prod(shape)} bytes, but holds {len(content) - header}")
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _pair(directory: Path, split: str) -> tuple[Samples, Labels]:
+    images = read_idx(directory / f"{split}-images-idx3-ubyte.gz", 3)
+    labels = read_idx(directory / f"{split}-labels-idx1-ubyte.gz", 1)
+    if len(images) != len(labels):
+        raise UsageError(f"{directory}: {len(images)} images but {len(labels)} labels in {split}; install it again")
+    return images[:, None].astype(np.float32) / np.float32(255), labels.astype(np.int64)
