@@ -421,6 +421,22 @@ async def test_big_chunks_arrive_in_order_at_both_qualities(process: BrokerProce
 
 
 @scenario
+async def test_what_fits_the_windows_waits_for_a_stalled_reader(process: BrokerProcess, root: str) -> None:
+    """A seat and the orchestrator have many senders with a window of 8 MiB each, a device has few."""
+    chunk = bytes(512 << 10)
+    for topic, megabytes in (("seat/run/1.0/fwd", 96), ("x/run/orch/weights", 96), ("x/run/dev-1/bwd", 32)):
+        filters = f"mpsl/v1/stalled/{topic}".rpartition("/")[0] + "/#"
+        async with client(process, "reader") as reader, client(process, "writer") as writer:
+            await reader.subscribe(filters, qos=1)
+            sock, loop = reader._client.socket(), asyncio.get_running_loop()
+            loop.remove_reader(sock)
+            for _ in range(2 * megabytes):
+                await writer.publish(f"mpsl/v1/stalled/{topic}/src", chunk, qos=1)
+            loop.add_reader(sock, reader._client.loop_read)
+            assert len(await receive(reader, 2 * megabytes)) == 2 * megabytes
+
+
+@scenario
 async def test_user_properties_arrive(process: BrokerProcess, root: str) -> None:
     properties = Properties(PacketTypes.PUBLISH)
     properties.UserProperty = [("kind", "tensor"), ("shape", "64x3x8x8")]

@@ -15,10 +15,16 @@ Protocol = Literal["5", "3.1.1"]
 """rumqttd decodes one version of MQTT a port, and leaves a client of the other one without an answer."""
 
 SEGMENT_BYTES = 1 << 20
-SEGMENTS = 32
-"""Every subscription filter ever used keeps its last 32 MiB. A reader that falls further behind loses the oldest."""
+SEGMENTS = 8
+"""Every subscription filter that was ever used keeps its last 8 MiB: rumqttd's only queue, and never given back."""
+
+BUSY_FILTERS = ("mpsl/v1/+/seat/#", "mpsl/v1/+/x/+/orch/#")
+BUSY_SEGMENTS = 64
+"""Seats and the orchestrator have many senders with a window each, so their filters keep 64 MiB."""
 
 MAX_PAYLOAD_BYTES = 16 << 20
+"""rumqttd does not tell clients; it disconnects who sends more. mosquitto.conf sets the same limit."""
+
 MAX_CONNECTIONS = 4096
 
 _PROCESS = str(Path(__file__).with_name("rumqttd.py"))
@@ -39,6 +45,10 @@ def launch(address: str, port: int, protocol: Protocol) -> Launch:
 
 
 def _configuration(listen: str, listener: str) -> str:
+    busy = "\n".join(
+        f'[router.custom_segment."{topics}"]\nmax_segment_size = {SEGMENT_BYTES}\nmax_segment_count = {BUSY_SEGMENTS}'
+        for topics in BUSY_FILTERS
+    )
     return f"""id = 0
 [router]
 id = 0
@@ -46,6 +56,7 @@ max_connections = {MAX_CONNECTIONS}
 max_outgoing_packet_count = 200
 max_segment_size = {SEGMENT_BYTES}
 max_segment_count = {SEGMENTS}
+{busy}
 [{listener}]
 name = "mqtt"
 listen = "{listen}"
