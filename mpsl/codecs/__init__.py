@@ -5,5 +5,6 @@ nothing here may import torch, and no codec keeps state between two calls (what 
 """
 
 from mpsl.codecs.codec import Codec, Encoded, Plane, codecs, parse
+from mpsl.codecs.error_feedback import ErrorFeedback
 
-__all__ = ["Codec", "Encoded", "Plane", "codecs", "parse"]
+__all__ = ["Codec", "Encoded", "ErrorFeedback", "Plane", "codecs", "parse"]

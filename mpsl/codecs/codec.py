@@ -93,22 +93,32 @@ class Codec(ABC):
 
     def check(self, shape: Sequence[int], planes: Sequence[Buffer]) -> None:
         """Raise WireError where planes of these lengths cannot be a tensor of `shape`; allocates nothing."""
-        expected = self.sizes(shape)
+        values = values_in(shape)
+        least, most = self._least(values), self._most(values)
         lengths = tuple(_bytes_in(plane) for plane in planes)
-        if lengths != expected:
-            raise WireError(f"{self.spec}: planes of {lengths} bytes, but shape {tuple(shape)} needs {expected}")
+        if len(lengths) != len(most) or not all(
+            low <= length <= high for low, length, high in zip(least, lengths, most, strict=True)
+        ):
+            bounds = most if least == most else f"{least} to {most}"
+            raise WireError(f"{self.spec}: planes of {lengths} bytes, but shape {tuple(shape)} needs {bounds}")
 
     def sizes(self, shape: Sequence[int]) -> tuple[int, ...] | None:
-        """Bytes of each plane for a tensor of `shape`; None where that depends on the values. WireError as `decode`."""
-        return self._sizes(values_in(shape))
+        """Bytes of each plane for a tensor of `shape`; None where they depend on the values. WireError as `decode`."""
+        values = values_in(shape)
+        most = self._most(values)
+        return most if self._least(values) == most else None
 
     def max_bytes(self, shape: Sequence[int]) -> int:
         """The most bytes that a tensor of `shape` can take, all planes together. WireError as `decode`."""
-        return sum(self._sizes(values_in(shape)))
+        return sum(self._most(values_in(shape)))
 
     @abstractmethod
-    def _sizes(self, values: int) -> tuple[int, ...]:
-        """The largest size of each plane for so many values."""
+    def _most(self, values: int) -> tuple[int, ...]:
+        """The largest size of each plane, in bytes, for so many values."""
+
+    def _least(self, values: int) -> tuple[int, ...]:
+        """The smallest size of each plane; the same as the largest unless a codec says otherwise."""
+        return self._most(values)
 
     @abstractmethod
     def _encode(self, flat: Floats) -> Sequence[NDArray[np.generic]]:
@@ -145,6 +155,14 @@ def parse(spec: str) -> Codec:
     """The codec that `spec` names ("bf16", "topk:0.05"); raises UsageError with the nearest name, or with the range."""
     name, colon, argument = spec.partition(":")
     return codecs.get(name)(argument if colon else None)
+
+
+def not_finite(spec: str) -> UsageError:
+    """The error of a codec that was given NaN or infinity and has no way to write them."""
+    return UsageError(
+        f"codec {spec!r} cannot carry NaN or infinity, and this tensor has some: the training has probably diverged; "
+        "lower the learning rate, or use bf16 or fp32 to let it go on"
+    )
 
 
 def _bytes_in(plane: Buffer) -> int:
