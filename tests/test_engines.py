@@ -187,6 +187,18 @@ def test_the_command_tells_wrong_use_from_failure(tmp_path: Path) -> None:
     assert mixed.exit_code == 2
 
 
+def test_the_command_warns_before_it_serves_everyone_without_a_password() -> None:
+    for host, warned in (("127.0.0.1", False), ("localhost", False), ("0.0.0.0", True)):
+        with subprocess.Popen(
+            [*COMMAND, "--host", host, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert b"listens on mqtt://" in process.stdout.readline()
+            process.terminate()
+            _, errors = process.communicate(timeout=20)
+        assert (b"everyone" in errors) is warned
+
+
 # ---- which engine --------------------------------------------------------------------------------
 
 
@@ -387,6 +399,8 @@ async def test_a_will_is_published_and_retained_when_the_connection_breaks(proce
         await mortal.__aenter__()
         mortal._client.socket().shutdown(socket.SHUT_RDWR)  # what the broker sees of a kill -9
         assert [message.payload for message in await receive(witness, 1)] == [b"lost"]
+        with pytest.raises(aiomqtt.MqttError):
+            await receive(mortal, 1)
         await mortal.__aexit__(None, None, None)
     async with client(process, "late") as late:
         await late.subscribe(f"{root}/status", qos=1)

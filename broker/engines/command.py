@@ -46,6 +46,10 @@ def broker(
     """Run a broker until SIGTERM or Ctrl-C. Exit status 1 when it cannot start or dies, 2 for wrong use."""
     if port is None and conf is None:
         port = mosquitto.DEFAULT_PORT
+    if conf is None and host not in (None, *mosquitto.LOOPBACK):
+        click.echo(
+            f"warning: everyone who reaches {host} can read and write; see mosquitto.conf for passwords", err=True
+        )
     starting = running_broker(engine, host=host, port=port, conf=conf, protocol=protocol, log=verbose)
     try:
         reason = asyncio.run(_serve(starting, as_json))

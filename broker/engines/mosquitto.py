@@ -31,7 +31,7 @@ log_type notice
 """
 """What we run without a file; mosquitto.conf at the root says the same and explains each."""
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ADMIN_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
@@ -113,7 +113,7 @@ class Configuration:
         else:
             lines = [line for line in lines if _words(line)[0] not in ("port", "bind_address")]
             # Without any listener mosquitto lets everyone in, on loopback alone; with one it must be told so.
-            if host in _LOOPBACK and not (self._value("port") or self._value("allow_anonymous")):
+            if host in LOOPBACK and not (self._value("port") or self._value("allow_anonymous")):
                 lines.insert(0, "allow_anonymous true")
             lines.insert(0, f"listener {port} {host}")
         return "\n".join([*(line for line in lines if _words(line)[0] != "user"), "user root", ""])
