@@ -1,0 +1,87 @@
+"""Where the broker is and how to talk to it: parsed from the URL and options that every command takes."""
+
+import os
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from mpsl.errors import UsageError
+
+DEFAULT_URL = "mqtt://127.0.0.1:1883"
+MqttVersion = Literal["5", "3.1.1"]
+
+
+@dataclass(frozen=True)
+class BrokerAddress:
+    """A broker: host, port, TLS or not, who we are there, and which MQTT version we speak."""
+
+    host: str
+    port: int
+    tls: bool = False
+    user: str | None = None
+    password: str | None = None
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+    version: MqttVersion = "5"
+
+    @property
+    def shown(self) -> str:
+        """For people and logs; never the password."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+
+    def context(self) -> ssl.SSLContext | None:
+        """The TLS context; raises UsageError for files that cannot be used."""
+        if not self.tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.ca)
+            if self.cert:
+                context.load_cert_chain(self.cert, self.key)
+        except (OSError, ssl.SSLError) as error:
+            raise UsageError(f"--ca {self.ca} --cert {self.cert} --key {self.key}: {error}") from None
+        return context
+
+
+def parse_broker(
+    url: str | None,
+    ca: str | None = None,
+    cert: str | None = None,
+    key: str | None = None,
+    version: MqttVersion = "5",
+) -> BrokerAddress:
+    """The broker at `url` (None: $MPSL_BROKER, else loopback); the password comes from $MPSL_PASSWORD_FILE."""
+    text = url or os.environ.get("MPSL_BROKER") or DEFAULT_URL
+    parts = urlsplit(text)
+    form = "a broker is mqtt://[user@]host[:port], or mqtts:// with TLS"
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise UsageError(f"--broker {text}: {form}")
+    if parts.password is not None:
+        raise UsageError("--broker: put the password into a file and its path into $MPSL_PASSWORD_FILE, not on the command line")
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise UsageError(f"--broker {text}: {error}; {form}") from None
+    tls = parts.scheme == "mqtts"
+    if (ca or cert or key) and not tls:
+        raise UsageError(f"--broker {text}: --ca, --cert and --key go with mqtts://")
+    if key and not cert:
+        raise UsageError("--key goes with --cert")
+    return BrokerAddress(
+        parts.hostname, port or (8883 if tls else 1883), tls, parts.username, _password(parts.username), ca, cert, key, version
+    )
+
+
+def _password(user: str | None) -> str | None:
+    path = os.environ.get("MPSL_PASSWORD_FILE")
+    if not path:
+        return None
+    if user is None:
+        raise UsageError("$MPSL_PASSWORD_FILE is set but the broker URL names no user: mqtt://user@host")
+    try:
+        return Path(path).read_text().strip("\r\n")
+    except OSError as error:
+        raise UsageError(f"$MPSL_PASSWORD_FILE = {path}: {error.strerror}") from None

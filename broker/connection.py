@@ -1,0 +1,135 @@
+"""One connection to the broker: the only place that touches the MQTT client library."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from typing import Any
+
+import aiomqtt
+from aiomqtt.exceptions import MqttConnectError
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from broker.address import BrokerAddress
+from mpsl.errors import BrokerError
+from mpsl.machines.effects import Publish
+
+CONNECT_S = 8.0
+ANSWER_S = 60.0
+"""How long the broker may take to acknowledge a publish or a subscription."""
+KEEPALIVE_S = 20
+
+_FINAL = {1, 4, 5, 132, 134, 135, 138}
+"""CONNACK codes that no waiting mends: wrong version, wrong credentials, not authorised, banned."""
+
+
+class Refused(BrokerError):
+    """The broker refuses us for good."""
+
+
+class _Client(aiomqtt.Client):
+    """Remembers the broker's Maximum Packet Size, which aiomqtt drops."""
+
+    max_packet: int | None = None
+
+    def _on_connect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
+        self.max_packet = getattr(properties, "MaximumPacketSize", None)
+        super()._on_connect(client, userdata, flags, reason_code, properties)
+
+
+class Connection:
+    """An open connection; publishes and subscriptions return once the broker (QoS 1) or the socket (QoS 0) has them."""
+
+    def __init__(self, client: _Client, version: str) -> None:
+        self._client = client
+        self._version = version
+
+    @property
+    def max_packet(self) -> int | None:
+        """The broker's Maximum Packet Size in bytes; None where it names none."""
+        return self._client.max_packet
+
+    async def publish(self, publish: Publish) -> None:
+        """Send one publish; raises BrokerError when the connection is gone."""
+        properties = _properties(publish.properties) if self._version == "5" and publish.properties else None
+        try:
+            await self._client.publish(
+                publish.topic, publish.payload, publish.qos, publish.retain, properties, timeout=ANSWER_S
+            )
+        except aiomqtt.MqttError as error:
+            raise BrokerError(str(error)) from None
+
+    async def subscribe(self, filters: tuple[str, ...]) -> None:
+        """Subscribe at QoS 1 and wait for the grant; raises BrokerError when one is refused."""
+        wanted: Any = [(f, SubscribeOptions(qos=1) if self._version == "5" else 1) for f in filters]
+        try:
+            granted = await self._client.subscribe(wanted, timeout=ANSWER_S)
+        except aiomqtt.MqttError as error:
+            raise BrokerError(str(error)) from None
+        for name, code in zip(filters, granted, strict=False):
+            value = code if isinstance(code, int) else code.value
+            if value >= 0x80:
+                raise Refused(f"the broker refuses the subscription {name} (code {value}): check its access rules for this user")
+
+    async def unsubscribe(self, filters: tuple[str, ...]) -> None:
+        """Leave filters."""
+        try:
+            await self._client.unsubscribe(list(filters), timeout=ANSWER_S)
+        except aiomqtt.MqttError as error:
+            raise BrokerError(str(error)) from None
+
+    async def messages(self) -> AsyncIterator[tuple[str, bytes, bool]]:
+        """Topic, payload and retain flag of whatever arrives; raises BrokerError when the connection is gone."""
+        try:
+            async for message in self._client.messages:
+                payload = message.payload
+                yield message.topic.value, payload if isinstance(payload, bytes) else b"", message.retain
+        except aiomqtt.MqttError as error:
+            raise BrokerError(str(error)) from None
+
+
+@asynccontextmanager
+async def connect(address: BrokerAddress, client_id: str, will: Publish | None = None) -> AsyncIterator[Connection]:
+    """Connect with a clean start; raises BrokerError naming host, port and cause, Refused where trying again is no use."""
+    five = address.version == "5"
+    client = _Client(
+        address.host,
+        address.port,
+        username=address.user,
+        password=address.password,
+        identifier=client_id,
+        protocol=aiomqtt.ProtocolVersion.V5 if five else aiomqtt.ProtocolVersion.V311,
+        will=aiomqtt.Will(will.topic, will.payload, will.qos, will.retain) if will else None,
+        clean_session=None if five else True,
+        clean_start=True if five else 3,  # type: ignore[arg-type]
+        timeout=CONNECT_S,
+        keepalive=KEEPALIVE_S,
+        tls_context=address.context(),
+    )
+    # A CONNACK may take long on a busy broker; what hangs at the socket is bound by this.
+    client._client.connect_timeout = CONNECT_S
+    try:
+        async with asyncio.timeout(CONNECT_S + 2):
+            await client.__aenter__()
+    except MqttConnectError as error:
+        code = error.rc if isinstance(error.rc, int) else getattr(error.rc, "value", 0)
+        kind = Refused if code in _FINAL else BrokerError
+        raise kind(f"broker {address.shown} refuses the connection: {error}") from None
+    except (aiomqtt.MqttError, TimeoutError, OSError, ValueError) as error:
+        raise BrokerError(f"no connection to broker {address.shown}: {error or 'no answer'}") from None
+    try:
+        yield Connection(client, address.version)
+    finally:
+        try:
+            await client.__aexit__(None, None, None)
+        except aiomqtt.MqttError:
+            pass
+
+
+@lru_cache(maxsize=512)
+def _properties(pairs: tuple[tuple[str, str], ...]) -> Properties:
+    properties = Properties(PacketTypes.PUBLISH)
+    properties.UserProperty = list(pairs)
+    return properties

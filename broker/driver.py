@@ -1,0 +1,291 @@
+"""Runs a machine for real: performs its effects over a connection, on a worker thread and by the clock.
+
+One named, owned task each for receiving, sending binary, sending JSON, timing and working, in a TaskGroup: when one fails all
+end. It must never know what a message means, nor which role it drives.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from broker.address import BrokerAddress
+from broker.connection import Connection, Refused, connect
+from broker.log import Logger
+from mpsl.errors import BrokerError, IllegalEvent, MpslError
+from mpsl.machines.effects import (
+    CancelTimer,
+    Effect,
+    Log,
+    Publish,
+    Run,
+    SetTimer,
+    Stop,
+    Subscribe,
+    Unsubscribe,
+    Write,
+)
+from mpsl.machines.events import (
+    Connected,
+    Disconnected,
+    Event,
+    JobDone,
+    JobFailed,
+    Received,
+    StopRequested,
+    Subscribed,
+    TimerFired,
+)
+from mpsl.machines.jobs import Job, Result, Store
+from mpsl.messages import Slice
+
+FIRST_BACKOFF_S = 0.5
+LONGEST_BACKOFF_S = 30.0
+DRAIN_S = 5.0
+
+
+class Machine(Protocol):
+    """What is driven."""
+
+    @property
+    def will(self) -> Publish: ...
+
+    def handle(self, event: Event, now: float) -> list[Effect]: ...
+
+
+class Performer(Protocol):
+    """What does the jobs; `perform` on the worker thread, `write` in the event loop."""
+
+    def perform(self, job: Job) -> Result: ...
+
+    def write(self, source: str, message: Slice) -> None: ...
+
+
+class Outbox:
+    """What waits to be sent, in order; emptied when the connection is lost, for the links send again by themselves."""
+
+    def __init__(self) -> None:
+        self._entries: deque[Effect] = deque()
+        self._filled = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def put(self, effect: Effect) -> None:
+        """Queue an effect."""
+        self._entries.append(effect)
+        self._filled.set()
+        self._empty.clear()
+
+    async def next(self) -> Effect:
+        """The oldest effect; it stays queued until `done`."""
+        while not self._entries:
+            self._filled.clear()
+            await self._filled.wait()
+        return self._entries[0]
+
+    def done(self) -> None:
+        """The oldest effect has been performed."""
+        self._entries.popleft()
+        if not self._entries:
+            self._empty.set()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._empty.set()
+
+    async def empty(self) -> None:
+        """Wait until all is sent."""
+        await self._empty.wait()
+
+
+class Driver:
+    """Drives one machine until it stops. `patience_s`: give up when the first connection takes longer; None: never."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        performer: Performer,
+        address: BrokerAddress,
+        client_id: str,
+        log: Logger,
+        patience_s: float | None = None,
+        thread_starts: Callable[[], None] | None = None,
+    ) -> None:
+        self._machine = machine
+        self._performer = performer
+        self._address = address
+        self._client_id = client_id
+        self._log = log
+        self._patience_s = patience_s
+        self._binary = Outbox()
+        self._json = Outbox()
+        self._jobs: asyncio.Queue[Job] = asyncio.Queue()
+        self._timers: dict[str, float] = {}
+        self._timers_changed = asyncio.Event()
+        self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="worker", initializer=thread_starts)
+        self._ever_connected = False
+
+    async def run(self) -> Stop:
+        """Drive until the machine stops; raises BrokerError when the broker refuses us or was never reached."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._keep_connected(), name="connection"),
+                    group.create_task(self._timing(), name="timing"),
+                    group.create_task(self._working(), name="working"),
+                ]
+                stop = await self._first_of(self._stopped, *tasks)
+                for task in tasks:
+                    task.cancel()
+        except* MpslError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        return stop
+
+    def request_stop(self) -> None:
+        """A person or the system wants an end."""
+        self._handle(StopRequested())
+
+    async def _first_of(self, stopped: "asyncio.Future[Stop]", *tasks: "asyncio.Task[None]") -> Stop:
+        await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+        return await stopped
+
+    def _now(self) -> float:
+        return time.monotonic()
+
+    def _handle(self, event: Event) -> None:
+        if self._stopped.done():
+            return
+        try:
+            effects = self._machine.handle(event, self._now())
+        except IllegalEvent as error:
+            self._log("warning", "illegal-event", {"reason": str(error)})
+            return
+        for effect in effects:
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Publish(qos=0) | Subscribe() | Unsubscribe():
+                self._binary.put(effect)
+            case Publish():
+                self._json.put(effect)
+            case Run(job):
+                self._jobs.put_nowait(job)
+            case Write(source, message):
+                try:
+                    self._performer.write(source, message)
+                except Exception as error:
+                    self._handle(JobFailed(Store(source), f"{type(error).__name__}: {error}"))
+            case SetTimer(name, at):
+                self._timers[name] = at
+                self._timers_changed.set()
+            case CancelTimer(name):
+                self._timers.pop(name, None)
+            case Log(level, event, facts):
+                self._log(level, event, facts)
+            case Stop():
+                self._stopped.set_result(effect)
+
+    async def _timing(self) -> None:
+        while True:
+            due = min(self._timers.values(), default=None)
+            self._timers_changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if due is None else max(0.0, due - self._now())):
+                    await self._timers_changed.wait()
+            now = self._now()
+            for name in [name for name, at in self._timers.items() if at <= now]:
+                if self._timers.pop(name, None) is not None:
+                    self._handle(TimerFired(name))
+
+    async def _working(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            job = await self._jobs.get()
+            try:
+                result = await loop.run_in_executor(self._pool, self._performer.perform, job)
+            except MpslError as error:
+                self._handle(JobFailed(job, str(error)))
+            except Exception as error:
+                self._log("debug", "job-raised", {"job": type(job).__name__, "error": repr(error)})
+                self._handle(JobFailed(job, f"{type(error).__name__}: {error}"))
+            else:
+                self._handle(JobDone(job, result))
+
+    async def _keep_connected(self) -> None:
+        """Connect, and again with jittered backoff whenever the connection is lost, until the machine stops."""
+        started = self._now()
+        backoff = FIRST_BACKOFF_S
+        while True:
+            reason = "the connection ended"
+            try:
+                async with connect(self._address, self._client_id, self._machine.will) as connection:
+                    backoff = FIRST_BACKOFF_S
+                    self._ever_connected = True
+                    await self._connected(connection)
+                if self._stopped.done():
+                    return
+            except Refused:
+                raise
+            except BrokerError as error:
+                reason = str(error)
+            self._binary.clear()
+            self._json.clear()
+            if self._stopped.done():
+                return
+            if not self._ever_connected and self._patience_s is not None and self._now() - started + backoff > self._patience_s:
+                raise BrokerError(f"{reason}; gave up after {self._patience_s:g} s")
+            self._handle(Disconnected(reason))
+            pause = random.uniform(0.5, 1.0) * backoff
+            self._log("warning", "retry", {"broker": self._address.shown, "seconds": round(pause, 1), "reason": reason})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._stopped), pause)
+            backoff = min(LONGEST_BACKOFF_S, 2 * backoff)
+
+    async def _connected(self, connection: Connection) -> None:
+        """Everything that goes on while connected; returns when the machine has stopped and all is sent."""
+        self._handle(Connected(connection.max_packet))
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._receiving(connection), name="receiving"),
+                    group.create_task(self._sending(connection, self._binary), name="sending-binary"),
+                    group.create_task(self._sending(connection, self._json), name="sending-json"),
+                ]
+                await asyncio.wait([self._stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+                if self._stopped.done():
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(DRAIN_S):
+                            await self._binary.empty()
+                            await self._json.empty()
+                for task in tasks:
+                    task.cancel()
+        except* BrokerError as errors:
+            raise errors.exceptions[0] from None
+
+    async def _receiving(self, connection: Connection) -> None:
+        async for topic, payload, _ in connection.messages():
+            self._handle(Received(topic, payload))
+
+    async def _sending(self, connection: Connection, outbox: Outbox) -> None:
+        while True:
+            effect = await outbox.next()
+            if isinstance(effect, Publish):
+                await connection.publish(effect)
+            elif isinstance(effect, Subscribe):
+                await connection.subscribe(effect.filters)
+                self._handle(Subscribed())
+            elif isinstance(effect, Unsubscribe):
+                await connection.unsubscribe(effect.filters)
+            outbox.done()

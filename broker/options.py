@@ -1,0 +1,98 @@
+"""The options that every command shares that talks to a broker, and --config, which gives the same names in a file."""
+
+import secrets
+import socket
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+
+from broker.address import BrokerAddress, MqttVersion, parse_broker
+from broker.log import Logger, stderr_logger
+from mpsl.errors import UsageError
+from mpsl.names import check_id, nearest
+from mpsl.topics import Topics
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Network:
+    """Where a process lives: its broker, its net, and how much it says."""
+
+    address: BrokerAddress
+    topics: Topics
+    as_json: bool
+    verbose: int
+
+    def logger(self, **always: object) -> Logger:
+        """A logger at the level that -v asks for."""
+        return stderr_logger("debug" if self.verbose else "info", **always)
+
+
+def _read_config(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+    """Values of the file become the defaults of the options of the same names."""
+    if value is None:
+        return
+    try:
+        settings = tomllib.loads(value.read_text())
+    except OSError as error:
+        raise UsageError(f"--config {value}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"--config {value}: {error}") from None
+    known = {(p.opts[0].lstrip("-") if isinstance(p, click.Option) else p.name or ""): p for p in context.command.params}
+    defaults = dict(context.default_map or {})
+    for key, setting in settings.items():
+        parameter = known.get(key.replace("_", "-")) or known.get(key)
+        if parameter is None or parameter.name is None:
+            raise UsageError(f"--config {value}: unknown key {key!r}; {nearest(key, known)}")
+        defaults[parameter.name] = setting
+    context.default_map = defaults
+
+
+def network_options(command: Command) -> Command:
+    """Add --broker, --ca, --cert, --key, --mqtt, --net, --json, -v and --config; the function gets `network`."""
+
+    def wrapped(
+        broker: str | None, ca: str | None, cert: str | None, key: str | None, mqtt: MqttVersion, net: str,
+        as_json: bool, verbose: int, **rest: Any,
+    ) -> Any:  # fmt: skip
+        address = parse_broker(broker, ca, cert, key, mqtt)
+        network = Network(address, Topics(check_id(net, "--net")), as_json, verbose)
+        return command(network=network, **rest)
+
+    wrapped.__doc__ = command.__doc__
+    wrapped.__name__ = command.__name__
+    wrapped.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    decorators = [
+        click.option("--broker", metavar="URL", help="mqtt[s]://[user@]host[:port]  [default: $MPSL_BROKER, else mqtt://127.0.0.1:1883]"),
+        click.option("--ca", metavar="FILE", help="Certificate authority of an mqtts:// broker."),
+        click.option("--cert", metavar="FILE", help="Our certificate, for a broker that wants one."),
+        click.option("--key", metavar="FILE", help="Its private key."),
+        click.option("--mqtt", type=click.Choice(["5", "3.1.1"]), default="5", show_default=True, help="MQTT version."),
+        click.option("--net", default="main", show_default=True, help="Whose topics: mpsl/v1/NET/…"),
+        click.option("--json", "as_json", is_flag=True, help="The last line of stdout is one JSON object."),
+        click.option("-v", "--verbose", count=True, help="Say more on stderr."),
+        click.option(
+            "--config", type=click.Path(path_type=Path), is_eager=True, expose_value=False, callback=_read_config,
+            metavar="FILE.toml", help="Options of the same names in a file.",
+        ),
+    ]  # fmt: skip
+    decorated: Any = wrapped
+    for decorator in reversed(decorators):
+        decorated = decorator(decorated)
+    return cast(Command, decorated)
+
+
+def default_id() -> str:
+    """The host's name, as an id."""
+    name = socket.gethostname().split(".")[0].lower()
+    return "".join(c if c.isalnum() or c == "-" else "-" for c in name)[:32]
+
+
+def new_boot() -> str:
+    """A process's random number: who it is among all processes that ever had its id."""
+    return secrets.token_hex(4)

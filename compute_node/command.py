@@ -1,0 +1,64 @@
+"""`mpsl node`: one compute node as a service; stays after a run until SIGTERM, unless --once."""
+
+import json
+import os
+import re
+import sys
+
+import click
+
+from broker.driver import Driver
+from broker.options import Network, default_id, network_options, new_boot
+from broker.service import drive, run_service
+from mpsl.errors import UsageError
+from mpsl.machines.effects import Stop
+from mpsl.machines.hop import HopMachine
+from mpsl.names import check_id
+from mpsl.topics import client_id
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(text: str, where: str) -> int:
+    """'2GiB', '500MB' or plain bytes, as bytes; raises UsageError."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    if not match or match[2].upper() not in _UNITS:
+        raise UsageError(f"{where} {text!r}: write a size such as 2GiB, 500MB or 1000000")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+@click.command()
+@network_options
+@click.option("--id", "id", help="Who this node is.  [default: the host's name]")
+@click.option("--memory-budget", metavar="SIZE", help="Bytes for parts, copies and activations, on top of torch: 2GiB.")
+@click.option("--once", is_flag=True, help="Leave after one run, with its exit status.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: torch's own choice]")
+def node(*, network: Network, id: str | None, memory_budget: str | None, once: bool, threads: int | None) -> int:
+    """Compute a part of the model for the devices of a run."""
+    id = check_id(id or default_id(), "--id")
+    budget = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
+    stop = run_service(lambda: serve(network, id, budget, once, threads))
+    if network.as_json:
+        print(json.dumps({"id": id, "status": stop.status, "reason": stop.reason}))
+    if stop.status and stop.reason:
+        print(f"Error: {stop.reason}", file=sys.stderr)
+    return stop.status
+
+
+async def serve(network: Network, id: str, budget: int | None, once: bool, threads: int | None) -> Stop:
+    """One compute node until it stops."""
+    from compute_node.performer import HopPerformer
+    from mpsl.nn.threads import limit_threads
+
+    boot = new_boot()
+    info = {"memory_budget": budget, "cores": os.cpu_count(), "threads": limit_threads(threads)}
+    machine = HopMachine(id, boot, network.topics, info, once)
+    driver = Driver(
+        machine,
+        HopPerformer(id),
+        network.address,
+        client_id("node", id, boot),
+        network.logger(role="node", id=id),
+        thread_starts=lambda: limit_threads(threads) and None,
+    )
+    return await drive(driver)

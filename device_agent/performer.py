@@ -1,0 +1,183 @@
+"""The device's jobs: first and last part, its samples and labels. Nothing but activations, gradients and counts go out."""
+
+import functools
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from device_agent.shard import Shard
+from mpsl.batches import batches_per_epoch, micro_batches, order
+from mpsl.errors import UsageError
+from mpsl.machines.jobs import (
+    Begin,
+    BeginProbe,
+    Complete,
+    Encoded,
+    Export,
+    Exported,
+    Job,
+    Leave,
+    Prepare,
+    Prepared,
+    Result,
+    Scored,
+    ScoreProbe,
+    StartRound,
+    Trained,
+    Turn,
+    Turned,
+    WholeBatch,
+)
+from mpsl.messages import Slice, Ticket
+from mpsl.nn import tensors, weights
+from mpsl.nn.copy import Copy
+from mpsl.nn.models import describe
+from mpsl.nn.part import build_part, probe, state_tensors
+from mpsl.plan import Plan
+
+
+class DevicePerformer:
+    """Performs the jobs of one device with its `shard`, one at a time."""
+
+    def __init__(self, id: str, shard: Shard) -> None:
+        self._id = id
+        self._shard = shard
+        self._plan: Plan | None = None
+
+    def write(self, source: str, message: Slice) -> None:
+        """Take a slice of committed weights in."""
+        weights.write(self._arrays[message.part], message)
+
+    @functools.singledispatchmethod
+    def perform(self, job: Job) -> Result:
+        """Do one job; raises what goes wrong."""
+        raise NotImplementedError(f"a device has no job {type(job).__name__}")
+
+    @perform.register
+    def _prepare(self, job: Prepare) -> Result:
+        plan = job.plan
+        section = plan.job.model
+        model = describe(section.name, **section.args)
+        self._shard.check(model.accepts, model.input_shape(), model.num_classes)
+        self._parts = [build_part(section, blocks) for blocks in (plan.first_blocks, plan.last_blocks)]
+        self._arrays = [weights.arrays_of(state_tensors(part)) for part in self._parts]
+        self._plan = plan
+        batch = plan.job.run.batch_size
+        test_batches = batches_per_epoch(self._shard.test_samples, batch)
+        return Prepared(sum(map(weights.weights_bytes, self._arrays)), self._shard.samples, test_batches)
+
+    @perform.register
+    def _leave(self, job: Leave) -> Result:
+        for name in ("_parts", "_arrays", "_first", "_last"):
+            self.__dict__.pop(name, None)
+        self._plan = None
+        return Result()
+
+    @perform.register
+    def _start_round(self, job: StartRound) -> Result:
+        optimizer, seed = self._need().job.optimizer, self._need().job.run.seed
+        first, last = self._parts
+        self._first = Copy(first, optimizer, seed, input_gradient=False)
+        self._last = Copy(last, optimizer, seed, input_gradient=True)
+        return Result()
+
+    @perform.register
+    def _begin(self, job: Begin) -> Result:
+        samples, _ = self._samples(job.ticket)
+        return Encoded(tensors.encode(self._first.forward(job.ticket, samples), self._need().job.wire.activations))
+
+    @perform.register
+    def _turn(self, job: Turn) -> Result:
+        plan = self._need()
+        value = tensors.decode(job.tensor, plan.job.wire.activations, plan.message_bytes)
+        mean, gradient = self._loss_and_gradient(job.ticket, value)
+        if job.ticket.last:
+            self._last.step()
+        return Turned(tensors.encode(gradient, plan.job.wire.gradients), mean)
+
+    @perform.register
+    def _complete(self, job: Complete) -> Result:
+        plan = self._need()
+        self._first.backward(job.ticket, tensors.decode(job.tensor, plan.job.wire.gradients, plan.message_bytes))
+        if job.ticket.last:
+            self._first.step()
+        return Result()
+
+    @perform.register
+    def _whole_batch(self, job: WholeBatch) -> Result:
+        total = 0.0
+        for micro in range(job.ticket.micros):
+            ticket = Ticket(**{**vars(job.ticket), "micro": micro})
+            samples, labels = self._samples(ticket)
+            output = self._first.forward(ticket, samples).requires_grad_()
+            mean = functional.cross_entropy(output, labels)
+            self._scaled(mean, ticket, len(labels)).backward()
+            total += mean.item() * len(labels)
+            assert output.grad is not None
+            self._first.backward(ticket, output.grad)
+        self._first.step()
+        return Trained(total)
+
+    @perform.register
+    def _export(self, job: Export) -> Result:
+        chunk = self._need().job.wire.chunk_bytes
+        found: list[Slice] = []
+        for part, arrays in enumerate(self._arrays):
+            found += weights.slices(arrays, "update", job.version, job.attempt, part, chunk)
+        self.__dict__.pop("_first", None)
+        self.__dict__.pop("_last", None)
+        return Exported(found)
+
+    @perform.register
+    def _begin_probe(self, job: BeginProbe) -> Result:
+        samples, _ = self._test(job.batch)
+        return Encoded(tensors.encode(probe(self._parts[0], samples), self._need().job.wire.activations))
+
+    @perform.register
+    def _score_probe(self, job: ScoreProbe) -> Result:
+        plan = self._need()
+        samples, labels = self._test(job.batch)
+        if job.tensor is None:
+            output = probe(self._parts[0], samples)
+        else:
+            output = probe(self._parts[1], tensors.decode(job.tensor, plan.job.wire.activations, plan.message_bytes))
+        if len(output) != len(labels):
+            raise UsageError(f"evaluation batch {job.batch} came back with {len(output)} rows, {len(labels)} went out")
+        return Scored(int((output.argmax(1) == labels).sum()), len(labels))
+
+    def _need(self) -> Plan:
+        if self._plan is None:
+            raise RuntimeError("no run is prepared")
+        return self._plan
+
+    def _indices(self, ticket: Ticket) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+        run = self._need().job.run
+        whole = order(self._shard.samples, run.seed, ticket.round, ticket.epoch, self._id, run.shuffle)
+        return micro_batches(whole, ticket.batch, run.batch_size, run.micro_batches)  # type: ignore[return-value]
+
+    def _samples(self, ticket: Ticket) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = self._indices(ticket)[ticket.micro]
+        return torch.from_numpy(self._shard.x[chosen]), torch.from_numpy(self._shard.y[chosen])
+
+    def _test(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+        size = self._need().job.run.batch_size
+        chosen = slice(batch * size, (batch + 1) * size)
+        return torch.from_numpy(self._shard.x_test[chosen].copy()), torch.from_numpy(self._shard.y_test[chosen].copy())
+
+    def _scaled(self, mean: torch.Tensor, ticket: Ticket, samples: int) -> torch.Tensor:
+        """A micro-batch's mean × its samples / the batch's samples; the mean itself where it is the whole batch."""
+        batch = sum(len(part) for part in self._indices(ticket))
+        return mean if samples == batch else mean * samples / batch
+
+    def _loss_and_gradient(self, ticket: Ticket, value: torch.Tensor) -> tuple[float, torch.Tensor]:
+        _, labels = self._samples(ticket)
+        output = self._last.forward(ticket, value).requires_grad_()
+        if output.shape[0] != len(labels):
+            raise UsageError(f"an activation of {output.shape[0]} rows came back for {len(labels)} samples")
+        mean = functional.cross_entropy(output, labels)
+        self._scaled(mean, ticket, len(labels)).backward()
+        assert output.grad is not None
+        gradient = self._last.backward(ticket, output.grad)
+        assert gradient is not None
+        return mean.item() * len(labels), gradient

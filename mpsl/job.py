@@ -1,0 +1,154 @@
+"""A job: what a person asks for in JOB.toml, as frozen facts that check their own ranges.
+
+It must never look at a fleet, a shard or a model: whether those fit the job is decided where they are known.
+"""
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mpsl import facts
+from mpsl.errors import UsageError
+
+_NAME = re.compile(r"[a-z0-9-]{1,24}\Z")
+
+
+def _at_least(least: int, **values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name} = {value} must be at least {least}")
+
+
+def _positive(**values: float | None) -> None:
+    for name, value in values.items():
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} = {value} must be a positive number")
+
+
+@dataclass(frozen=True)
+class RunSection:
+    """[run]: how long, in which steps, from which seed."""
+
+    name: str
+    rounds: int
+    batch_size: int
+    local_epochs: int = 1
+    micro_batches: int = 1
+    seed: int = 0
+    shuffle: bool = True
+    algorithm: str = "splitfed-v1"
+    evaluate_every: int = 1
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name):
+            raise ValueError(f"name = {self.name!r} must be 1 to 24 of the characters a-z, 0-9 and '-'")
+        _at_least(
+            1,
+            rounds=self.rounds,
+            batch_size=self.batch_size,
+            local_epochs=self.local_epochs,
+            micro_batches=self.micro_batches,
+            evaluate_every=self.evaluate_every,
+        )
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed = {self.seed} must be from 0 to 2**63 - 1")
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """[model]: which one, its arguments, where it is cut (None: cut evenly by estimated compute)."""
+
+    name: str
+    args: dict[str, Any] = field(default_factory=dict)
+    cuts: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class OptimizerSection:
+    """[optimizer]: every part's, on every device's copy."""
+
+    name: Literal["sgd", "adam"]
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        _positive(lr=self.lr)
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum = {self.momentum} must be at least 0 and below 1")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay = {self.weight_decay} must be a number of at least 0")
+        if self.name == "adam" and self.momentum:
+            raise ValueError("momentum belongs to sgd; leave it out with adam")
+
+
+@dataclass(frozen=True)
+class WireSection:
+    """[wire]: codec of every edge forward and backward, and the bytes of one publish."""
+
+    activations: str = "fp32"
+    gradients: str = "fp32"
+    chunk_bytes: int = 512 * 1024
+
+    def __post_init__(self) -> None:
+        if not 4096 <= self.chunk_bytes <= 64 * 1024 * 1024:
+            raise ValueError(f"chunk_bytes = {self.chunk_bytes} must be from 4096 to 67108864")
+
+
+@dataclass(frozen=True)
+class FleetSection:
+    """[fleet]: how many take part, how many must, and how long to wait (seconds).
+
+    `nodes` is the number of hops where the job has no cuts; with cuts, nodes beyond the hops are standbys.
+    """
+
+    devices: int
+    nodes: int
+    quorum: int | None = None
+    admit: int | None = None
+    round_timeout_s: float | None = None
+    start_timeout_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        _at_least(1, devices=self.devices, quorum=self.quorum, admit=self.admit)
+        _at_least(0, nodes=self.nodes)
+        _positive(round_timeout_s=self.round_timeout_s, start_timeout_s=self.start_timeout_s)
+        if self.quorum is not None and self.quorum > self.devices:
+            raise ValueError(f"quorum = {self.quorum} is more than devices = {self.devices}")
+
+
+@dataclass(frozen=True)
+class Job:
+    """The whole of JOB.toml."""
+
+    run: RunSection
+    model: ModelSection
+    optimizer: OptimizerSection
+    fleet: FleetSection
+    wire: WireSection = WireSection()
+
+    def __post_init__(self) -> None:
+        cuts, nodes = self.model.cuts, self.fleet.nodes
+        if nodes < self.hops:
+            raise ValueError(f"[fleet] nodes = {nodes}, but {len(cuts or ())} cuts make {self.hops} hops; name at least as many nodes")
+
+    @property
+    def hops(self) -> int:
+        """N: the parts that run on compute nodes."""
+        if self.model.cuts is None:
+            return self.fleet.nodes
+        return max(0, len(self.model.cuts) - 1)
+
+    @property
+    def quorum(self) -> int:
+        """How many devices a round needs."""
+        return self.fleet.quorum or self.fleet.devices
+
+
+def read_job(data: object, where: str) -> Job:
+    """A job from the plain dicts of a TOML or JSON file; raises UsageError that names `where` and the key."""
+    job = facts.read(Job, data, where)
+    if job.model.cuts is not None and len(job.model.cuts) == 1:
+        raise UsageError(f"{where}: model.cuts: one cut leaves no hop between the device's parts; N hops need N + 1 cuts")
+    return job

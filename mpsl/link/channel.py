@@ -1,0 +1,205 @@
+"""All the links of one process in one run: routes chunks and acks, fences by boot and term, bounds what is in flight.
+
+It turns messages into publishes and publishes into messages; what a message means it must never know.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from mpsl import wire
+from mpsl.errors import WireError
+from mpsl.link import chunk
+from mpsl.link.receiver import Receiver
+from mpsl.link.sender import Payload, Sender
+from mpsl.messages import Message
+from mpsl.topics import LANES, Address, BinaryTopic, Lane, Topics
+
+WINDOW = 8 * 1024 * 1024
+MOST_IN_FLIGHT = 64 * 1024 * 1024
+CHUNK_BYTES = 512 * 1024
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Who may talk to us: the boot that the plan seats under an id, and the address that its acks go to."""
+
+    boot: str
+    address: Address
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes: of one chunk (a whole MQTT payload), a link's window, all links together, and the largest message."""
+
+    chunk_bytes: int = CHUNK_BYTES
+    window: int = WINDOW
+    in_flight: int = MOST_IN_FLIGHT
+    message: int = 1 << 30
+
+
+@dataclass(frozen=True)
+class Outbound:
+    """One publish at QoS 0, not retained."""
+
+    topic: str
+    payload: bytes
+    properties: tuple[tuple[str, str], ...] = ()
+
+
+class Channel:
+    """The links of process (`source`, `boot`) in `run` at `term`."""
+
+    def __init__(self, topics: Topics, run: str, source: str, boot: str, term: int, limits: Limits) -> None:
+        self.dropped: Counter[str] = Counter()
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self.peers: dict[str, Peer] = {}
+        self._topics = topics
+        self._run = run
+        self._source = source
+        self._boot = boot
+        self._term = term
+        self._limits = limits
+        self._senders: dict[tuple[Address, Lane], Sender] = {}
+        self._receivers: dict[tuple[str, Lane], Receiver] = {}
+        self._sessions = 0
+
+    def know(self, peers: Mapping[str, Peer]) -> None:
+        """Accept messages from these ids, in these boots only; what a former boot left is forgotten."""
+        for id, peer in peers.items():
+            if self.peers.get(id) not in (None, peer):
+                self.forget(id)
+            self.peers[id] = peer
+
+    def forget(self, id: str) -> None:
+        """Drop the links to and from `id` with all that is pending on them; a later link is a new session."""
+        address = self.peers[id].address if id in self.peers else id
+        for to, lane in [key for key in self._senders if key[0] == address]:
+            del self._senders[to, lane]
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything sent has been acknowledged."""
+        return all(sender.idle for sender in self._senders.values())
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """Bytes sent and not acknowledged, over all links."""
+        return sum(sender.in_flight_bytes for sender in self._senders.values())
+
+    def waiting_for(self) -> list[Address]:
+        """The addresses with something not yet acknowledged."""
+        return sorted({to for (to, _), sender in self._senders.items() if not sender.idle})
+
+    def send(self, to: Address, message: Message, now: float) -> list[Outbound]:
+        """Queue `message` and publish what the windows allow."""
+        key = (to, message.lane)
+        if key not in self._senders:
+            self._sessions += 1
+            self._senders[key] = Sender(
+                self._boot, self._term, self._sessions, self._limits.window, self._limits.chunk_bytes
+            )
+        sender = self._senders[key]
+        sender.send(wire.encode(message), label(message))
+        return self._publish(to, message.lane, sender.fill(now, self._allowance()))
+
+    def receive(self, topic: BinaryTopic, payload: bytes, now: float) -> tuple[list[Message], list[Outbound]]:
+        """Messages that are now complete, and what must be published in answer. Anything else is counted and dropped."""
+        self.received_bytes += len(payload)
+        try:
+            decoded = chunk.decode(payload)
+            peer = self._peer(topic.source, decoded[0] if isinstance(decoded, tuple) else decoded)
+            if isinstance(decoded, chunk.Ack):
+                return [], self._acknowledged(peer, decoded, now)
+            return self._arrived(topic, *decoded, now)
+        except WireError as error:
+            self.dropped[str(error).split(";")[0][:80]] += 1
+            return [], []
+
+    def due(self, now: float) -> list[Outbound]:
+        """Acks whose delay is over and chunks whose retry time has come."""
+        outbound = []
+        for (source, lane), receiver in self._receivers.items():
+            if receiver.ack_at is not None and receiver.ack_at <= now:
+                outbound += self._ack(source, lane, receiver)
+        for (to, lane), sender in self._senders.items():
+            outbound += self._publish(to, lane, sender.retry(now))
+        return outbound
+
+    def next_due(self) -> float | None:
+        """When `due` wants to be called."""
+        times = [r.ack_at for r in self._receivers.values() if r.ack_at is not None]
+        times += [s.retry_at for s in self._senders.values() if s.retry_at is not None]
+        return min(times, default=None)
+
+    def _allowance(self) -> int:
+        return self._limits.in_flight - self.in_flight_bytes
+
+    def _peer(self, source: str, header: chunk.ChunkHeader | chunk.Ack) -> Peer:
+        peer = self.peers.get(source)
+        if peer is None:
+            raise WireError(f"{source} is not in the plan")
+        if peer.boot != header.boot:
+            raise WireError(f"{source} has another boot than the plan's")
+        if header.term != self._term:
+            raise WireError(f"{source} is in another term")
+        return peer
+
+    def _acknowledged(self, peer: Peer, ack: chunk.Ack, now: float) -> list[Outbound]:
+        lane = next((lane for lane in LANES if lane == ack.lane), None)
+        sender = self._senders.get((peer.address, lane)) if lane else None
+        if lane is None or sender is None or ack.to_boot != self._boot or ack.session != sender.session:
+            raise WireError("ack of a link that is not ours, or no more")
+        outbound = self._publish(peer.address, lane, sender.acknowledge(ack, now))
+        # Room for one is room for all: the bound over the links may have held another one back.
+        for (to, other), waiting in self._senders.items():
+            outbound += self._publish(to, other, waiting.fill(now, self._allowance()))
+        return outbound
+
+    def _arrived(
+        self, topic: BinaryTopic, header: chunk.ChunkHeader, body: memoryview, now: float
+    ) -> tuple[list[Message], list[Outbound]]:
+        key = (topic.source, topic.lane)
+        receiver = self._receivers.get(key)
+        if receiver is None or receiver.boot != header.boot or receiver.session < header.session:
+            receiver = Receiver(header.boot, header.session, self._limits.window, self._limits.message)
+            self._receivers[key] = receiver
+        elif receiver.session > header.session:
+            raise WireError("chunk of a former session")
+        buffers = receiver.receive(header, body, now)
+        outbound = []
+        if receiver.ack_at is not None and receiver.ack_at <= now:
+            outbound = self._ack(topic.source, topic.lane, receiver)
+        return list(self._decoded(buffers)), outbound
+
+    def _decoded(self, buffers: Iterable[wire.Buffer]) -> Iterable[Message]:
+        for buffer in buffers:
+            try:
+                yield wire.decode(buffer)
+            except WireError as error:
+                self.dropped[str(error)[:80]] += 1
+
+    def _ack(self, source: str, lane: Lane, receiver: Receiver) -> list[Outbound]:
+        payload = chunk.encode_ack(receiver.ack(self._boot, self._term, lane))
+        self.sent_bytes += len(payload)
+        return [Outbound(self._topics.binary(self._run, self.peers[source].address, "ack", self._source), payload)]
+
+    def _publish(self, to: Address, lane: Lane, payloads: Iterable[Payload]) -> list[Outbound]:
+        topic = self._topics.binary(self._run, to, lane, self._source)
+        outbound = [Outbound(topic, payload.data, payload.label) for payload in payloads]
+        self.sent_bytes += sum(len(each.payload) for each in outbound)
+        return outbound
+
+
+def label(message: Message) -> tuple[tuple[str, str], ...]:
+    """The user properties that mirror a message's header for people who watch the topics."""
+    source = getattr(message, "ticket", message)
+    pairs = [("kind", message.kind)]
+    for name in ("round", "device", "epoch", "batch", "micro"):
+        if hasattr(source, name):
+            pairs.append((name, str(getattr(source, name))))
+    tensor = getattr(message, "tensor", None)
+    if tensor is not None:
+        pairs += [("codec", tensor.codec), ("dtype", tensor.dtype), ("shape", "x".join(map(str, tensor.shape)))]
+    return tuple(pairs)

@@ -1,0 +1,171 @@
+"""The sending end of one link: cuts messages into chunks, keeps a window of them in flight, sends again what was lost.
+
+Pure: it is told the time and returns the chunks to publish. It must never hold a copy of a message: a chunk is cut from the
+message's own buffers whenever it is sent, so whoever sends a buffer leaves it unchanged until it is acknowledged.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mpsl.link.chunk import Ack, ChunkHeader, encode_chunk
+from mpsl.wire import Buffer
+
+FIRST_RETRY_S = 2.0
+LONGEST_RETRY_S = 30.0
+HEADER_ALLOWANCE = 256
+"""Bytes of a chunk that its own header may take; the body gets the rest of the configured chunk."""
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """One message as the buffers that make it up; `label` is carried along for whoever watches the topics."""
+
+    number: int
+    buffers: tuple[memoryview, ...]
+    size: int
+    label: tuple[tuple[str, str], ...]
+
+
+@dataclass
+class _InFlight:
+    outgoing: Outgoing
+    index: int
+    sent_at: float
+    resent: bool = False
+
+
+@dataclass(frozen=True)
+class Payload:
+    """One publish: its bytes and the label of its message."""
+
+    data: bytes
+    label: tuple[tuple[str, str], ...]
+
+
+class Sender:
+    """One session of one link; `window` and `chunk_bytes` in bytes, `session` rises when the link is begun anew."""
+
+    def __init__(self, boot: str, term: int, session: int, window: int, chunk_bytes: int) -> None:
+        self.session = session
+        self.in_flight_bytes = 0
+        self._boot = boot
+        self._term = term
+        self._window = window
+        self._body = max(1, chunk_bytes - HEADER_ALLOWANCE)
+        self._queue: deque[Outgoing] = deque()
+        self._queued_index = 0
+        self._messages = 0
+        self._next_sequence = 0
+        self._in_flight: dict[int, _InFlight] = {}
+        self._retry_s = FIRST_RETRY_S
+        self._smoothed_s: float | None = None
+        self._retry_at: float | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything that was sent has been acknowledged."""
+        return not self._queue and not self._in_flight
+
+    @property
+    def retry_at(self) -> float | None:
+        """When `retry` wants to be called; None while nothing is in flight."""
+        return self._retry_at
+
+    def send(self, buffers: Sequence[Buffer], label: tuple[tuple[str, str], ...]) -> None:
+        """Queue a message; `fill` says what of it may go now."""
+        views = tuple(memoryview(buffer).cast("B") for buffer in buffers)
+        self._queue.append(Outgoing(self._messages, views, sum(view.nbytes for view in views), label))
+        self._messages += 1
+
+    def fill(self, now: float, allowance: int) -> list[Payload]:
+        """Chunks that fit the window and `allowance` more bytes in flight; one goes whatever their size when none is out."""
+        payloads = []
+        while self._queue:
+            outgoing = self._queue[0]
+            length = self._length(outgoing, self._queued_index)
+            room = min(self._window - self.in_flight_bytes, allowance)
+            if length > room and self._in_flight:
+                break
+            self._in_flight[self._next_sequence] = _InFlight(outgoing, self._queued_index, now)
+            payloads.append(self._payload(self._next_sequence))
+            self.in_flight_bytes += length
+            allowance -= length
+            self._next_sequence += 1
+            self._queued_index += 1
+            if self._queued_index == self._total(outgoing):
+                self._queue.popleft()
+                self._queued_index = 0
+        if payloads and self._retry_at is None:
+            self._retry_at = now + self._retry_s
+        return payloads
+
+    def acknowledge(self, ack: Ack, now: float) -> list[Payload]:
+        """Take chunks out of flight; returns those that the ack names as missing, each at most once a round trip."""
+        missing = {sequence for first, end in ack.gaps for sequence in range(first, end)}
+        arrived = [s for s in self._in_flight if s < ack.highest and s not in missing]
+        for sequence in arrived:
+            chunk = self._in_flight.pop(sequence)
+            self.in_flight_bytes -= self._length(chunk.outgoing, chunk.index)
+            if not chunk.resent:
+                self._observe(now - chunk.sent_at)
+        if arrived:
+            self._retry_s = max(FIRST_RETRY_S, min(LONGEST_RETRY_S, 4 * (self._smoothed_s or 0.0)))
+        self._retry_at = now + self._retry_s if self._in_flight else None
+        patience = self._smoothed_s if self._smoothed_s is not None else FIRST_RETRY_S
+        again = [
+            s for s in sorted(missing) if s in self._in_flight and now - self._in_flight[s].sent_at >= min(patience, FIRST_RETRY_S)
+        ]
+        return [self._resend(sequence, now) for sequence in again]
+
+    def retry(self, now: float) -> list[Payload]:
+        """No ack came in time: the oldest quarter of the window again, and twice the patience for the next time."""
+        if self._retry_at is None or now < self._retry_at:
+            return []
+        self._retry_s = min(LONGEST_RETRY_S, 2 * self._retry_s)
+        self._retry_at = now + self._retry_s
+        payloads: list[Payload] = []
+        room = self._window // 4
+        for sequence in sorted(self._in_flight):
+            chunk = self._in_flight[sequence]
+            room -= self._length(chunk.outgoing, chunk.index)
+            if payloads and room < 0:
+                break
+            payloads.append(self._resend(sequence, now))
+        return payloads
+
+    def _observe(self, seconds: float) -> None:
+        self._smoothed_s = seconds if self._smoothed_s is None else 0.8 * self._smoothed_s + 0.2 * seconds
+
+    def _resend(self, sequence: int, now: float) -> Payload:
+        chunk = self._in_flight[sequence]
+        chunk.sent_at = now
+        chunk.resent = True
+        return self._payload(sequence)
+
+    def _total(self, outgoing: Outgoing) -> int:
+        return max(1, -(-outgoing.size // self._body))
+
+    def _length(self, outgoing: Outgoing, index: int) -> int:
+        return min(self._body, outgoing.size - index * self._body)
+
+    def _payload(self, sequence: int) -> Payload:
+        chunk = self._in_flight[sequence]
+        outgoing, index = chunk.outgoing, chunk.index
+        offset = index * self._body
+        header = ChunkHeader(
+            self._boot, self._term, self.session, sequence, outgoing.number, index, self._total(outgoing), offset, outgoing.size
+        )
+        return Payload(encode_chunk(header, _cut(outgoing.buffers, offset, self._length(outgoing, index))), outgoing.label)
+
+
+def _cut(buffers: Sequence[memoryview], offset: int, length: int) -> list[memoryview]:
+    """The views that make up bytes `offset` to `offset + length` of the buffers laid end to end."""
+    views = []
+    for buffer in buffers:
+        if offset < buffer.nbytes and length > 0:
+            view = buffer[offset : offset + length]
+            views.append(view)
+            length -= view.nbytes
+        offset = max(0, offset - buffer.nbytes)
+    return views

@@ -1,0 +1,94 @@
+"""Who is there: what the orchestrator knows of all devices and nodes of its net, from their JSON topics alone."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpsl import PROTOCOL
+from mpsl.machines.machine import from_json
+from mpsl.topics import Branch, ParticipantTopic
+
+STALE_S = 30.0
+"""How old the last telemetry of a live process may be."""
+
+
+@dataclass
+class Presence:
+    """One id: its last status and info, and when its present boot was last heard of."""
+
+    branch: Branch
+    id: str
+    status: dict[str, Any] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+    telemetry: dict[str, Any] = field(default_factory=dict)
+    heard_at: float | None = None
+
+    @property
+    def boot(self) -> str:
+        """The boot that its status names."""
+        return str(self.status.get("boot", ""))
+
+    @property
+    def online(self) -> bool:
+        """Whether its status says online."""
+        return self.status.get("state") == "online"
+
+    def alive(self, now: float) -> bool:
+        """Online, with telemetry of this boot that is fresh."""
+        return self.online and self.heard_at is not None and now - self.heard_at <= STALE_S
+
+    def free(self, now: float) -> bool:
+        """Alive, described, of our protocol, and in no run."""
+        described = self.info.get("boot") == self.boot and self.info.get("run") is None
+        return self.alive(now) and described and self.status.get("protocol") == PROTOCOL
+
+
+class Census:
+    """All presences by branch and id."""
+
+    def __init__(self) -> None:
+        self._presences: dict[tuple[Branch, str], Presence] = {}
+
+    def note(self, topic: ParticipantTopic, payload: bytes, now: float) -> Presence | None:
+        """Take in a status, info or tele; None where it is malformed or says nothing (then nothing changes)."""
+        content = from_json(payload)
+        if content is None or not isinstance(content.get("boot"), str):
+            return None
+        presence = self._presences.setdefault((topic.branch, topic.id), Presence(topic.branch, topic.id))
+        if topic.leaf == "status":
+            if content.get("state") not in ("online", "offline", "lost"):
+                return None
+            if content["state"] != "online" and presence.status and content["boot"] != presence.boot:
+                return None  # the will of a former process does not kill its successor
+            if content["boot"] != presence.boot:
+                presence.heard_at = None
+            presence.status = content
+        elif topic.leaf == "info":
+            presence.info = content
+        elif topic.leaf == "tele":
+            if presence.status and content["boot"] != presence.boot:
+                return None
+            presence.telemetry = content
+            presence.heard_at = now
+        return presence
+
+    def get(self, branch: Branch, id: str) -> Presence | None:
+        """What is known of one id."""
+        return self._presences.get((branch, id))
+
+    def free(self, branch: Branch, now: float) -> list[Presence]:
+        """Those that could join a run now, in natural order of their ids."""
+        found = [p for p in self._presences.values() if p.branch == branch and p.free(now)]
+        return sorted(found, key=lambda presence: natural(presence.id))
+
+    def of_other_protocol(self) -> Presence | None:
+        """Someone online who speaks another protocol."""
+        for presence in self._presences.values():
+            if presence.online and presence.status.get("protocol") != PROTOCOL:
+                return presence
+        return None
+
+
+def natural(id: str) -> list[tuple[int, str]]:
+    """Sort key: dev-2 before dev-10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", id)]

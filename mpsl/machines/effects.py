@@ -1,0 +1,82 @@
+"""What a machine wants done. Facts only: the driver (or the simulator) performs them, in the order given."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mpsl.machines.jobs import Job
+from mpsl.messages import Slice
+
+
+@dataclass(frozen=True)
+class Subscribe:
+    """Subscribe to these filters; answered by `Subscribed` once all are granted."""
+
+    filters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Unsubscribe:
+    """Leave these filters."""
+
+    filters: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Publish:
+    """Publish once; JSON goes at QoS 1, binary at QoS 0 under the link's own acknowledgements."""
+
+    topic: str
+    payload: bytes
+    qos: Literal[0, 1] = 0
+    retain: bool = False
+    properties: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Run a job on the worker; answered by `JobDone` or `JobFailed`. Jobs run one at a time, in the order given."""
+
+    job: Job
+
+
+@dataclass(frozen=True)
+class Write:
+    """Copy a slice of weights into the tensor that it belongs to, at once (a memory copy, no computing)."""
+
+    source: str
+    slice: Slice
+
+
+@dataclass(frozen=True)
+class SetTimer:
+    """Ask for `TimerFired(name)` at `at` (seconds of the driver's clock); a timer of the same name is replaced."""
+
+    name: str
+    at: float
+
+
+@dataclass(frozen=True)
+class CancelTimer:
+    """Forget a timer."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Log:
+    """One line for people: an event's name and its facts."""
+
+    level: Literal["debug", "info", "warning", "error"]
+    event: str
+    facts: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End this process: publish what is queued, disconnect cleanly, exit with `status`."""
+
+    status: int
+    reason: str = ""
+
+
+Effect = Subscribe | Unsubscribe | Publish | Run | Write | SetTimer | CancelTimer | Log | Stop

@@ -1,0 +1,63 @@
+"""What can happen to a machine. Facts only: the driver and the simulator make them, the machines read them."""
+
+from dataclasses import dataclass
+
+from mpsl.machines.jobs import Job, Result
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The broker has taken us; `max_packet` is its Maximum Packet Size in bytes, None where it names none."""
+
+    max_packet: int | None = None
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The connection is gone; the driver tries again by itself."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Subscribed:
+    """The broker has granted all subscriptions asked for so far."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A publish arrived; any topic, any bytes."""
+
+    topic: str
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class JobDone:
+    """The worker has finished a job."""
+
+    job: Job
+    result: Result
+
+
+@dataclass(frozen=True)
+class JobFailed:
+    """A job raised; `reason` is for a person."""
+
+    job: Job
+    reason: str
+
+
+@dataclass(frozen=True)
+class TimerFired:
+    """A timer that the machine had set."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class StopRequested:
+    """A person or the system wants this process to end (SIGTERM, Ctrl-C)."""
+
+
+Event = Connected | Disconnected | Subscribed | Received | JobDone | JobFailed | TimerFired | StopRequested

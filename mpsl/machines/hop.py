@@ -1,0 +1,356 @@
+"""The hop: one part on a compute node, a copy of it for every admitted device, one worker that never waits with work ready.
+
+What is to be done next is decided here, by the schedule, whenever the worker is free. Which devices count is the
+orchestrator's word alone.
+"""
+
+import enum
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from mpsl.machines.effects import Run, Write
+from mpsl.machines.events import JobDone
+from mpsl.machines.jobs import (
+    Backward,
+    CommitPart,
+    CopyPart,
+    DropCopy,
+    Encoded,
+    Export,
+    Exported,
+    Fold,
+    Forward,
+    ForwardProbe,
+    Job,
+    Prepare,
+    Prepared,
+)
+from mpsl.machines.participant import Participant
+from mpsl.messages import (
+    Accept,
+    Activation,
+    Admit,
+    Close,
+    Closed,
+    Commit,
+    Committed,
+    Discard,
+    Discarded,
+    Finished,
+    Gradient,
+    Joined,
+    Loaded,
+    Message,
+    Probe,
+    Slice,
+    Ticket,
+)
+from mpsl.names import ORCHESTRATOR
+from mpsl.plan import Plan, Seat
+from mpsl.schedules import schedules
+from mpsl.topics import Address
+
+
+class HopState(enum.Enum):
+    """Where a compute node is in a run."""
+
+    IDLE = "idle"
+    PREPARING = "preparing"
+    LOADING = "loading"
+    SERVING = "serving"
+
+
+@dataclass
+class Copy:
+    """What is known of an admitted device: its attempt, steps made, and the last ticket each way."""
+
+    attempt: int
+    batches: int
+    steps: int = 0
+    forward: Ticket | None = None
+    backward: Ticket | None = None
+
+
+@dataclass
+class ReadyQueue:
+    """Work that is ready, and what is being worked on."""
+
+    waiting: list[tuple[int, int, Job]] = field(default_factory=list)
+    running: Job | None = None
+    count: int = 0
+
+    def add(self, rank: int, job: Job) -> None:
+        """Queue a job behind those of its rank."""
+        self.waiting.append((rank, self.count, job))
+        self.count += 1
+
+    def take(self) -> Job | None:
+        """The next job, when the worker is free."""
+        if self.running is not None or not self.waiting:
+            return None
+        first = min(self.waiting, key=lambda entry: entry[:2])
+        self.waiting.remove(first)
+        self.running = first[2]
+        return self.running
+
+
+class HopMachine(Participant):
+    """State machine of a compute node; see TABLE for what each state allows."""
+
+    branch = "node"
+    role = "node"
+    TABLE: ClassVar[Mapping[HopState, Mapping[type[Message], str]]] = {
+        HopState.IDLE: {},
+        HopState.PREPARING: {Slice: "_store_early"},
+        HopState.LOADING: {Slice: "_store"},
+        HopState.SERVING: {
+            Slice: "_store",
+            Admit: "_admit",
+            Activation: "_activation",
+            Gradient: "_gradient",
+            Probe: "_probe",
+            Accept: "_accept",
+            Discard: "_discard",
+            Close: "_close",
+            Commit: "_commit",
+        },
+    }
+
+    def __init__(self, *arguments: Any, schedule: str = "backward-first", **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self._rank = schedules.get(schedule)
+        self.end_run()
+
+    def table(self) -> Mapping[type[Message], str]:
+        """The messages that the present state allows."""
+        return self.TABLE[self.state]
+
+    def progress(self) -> dict[str, Any]:
+        """State, seat and copies alive."""
+        seat = self._seat.address if self._seat else None
+        return {"state": self.state.value, "seat": seat, "copies": len(self.copies), "steps": self._steps}
+
+    def named_in(self, plan: Plan) -> bool:
+        """Whether the plan has a seat for this very process."""
+        seat = plan.seat_of(self.id)
+        return seat is not None and seat.boot == self.boot
+
+    def address(self, plan: Plan) -> Address:
+        """A hop is addressed by its seat: another node may take the seat over."""
+        seat = plan.seat_of(self.id)
+        assert seat is not None
+        return seat.address
+
+    def begin_run(self, plan: Plan) -> None:
+        """`Prepare` is on its way."""
+        self.state = HopState.PREPARING
+        self._seat = plan.seat_of(self.id)
+
+    def end_run(self) -> None:
+        """Back to idle."""
+        self.state = HopState.IDLE
+        self.copies: dict[str, Copy] = {}
+        self._seat: Seat | None = None
+        self._queue = ReadyQueue()
+        self._known_attempts: dict[str, int] = defaultdict(int)
+        self._early: dict[tuple[str, int], list[tuple[str, Message]]] = defaultdict(list)
+        self._early_probes: list[tuple[str, Probe]] = []
+        self._discards: dict[str, int] = {}
+        self._weights_bytes = 0
+        self._arrived_bytes = 0
+        self._version = -1
+        self._steps = 0
+        self._round = 0
+        self._folded = 0
+        self._folded_samples = 0
+
+    # The worker
+
+    def _queue_job(self, job: Job) -> None:
+        self._queue.add(self._rank(job), job)
+        self._work()
+
+    def _work(self) -> None:
+        job = self._queue.take()
+        if job is not None:
+            self._do(Run(job))
+
+    # Weights
+
+    def _store_early(self, source: str, message: Slice) -> None:
+        self._stale(message, "before the part was there")
+
+    def _store(self, source: str, message: Slice) -> None:
+        if source != ORCHESTRATOR or message.purpose != "global":
+            self._stale(message, "not for us")
+            return
+        self._arrived_bytes += message.tensor.nbytes
+        self._do(Write(source, message))
+        if self._arrived_bytes == self._weights_bytes:
+            self._arrived_bytes = 0
+            if self.state is HopState.LOADING:
+                self._version = message.version
+                self.state = HopState.SERVING
+            self._send(ORCHESTRATOR, Loaded(message.version))
+
+    # Admission
+
+    def _admit(self, source: str, message: Admit) -> None:
+        if source != ORCHESTRATOR or message.device in self.copies:
+            self._stale(message, "from another, or twice")
+            return
+        self._round = message.round
+        self._known_attempts[message.device] = message.attempt
+        self.copies[message.device] = Copy(message.attempt, message.batches)
+        self._queue_job(CopyPart(message.device, message.attempt, message.round))
+        for early_source, early in self._early.pop((message.device, message.attempt), []):
+            self._deliver(early_source, early)
+
+    def _accept(self, source: str, message: Accept) -> None:
+        copy = self.copies.get(message.device)
+        if copy is None or copy.attempt != message.attempt or copy.steps != message.batches:
+            self._stale(message, "of a copy that is not here")
+            return
+        del self.copies[message.device]
+        self._folded += 1
+        self._folded_samples += message.samples
+        self._queue_job(Fold(message.device, message.attempt, message.samples))
+
+    def _discard(self, source: str, message: Discard) -> None:
+        attempt = max(self._known_attempts[message.device], message.attempt)
+        self._known_attempts[message.device] = attempt
+        self.copies.pop(message.device, None)
+        for key in [key for key in self._early if key[0] == message.device and key[1] <= attempt]:
+            del self._early[key]
+        self._queue.waiting = [entry for entry in self._queue.waiting if _device_of(entry[2]) != message.device]
+        if self.channel is not None and self.plan is not None and message.device in self.plan.devices:
+            self.channel.forget(message.device)
+        self._queue_job(DropCopy(message.device, message.attempt))
+
+    # The pipeline
+
+    def _copy_for(self, source: str, message: Activation | Gradient) -> Copy | None:
+        """The copy that a tensor is for; early arrivals wait for their admission, late ones are dropped."""
+        ticket = message.ticket
+        copy = self.copies.get(ticket.device)
+        if copy is not None and copy.attempt == ticket.attempt:
+            return copy
+        if ticket.attempt > self._known_attempts[ticket.device]:
+            self._early[ticket.device, ticket.attempt].append((source, message))
+        else:
+            self._stale(message, "of another attempt")
+        return None
+
+    def _activation(self, source: str, message: Activation) -> None:
+        copy = self._copy_for(source, message)
+        if copy is not None:
+            if not _follows(copy.forward, message.ticket):
+                self._stale(message, "out of order")
+                return
+            copy.forward = message.ticket
+            self._queue_job(Forward(message.ticket, message.tensor))
+
+    def _gradient(self, source: str, message: Gradient) -> None:
+        copy = self._copy_for(source, message)
+        if copy is not None:
+            if not _follows(copy.backward, message.ticket) or copy.forward is None or message.ticket > copy.forward:
+                self._stale(message, "out of order")
+                return
+            copy.backward = message.ticket
+            self._queue_job(Backward(message.ticket, message.tensor))
+
+    def _probe(self, source: str, message: Probe) -> None:
+        if message.round > self._version:
+            self._early_probes.append((source, message))
+        elif message.round < self._version:
+            self._stale(message, "of another round")
+        else:
+            self._queue_job(ForwardProbe(message.device, message.attempt, message.batch, message.round, message.tensor))
+
+    def _neighbour(self, device: str, step: int) -> Address:
+        """The address one place up (+1) or down (-1) the chain of `device`; beyond its ends sits the device itself."""
+        assert self.plan is not None and self._seat is not None
+        chain = self.plan.chain(device)
+        place = self._seat.stage - 1 + step
+        return chain[place] if 0 <= place < len(chain) else device
+
+    # The round's end
+
+    def _close(self, source: str, message: Close) -> None:
+        if message.devices != self._folded:
+            self._stale(message, "of other devices than were folded")
+            return
+        self._queue_job(Export("sum", message.round))
+
+    def _commit(self, source: str, message: Commit) -> None:
+        self._queue_job(CommitPart(message.round, message.weight, message.merged))
+
+    # Results of jobs
+
+    def job_done(self, event: JobDone) -> None:
+        """The worker is free: send what it made, and give it the next job at once."""
+        job, result = event.job, event.result
+        if isinstance(job, Prepare):
+            assert isinstance(result, Prepared)
+            self._weights_bytes = result.weights_bytes
+            self.state = HopState.LOADING
+            self._send(ORCHESTRATOR, Joined())
+            return
+        self._queue.running = None
+        self._work()
+        match job, result:
+            case Forward(ticket), Encoded(tensor) if self._alive(ticket):
+                self._send(self._neighbour(ticket.device, +1), Activation(ticket, tensor))
+            case Backward(ticket), Encoded(tensor) if self._alive(ticket):
+                self._send(self._neighbour(ticket.device, -1), Gradient(ticket, tensor))
+                if ticket.last:
+                    self._stepped(ticket)
+            case ForwardProbe(device, attempt, batch, round), Encoded(tensor):
+                self._send(self._neighbour(device, +1), Probe(round, device, attempt, batch, tensor))
+            case DropCopy(device, attempt), _:
+                self._send(ORCHESTRATOR, Discarded(device, attempt))
+            case Export(version=round), Exported(slices, digest):
+                for each in slices:
+                    self._send(ORCHESTRATOR, each)
+                self._send(ORCHESTRATOR, Closed(round, self._folded, self._folded_samples, digest))
+            case CommitPart(round), _:
+                self._version = round
+                self._folded = self._folded_samples = 0
+                self._send(ORCHESTRATOR, Committed(round))
+                early, self._early_probes = self._early_probes, []
+                for source, probe in early:
+                    self._probe(source, probe)
+
+    def job_failed(self) -> None:
+        """A job raised: the worker is free again, and the orchestrator ends the run."""
+        self._queue.running = None
+        self._work()
+
+    def _alive(self, ticket: Ticket) -> bool:
+        copy = self.copies.get(ticket.device)
+        return copy is not None and copy.attempt == ticket.attempt
+
+    def _stepped(self, ticket: Ticket) -> None:
+        copy = self.copies[ticket.device]
+        copy.steps += 1
+        self._steps += 1
+        if copy.steps == copy.batches:
+            self._send(ORCHESTRATOR, Finished(ticket.round, ticket.device, ticket.attempt, copy.steps))
+
+
+def _follows(before: Ticket | None, ticket: Ticket) -> bool:
+    """Whether a ticket is the next one of its device: the next micro-batch, or the first of a later batch."""
+    if before is None or before.last:
+        return ticket.micro == 0 and (before is None or (ticket.epoch, ticket.batch) > (before.epoch, before.batch))
+    return (ticket.epoch, ticket.batch, ticket.micro) == (before.epoch, before.batch, before.micro + 1)
+
+
+def _device_of(job: Job) -> str | None:
+    match job:
+        case Forward(ticket) | Backward(ticket):
+            return ticket.device
+        case CopyPart(device):
+            return device
+    return None

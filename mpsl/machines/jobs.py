@@ -1,0 +1,306 @@
+"""The work that machines ask for, and what comes back: the whole interface between protocol and computing.
+
+A role's package performs its jobs with torch; the simulator performs the same ones, or only pretends the time they take.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpsl.job import Job as TrainingJob
+from mpsl.messages import Slice, Tensor, Ticket
+from mpsl.plan import Plan
+
+
+@dataclass(frozen=True)
+class Job:
+    """Base of all jobs."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Base of all results; a job that only changes something answers with this one."""
+
+
+@dataclass(frozen=True)
+class Encoded(Result):
+    """A tensor to send on."""
+
+    tensor: Tensor
+
+
+# Everyone
+
+
+@dataclass(frozen=True)
+class Prepare(Job):
+    """Build the part(s) that `plan` gives to this process, empty; raises UsageError where it cannot."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Prepared(Result):
+    """The part is there: `weights_bytes` is what its slices add up to."""
+
+    weights_bytes: int
+    samples: int = 0
+    test_batches: int = 0
+
+
+@dataclass(frozen=True)
+class Leave(Job):
+    """Forget everything of the run and give its memory back."""
+
+
+@dataclass(frozen=True)
+class Store(Job):
+    """What a `Write` effect does; named only when it fails."""
+
+    source: str
+
+
+# Device
+
+
+@dataclass(frozen=True)
+class StartRound(Job):
+    """Fresh optimizers, the round's order of samples."""
+
+    round: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Begin(Job):
+    """Forward through the first part: one micro-batch of the shard."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True)
+class Turn(Job):
+    """Forward through the last part, loss, backward to its input."""
+
+    ticket: Ticket
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Turned(Result):
+    """The gradient to send back, and this micro-batch's share of the batch's loss times the batch's samples."""
+
+    tensor: Tensor
+    loss: float
+
+
+@dataclass(frozen=True)
+class Complete(Job):
+    """Backward through the first part; steps after the batch's last micro-batch."""
+
+    ticket: Ticket
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class WholeBatch(Job):
+    """No hops: forward, backward and step of a whole batch; its ticket is that of micro-batch 0."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True)
+class Trained(Result):
+    """The batch's loss times its samples."""
+
+    loss: float
+
+
+@dataclass(frozen=True)
+class BeginProbe(Job):
+    """Batch `batch` of the test data through the first part, in evaluation mode."""
+
+    round: int
+    attempt: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class ScoreProbe(Job):
+    """The returned activation through the last part; without hops, the whole model (`tensor` None)."""
+
+    round: int
+    attempt: int
+    batch: int
+    tensor: Tensor | None
+
+
+@dataclass(frozen=True)
+class Scored(Result):
+    """Of `total` samples, `correct` were right."""
+
+    correct: int
+    total: int
+
+
+# Slices of weights, from whoever holds them
+
+
+@dataclass(frozen=True)
+class Export(Job):
+    """Slices of all tensors of the part(s), as views of their memory: `purpose` as in messages.Slice."""
+
+    purpose: str
+    version: int
+    attempt: int = 0
+    part: int = 0
+
+
+@dataclass(frozen=True)
+class Exported(Result):
+    """The slices, in order; `digest` of their bytes."""
+
+    slices: Sequence[Slice] = field(repr=False)
+    digest: str = ""
+
+
+# Hop
+
+
+@dataclass(frozen=True)
+class CopyPart(Job):
+    """Copy the committed part for an admitted device, with a fresh optimizer."""
+
+    device: str
+    attempt: int
+    round: int
+
+
+@dataclass(frozen=True)
+class DropCopy(Job):
+    """Forget a device's copy and activations."""
+
+    device: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Forward(Job):
+    """Forward of a device's copy; keeps what backward needs."""
+
+    ticket: Ticket
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Backward(Job):
+    """Backward of a device's copy; steps after the batch's last micro-batch. Answers with the input's gradient."""
+
+    ticket: Ticket
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class ForwardProbe(Job):
+    """Forward of the committed part in evaluation mode; keeps nothing."""
+
+    device: str
+    attempt: int
+    batch: int
+    round: int
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Fold(Job):
+    """Add a device's copy, weighted by its samples, to the round's sum, and drop the copy."""
+
+    device: str
+    attempt: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class CommitPart(Job):
+    """Divide the sum by `weight`: the committed part of `round`; `merged`: it was received as slices instead."""
+
+    round: int
+    weight: int
+    merged: bool
+
+
+# Orchestrator
+
+
+@dataclass(frozen=True)
+class BuildModel(Job):
+    """Build the initial model and everything a plan needs to know of it."""
+
+    job: TrainingJob
+
+
+@dataclass(frozen=True)
+class ModelBuilt(Result):
+    """Facts of the model, per block: estimated compute, bytes of parameters and buffers, of the output and of what backward
+    keeps at the job's batch size, of the optimizer's state; and the BatchNorms that a micro-batch of one sample would break.
+    """
+
+    block_costs: tuple[float, ...]
+    state_bytes: tuple[int, ...]
+    output_bytes: tuple[int, ...]
+    stored_bytes: tuple[int, ...]
+    optimizer_bytes: tuple[int, ...]
+    single_value_norms: tuple[str, ...]
+    input_shape: tuple[int, ...]
+    classes: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class LayOut(Job):
+    """Lay out the model's tensors by the plan's parts, so that slices can be sent and received."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class LaidOut(Result):
+    """Bytes of the device's first and last parts together, and of each stage's part."""
+
+    device_bytes: int
+    part_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FoldUpdate(Job):
+    """Add a device's received first and last parts to the round's sum."""
+
+    device: str
+    attempt: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Checkpoint(Job):
+    """Merge and divide the sums of all parts by `weight`, and put the whole model on disk (write, fsync, rename).
+
+    `digests` are the sums' as the seats computed them, by (stage, replica) address.
+    """
+
+    round: int
+    weight: int
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RecordRound(Job):
+    """Append a round to the metrics."""
+
+    metrics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finish(Job):
+    """Write the summary of the run."""
+
+    summary: dict[str, Any]

@@ -1,0 +1,103 @@
+"""The devices of a run as the orchestrator keeps them, and the book of one open round: who waits, is in, counted, or out.
+
+Decides who is admitted next and who contributes; sends nothing.
+"""
+
+import enum
+from dataclasses import dataclass, field
+
+from mpsl.messages import Update
+from mpsl.topics import Address
+
+
+class Place(enum.Enum):
+    """Where a device is in the open round (or evaluation)."""
+
+    WAITING = "waiting"
+    ADMITTED = "admitted"
+    ACCEPTED = "accepted"
+    DISCARDING = "discarding"
+    OUT = "left out"
+
+
+@dataclass
+class Member:
+    """A device of the run. `held` is the round whose committed weights it holds; `cleared` whether it may be admitted."""
+
+    id: str
+    boot: str
+    joined: bool = False
+    cleared: bool = True
+    refusal: str = ""
+    samples: int = 0
+    test_batches: int = 0
+    attempt: int = 0
+    place: Place = Place.OUT
+    held: int = -1
+    update: Update | None = None
+    arrived_bytes: int = 0
+    finished: set[str] = field(default_factory=set)
+    unclear: set[Address] = field(default_factory=set)
+    progress: tuple[int, str] = (0, "")
+    progress_at: float = 0.0
+    admitted_at: float = 0.0
+    last_seconds: float = 0.0
+    sent: int = 0
+    received: int = 0
+    counted: int = -1
+
+
+@dataclass
+class Book:
+    """One round (or evaluation) over `members`: at most `most` admitted at a time."""
+
+    round: int
+    most: int
+    members: dict[str, Member]
+    opened_at: float
+    accepted: list[str] = field(default_factory=list)
+    scores: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def open_to(self, ids: list[str]) -> None:
+        """These take part; all others are out."""
+        for id, member in self.members.items():
+            member.place = Place.WAITING if id in ids else Place.OUT
+            member.update = None
+            member.arrived_bytes = 0
+            member.finished = set()
+
+    def at(self, place: Place) -> list[Member]:
+        """The members at a place."""
+        return [member for member in self.members.values() if member.place is place]
+
+    def next_admission(self) -> Member | None:
+        """The slowest that waits, so that the end of the round is short; None while G are in.
+
+        A place is given away only once every seat has forgotten the device that had it.
+        """
+        occupied = len(self.at(Place.ADMITTED)) + len(self.at(Place.DISCARDING))
+        waiting = self.at(Place.WAITING)
+        if occupied >= self.most or not waiting:
+            return None
+        return max(waiting, key=lambda member: (member.last_seconds, member.samples))
+
+    @property
+    def decided(self) -> bool:
+        """Whether everyone is accepted or out."""
+        return not (self.at(Place.WAITING) or self.at(Place.ADMITTED) or self.at(Place.DISCARDING))
+
+    @property
+    def possible(self) -> int:
+        """How many are accepted or still may be."""
+        return len(self.accepted) + len(self.at(Place.WAITING)) + len(self.at(Place.ADMITTED))
+
+    @property
+    def weight(self) -> int:
+        """Training samples of the accepted devices: what the sums are divided by."""
+        return sum(self.members[id].samples for id in self.accepted)
+
+    def loss(self) -> float:
+        """Sample-weighted mean of the training losses of the accepted devices, all local epochs together."""
+        updates = [self.members[id].update for id in self.accepted]
+        samples = sum(update.samples for update in updates if update)
+        return sum(update.loss for update in updates if update) / samples if samples else 0.0

@@ -1,0 +1,323 @@
+"""The messages that cross a link, one frozen dataclass a kind. What they look like as bytes is `wire`'s business.
+
+Fencing by term and boot is the link's; a message says only what its receiver needs to act.
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, TypeVar
+
+from mpsl.topics import Lane
+
+
+@dataclass(frozen=True, order=True)
+class Ticket:
+    """Names one micro-batch of one device's update: epoch, batch and micro-batch count from 0, round from 1."""
+
+    term: int
+    round: int
+    device: str
+    attempt: int
+    epoch: int
+    batch: int
+    micro: int
+    micros: int
+    """How many micro-batches the batch has: micro == micros - 1 is its last."""
+
+    @property
+    def last(self) -> bool:
+        """Whether this is the batch's last micro-batch, after whose backward every part steps."""
+        return self.micro == self.micros - 1
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as it travels: the codec that made `planes`, and the dtype and shape of what they decode to."""
+
+    codec: str
+    dtype: str
+    shape: tuple[int, ...]
+    planes: tuple[memoryview, ...] = field(compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all planes."""
+        return sum(plane.nbytes for plane in self.planes)
+
+
+@dataclass(frozen=True)
+class Message:
+    """Base of all kinds: `kind` names it on the wire, `lane` is the link it travels on."""
+
+    kind: ClassVar[str]
+    lane: ClassVar[Lane] = "ctl"
+
+
+KINDS: dict[str, type[Message]] = {}
+_M = TypeVar("_M", bound=Message)
+
+
+def _kind(kind: type[_M]) -> type[_M]:
+    KINDS[kind.kind] = kind
+    return kind
+
+
+@_kind
+@dataclass(frozen=True)
+class Activation(Message):
+    """The output of the part before, on its way to the part after (training)."""
+
+    kind = "activation"
+    lane = "fwd"
+    ticket: Ticket
+    tensor: Tensor
+
+
+@_kind
+@dataclass(frozen=True)
+class Gradient(Message):
+    """The gradient of the loss by an activation, on its way back."""
+
+    kind = "gradient"
+    lane = "bwd"
+    ticket: Ticket
+    tensor: Tensor
+
+
+@_kind
+@dataclass(frozen=True)
+class Probe(Message):
+    """An activation of the committed model in evaluation mode: batch `batch` of `device`'s test data."""
+
+    kind = "probe"
+    lane = "fwd"
+    round: int
+    device: str
+    attempt: int
+    batch: int
+    tensor: Tensor
+
+
+@_kind
+@dataclass(frozen=True)
+class Slice(Message):
+    """Elements `offset` and on of tensor number `index` of a part; `version` is the committed round that it belongs to.
+
+    `purpose`: global (orchestrator to a seat or device), update (device to orchestrator, with its attempt), or sum (seat to
+    orchestrator).
+    """
+
+    kind = "slice"
+    lane = "weights"
+    purpose: Literal["global", "update", "sum"]
+    version: int
+    attempt: int
+    part: int
+    index: int
+    offset: int
+    tensor: Tensor
+
+
+@_kind
+@dataclass(frozen=True)
+class Joined(Message):
+    """A seat or device has built its part and subscribed; a refusal says why it cannot take part.
+
+    A device adds how many training samples and how many batches of test data it has.
+    """
+
+    kind = "joined"
+    refusal: str = ""
+    samples: int = 0
+    test_batches: int = 0
+
+
+@_kind
+@dataclass(frozen=True)
+class Loaded(Message):
+    """A seat holds the whole committed part of `version`."""
+
+    kind = "loaded"
+    version: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Admit(Message):
+    """`device` is in its round: a seat makes a copy, the device begins once it holds the weights of `round` - 1.
+
+    `batches` counts the optimizer steps of the whole round, all local epochs together.
+    """
+
+    kind = "admit"
+    round: int
+    device: str
+    boot: str
+    attempt: int
+    batches: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Finished(Message):
+    """A seat has made all of a device's steps of the round."""
+
+    kind = "finished"
+    round: int
+    device: str
+    attempt: int
+    batches: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Update(Message):
+    """A device has made all its steps and sent the weights of its parts; `loss` is Σ batch loss × batch samples."""
+
+    kind = "update"
+    round: int
+    attempt: int
+    batches: int
+    samples: int
+    loss: float
+    seconds: float
+
+
+@_kind
+@dataclass(frozen=True)
+class Accept(Message):
+    """The orchestrator took a device's update as number `number` (from 1) of the round; a seat folds its copy, weighted."""
+
+    kind = "accept"
+    round: int
+    device: str
+    attempt: int
+    number: int
+    samples: int
+    batches: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Discard(Message):
+    """Forget a device's attempt: its copy, activations and pending sends."""
+
+    kind = "discard"
+    round: int
+    device: str
+    attempt: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Discarded(Message):
+    """A seat has forgotten the attempt: its place may be given away."""
+
+    kind = "discarded"
+    device: str
+    attempt: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Close(Message):
+    """No more updates in this round; `devices` were accepted. A seat sends its part's sum."""
+
+    kind = "close"
+    round: int
+    devices: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Closed(Message):
+    """A seat's sum is on its way: `weight` samples, `devices` updates, and the digest of the sum's bytes."""
+
+    kind = "closed"
+    round: int
+    devices: int
+    weight: int
+    digest: str
+
+
+@_kind
+@dataclass(frozen=True)
+class Commit(Message):
+    """The round is on the orchestrator's disk: divide the sum by `weight`, that is the committed part from now on.
+
+    `merged`: the orchestrator sends the merged part as slices instead (a stage with replicas).
+    """
+
+    kind = "commit"
+    round: int
+    weight: int
+    merged: bool = False
+
+
+@_kind
+@dataclass(frozen=True)
+class Committed(Message):
+    """A seat now serves the committed part of `round`."""
+
+    kind = "committed"
+    round: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Evaluate(Message):
+    """Run your test data through the committed model of `round`."""
+
+    kind = "evaluate"
+    round: int
+    attempt: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Score(Message):
+    """All that leaves a device of its test data: how many there are, how many were right."""
+
+    kind = "score"
+    round: int
+    attempt: int
+    correct: int
+    total: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Report(Message):
+    """Say how many payload bytes you sent and received in this run so far."""
+
+    kind = "report"
+    round: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Counters(Message):
+    """MQTT payload bytes since the run was joined."""
+
+    kind = "counters"
+    round: int
+    sent: int
+    received: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Fault(Message):
+    """A job failed: the run cannot go on with this seat (or this device)."""
+
+    kind = "fault"
+    reason: str
+
+
+@_kind
+@dataclass(frozen=True)
+class End(Message):
+    """The run is over; the exit status of a `--once` process follows `state`."""
+
+    kind = "end"
+    state: Literal["done", "failed"]
+    reason: str

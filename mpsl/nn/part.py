@@ -1,0 +1,67 @@
+"""A part of a model: consecutive blocks under the names that they have in the whole, built without building the rest.
+
+It must never change what a block computes: exactness rests on a part being the very blocks of the unsplit model.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mpsl.batches import block_seed
+from mpsl.job import ModelSection, OptimizerSection
+from mpsl.messages import Ticket
+from mpsl.nn.models import build
+
+
+def build_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
+    """Blocks [a, b) of the model, on the CPU, with uninitialised weights; the others take no memory."""
+    with torch.device("meta"):
+        whole = build(model.name, **model.args)
+    first, end = blocks
+    part = nn.Sequential(OrderedDict((str(index), whole[index]) for index in range(first, end)))
+    return part.to_empty(device="cpu")
+
+
+def state_tensors(part: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Parameters and buffers in the order of the state dict, detached: the tensors that travel and are averaged."""
+    return [(name, tensor.detach()) for name, tensor in part.state_dict().items()]
+
+
+def make_optimizer(section: OptimizerSection, part: nn.Module) -> torch.optim.Optimizer | None:
+    """A fresh optimizer of the part's parameters; None where it has none."""
+    parameters = list(part.parameters())
+    if not parameters:
+        return None
+    if section.name == "adam":
+        return torch.optim.Adam(parameters, lr=section.lr, weight_decay=section.weight_decay)
+    return torch.optim.SGD(parameters, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Seeds torch's generator before each block of a training forward, so that chance is the same wherever it runs."""
+
+    seed: int
+
+    def forward(self, part: nn.Sequential, ticket: Ticket, value: torch.Tensor) -> torch.Tensor:
+        """The part's output in training mode for the micro-batch that the ticket names."""
+        for name, block in part.named_children():
+            torch.default_generator.manual_seed(
+                block_seed(self.seed, ticket.device, ticket.round, ticket.epoch, ticket.batch, ticket.micro, int(name))
+            )
+            value = block(value)
+        return value
+
+
+def probe(part: nn.Sequential, value: torch.Tensor) -> torch.Tensor:
+    """The part's output in evaluation mode; changes no buffer, no gradient and no generator."""
+    was_training = part.training
+    part.eval()
+    try:
+        with torch.no_grad():
+            output: torch.Tensor = part(value)
+            return output
+    finally:
+        part.train(was_training)

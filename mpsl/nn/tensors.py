@@ -1,0 +1,32 @@
+"""Between torch and the wire: a tensor encoded into a message, and a message decoded into memory as torch lays it out."""
+
+import numpy as np
+import torch
+
+from mpsl.codecs import parse
+from mpsl.errors import WireError
+from mpsl.link.receiver import aligned_buffer
+from mpsl.messages import Tensor
+from mpsl.wire import ALIGNMENT
+
+
+def encode(tensor: torch.Tensor, codec: str) -> Tensor:
+    """A float32 tensor as it travels. With fp32 its planes are the tensor's own memory: leave that unchanged."""
+    array = tensor.detach().contiguous().numpy()
+    encoded = parse(codec).encode(array)
+    return Tensor(encoded.codec, encoded.dtype, encoded.shape, encoded.planes)
+
+
+def decode(tensor: Tensor, codec: str, largest: int) -> torch.Tensor:
+    """The float32 tensor in aligned, writable memory; raises WireError for another codec, or more than `largest` bytes."""
+    if tensor.codec != codec or tensor.dtype != "float32":
+        raise WireError(f"tensor in {tensor.codec} of {tensor.dtype}, the job says {codec} of float32")
+    if parse(codec).max_bytes(tensor.shape) > largest:
+        raise WireError(f"tensor of shape {tensor.shape} is larger than any of this run")
+    array = parse(codec).decode(tensor.shape, tensor.planes)
+    if array.ctypes.data % ALIGNMENT or not array.flags.writeable:
+        # Kernels may round differently on memory aligned differently; torch's own is aligned to 64.
+        moved = np.frombuffer(aligned_buffer(array.nbytes), np.float32).reshape(array.shape)
+        moved[...] = array
+        array = moved
+    return torch.from_numpy(array)

@@ -1,0 +1,87 @@
+"""The plan of a run: who sits where, as every participant reads it from the retained topic run/<run>/plan.
+
+Facts only; who decides them is the orchestrator. It must never hold anything that a device keeps to itself.
+"""
+
+from dataclasses import dataclass, replace
+
+from mpsl import PROTOCOL
+from mpsl.job import Job
+from mpsl.names import ORCHESTRATOR
+from mpsl.topics import Address, seat_address
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One place in the chain: `blocks` [a, b) of the model on `node`, a process of boot `boot`."""
+
+    stage: int
+    replica: int
+    node: str
+    boot: str
+    blocks: tuple[int, int]
+
+    @property
+    def address(self) -> Address:
+        """Where its binary messages go."""
+        return seat_address(self.stage, self.replica)
+
+
+@dataclass(frozen=True)
+class DeviceEntry:
+    """A device of the run: its boot and which replica serves it at each stage."""
+
+    boot: str
+    replicas: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a seat or a device must know to take part; `message_bytes` bounds any message of the run."""
+
+    run: str
+    term: int
+    orchestrator: str
+    """The orchestrator's boot."""
+    job: Job
+    blocks: int
+    cuts: tuple[int, ...]
+    seats: tuple[Seat, ...]
+    devices: dict[str, DeviceEntry]
+    admit: int
+    message_bytes: int
+    protocol: int = PROTOCOL
+
+    @property
+    def hops(self) -> int:
+        """N, the number of stages."""
+        return max(0, len(self.cuts) - 1)
+
+    @property
+    def first_blocks(self) -> tuple[int, int]:
+        """Blocks [a, b) of the device's first part; all of them where there are no hops."""
+        return (0, self.cuts[0]) if self.cuts else (0, self.blocks)
+
+    @property
+    def last_blocks(self) -> tuple[int, int]:
+        """Blocks [a, b) of the device's last part; empty where there are no hops."""
+        return (self.cuts[-1], self.blocks) if self.cuts else (self.blocks, self.blocks)
+
+    def seat_of(self, node: str) -> Seat | None:
+        """The seat of a node, if it has one."""
+        return next((seat for seat in self.seats if seat.node == node), None)
+
+    def chain(self, device: str) -> list[Address]:
+        """The addresses that a device's activations pass, from stage 1 to stage N."""
+        return [seat_address(stage, replica) for stage, replica in enumerate(self.devices[device].replicas, start=1)]
+
+    def with_boot(self, device: str, boot: str) -> "Plan":
+        """The same plan with another process of a device."""
+        return replace(self, devices=self.devices | {device: replace(self.devices[device], boot=boot)})
+
+    def boots(self) -> dict[str, tuple[str, Address]]:
+        """Every participant's boot and the address of its acknowledgements."""
+        known = {seat.node: (seat.boot, seat.address) for seat in self.seats}
+        known |= {id: (entry.boot, id) for id, entry in self.devices.items()}
+        known[ORCHESTRATOR] = (self.orchestrator, ORCHESTRATOR)
+        return known

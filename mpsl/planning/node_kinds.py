@@ -1,0 +1,97 @@
+"""Nodes with equal figures are one kind: placements that differ only in which of them sits where are the same.
+
+A set of nodes is a count for each kind. The search keeps it as one integer with a spare bit above each count, so that
+"do these nodes still stand free" is one subtraction for a whole array.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpsl.planning.system import Node, System
+
+MOST_SETS = 4096
+"""Beyond so many replica sets only singles, equal nodes together, and the fastest j of all are offered to the search."""
+
+Codes = NDArray[Any]
+"""Sets of nodes as integers: int64 where they fit, Python's integers otherwise."""
+
+
+@dataclass(frozen=True)
+class NodeKinds:
+    """The kinds of a fleet's nodes; `members[q]` are the indices of kind q's nodes, `examples[q]` one of them."""
+
+    members: tuple[tuple[int, ...], ...]
+    examples: tuple[Node, ...]
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """How many nodes each kind has."""
+        return tuple(map(len, self.members))
+
+    @cached_property
+    def _shifts(self) -> tuple[int, ...]:
+        widths = [count.bit_length() + 1 for count in self.counts]
+        return (0, *itertools.accumulate(widths))
+
+    @cached_property
+    def spare(self) -> int:
+        """The spare bits."""
+        return sum(1 << (end - 1) for end in self._shifts[1:])
+
+    @cached_property
+    def all(self) -> int:
+        """The code of all nodes."""
+        return self.code(self.counts)
+
+    def code(self, counts: Sequence[int]) -> int:
+        """The code of a set."""
+        return sum(int(count) << shift for count, shift in zip(counts, self._shifts, strict=False))
+
+    def codes(self, sets: Sequence[Sequence[int]]) -> Codes:
+        """The codes of many sets."""
+        return np.array([self.code(counts) for counts in sets], np.int64 if self._shifts[-1] <= 62 else object)
+
+    def within(self, inner: Codes, outer: Codes) -> NDArray[np.bool_]:
+        """Where the set `inner` is a part of the set `outer`; both broadcast."""
+        return np.asarray(((outer | self.spare) - inner) & self.spare == self.spare, bool)
+
+
+def kinds_of(system: System) -> NodeKinds:
+    """Group the nodes of `system` by their figures, kinds in the order in which they first appear."""
+    groups: dict[object, list[int]] = {}
+    for index, node in enumerate(system.nodes):
+        groups.setdefault((node.hardware, node.memory, node.rate, node.price, node.host), []).append(index)
+    return NodeKinds(
+        tuple(map(tuple, groups.values())), tuple(system.nodes[indices[0]] for indices in groups.values())
+    )
+
+
+def single_sets(kinds: NodeKinds) -> list[tuple[int, ...]]:
+    """One replica: one node of each kind."""
+    return [tuple(int(q == kind) for q in range(len(kinds.counts))) for kind in range(len(kinds.counts))]
+
+
+def replica_sets(kinds: NodeKinds, most: int, by_speed: Sequence[int]) -> tuple[list[tuple[int, ...]], bool]:
+    """The sets of up to `most` nodes that may share a stage, and whether these are all of them.
+
+    `by_speed` lists the kinds, fastest first; it matters only where there are too many sets.
+    """
+    size = 1
+    for count in kinds.counts:
+        size *= count + 1
+    if size <= MOST_SETS:
+        every = itertools.product(*(range(count + 1) for count in kinds.counts))
+        return [counts for counts in every if 0 < sum(counts) <= most], True
+    chosen = {tuple(n if q == kind else 0 for q in range(len(kinds.counts))) for kind, count in enumerate(kinds.counts) for n in range(1, count + 1)}
+    fastest = [0] * len(kinds.counts)
+    for kind in by_speed:
+        for _ in range(kinds.counts[kind]):
+            fastest[kind] += 1
+            chosen.add(tuple(fastest))
+    return sorted(counts for counts in chosen if sum(counts) <= most), False

@@ -1,0 +1,225 @@
+"""What a placement costs: the round's time, its bottleneck, its memory, its money. One formula, for any assignment.
+
+T = the most seconds that any resource is busy in a round + one batch's latency through the empty system. docs/planner.md
+explains every term. This file judges placements and never looks for one; a brute force may call it on all of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mpsl.planning.admission import largest_admission, seat_admission, starting_admission, waves
+from mpsl.planning.system import System
+from mpsl.planning.terms import (
+    ADMISSION,
+    BROKER,
+    DEVICE,
+    SEAT,
+    DeviceTerms,
+    SeatTerms,
+    device_parameters,
+    device_terms,
+    seat_terms,
+    whole_model_terms,
+)
+
+
+NO_TIME = 1e-200
+"""Stands for a load of nothing, so that speeds stay finite."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the model is cut and which nodes (indices into `System.nodes`) take each stage, in replica order."""
+
+    cuts: tuple[int, ...]
+    stages: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if len(self.cuts) != (len(self.stages) + 1 if self.stages else 0):
+            raise ValueError(f"{len(self.cuts)} cuts for {len(self.stages)} stages; N stages have N + 1 cuts")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a seat serves in a round; fractions where shares are fluid."""
+
+    batches: float
+    devices: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The judgement of one placement. Seconds of a round unless said otherwise."""
+
+    round_s: float
+    batch_s: float
+    """One batch's latency through the empty system: the slowest device's cycle."""
+    bottleneck: tuple[str, str]
+    """Kind and id."""
+    bottleneck_s: float
+    """Seconds a round that the bottleneck is busy."""
+    admit: int
+    node_bytes: dict[str, int]
+    cost: float
+
+
+@dataclass(frozen=True)
+class Excess:
+    """A process that does not fit its memory even with one device at a time, and by how much."""
+
+    id: str
+    blocks: str
+    needed: int
+    over: int
+
+
+def fluid_loads(system: System, placement: Placement) -> list[list[Load]]:
+    """Each stage's devices shared out in proportion to its replicas' speeds, as if devices could be divided."""
+    loads = []
+    for part, stage in _stages(placement):
+        full = [seat_terms(system, system.nodes[node], *part).full_load(system.batches, len(system.devices)) for node in stage]
+        loads.append([Load(system.batches * share, len(system.devices) * share) for share in fluid_shares(full)])
+    return loads
+
+
+def fluid_shares(full_loads: Sequence[float]) -> list[float]:
+    """Shares that sum to 1, inverse to the seconds that each replica would need for everything."""
+    speeds = [1 / max(full, NO_TIME) for full in full_loads]
+    return [speed / sum(speeds) for speed in speeds]
+
+
+def excesses(system: System, placement: Placement) -> list[Excess]:
+    """Every seat and device that does not fit its memory with one device admitted; empty when all do."""
+    found = []
+    copies = system.admit if system.admit is not None else 1
+    for (start, end), stage in _stages(placement):
+        full = [seat_terms(system, system.nodes[node], start, end) for node in stage]
+        shares = fluid_shares([terms.full_load(system.batches, len(system.devices)) for terms in full])
+        for node, terms, share in zip(stage, full, shares, strict=True):
+            needed = int(terms.fixed_bytes + max(1, seat_admission(copies, share)) * terms.copy_bytes)
+            figures = system.nodes[node]
+            if needed > figures.memory:
+                found.append(Excess(figures.id, f"[{start}, {end})", needed, int(needed - figures.memory)))
+    for device, terms in zip(system.devices, _devices(system, placement), strict=True):
+        needed = terms.memory_bytes
+        if needed > device.memory:
+            cuts = placement.cuts or (system.blocks,)
+            kept = f"[0, {cuts[0]}) and [{cuts[-1]}, {system.blocks})"
+            found.append(Excess(device.id, kept, needed, int(needed - device.memory)))
+    return found
+
+
+def predict(system: System, placement: Placement, loads: Sequence[Sequence[Load]]) -> Prediction | None:
+    """Judge `placement` when seat r of stage k serves `loads[k][r]`; None where a part does not fit its memory."""
+    devices = _devices(system, placement)
+    if any(terms.memory_bytes > device.memory for terms, device in zip(devices, system.devices, strict=True)):
+        return None
+    seats = [
+        (node, seat_terms(system, system.nodes[node], *part), load)
+        for (part, stage), stage_loads in zip(_stages(placement), loads, strict=True)
+        for node, load in zip(stage, stage_loads, strict=True)
+    ]
+    largest = _memory_admission(system, seats)
+    if largest == 0:
+        return None
+    passed = _broker_bytes(system, placement, device_parameters(system, placement.cuts))
+    resources = [(passed / system.broker_rate, BROKER, "broker"), *_hosts(system, seats, devices, passed)]
+    for node, terms, load in seats:
+        for busy in terms.resources:
+            resources.append((busy.seconds(load.batches, load.devices), busy.kind, system.nodes[node].id))
+    pace = max(seconds for seconds, _, _ in resources) / system.batches
+    cycles = _cycles(system, placement, devices)
+    rounds = [
+        device.batches * cycle + terms.weights
+        for device, cycle, terms in zip(system.devices, cycles, devices, strict=True)
+    ]
+    resources += [(seconds, DEVICE, device.id) for seconds, device in zip(rounds, system.devices, strict=True)]
+    admit = system.admit
+    if admit is None:
+        wanted = starting_admission(len(devices), sum(rounds) / system.batches, pace) if seats else len(devices)
+        admit = min(wanted, largest)
+    resources.append((sum(rounds) * waves(len(devices), admit) / len(devices), ADMISSION, "orch"))
+    busiest, kind, identity = max(resources, key=lambda resource: resource[0])
+    round_s = busiest + max(cycles)
+    return Prediction(
+        round_s=round_s,
+        batch_s=max(cycles),
+        bottleneck=(kind, identity),
+        bottleneck_s=busiest,
+        admit=admit,
+        node_bytes={
+            system.nodes[node].id: int(
+                terms.fixed_bytes + seat_admission(admit, load.devices / len(devices)) * terms.copy_bytes
+            )
+            for node, terms, load in seats
+        },
+        cost=round_s * sum(system.nodes[node].price for node, _, _ in seats),
+    )
+
+
+_Seats = Sequence[tuple[int, SeatTerms, Load]]
+
+
+def _memory_admission(system: System, seats: _Seats) -> int:
+    """The largest G that every seat's memory allows; 0 where nothing fits, or less than the job fixes."""
+    largest = len(system.devices)
+    for node, terms, load in seats:
+        copies = (system.nodes[node].memory - terms.fixed_bytes) / max(terms.copy_bytes, 1)
+        if copies < 1:
+            return 0
+        largest = min(largest, largest_admission(int(copies), load.devices / len(system.devices), len(system.devices)))
+    return 0 if system.admit is not None and largest < system.admit else largest
+
+
+def _cycles(system: System, placement: Placement, devices: Sequence[DeviceTerms]) -> list[float]:
+    """Each device's whole batch update in an empty system; a stage counts with its slowest replica."""
+    latency = sum(system.crossing[cut] for cut in placement.cuts) * system.broker_s_per_byte
+    slowest = max(terms.slowest for terms in devices)
+    for part, stage in _stages(placement):
+        terms = [seat_terms(system, system.nodes[node], *part) for node in stage]
+        latency += max(seat.latency for seat in terms)
+        slowest = max(slowest, *(seat.slowest for seat in terms))
+    return [device.latency + latency + system.waiting_share * slowest for device in devices]
+
+
+def _broker_bytes(system: System, placement: Placement, device_part: int) -> float:
+    """Bytes that the broker passes on in a round: every batch at every cut, and all weights there and back."""
+    parts = sum(
+        len(stage) * (system.parameters[end] - system.parameters[start]) for (start, end), stage in _stages(placement)
+    )
+    crossing = sum(system.crossing[cut] for cut in placement.cuts)
+    return system.batches * crossing + 2 * (parts + device_part * len(system.devices))
+
+
+def _hosts(
+    system: System, seats: _Seats, devices: Sequence[DeviceTerms], passed: float
+) -> list[tuple[float, str, str]]:
+    """Each host's seconds, shared over its cores, named after the process that takes most of them."""
+    found = []
+    for host, cores in system.hosts.items():
+        members = [
+            (terms.core_seconds.seconds(load.batches, load.devices), SEAT, system.nodes[node].id)
+            for node, terms, load in seats
+            if system.nodes[node].host == host
+        ]
+        members += [
+            (terms.core_seconds, DEVICE, device.id)
+            for device, terms in zip(system.devices, devices, strict=True)
+            if device.host == host
+        ]
+        if system.broker_host == host:
+            members.append((passed * system.broker_s_per_byte, BROKER, "broker"))
+        if members:
+            _, kind, identity = max(members)
+            found.append((sum(seconds for seconds, _, _ in members) / cores, kind, identity))
+    return found
+
+
+def _stages(placement: Placement) -> list[tuple[tuple[int, int], tuple[int, ...]]]:
+    return list(zip(zip(placement.cuts, placement.cuts[1:], strict=False), placement.stages, strict=True))
+
+
+def _devices(system: System, placement: Placement) -> list[DeviceTerms]:
+    if not placement.cuts:
+        return [whole_model_terms(system, device) for device in system.devices]
+    return [device_terms(system, device, placement.cuts[0], placement.cuts[-1]) for device in system.devices]

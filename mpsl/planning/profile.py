@@ -1,0 +1,74 @@
+"""PROFILE.json: what a model costs, block by block, on each kind of hardware. All that planning knows of a model."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class BlockProfile:
+    """One block: bytes of its parameters, of its output for one batch, and of what autograd keeps of one batch."""
+
+    name: str
+    parameter_bytes: int
+    output_bytes: int
+    stored_bytes: int
+
+    def __post_init__(self) -> None:
+        for key in ("parameter_bytes", "output_bytes", "stored_bytes"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"block {self.name!r}: {key} is {getattr(self, key)}; bytes are not negative")
+
+
+@dataclass(frozen=True)
+class HardwareTimes:
+    """Milliseconds of one batch per block, and what moving bytes costs.
+
+    `wire_cpu_s_per_gb` is CPU seconds per 10⁹ bytes sent or received; `copy_gb_per_s` how fast a part is copied and
+    folded (free when left out); `threads` is what one process computes with, `cores` what the machine has.
+    """
+
+    forward_ms: tuple[float, ...]
+    backward_ms: tuple[float, ...]
+    step_ms: tuple[float, ...] = ()
+    wire_cpu_s_per_gb: float = 0.0
+    copy_gb_per_s: float | None = None
+    cores: int | None = None
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for key in ("forward_ms", "backward_ms", "step_ms"):
+            if any(not 0 <= value < float("inf") for value in getattr(self, key)):
+                raise ValueError(f"{key} has a value that is no time; measure again")
+        if not 0 <= self.wire_cpu_s_per_gb < float("inf"):
+            raise ValueError(f"wire_cpu_s_per_gb is {self.wire_cpu_s_per_gb}; it is 0 or more")
+        if self.copy_gb_per_s is not None and not self.copy_gb_per_s > 0:
+            raise ValueError(f"copy_gb_per_s is {self.copy_gb_per_s}; it is more than 0, or left out")
+        if self.threads < 1 or (self.cores is not None and self.cores < self.threads):
+            raise ValueError(f"threads is {self.threads} on {self.cores} cores; 1 or more, and no more than the cores")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A model's chain of blocks at one batch size, with times on every kind of hardware that was measured."""
+
+    model: str
+    batch_size: int
+    input_bytes: int
+    blocks: tuple[BlockProfile, ...]
+    hardware: dict[str, HardwareTimes]
+    args: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it is 1 or more")
+        if self.input_bytes < 0:
+            raise ValueError(f"input_bytes is {self.input_bytes}; bytes are not negative")
+        if not self.blocks:
+            raise ValueError("blocks is empty; a model has at least one")
+        for name, times in self.hardware.items():
+            for key in ("forward_ms", "backward_ms", "step_ms"):
+                values = getattr(times, key)
+                if len(values) != len(self.blocks) and (values or key != "step_ms"):
+                    raise ValueError(
+                        f"hardware {name!r}: {key} has {len(values)} values for {len(self.blocks)} blocks; one a block"
+                    )

@@ -1,0 +1,126 @@
+"""Every stage that could stand in a chain, as arrays: one row for each figure that a chain sums or takes the largest of.
+
+The formulas are those of `terms.py`; nothing new is modelled here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpsl.planning.admission import ROUNDING
+from mpsl.planning.node_kinds import NodeKinds
+from mpsl.planning.objective import NO_TIME
+from mpsl.planning.system import System
+from mpsl.planning.terms import Columns, SeatTerms, seat_terms
+
+Array = NDArray[np.float64]
+
+LOAD, SLOWEST, WAVES, LATENCY, PASSED, HOPS, SPEED, PRICE, HOSTS = range(9)
+"""Rows of a table and of a label. A chain takes the largest of LOAD, SLOWEST and WAVES and the sum of the others; from
+HOSTS on, one row for each host."""
+LARGEST = slice(LOAD, LATENCY)
+SUMMED = slice(LATENCY, None)
+
+
+@dataclass(frozen=True)
+class KindFigures:
+    """What the search's bounds need of a kind of nodes, for all pairs of cuts; block figures have one entry a block."""
+
+    base: Array
+    """Seconds a round of each block if one node of this kind did it for everyone: a lower bound of its load."""
+    cores: Array
+    """Core-seconds a round of each block, a lower bound."""
+    latency: Array
+    """[start, end]: a batch's seconds at a seat of this kind; infinite where the part does not fit."""
+    load: Array
+    """[start, end]: seconds a round of a seat that serves everyone; infinite where the part does not fit."""
+
+
+class StageTables:
+    """Tables for each first block of a stage, made when first asked for: figures [row, replica set, end]."""
+
+    def __init__(self, system: System, columns: Columns, kinds: NodeKinds, sets: Sequence[tuple[int, ...]]) -> None:
+        self._system, self._columns, self._kinds = system, columns, kinds
+        self.counts = np.array(sets, float)
+        self.codes = kinds.codes(sets)
+        self._host_names = list(system.hosts)
+        self._tables: dict[int, Array] = {}
+        self.figures = [self._figures_of(kind) for kind in range(len(kinds.counts))]
+        """Of each kind, for the bounds."""
+        self.speeds = np.array([1 / max(kind.base.sum(), NO_TIME) for kind in self.figures])
+        """Rounds a second of one node of each kind, were it to compute the whole model for everyone."""
+
+    def table(self, start: int) -> Array:
+        """Figures of shape (rows, sets, blocks): stages [start, end) at index `end`; infinite load where nothing fits."""
+        if start not in self._tables:
+            self._tables[start] = self._make(start)
+        return self._tables[start]
+
+    def _figures_of(self, kind: int) -> KindFigures:
+        system, blocks = self._system, self._system.blocks
+        node = self._kinds.examples[kind]
+        start, end = np.triu_indices(blocks + 1, 1)
+        terms = seat_terms(system, node, start, end, self._columns)
+        fits = terms.fixed_bytes + terms.copy_bytes <= node.memory
+        load = np.maximum.reduce([busy.seconds(system.batches, len(system.devices)) for busy in terms.resources])
+        latency, loads = np.full((2, blocks + 1, blocks + 1), np.inf)
+        latency[start, end] = np.where(fits, terms.latency, np.inf)
+        loads[start, end] = np.where(fits, load, np.inf)
+        blockwise = seat_terms(system, node, np.arange(blocks), np.arange(1, blocks + 1), self._columns)
+        compute = blockwise.resources[0]
+        base = compute.batch * system.batches + compute.device * len(system.devices)
+        return KindFigures(base, base * node.hardware.threads, latency, loads)
+
+    def _make(self, start: int) -> Array:
+        system, blocks = self._system, self._system.blocks
+        ends = np.arange(start + 1, blocks)
+        batches, devices = system.batches, len(system.devices)
+        terms = [seat_terms(system, node, np.full_like(ends, start), ends, self._columns) for node in self._kinds.examples]
+        speeds = np.array([1 / np.maximum(kind.full_load(batches, devices), NO_TIME) for kind in terms])
+        together = self.counts @ speeds
+        figures = np.zeros((HOSTS + len(self._host_names), len(self.counts), blocks))
+        window = figures[:, :, start + 1 :]
+        window[LOAD] = 1 / together
+        admitted = np.full(together.shape, float(devices))
+        for kind, (node, kind_terms) in enumerate(zip(self._kinds.examples, terms, strict=True)):
+            using = np.nonzero(self.counts[:, kind])[0]
+            share = speeds[kind] / together[using]
+            for busy in _with_weights(kind_terms):
+                load = share * (busy.batch * batches + busy.device * devices) + busy.round
+                window[LOAD, using] = np.maximum(window[LOAD, using], load)
+            window[SLOWEST, using] = np.maximum(window[SLOWEST, using], kind_terms.slowest)
+            window[LATENCY, using] = np.maximum(window[LATENCY, using], kind_terms.latency)
+            copies = np.floor((node.memory - kind_terms.fixed_bytes) / np.maximum(kind_terms.copy_bytes, 1))
+            largest = np.maximum(np.floor((copies + ROUNDING) / share), 1.0)
+            admitted[using] = np.minimum(admitted[using], np.where(copies < 1, 0.0, largest))
+            if node.host is not None:
+                cores = kind_terms.core_seconds
+                window[HOSTS + self._host_names.index(node.host), using] += self.counts[using, kind, None] * (
+                    share * (cores.batch * batches + cores.device * devices) + cores.round
+                )
+        window[LOAD][admitted < (system.admit or 1)] = np.inf
+        window[WAVES] = np.ceil(devices / (system.admit or np.maximum(admitted, 1)))
+        crossing = self._columns.crossing[ends]
+        replicas = self.counts.sum(axis=1)[:, None]
+        part = self._columns.parameters[ends] - self._columns.parameters[start]
+        window[LATENCY] += crossing * system.broker_s_per_byte
+        window[PASSED] = batches * crossing + 2 * part * replicas
+        window[HOPS] = 1
+        window[SPEED] = (self.counts @ self.speeds)[:, None]
+        window[PRICE] = (self.counts @ np.array([node.price for node in self._kinds.examples]))[:, None]
+        figures[LOAD, :, : start + 1] = np.inf
+        return figures
+
+
+def _with_weights(terms: SeatTerms) -> list[Any]:
+    """The resources whose load is not already covered by the stage's shared pace: those with weights once a round."""
+    distinct: list[Any] = []
+    for busy in terms.resources:
+        if np.any(busy.round) and not any(
+            np.array_equal(busy.batch, other.batch) and np.array_equal(busy.round, other.round) for other in distinct
+        ):
+            distinct.append(busy)
+    return distinct

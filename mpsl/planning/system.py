@@ -1,0 +1,200 @@
+"""A profile and a fleet as one set of figures in seconds and bytes, ready to be added up.
+
+Every conversion of units happens here, and every name is resolved here. Nothing here decides anything.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, inf
+
+from mpsl.errors import UsageError
+from mpsl.names import nearest
+from mpsl.planning.fleet import OPTIMIZER_STATES, Fleet
+from mpsl.planning.memory import GIB
+from mpsl.planning.profile import HardwareTimes, Profile
+from mpsl.planning.wire_size import wire_factor
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """One kind of processor. `seconds[b]` is forward, backward and step of blocks 0 … b-1 for one batch."""
+
+    seconds: tuple[float, ...]
+    wire_s_per_byte: float
+    copy_s_per_byte: float
+    threads: int
+    cores: float
+    """What one process may use when it has a machine of its own; infinite when unknown."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device; rates in bytes/s, capped by the broker's link; `batches` in one round."""
+
+    id: str
+    hardware: Hardware
+    batches: int
+    up: float
+    down: float
+    latency: float
+    memory: float
+    host: str | None
+
+
+@dataclass(frozen=True)
+class Node:
+    """One compute node; `rate` in bytes/s each way, capped by the broker's link; `price` per second."""
+
+    id: str
+    hardware_name: str
+    hardware: Hardware
+    memory: float
+    rate: float
+    price: float
+    host: str | None
+
+
+@dataclass(frozen=True)
+class System:
+    """Everything that the objective adds up. Byte figures at cut c (0 … blocks) belong to the tensor that crosses it."""
+
+    names: tuple[str, ...]
+    parameters: tuple[int, ...]
+    """parameters[b] = bytes of the parameters of blocks 0 … b-1."""
+    stored: tuple[int, ...]
+    """stored[b] = bytes that autograd keeps of blocks 0 … b-1."""
+    output: tuple[int, ...]
+    """fp32 bytes of one batch's tensor at each cut; output[0] is the input."""
+    activation: tuple[float, ...]
+    """Wire bytes forward at each cut."""
+    gradient: tuple[float, ...]
+    """Wire bytes backward at each cut."""
+    devices: tuple[Device, ...]
+    nodes: tuple[Node, ...]
+    hosts: dict[str, int]
+    broker_rate: float
+    """Bytes/s that the broker passes on: the lower of its link (each way) and what it can do."""
+    broker_s_per_byte: float
+    """The broker's own time for a byte; 0 when its speed is not known."""
+    broker_latency: float
+    broker_host: str | None
+    optimizer_states: int
+    micro_batches: int
+    admit: int | None
+    first_cut: int | None
+    last_cut: int | None
+    max_hops: int | None
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks the model has."""
+        return len(self.names)
+
+    @cached_property
+    def batches(self) -> int:
+        """Batch updates in a round, over all devices."""
+        return sum(device.batches for device in self.devices)
+
+    @cached_property
+    def crossing(self) -> tuple[float, ...]:
+        """Wire bytes of one batch at each cut, forward and backward together."""
+        return tuple(map(sum, zip(self.activation, self.gradient, strict=True)))
+
+    @property
+    def waiting_share(self) -> float:
+        """What the slowest machine adds to a batch that travels as micro-batches: (m - 1) / m of its time."""
+        return (self.micro_batches - 1) / self.micro_batches
+
+
+def system_of(profile: Profile, fleet: Fleet) -> System:
+    """Resolve `fleet` against `profile`. Raises UsageError for hardware without times, codecs and cuts out of range."""
+    job, broker = fleet.job, fleet.broker
+    if broker.link_mbps is None or broker.latency_ms is None:
+        raise UsageError("broker: link_mbps or latency_ms missing")  # refused when read; here for the type's sake
+    link = broker.link_mbps * 1e6 / 8
+    own = broker.max_mb_per_s * 1e6 if broker.max_mb_per_s is not None else inf
+    kinds: dict[str, Hardware] = {}
+    devices, nodes = [], []
+    for device in fleet.expanded_devices():
+        epoch = job.batches_per_epoch or ceil(device.samples / profile.batch_size)
+        devices.append(
+            Device(
+                device.id,
+                _hardware(kinds, profile, device.hardware, f"device {device.id!r}"),
+                job.local_epochs * epoch,
+                min(link, (device.up_mbps or inf) * 1e6 / 8),
+                min(link, (device.down_mbps or inf) * 1e6 / 8),
+                (device.latency_ms or 0.0) / 1e3,
+                inf if device.memory_gib is None else device.memory_gib * GIB,
+                device.host,
+            )
+        )
+    for node in fleet.expanded_nodes():
+        nodes.append(
+            Node(
+                node.id,
+                node.hardware,
+                _hardware(kinds, profile, node.hardware, f"node {node.id!r}"),
+                node.memory_gib * GIB,
+                min(link, (node.link_mbps or inf) * 1e6 / 8),
+                node.cost_per_hour / 3600,
+                node.host,
+            )
+        )
+    output = (profile.input_bytes, *(block.output_bytes for block in profile.blocks))
+    _check_cuts(len(profile.blocks), job.first_cut, job.last_cut)
+    return System(
+        names=tuple(block.name for block in profile.blocks),
+        parameters=(0, *itertools.accumulate(block.parameter_bytes for block in profile.blocks)),
+        stored=(0, *itertools.accumulate(block.stored_bytes for block in profile.blocks)),
+        output=output,
+        activation=tuple(size * wire_factor(job.activations) for size in output),
+        gradient=tuple(size * wire_factor(job.gradients) for size in output),
+        devices=tuple(devices),
+        nodes=tuple(nodes),
+        hosts={host.name: host.cores for host in fleet.hosts},
+        broker_rate=min(link, own),
+        broker_s_per_byte=1 / own,
+        broker_latency=broker.latency_ms / 1e3,
+        broker_host=broker.host,
+        optimizer_states=OPTIMIZER_STATES[job.optimizer],
+        micro_batches=job.micro_batches,
+        admit=None if job.admit is None else min(job.admit, len(devices)),
+        first_cut=job.first_cut,
+        last_cut=job.last_cut,
+        max_hops=job.max_hops,
+    )
+
+
+def _hardware(kinds: dict[str, Hardware], profile: Profile, name: str, where: str) -> Hardware:
+    if name not in profile.hardware:
+        hint = nearest(name, profile.hardware) if profile.hardware else "the profile has no hardware at all"
+        raise UsageError(f"{where}: the profile has no times for hardware {name!r}; {hint}; measure it and merge it in")
+    if name not in kinds:
+        kinds[name] = _figures(profile.hardware[name], len(profile.blocks))
+    return kinds[name]
+
+
+def _figures(times: HardwareTimes, blocks: int) -> Hardware:
+    steps: Sequence[float] = times.step_ms or [0.0] * blocks
+    per_block = (sum(parts) / 1e3 for parts in zip(times.forward_ms, times.backward_ms, steps, strict=True))
+    return Hardware(
+        seconds=(0.0, *itertools.accumulate(per_block)),
+        wire_s_per_byte=times.wire_cpu_s_per_gb / 1e9,
+        copy_s_per_byte=0.0 if times.copy_gb_per_s is None else 1 / (times.copy_gb_per_s * 1e9),
+        threads=times.threads,
+        cores=inf if times.cores is None else times.cores,
+    )
+
+
+def _check_cuts(blocks: int, first: int | None, last: int | None) -> None:
+    for key, cut in (("first_cut", first), ("last_cut", last)):
+        if cut is not None and not 1 <= cut <= blocks - 1:
+            raise UsageError(
+                f"job: {key} = {cut}: the model has {blocks} blocks and the device keeps at least the first and the "
+                f"last, so cuts lie within 1 and {blocks - 1}"
+            )
+    if first is not None and last is not None and first >= last:
+        raise UsageError(f"job: first_cut = {first} and last_cut = {last} leave no block for a hop; first below last")

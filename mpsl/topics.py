@@ -1,0 +1,87 @@
+"""The names of all topics: one place that builds and takes them apart. It must never know what a payload means.
+
+Section 4 of docs/topics.md: eight levels at most, destination before source, source last, so that one ACL pattern binds
+a writer to its own name.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mpsl.names import ORCHESTRATOR
+
+Lane = Literal["fwd", "bwd", "weights", "ctl", "ack"]
+LANES: tuple[Lane, ...] = ("fwd", "bwd", "weights", "ctl", "ack")
+
+Branch = Literal["dev", "node"]
+
+Address = str
+"""Where a binary message goes: a seat as 'k.r' (stage from 1, replica from 0), or the id of a device, or 'orch'."""
+
+
+def seat_address(stage: int, replica: int) -> Address:
+    """The address of a seat; a '.' never stands in an id, so the two kinds of address cannot collide."""
+    return f"{stage}.{replica}"
+
+
+@dataclass(frozen=True)
+class BinaryTopic:
+    """A parsed topic of the branches `seat` and `x`."""
+
+    run: str
+    to: Address
+    lane: Lane
+    source: str
+
+
+@dataclass(frozen=True)
+class ParticipantTopic:
+    """A parsed topic of the branches `dev` and `node`; leaf is status, info, tele, cmd or res."""
+
+    branch: Branch
+    id: str
+    leaf: str
+
+
+@dataclass(frozen=True)
+class RunTopic:
+    """A parsed topic of the branch `run`; leaf is plan, state or metrics."""
+
+    run: str
+    leaf: str
+
+
+class Topics:
+    """All topics of one net."""
+
+    def __init__(self, net: str) -> None:
+        self.root = f"mpsl/v1/{net}"
+
+    def participant(self, branch: Branch, id: str, leaf: str) -> str:
+        """A JSON topic of a device or node; `id` may be '+'."""
+        return f"{self.root}/{branch}/{id}/{leaf}"
+
+    def run(self, run: str, leaf: str) -> str:
+        """A JSON topic of a run; `run` may be '+'."""
+        return f"{self.root}/run/{run}/{leaf}"
+
+    def binary(self, run: str, to: Address, lane: str, source: str) -> str:
+        """A binary topic into a seat, a device or the orchestrator; lane and source may be '+'."""
+        return f"{self.root}/{'seat' if '.' in to else 'x'}/{run}/{to}/{lane}/{source}"
+
+    def parse(self, topic: str) -> BinaryTopic | ParticipantTopic | RunTopic | None:
+        """Take a topic apart; None for one that is not of this net or of this system."""
+        if not topic.startswith(self.root + "/"):
+            return None
+        match topic[len(self.root) + 1 :].split("/"):
+            case [("seat" | "x") as branch, run, to, lane, source] if lane in LANES and ("." in to) == (branch == "seat"):
+                return BinaryTopic(run, to, lane, source)
+            case [("dev" | "node") as branch, id, leaf]:
+                return ParticipantTopic(branch, id, leaf)
+            case ["run", run, leaf]:
+                return RunTopic(run, leaf)
+        return None
+
+
+def client_id(role: str, id: str, boot: str) -> str:
+    """The MQTT client id of a process; `boot` keeps two processes of one id from throwing each other out for ever."""
+    return f"mpsl-{role}-{id}-{boot}" if id != ORCHESTRATOR else f"mpsl-{role}-{boot}"

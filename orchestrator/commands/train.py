@@ -1,0 +1,79 @@
+"""`mpsl train`: the orchestrator of one run."""
+
+import asyncio
+import json
+import secrets
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from broker.driver import Driver
+from broker.options import Network, network_options, new_boot
+from broker.service import drive
+from mpsl.errors import BrokerError
+from mpsl.job import Job
+from mpsl.machines.effects import Stop
+from mpsl.machines.orchestrator import OrchestratorMachine
+from mpsl.names import ORCHESTRATOR
+from mpsl.topics import client_id
+from orchestrator.job_file import load_job
+from orchestrator.progress import Progress
+
+PATIENCE_S = 10.0
+
+
+@click.command()
+@network_options
+@click.argument("job", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where model and metrics go.")
+def train(*, network: Network, job: Path, out: Path) -> int:
+    """Wait for the nodes and devices of JOB, train, and leave model, metrics and summary in DIR."""
+    training = load_job(job)
+    return report(network, out, asyncio.run(orchestrate(network, training, out)))
+
+
+def report(network: Network, out: Path, summary: dict[str, Any]) -> int:
+    """Say how a run ended, on stderr for people and as one line of JSON for programs; returns the exit status."""
+    if summary["state"] == "done":
+        accuracy = summary["accuracy"]
+        shown = "without test data" if accuracy is None else f"accuracy {accuracy:.2%}"
+        print(f"done: {shown}, loss {summary['loss']:.4f}, {summary['seconds']:.1f} s", file=sys.stderr)
+        print(f"model: {out / 'model.safetensors'}  metrics: {out / 'metrics.jsonl'}", file=sys.stderr)
+    else:
+        print(f"Error: {summary['reason']}", file=sys.stderr)
+    if network.as_json:
+        print(json.dumps(summary))
+    return 0 if summary["state"] == "done" else 1
+
+
+async def orchestrate(network: Network, job: Job, out: Path) -> dict[str, Any]:
+    """Run one job to its end and return its summary; raises BrokerError when the broker was never reached."""
+    from mpsl.nn.threads import limit_threads
+    from orchestrator.performer import OrchestratorPerformer
+
+    run = f"{job.run.name}-{secrets.token_hex(3)}"
+    boot = new_boot()
+    machine = OrchestratorMachine(job, run, boot, network.topics)
+    performer = OrchestratorPerformer(out)
+    progress = Progress(machine, network.verbose)
+    driver = Driver(
+        machine,
+        performer,
+        network.address,
+        client_id("orch", ORCHESTRATOR, boot),
+        progress.logger(network.logger(role="orch")),
+        patience_s=PATIENCE_S,
+        thread_starts=lambda: limit_threads(1) and None,
+    )
+    async with progress:
+        stop: Stop | None = None
+        try:
+            stop = await drive(driver)
+        except BrokerError as error:
+            machine.summary |= {"state": "failed", "reason": str(error)}
+            performer.fail(machine.summary)
+    if stop is not None and stop.status:
+        machine.summary["reason"] = machine.summary["reason"] or stop.reason
+    return machine.summary

@@ -1,0 +1,169 @@
+"""The orchestrator's jobs: the model, its parts laid out, sums folded and divided, checkpoints and records on disk."""
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mpsl import facts
+from mpsl.aggregation import aggregations
+from mpsl.errors import RunFailed
+from mpsl.job import Job as TrainingJob
+from mpsl.machines.jobs import (
+    BuildModel,
+    Checkpoint,
+    Export,
+    Exported,
+    Finish,
+    FoldUpdate,
+    Job,
+    LaidOut,
+    LayOut,
+    ModelBuilt,
+    RecordRound,
+    Result,
+)
+from mpsl.messages import Slice
+from mpsl.nn import weights
+from mpsl.nn.models import build
+from mpsl.nn.part import state_tensors
+from mpsl.plan import Plan
+from orchestrator.facts_of_model import facts_of_model
+from orchestrator.records import Records
+
+Arrays = list[NDArray[Any]]
+
+
+class OrchestratorPerformer:
+    """Performs the jobs of one run, one at a time, with its files in `out`."""
+
+    def __init__(self, out: Path) -> None:
+        self._records = Records(out)
+        self._plan: Plan | None = None
+        self._staged: dict[tuple[str, int], list[Arrays]] = {}
+        self._seat_sums: dict[str, Arrays] = {}
+
+    def write(self, source: str, message: Slice) -> None:
+        """Take in a slice: of a device's update into its staging place, of a seat's sum into the sum's."""
+        plan = self._need()
+        seat = plan.seat_of(source)
+        if seat is not None:
+            weights.write(self._seat_sums[seat.address], message)
+        else:
+            weights.write(self._staging(source, message.attempt)[message.part], message)
+
+    @functools.singledispatchmethod
+    def perform(self, job: Job) -> Result:
+        """Do one job; raises what goes wrong."""
+        raise NotImplementedError(f"the orchestrator has no job {type(job).__name__}")
+
+    @perform.register
+    def _build(self, job: BuildModel) -> Result:
+        training: TrainingJob = job.job
+        torch.manual_seed(training.run.seed)
+        self._model = build(training.model.name, **training.model.args)
+        self._records.save_model("initial.safetensors", dict(state_tensors(self._model)))
+        return facts_of_model(training, self._model)
+
+    @perform.register
+    def _lay_out(self, job: LayOut) -> Result:
+        plan = job.plan
+        self._plan = plan
+        self._rule = aggregations.get(plan.job.run.algorithm)
+        self._device_parts = [self._arrays(blocks) for blocks in (plan.first_blocks, plan.last_blocks)]
+        self._device_sums = [[self._rule.empty(a) for a in arrays] for arrays in self._device_parts]
+        self._stages: dict[int, Arrays] = {seat.stage: self._arrays(seat.blocks) for seat in plan.seats}
+        self._seat_sums = {seat.address: [np.empty_like(a) for a in self._stages[seat.stage]] for seat in plan.seats}
+        self._records.save_plan(facts.plain(plan))
+        device_bytes = sum(map(weights.weights_bytes, self._device_parts))
+        return LaidOut(device_bytes, tuple(weights.weights_bytes(self._stages[k]) for k in sorted(self._stages)))
+
+    @perform.register
+    def _export(self, job: Export) -> Result:
+        chunk = self._need().job.wire.chunk_bytes
+        if job.part:
+            return Exported(list(weights.slices(self._stages[job.part], "global", job.version, 0, job.part, chunk)))
+        found: list[Slice] = []
+        for part, arrays in enumerate(self._device_parts):
+            found += weights.slices(arrays, "global", job.version, 0, part, chunk)
+        return Exported(found)
+
+    @perform.register
+    def _fold(self, job: FoldUpdate) -> Result:
+        staged = self._staged.pop((job.device, job.attempt))
+        for sums, arrays in zip(self._device_sums, staged, strict=True):
+            for total, array in zip(sums, arrays, strict=True):
+                self._rule.fold(total, array, job.samples)
+        return Result()
+
+    @perform.register
+    def _checkpoint(self, job: Checkpoint) -> Result:
+        """Divide every part's sum; nothing of the last committed model is touched before the new one is on disk."""
+        plan = self._need()
+        for address, arrays in self._seat_sums.items():
+            digest = hashlib.blake2b(digest_size=16)
+            for array in arrays:
+                digest.update(memoryview(array).cast("B"))
+            if digest.hexdigest() != job.digests[address]:
+                raise RunFailed(f"the sum of seat {address} did not arrive as it was sent")
+        committed: list[tuple[Arrays, Arrays]] = list(zip(self._device_parts, self._device_sums, strict=True))
+        for stage, arrays in sorted(self._stages.items()):
+            sums = [self._seat_sums[s.address] for s in sorted(plan.seats, key=lambda s: s.replica) if s.stage == stage]
+            for other in sums[1:]:
+                for total, array in zip(sums[0], other, strict=True):
+                    self._rule.merge(total, array)
+            committed.append((arrays, sums[0]))
+        for _, sums_of_part in committed:
+            for total in sums_of_part:
+                self._rule.close(total, job.weight)
+        self._records.save_model("model.safetensors", self._named([(a, s) for a, s in committed]))
+        for arrays, sums_of_part in committed:
+            for array, total in zip(arrays, sums_of_part, strict=True):
+                array[...] = total
+        self._device_sums = [[self._rule.empty(a) for a in arrays] for arrays in self._device_parts]
+        self._staged.clear()
+        return Result()
+
+    @perform.register
+    def _record(self, job: RecordRound) -> Result:
+        self._records.append_round(job.metrics)
+        return Result()
+
+    @perform.register
+    def _finish(self, job: Finish) -> Result:
+        self._records.save_summary(job.summary)
+        return Result()
+
+    def fail(self, summary: dict[str, Any]) -> None:
+        """Write the summary of a run that never got as far as a job."""
+        self._records.save_summary(summary)
+
+    def _need(self) -> Plan:
+        if self._plan is None:
+            raise RuntimeError("no run is laid out")
+        return self._plan
+
+    def _arrays(self, blocks: tuple[int, int]) -> Arrays:
+        first, end = blocks
+        tensors = [(n, t) for n, t in state_tensors(self._model) if first <= int(n.split(".")[0]) < end]
+        return weights.arrays_of(tensors)
+
+    def _named(self, committed: list[tuple[Arrays, Arrays]]) -> dict[str, torch.Tensor]:
+        """The new values under the model's own names and shapes."""
+        by_memory = {array.ctypes.data: total for arrays, sums in committed for array, total in zip(arrays, sums, strict=True)}
+        return {
+            name: torch.from_numpy(by_memory[tensor.data_ptr()]).reshape(tensor.shape)
+            for name, tensor in state_tensors(self._model)
+        }
+
+    def _staging(self, device: str, attempt: int) -> list[Arrays]:
+        key = (device, attempt)
+        if key not in self._staged:
+            for old in [k for k in self._staged if k[0] == device]:
+                del self._staged[old]
+            self._staged[key] = [[np.empty_like(a) for a in arrays] for arrays in self._device_parts]
+        return self._staged[key]

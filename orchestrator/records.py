@@ -1,0 +1,54 @@
+"""The files of a run, each written whole or not at all: write beside, fsync, rename."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+
+class Records:
+    """The directory DIR of a run."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        out.mkdir(parents=True, exist_ok=True)
+
+    def save_model(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """The unsplit model under its own parameter and buffer names."""
+        beside = self._out / f".{name}.new"
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, beside)
+        self._put(beside, name)
+
+    def save_plan(self, plan: Mapping[str, Any]) -> None:
+        """plan.json."""
+        self._write("plan.json", json.dumps(plan, indent=2) + "\n")
+
+    def save_summary(self, summary: Mapping[str, Any]) -> None:
+        """summary.json."""
+        self._write("summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def append_round(self, metrics: Mapping[str, Any]) -> None:
+        """One more line of metrics.jsonl, on disk when this returns."""
+        with (self._out / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _write(self, name: str, text: str) -> None:
+        beside = self._out / f".{name}.new"
+        beside.write_text(text)
+        self._put(beside, name)
+
+    def _put(self, beside: Path, name: str) -> None:
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())
+        beside.replace(self._out / name)
+        directory = os.open(self._out, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
