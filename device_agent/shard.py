@@ -11,7 +11,7 @@ __all__ = ["Shard", "load_shard"]
 
 
 def load_shard(source: str) -> Shard:
-    """The shard in the file `source` (.npz), or what `package.module:function` returns: a mapping with the same keys."""
+    """The shard in the .npz file `source`, or what `package.module:function` returns: a mapping with the same keys."""
     if source.endswith(".npz") or ":" not in source:
         return read_shard(Path(source))
     module, _, name = source.partition(":")

@@ -56,10 +56,11 @@ def read_shard(path: Path) -> Shard:
 def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as opened:
-            file = np.load(opened, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array without a name; save it with numpy.savez(file, x=…, y=…)")
-            return {name: file[name] for name in file.files}
+            if not zipfile.is_zipfile(opened):
+                raise ValueError("it is no .npz file, or not a whole one; save it with numpy.savez(file, x=…, y=…)")
+            opened.seek(0)
+            with np.load(opened, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise UsageError(f"{path}: there is no such file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
