@@ -54,6 +54,7 @@ class Topics:
     """All topics of one net."""
 
     def __init__(self, net: str) -> None:
+        self.net = net
         self.root = f"mpsl/v1/{net}"
 
     def participant(self, branch: Branch, id: str, leaf: str) -> str:

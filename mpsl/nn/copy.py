@@ -8,7 +8,8 @@ from torch import nn
 
 from mpsl.job import OptimizerSection
 from mpsl.messages import Ticket
-from mpsl.nn.part import Seeds, make_optimizer
+from mpsl.nn.optimizers import optimizers
+from mpsl.nn.part import Seeds
 
 Position = tuple[int, int, int]
 
@@ -18,7 +19,7 @@ class Copy:
 
     def __init__(self, part: nn.Sequential, optimizer: OptimizerSection, seed: int, input_gradient: bool) -> None:
         self.part = part.train()
-        self._optimizer = make_optimizer(optimizer, part)
+        self._optimizer = optimizers.get(optimizer.name)(optimizer)
         self._seeds = Seeds(seed)
         self._input_gradient = input_gradient
         self._kept: dict[Position, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -40,9 +41,8 @@ class Copy:
 
     def step(self) -> None:
         """One optimizer step; the gradients' memory is given back."""
-        if self._optimizer is not None:
-            self._optimizer.step()
-            self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.step(self.part.parameters())
+        self.part.zero_grad(set_to_none=True)
 
 
 def _position(ticket: Ticket) -> Position:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mpsl.batches import block_seed
-from mpsl.job import ModelSection, OptimizerSection
+from mpsl.job import ModelSection
 from mpsl.messages import Ticket
 from mpsl.nn.models import build
 
@@ -27,16 +27,6 @@ def build_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
 def state_tensors(part: nn.Module) -> list[tuple[str, torch.Tensor]]:
     """Parameters and buffers in the order of the state dict, detached: the tensors that travel and are averaged."""
     return [(name, tensor.detach()) for name, tensor in part.state_dict().items()]
-
-
-def make_optimizer(section: OptimizerSection, part: nn.Module) -> torch.optim.Optimizer | None:
-    """A fresh optimizer of the part's parameters; None where it has none."""
-    parameters = list(part.parameters())
-    if not parameters:
-        return None
-    if section.name == "adam":
-        return torch.optim.Adam(parameters, lr=section.lr, weight_decay=section.weight_decay)
-    return torch.optim.SGD(parameters, lr=section.lr, momentum=section.momentum, weight_decay=section.weight_decay)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,93 @@
+"""A whole system on this machine: a broker, nodes and devices as processes of their own, the orchestrator in this one."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from broker.address import parse_broker
+from broker.engines.engine import running_broker
+from broker.options import Network
+from mpsl.errors import UsageError
+from mpsl.job import Job
+from mpsl.names import check_id
+from orchestrator.commands.train import orchestrate
+from orchestrator.processes import children
+
+
+@dataclass(frozen=True)
+class LocalFleet:
+    """Where the shards of the devices are, how many nodes there are, and what they may use."""
+
+    shards: dict[str, Path]
+    nodes: int
+    memory_budget: str | None = None
+
+    @property
+    def threads(self) -> int:
+        """Threads of torch for each process, so that together they use the cores and no more."""
+        return max(1, (os.cpu_count() or 1) // max(1, self.nodes + len(self.shards) + 1))
+
+
+def shards_in(directory: Path) -> dict[str, Path]:
+    """The shards of DIR/*.npz by id, the file's stem; raises UsageError for a stem that is no id."""
+    if not directory.is_dir():
+        raise UsageError(f"--data {directory}: there is no such directory")
+    found = {check_id(path.stem, str(path)): path for path in sorted(directory.glob("*.npz"))}
+    if not found:
+        raise UsageError(f"--data {directory}: holds no .npz file; `mpsl data` makes shards")
+    return found
+
+
+def job_for(job: Job, fleet: LocalFleet, where: str) -> Job:
+    """The job for just these devices; raises UsageError where it asks for more than there are."""
+    if job.fleet.devices > len(fleet.shards):
+        raise UsageError(f"{where}: fleet.devices = {job.fleet.devices}, but there are {len(fleet.shards)} shards")
+    devices = len(fleet.shards)
+    quorum = job.fleet.quorum or job.fleet.devices
+    return replace(job, fleet=replace(job.fleet, devices=devices, quorum=min(quorum, devices)))
+
+
+async def run_locally(network: Network, job: Job, fleet: LocalFleet, out: Path, engine: str) -> dict[str, Any]:
+    """Run a job with a broker of its own and return its summary; nothing is left behind, also on Ctrl-C."""
+    protocol = network.address.version
+    environment = {"OMP_NUM_THREADS": str(fleet.threads), "MKL_NUM_THREADS": str(fleet.threads)}
+    interrupted = _interruption()
+    async with running_broker(engine, protocol=protocol) as broker, children(out / "logs") as group:
+        here = replace(network, address=parse_broker(broker.url, version=protocol))
+        shared = ["--broker", broker.url, "--mqtt", protocol, "--net", network.topics.net, "--threads", str(fleet.threads), "--once"]
+        environment["MPSL_PASSWORD_FILE"] = ""
+        for number in range(1, fleet.nodes + 1):
+            budget = ["--memory-budget", fleet.memory_budget] if fleet.memory_budget else []
+            await group.start(f"node-{number}", ["node", "--id", f"node-{number}", *shared, *budget], environment)
+        for id, path in fleet.shards.items():
+            await group.start(id, ["device", "--id", id, "--data", str(path), *shared], environment)
+        running = asyncio.create_task(orchestrate(here, job, out), name="orchestrate")
+        failing = asyncio.create_task(group.first_failure(), name="children")
+        dying = asyncio.create_task(broker.died(), name="broker")
+        stopping = asyncio.create_task(interrupted.wait(), name="interrupted")
+        try:
+            await asyncio.wait([running, failing, dying, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                # The orchestrator hears of it by itself where it can (a last will); it gets the time to say so.
+                await asyncio.wait([running], timeout=0.1 if stopping.done() else 15.0)
+            if running.done():
+                return running.result()
+            reason = failing.result() if failing.done() else dying.result() if dying.done() else "interrupted"
+            return {"state": "failed", "reason": reason, "rounds": [], "accuracy": None, "loss": None, "seconds": 0.0, "run": job.run.name}
+        finally:
+            for task in (running, failing, dying, stopping):
+                task.cancel()
+            await asyncio.gather(running, failing, dying, stopping, return_exceptions=True)
+
+
+def _interruption() -> asyncio.Event:
+    """Set at SIGINT or SIGTERM until the orchestrator takes the signals over."""
+    event = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(number, event.set)
+    return event

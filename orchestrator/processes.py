@@ -1,0 +1,116 @@
+"""Starts the other roles as processes of this machine and surely ends them: the only way that `local` and `demo` run them.
+
+Every child dies with its parent, is read to its end so that a failure can be explained, and is stopped with a deadline.
+"""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from broker.engines import tether
+
+STOP_S = 5.0
+TAIL_BYTES = 4000
+
+
+@dataclass
+class Child:
+    """One started process and the last of what it wrote to stderr."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    tail: bytearray = field(default_factory=bytearray)
+    reading: "asyncio.Task[None] | None" = None
+
+    async def read(self, log: Path | None) -> None:
+        """Keep the end of stderr, and all of it in the file `log` where there is one."""
+        stream = self.process.stderr
+        assert stream is not None
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(log.open("wb")) if log else None
+            while data := await stream.read(65536):
+                self.tail = (self.tail + data)[-TAIL_BYTES:]
+                if file is not None:
+                    file.write(data)
+                    file.flush()
+
+    def last_words(self) -> str:
+        """The last line of stderr that says something."""
+        lines = [line for line in self.tail.decode(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else "(nothing on stderr)"
+
+
+class Children:
+    """All children of one block."""
+
+    def __init__(self, logs: Path | None) -> None:
+        self._logs = logs
+        self.all: list[Child] = []
+
+    async def start(self, name: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Child:
+        """Start `mpsl ARGUMENTS` as process `name`."""
+        code = "import sys; from broker.command import main; sys.argv[0] = 'mpsl'; main()"
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), ""),
+            *(sys.executable, "-c", code, *arguments),
+            env={**os.environ, **environment},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        child = Child(name, process)
+        child.reading = asyncio.create_task(child.read(self._logs / f"{name}.log" if self._logs else None), name=f"{name}-stderr")
+        self.all.append(child)
+        return child
+
+    async def first_failure(self) -> str:
+        """Wait until a child ends with an error, and say which, and why."""
+        waiting = {asyncio.create_task(child.process.wait(), name=child.name): child for child in self.all}
+        try:
+            while waiting:
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    child = waiting.pop(task)
+                    if task.result() != 0:
+                        if child.reading is not None:
+                            await asyncio.wait([child.reading], timeout=1.0)
+                        return f"{child.name} ended with status {task.result()}: {child.last_words()}"
+            return await asyncio.get_running_loop().create_future()
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """SIGTERM to those still there, SIGKILL after a deadline."""
+        for child in self.all:
+            if child.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.process.terminate()
+        waits = [asyncio.create_task(child.process.wait()) for child in self.all]
+        if waits:
+            await asyncio.wait(waits, timeout=STOP_S)
+        for child in self.all:
+            if child.process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    child.process.kill()
+                await child.process.wait()
+            if child.reading is not None:
+                await asyncio.wait([child.reading], timeout=1.0)
+                child.reading.cancel()
+
+
+@contextlib.asynccontextmanager
+async def children(logs: Path | None = None) -> AsyncIterator[Children]:
+    """A block at whose end no child is left; `logs`: a directory for what they write to stderr."""
+    if logs is not None:
+        logs.mkdir(parents=True, exist_ok=True)
+    group = Children(logs)
+    try:
+        yield group
+    finally:
+        await asyncio.shield(group.stop())
