@@ -78,7 +78,13 @@ class DeviceMachine(Participant):
         # Admitted, but the committed weights are still on their way; so too CALLED for an evaluation.
         S.ADMITTED: {Slice: "_store", Discard: "_discard"},
         S.TRAINING: {Activation: "_returned", Gradient: "_gradient", Discard: "_discard"},
-        S.UPLOADING: {Slice: "_store", Admit: "_admitted", Evaluate: "_called", Accept: "_accepted", Discard: "_discard"},
+        S.UPLOADING: {
+            Slice: "_store",
+            Admit: "_admitted",
+            Evaluate: "_called",
+            Accept: "_accepted",
+            Discard: "_discard",
+        },
         S.CALLED: {Slice: "_store", Discard: "_discard"},
         S.PROBING: {Probe: "_probe_returned", Discard: "_discard"},
     }
@@ -103,11 +109,6 @@ class DeviceMachine(Participant):
         """A device is addressed by its id."""
         return self.id
 
-    def begin_run(self, plan: Plan) -> None:
-        """`Prepare` is on its way."""
-        self.state = DeviceState.PREPARING
-        self._chain = plan.chain(self.id)
-
     def end_run(self) -> None:
         """Back to idle."""
         self.state = DeviceState.IDLE
@@ -130,6 +131,11 @@ class DeviceMachine(Participant):
         self._total = 0
         self._busy = 0
         self._owed: Discarded | None = None
+
+    def begin_run(self, plan: Plan) -> None:
+        """`Prepare` is on its way."""
+        self.state = DeviceState.PREPARING
+        self._chain = plan.chain(self.id)
 
     # Weights and admission
 
@@ -264,7 +270,9 @@ class DeviceMachine(Participant):
             self._send(ORCHESTRATOR, Joined("", result.samples, result.test_batches))
             return
         self._busy -= 1
-        attempt = job.ticket.attempt if isinstance(job, Begin | Turn | Complete | WholeBatch) else getattr(job, "attempt", 0)
+        attempt = (
+            job.ticket.attempt if isinstance(job, Begin | Turn | Complete | WholeBatch) else getattr(job, "attempt", 0)
+        )
         if attempt == self._attempt:
             self._continue(job, result)
         self._pay()
@@ -293,7 +301,9 @@ class DeviceMachine(Participant):
                     self._send(ORCHESTRATOR, each)
                 samples = self._samples
                 seconds = self.now - self._began
-                self._send(ORCHESTRATOR, Update(self._round, self._attempt, self._batches, samples, self._loss, seconds))
+                self._send(
+                    ORCHESTRATOR, Update(self._round, self._attempt, self._batches, samples, self._loss, seconds)
+                )
             case BeginProbe(round, attempt, batch), Encoded(tensor):
                 self._send(self._chain[0], Probe(round, self.id, attempt, batch, tensor))
             case ScoreProbe(), Scored(correct, total):

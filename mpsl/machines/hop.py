@@ -1,4 +1,4 @@
-"""The hop: one part on a compute node, a copy of it for every admitted device, one worker that never waits with work ready.
+"""The hop: one part on a compute node, a copy of it for every admitted device, a worker that never waits with work ready.
 
 What is to be done next is decided here, by the schedule, whenever the worker is free. Which devices count is the
 orchestrator's word alone.
@@ -7,7 +7,7 @@ orchestrator's word alone.
 import enum
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mpsl.machines.effects import Run, Write
@@ -28,6 +28,7 @@ from mpsl.machines.jobs import (
     Prepared,
 )
 from mpsl.machines.participant import Participant
+from mpsl.machines.ready_queue import ReadyQueue
 from mpsl.messages import (
     Accept,
     Activation,
@@ -71,29 +72,6 @@ class Copy:
     steps: int = 0
     forward: Ticket | None = None
     backward: Ticket | None = None
-
-
-@dataclass
-class ReadyQueue:
-    """Work that is ready, and what is being worked on."""
-
-    waiting: list[tuple[int, int, Job]] = field(default_factory=list)
-    running: Job | None = None
-    count: int = 0
-
-    def add(self, rank: int, job: Job) -> None:
-        """Queue a job behind those of its rank."""
-        self.waiting.append((rank, self.count, job))
-        self.count += 1
-
-    def take(self) -> Job | None:
-        """The next job, when the worker is free."""
-        if self.running is not None or not self.waiting:
-            return None
-        first = min(self.waiting, key=lambda entry: entry[:2])
-        self.waiting.remove(first)
-        self.running = first[2]
-        return self.running
 
 
 class HopMachine(Participant):
@@ -143,11 +121,6 @@ class HopMachine(Participant):
         assert seat is not None
         return seat.address
 
-    def begin_run(self, plan: Plan) -> None:
-        """`Prepare` is on its way."""
-        self.state = HopState.PREPARING
-        self._seat = plan.seat_of(self.id)
-
     def end_run(self) -> None:
         """Back to idle."""
         self.state = HopState.IDLE
@@ -165,6 +138,11 @@ class HopMachine(Participant):
         self._round = 0
         self._folded = 0
         self._folded_samples = 0
+
+    def begin_run(self, plan: Plan) -> None:
+        """`Prepare` is on its way."""
+        self.state = HopState.PREPARING
+        self._seat = plan.seat_of(self.id)
 
     # The worker
 
@@ -271,7 +249,8 @@ class HopMachine(Participant):
 
     def _neighbour(self, device: str, step: int) -> Address:
         """The address one place up (+1) or down (-1) the chain of `device`; beyond its ends sits the device itself."""
-        assert self.plan is not None and self._seat is not None
+        assert self.plan is not None
+        assert self._seat is not None
         chain = self.plan.chain(device)
         place = self._seat.stage - 1 + step
         return chain[place] if 0 <= place < len(chain) else device

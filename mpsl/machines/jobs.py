@@ -1,6 +1,6 @@
 """The work that machines ask for, and what comes back: the whole interface between protocol and computing.
 
-A role's package performs its jobs with torch; the simulator performs the same ones, or only pretends the time they take.
+A role's package performs its jobs with torch; the simulator performs the same, or only pretends the time they take.
 """
 
 from collections.abc import Sequence
@@ -241,8 +241,9 @@ class BuildModel(Job):
 
 @dataclass(frozen=True)
 class ModelBuilt(Result):
-    """Facts of the model, per block: estimated compute, bytes of parameters and buffers, of the output and of what backward
-    keeps at the job's batch size, of the optimizer's state; and the BatchNorms that a micro-batch of one sample would break.
+    """Facts of the model, per block: estimated compute, bytes of parameters and buffers, of the output and of what
+    backward keeps at the job's batch size, of the optimizer's state; and the BatchNorms that a micro-batch of one sample
+    would break.
     """
 
     block_costs: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""The devices of a run as the orchestrator keeps them, and the book of one open round: who waits, is in, counted, or out.
+"""The devices of a run as the orchestrator keeps them, and the book of one open round: who waits, is in, counted or out.
 
 Decides who is admitted next and who contributes; sends nothing.
 """
@@ -22,7 +22,7 @@ class Place(enum.Enum):
 
 @dataclass
 class Member:
-    """A device of the run. `held` is the round whose committed weights it holds; `cleared` whether it may be admitted."""
+    """A device of the run. `held` is the round whose committed weights it holds; `cleared`: it may be admitted."""
 
     id: str
     boot: str

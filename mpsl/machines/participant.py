@@ -1,18 +1,17 @@
-"""What a device and a compute node have in common: being online under one id, and being in one run.
+"""What a device and a compute node have in common: being in one run.
 
-Announces itself once its subscriptions are granted, ends when another live process has its id, joins the run whose plan
-names it (id and boot), leaves when the run ends, is cleared, or its orchestrator falls silent. What the role does in the
-run it must never know.
+Joins the run whose plan names it (id and boot), takes and sends its messages, leaves when the run ends, is cleared,
+or its orchestrator falls silent. What the role does in the run it must never know.
 """
 
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from mpsl import PROTOCOL, VERSION, facts
+from mpsl import PROTOCOL, facts
 from mpsl.errors import UsageError
 from mpsl.link.channel import CHUNK_BYTES, Channel, Limits, Outbound, Peer
-from mpsl.machines.effects import CancelTimer, Publish, Run, SetTimer, Stop, Subscribe, Unsubscribe
+from mpsl.machines.effects import CancelTimer, Publish, Run, SetTimer, Subscribe, Unsubscribe
 from mpsl.machines.events import (
     Connected,
     Disconnected,
@@ -24,23 +23,19 @@ from mpsl.machines.events import (
     TimerFired,
 )
 from mpsl.machines.jobs import Leave, Prepare
-from mpsl.machines.machine import Machine, as_json, from_json
+from mpsl.machines.machine import from_json
+from mpsl.machines.online import Online
 from mpsl.messages import Counters, End, Fault, Joined, Message, Report
 from mpsl.names import ORCHESTRATOR
 from mpsl.plan import Plan
-from mpsl.topics import Address, BinaryTopic, Branch, ParticipantTopic, RunTopic, Topics
+from mpsl.topics import Address, BinaryTopic, ParticipantTopic, RunTopic, Topics
 
-ANNOUNCE_AFTER_S = 0.3
-"""How long after the subscription a process looks for another one of its id before it announces itself."""
-RIVAL_S = 6.0
-"""How long a status `online` of another boot is believed without its telemetry."""
-TELEMETRY_S = 2.0
 SILENCE_S = 45.0
 """How long a run goes on without a word from its orchestrator."""
 
 
-class Participant(Machine):
-    """Base of the device's and the hop's machine; `info` is what it tells about itself beside its run."""
+class Participant(Online):
+    """Base of the device's and the hop's machine; `once`: stop after the first run."""
 
     EVENTS: ClassVar[Mapping[type, str]] = {
         Connected: "_connected",
@@ -52,25 +47,14 @@ class Participant(Machine):
         TimerFired: "_timer_fired",
         StopRequested: "_stop_requested",
     }
-    branch: ClassVar[Branch]
-    role: ClassVar[str]
 
     def __init__(self, id: str, boot: str, topics: Topics, info: Mapping[str, Any], once: bool = False) -> None:
-        super().__init__()
-        self.id = id
-        self.boot = boot
-        self.topics = topics
+        super().__init__(id, boot, topics, info)
         self.plan: Plan | None = None
         self.channel: Channel | None = None
         self.dropped: Counter[str] = Counter()
-        self._info = dict(info)
         self._once = once
-        self._online = False
-        self._announced = False
-        self._rival: str | None = None
-        self._max_packet: int | None = None
         self._left: set[tuple[str, int]] = set()
-        self._started = 0.0
 
     # What a role adds
 
@@ -105,91 +89,28 @@ class Participant(Machine):
     def job_failed(self) -> None:
         """A job of the role has raised; the orchestrator has been told."""
 
-    # Being online
+    # Being in a run
 
     @property
-    def will(self) -> Publish:
-        """The last will: what the broker publishes when this process vanishes."""
-        return Publish(self._own("status"), as_json(self._status("lost")), 1, True)
+    def run_name(self) -> str | None:
+        """The run that we are in."""
+        return self.plan.run if self.plan else None
 
-    def _own(self, leaf: str) -> str:
-        return self.topics.participant(self.branch, self.id, leaf)
+    def run_filters(self) -> list[str]:
+        """Our address in the run, and what its orchestrator says."""
+        plan = self.plan
+        if plan is None:
+            return []
+        return [self.topics.binary(plan.run, self.address(plan), "+", "+"), self.topics.run(plan.run, "state")]
 
-    def _status(self, state: str) -> dict[str, Any]:
-        return {"state": state, "role": self.role, "boot": self.boot, "protocol": PROTOCOL, "version": VERSION}
+    def telemetry(self) -> dict[str, Any]:
+        """The role's progress, and how many messages were dropped."""
+        dropped = sum(self.dropped.values()) + (sum(self.channel.dropped.values()) if self.channel else 0)
+        return {"dropped": dropped, **self.progress()}
 
-    def _connected(self, event: Connected) -> None:
-        self._max_packet = event.max_packet
-        filters = [self._own("status"), self._own("tele"), self._own("cmd"), self.topics.run("+", "plan")]
-        self._do(Subscribe(tuple(filters + (self._run_filters(self.plan) if self.plan else []))))
-
-    def _disconnected(self, event: Disconnected) -> None:
-        self._online = False
-        self._log("warning", "disconnected", reason=event.reason)
-
-    def _subscribed(self, event: Subscribed) -> None:
-        if self._announced:
-            self._go_online()
-        else:
-            self._do(SetTimer("announce", self.now + ANNOUNCE_AFTER_S))
-
-    def _announce(self) -> None:
-        if self._rival is not None:
-            # It said `online`, perhaps long ago: if it lives, its telemetry is due.
-            self._do(SetTimer("rival", self.now + RIVAL_S))
-            return
-        self._announced = True
-        self._started = self.now
-        self._log("info", "online", id=self.id, boot=self.boot)
-        self._go_online()
-
-    def _go_online(self) -> None:
-        self._online = True
-        self._publish(self._own("status"), self._status("online"), retain=True)
-        self._publish_info()
-        self._telemetry()
+    def back_online(self) -> None:
+        """The links send again what was lost with the connection."""
         self._wake()
-
-    def _publish_info(self) -> None:
-        run = self.plan.run if self.plan else None
-        self._publish(self._own("info"), {"boot": self.boot, "run": run, **self._info}, retain=True)
-
-    def _telemetry(self) -> None:
-        if self._online:
-            run = self.plan.run if self.plan else None
-            dropped = sum(self.dropped.values()) + (sum(self.channel.dropped.values()) if self.channel else 0)
-            content = {"boot": self.boot, "run": run, "uptime_s": round(self.now - self._started, 1), "dropped": dropped}
-            self._publish(self._own("tele"), content | self.progress())
-            self._do(SetTimer("telemetry", self.now + TELEMETRY_S))
-
-    def _stop_requested(self, event: StopRequested) -> None:
-        self._quit(0, "asked to stop")
-
-    def _quit(self, status: int, reason: str) -> None:
-        if self._announced:
-            self._publish(self._own("status"), self._status("offline"), retain=True)
-        self._do(Stop(status, reason))
-        self.stopped = True
-
-    def _seen_own_id(self, leaf: str, payload: bytes) -> None:
-        """Something on our own topics: ours come back to us, another boot's means another process of our id."""
-        content = from_json(payload)
-        other = content.get("boot") if content else None
-        if content is None or not isinstance(other, str) or other == self.boot:
-            return
-        if leaf == "tele" or (leaf == "status" and content.get("state") == "online" and self._announced):
-            # Both announced at once: the smaller boot gives way, so that one stays.
-            if not self._announced or self.boot < other:
-                self._announced = False
-                self._quit(
-                    1,
-                    f"two processes have the id {self.id}: this one (boot {self.boot}) and another (boot {other}) that is online; "
-                    "stop the other or choose another --id",
-                )
-        elif leaf == "status":
-            self._rival = other if content.get("state") == "online" else None
-
-    # Being in a run
 
     def _received(self, event: Received) -> None:
         match self.topics.parse(event.topic):
@@ -215,7 +136,12 @@ class Participant(Machine):
             return
         if content.get("protocol") != PROTOCOL:
             if self._names_us(content):
-                self._quit(1, f"{topic}: the orchestrator speaks protocol {content.get('protocol')}, this process {PROTOCOL}; install the same version")
+                theirs = content.get("protocol")
+                self._quit(
+                    1,
+                    f"{topic}: the orchestrator speaks protocol {theirs}, this process {PROTOCOL}; "
+                    "install the same version",
+                )
             return
         try:
             plan = facts.read(Plan, content, topic)
@@ -236,7 +162,9 @@ class Participant(Machine):
         devices = content.get("devices")
         seats = content.get("seats")
         named = isinstance(devices, dict) and self.id in devices
-        return named or (isinstance(seats, list) and any(isinstance(s, dict) and s.get("node") == self.id for s in seats))
+        return named or (
+            isinstance(seats, list) and any(isinstance(s, dict) and s.get("node") == self.id for s in seats)
+        )
 
     def _join(self, plan: Plan) -> None:
         self.plan = plan
@@ -245,13 +173,10 @@ class Participant(Machine):
         self.channel = Channel(self.topics, plan.run, self.id, self.boot, plan.term, limits)
         self.channel.know(_peers(plan))
         self._log("info", "joining", run=plan.run, term=plan.term)
-        self._do(Subscribe(tuple(self._run_filters(plan))), Run(Prepare(plan)))
+        self._do(Subscribe(tuple(self.run_filters())), Run(Prepare(plan)))
         self._do(SetTimer("silence", self.now + SILENCE_S))
         self._publish_info()
         self.begin_run(plan)
-
-    def _run_filters(self, plan: Plan) -> list[str]:
-        return [self.topics.binary(plan.run, self.address(plan), "+", "+"), self.topics.run(plan.run, "state")]
 
     def _seen_state(self, payload: bytes) -> None:
         content = from_json(payload)
@@ -265,7 +190,7 @@ class Participant(Machine):
         assert plan is not None
         self._log("info" if status == 0 else "warning", "left", run=plan.run, status=status, reason=reason)
         self._left.add((plan.run, plan.term))
-        self._do(Unsubscribe(tuple(self._run_filters(plan))), CancelTimer("silence"), CancelTimer("link"), Run(Leave()))
+        self._do(Unsubscribe(tuple(self.run_filters())), CancelTimer("silence"), CancelTimer("link"), Run(Leave()))
         self.end_run()
         self.plan = None
         self.channel = None
@@ -317,18 +242,13 @@ class Participant(Machine):
 
     def _timer_fired(self, event: TimerFired) -> None:
         match event.name:
-            case "announce":
-                self._announce()
-            case "rival":
-                self._rival = None
-                self._announce()
-            case "telemetry":
-                self._telemetry()
             case "silence" if self.plan:
                 self._leave(1, f"no word from the orchestrator for {SILENCE_S:.0f} s")
             case "link" if self.channel:
                 self._post(self.channel.due(self.now))
                 self._wake()
+            case name:
+                self._online_timer(name)
 
     def _job_done(self, event: JobDone) -> None:
         if self.plan is not None and not isinstance(event.job, Leave):

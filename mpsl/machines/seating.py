@@ -44,8 +44,8 @@ def seat_everyone(job: Job, model: ModelBuilt, fleet: Seating) -> Plan | str:
             fitting = max(0, (budget - fixed) // each)
             if fitting == 0:
                 return (
-                    f"seat {seat.address} on {node.id}: its part needs {fixed + each:,} bytes for one admitted device, the node's "
-                    f"--memory-budget is {budget:,}; raise the budget, make batch_size smaller, or use more hops"
+                    f"seat {seat.address} on {node.id}: its part needs {fixed + each:,} bytes for one admitted device, "
+                    f"the node's --memory-budget is {budget:,}; raise the budget, make batch_size smaller, or use more hops"
                 )
             admit = min(admit, fitting)
     edges = [model.output_bytes[cut - 1] for cut in cuts]
