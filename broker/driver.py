@@ -9,7 +9,6 @@ import contextlib
 import random
 import time
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -46,6 +45,8 @@ from mpsl.messages import Slice
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 DRAIN_S = 5.0
+FAREWELL_S = 2.0
+"""How long the queue may take to empty at the end, and the goodbye after it."""
 
 
 class Machine(Protocol):
@@ -104,7 +105,10 @@ class Outbox:
 
 
 class Driver:
-    """Drives one machine until it stops. `patience_s`: give up when the first connection takes longer; None: never."""
+    """Drives one machine until it stops, and then ends `worker`, the one thread that computes.
+
+    `patience_s`: give up when the first connection takes longer; None: never.
+    """
 
     def __init__(
         self,
@@ -114,7 +118,7 @@ class Driver:
         client_id: str,
         log: Logger,
         patience_s: float | None = None,
-        thread_starts: Callable[[], None] | None = None,
+        worker: ThreadPoolExecutor | None = None,
     ) -> None:
         self._machine = machine
         self._performer = performer
@@ -128,7 +132,7 @@ class Driver:
         self._timers: dict[str, float] = {}
         self._timers_changed = asyncio.Event()
         self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="worker", initializer=thread_starts)
+        self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="worker")
         self._ever_connected = False
 
     async def run(self) -> Stop:
@@ -141,12 +145,14 @@ class Driver:
                     group.create_task(self._working(), name="working"),
                 ]
                 stop = await self._first_of(self._stopped, *tasks)
+                # The connection sends what is queued and says goodbye before it ends.
+                await asyncio.wait(tasks[:1], timeout=DRAIN_S + FAREWELL_S)
                 for task in tasks:
                     task.cancel()
         except* MpslError as errors:
             raise errors.exceptions[0] from None
         finally:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._worker.shutdown(wait=False, cancel_futures=True)
         return stop
 
     def request_stop(self) -> None:
@@ -214,7 +220,7 @@ class Driver:
         while True:
             job = await self._jobs.get()
             try:
-                result = await loop.run_in_executor(self._pool, self._performer.perform, job)
+                result = await loop.run_in_executor(self._worker, self._performer.perform, job)
             except MpslError as error:
                 self._handle(JobFailed(job, str(error)))
             except Exception as error:

@@ -48,7 +48,7 @@ def node(*, network: Network, id: str | None, memory_budget: str | None, once: b
 async def serve(network: Network, id: str, budget: int | None, once: bool, threads: int | None) -> Stop:
     """One compute node until it stops."""
     from compute_node.performer import HopPerformer
-    from mpsl.nn.threads import limit_threads
+    from mpsl.nn.threads import computing_worker, limit_threads
 
     boot = new_boot()
     info = {"memory_budget": budget, "cores": os.cpu_count(), "threads": limit_threads(threads)}
@@ -59,6 +59,6 @@ async def serve(network: Network, id: str, budget: int | None, once: bool, threa
         network.address,
         client_id("node", id, boot),
         network.logger(role="node", id=id),
-        thread_starts=lambda: limit_threads(threads) and None,
+        worker=computing_worker(threads),
     )
     return await drive(driver)

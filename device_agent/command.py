@@ -36,7 +36,7 @@ def device(*, network: Network, id: str | None, data: str, once: bool, threads: 
 async def serve(network: Network, id: str, shard: Shard, once: bool, threads: int | None) -> Stop:
     """One device until it stops."""
     from device_agent.performer import DevicePerformer
-    from mpsl.nn.threads import limit_threads
+    from mpsl.nn.threads import computing_worker, limit_threads
 
     boot = new_boot()
     info = {
@@ -52,6 +52,6 @@ async def serve(network: Network, id: str, shard: Shard, once: bool, threads: in
         network.address,
         client_id("device", id, boot),
         network.logger(role="device", id=id),
-        thread_starts=lambda: limit_threads(threads) and None,
+        worker=computing_worker(threads),
     )
     return await drive(driver)

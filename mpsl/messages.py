@@ -171,7 +171,10 @@ class Finished(Message):
 @_kind
 @dataclass(frozen=True)
 class Update(Message):
-    """A device has made all its steps and sent the weights of its parts; `loss` is Σ batch loss × batch samples."""
+    """A device has made all its steps and sent the weights of its parts.
+
+    `loss` is Σ batch loss × batch samples, the mean of the local epochs; `samples` are the shard's.
+    """
 
     kind = "update"
     round: int

@@ -277,6 +277,11 @@ class DeviceMachine(Participant):
             self._continue(job, result)
         self._pay()
 
+    def _mean_loss(self) -> float:
+        """Σ batch loss × batch samples, the mean of the local epochs."""
+        assert self.plan is not None
+        return self._loss / self.plan.job.run.local_epochs
+
     def job_failed(self) -> None:
         """A job raised: the orchestrator has been told; a discard can be answered."""
         self._busy = max(0, self._busy - 1)
@@ -302,7 +307,7 @@ class DeviceMachine(Participant):
                 samples = self._samples
                 seconds = self.now - self._began
                 self._send(
-                    ORCHESTRATOR, Update(self._round, self._attempt, self._batches, samples, self._loss, seconds)
+                    ORCHESTRATOR, Update(self._round, self._attempt, self._batches, samples, self._mean_loss(), seconds)
                 )
             case BeginProbe(round, attempt, batch), Encoded(tensor):
                 self._send(self._chain[0], Probe(round, self.id, attempt, batch, tensor))

@@ -1,4 +1,6 @@
-"""How many threads torch computes with: set by whoever starts a process, in every thread that computes."""
+"""How many threads torch computes with: set by whoever starts a process, in the thread that computes."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -8,3 +10,8 @@ def limit_threads(threads: int | None) -> int:
     if threads is not None:
         torch.set_num_threads(threads)
     return torch.get_num_threads()
+
+
+def computing_worker(threads: int | None) -> ThreadPoolExecutor:
+    """The one thread that computes. OpenMP keeps its number of threads for each thread that asks, so it is set there."""
+    return ThreadPoolExecutor(1, thread_name_prefix="worker", initializer=limit_threads, initargs=(threads,))

@@ -50,7 +50,7 @@ def report(network: Network, out: Path, summary: dict[str, Any]) -> int:
 
 async def orchestrate(network: Network, job: Job, out: Path) -> dict[str, Any]:
     """Run one job to its end and return its summary; raises BrokerError when the broker was never reached."""
-    from mpsl.nn.threads import limit_threads
+    from mpsl.nn.threads import computing_worker
     from orchestrator.performer import OrchestratorPerformer
 
     run = f"{job.run.name}-{secrets.token_hex(3)}"
@@ -65,7 +65,7 @@ async def orchestrate(network: Network, job: Job, out: Path) -> dict[str, Any]:
         client_id("orch", ORCHESTRATOR, boot),
         progress.logger(network.logger(role="orch")),
         patience_s=PATIENCE_S,
-        thread_starts=lambda: limit_threads(1) and None,
+        worker=computing_worker(1),
     )
     async with progress:
         stop: Stop | None = None

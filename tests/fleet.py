@@ -1,0 +1,102 @@
+"""A whole fleet in one test process: the real machines and performers under the real driver, over a real broker.
+
+One worker thread serves all, for torch's generator belongs to the process. Tests of processes are elsewhere.
+"""
+
+import asyncio
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from broker.address import BrokerAddress, parse_broker
+from broker.driver import Driver
+from broker.log import Logger
+from compute_node.performer import HopPerformer
+from device_agent.performer import DevicePerformer
+from device_agent.shard import Shard
+from mpsl.job import read_job
+from mpsl.machines.device import DeviceMachine
+from mpsl.machines.effects import Stop
+from mpsl.machines.hop import HopMachine
+from mpsl.machines.orchestrator import OrchestratorMachine
+from mpsl.topics import Topics, client_id
+from orchestrator.performer import OrchestratorPerformer
+
+
+class SharedWorker(ThreadPoolExecutor):
+    """Outlives the drivers that use it."""
+
+    def __init__(self) -> None:
+        super().__init__(1, initializer=torch.set_num_threads, initargs=(1,))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """A driver that ends must not end the others' worker."""
+
+    def close(self) -> None:
+        """End it for good."""
+        super().shutdown(wait=True)
+
+
+@dataclass
+class Outcome:
+    """What a run left."""
+
+    summary: dict[str, Any]
+    stops: dict[str, Stop]
+    out: Path
+    log: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+
+
+def make_shards(sizes: list[int], shape: tuple[int, ...], classes: int, test: int = 0, seed: int = 0) -> dict[str, Shard]:
+    """Random shards of these sizes, dev-1 and on."""
+    chance = np.random.default_rng(seed)
+
+    def one(id: str, size: int) -> Shard:
+        x = chance.standard_normal((size + test, *shape), dtype=np.float32)
+        y = chance.integers(0, classes, size + test)
+        return Shard(id, x[:size], y[:size], x[size:], y[size:])
+
+    return {f"dev-{number}": one(f"dev-{number}", size) for number, size in enumerate(sizes, start=1)}
+
+
+def run_fleet(
+    broker: str | BrokerAddress, job: dict[str, Any], shards: dict[str, Shard], out: Path, nodes: int, timeout: float = 120.0
+) -> Outcome:
+    """Run a job with these shards over the broker and wait for everyone to leave."""
+    address = parse_broker(broker) if isinstance(broker, str) else broker
+    return asyncio.run(_run(address, job, shards, out, nodes, timeout))
+
+
+async def _run(
+    address: BrokerAddress, job: dict[str, Any], shards: dict[str, Shard], out: Path, nodes: int, timeout: float
+) -> Outcome:
+    topics = Topics(f"t-{secrets.token_hex(6)}")
+    worker = SharedWorker()
+    log: list[tuple[str, str, dict[str, Any]]] = []
+
+    def logger(id: str) -> Logger:
+        return lambda level, event, facts: log.append((id, event, {"level": level, **facts}))
+
+    def driver(machine: Any, performer: Any, role: str, id: str) -> Driver:
+        return Driver(machine, performer, address, client_id(role, id, machine.boot), logger(id), worker=worker)
+
+    orchestrator = OrchestratorMachine(read_job(job, "job"), f"run-{secrets.token_hex(3)}", secrets.token_hex(4), topics)
+    drivers = {"orch": driver(orchestrator, OrchestratorPerformer(out), "orch", "orch")}
+    for number in range(1, nodes + 1):
+        id = f"node-{number}"
+        hop = HopMachine(id, secrets.token_hex(4), topics, {"memory_budget": None}, once=True)
+        drivers[id] = driver(hop, HopPerformer(id), "node", id)
+    for id, shard in shards.items():
+        device = DeviceMachine(id, secrets.token_hex(4), topics, {"samples": shard.samples}, once=True)
+        drivers[id] = driver(device, DevicePerformer(id, shard), "device", id)
+    try:
+        async with asyncio.timeout(timeout):
+            stops = await asyncio.gather(*(each.run() for each in drivers.values()))
+    finally:
+        worker.close()
+    return Outcome(orchestrator.summary, dict(zip(drivers, stops, strict=True)), out, log)

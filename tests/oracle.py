@@ -1,0 +1,95 @@
+"""The reference: FedAvg of the unsplit model as a plain loop, in one process, from the words of the design alone.
+
+Shares nothing with the stages but the definition of the model. Whoever doubts a run reads this file.
+"""
+
+from binascii import crc32
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from mpsl.nn.models import build
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a run is made of, as the oracle needs it."""
+
+    model: str
+    args: dict[str, Any]
+    optimizer: str
+    lr: float
+    rounds: int
+    batch_size: int
+    local_epochs: int = 1
+    micro_batches: int = 1
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    seed: int = 0
+    shuffle: bool = True
+
+
+def oracle(
+    setting: Setting, shards: dict[str, tuple[np.ndarray, np.ndarray]], accepted: list[list[str]]
+) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The committed state and the rounds' losses, given in which order each round accepted which devices."""
+    torch.manual_seed(setting.seed)
+    model = build(setting.model, **setting.args)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    losses = []
+    for number, devices in enumerate(accepted, start=1):
+        total: dict[str, torch.Tensor] = {}
+        weight = 0
+        loss_sum = sample_sum = 0.0
+        for device in devices:
+            x, y = shards[device]
+            model.load_state_dict(state)
+            loss = train(model, setting, device, number, x, y)
+            loss_sum += loss
+            sample_sum += len(x) * setting.local_epochs
+            weight += len(x)
+            for name, tensor in model.state_dict().items():
+                if tensor.is_floating_point():
+                    total[name] = total.get(name, torch.zeros_like(tensor)) + len(x) * tensor
+                else:
+                    total[name] = torch.maximum(total.get(name, tensor), tensor).clone()
+        state = {n: t / weight if t.is_floating_point() else t for n, t in total.items()}
+        losses.append(loss_sum / sample_sum)
+    return state, losses
+
+
+def train(model: torch.nn.Sequential, setting: Setting, device: str, number: int, x: np.ndarray, y: np.ndarray) -> float:
+    """One device's round on the whole model; returns Σ batch loss × batch samples."""
+    model.train()
+    if setting.optimizer == "adam":
+        optimizer: Any = torch.optim.Adam(model.parameters(), lr=setting.lr, weight_decay=setting.weight_decay)
+    else:
+        optimizer = torch.optim.SGD(
+            model.parameters(), lr=setting.lr, momentum=setting.momentum, weight_decay=setting.weight_decay
+        )
+    loss_sum = 0.0
+    for epoch in range(setting.local_epochs):
+        order = np.arange(len(x))
+        if setting.shuffle:
+            order = np.random.default_rng([setting.seed, number, epoch, crc32(device.encode())]).permutation(len(x))
+        for batch, start in enumerate(range(0, len(x), setting.batch_size)):
+            chosen = torch.from_numpy(order[start : start + setting.batch_size])
+            optimizer.zero_grad()
+            micros = [part for part in torch.tensor_split(chosen, setting.micro_batches) if len(part)]
+            for micro, part in enumerate(micros):
+                value = torch.from_numpy(x[part.numpy()])
+                for index, block in enumerate(model):
+                    words = np.random.SeedSequence(
+                        [setting.seed, number, epoch, crc32(device.encode()), batch, micro, index]
+                    )
+                    torch.manual_seed(int(words.generate_state(1, np.uint64)[0]))
+                    value = block(value)
+                mean = functional.cross_entropy(value, torch.from_numpy(y[part.numpy()]))
+                loss_sum += mean.item() * len(part)
+                loss = mean if len(part) == len(chosen) else mean * len(part) / len(chosen)
+                loss.backward()
+            optimizer.step()
+    return loss_sum

@@ -1,0 +1,70 @@
+"""The promise: split training gives the weights of plain FedAvg of the unsplit model, bit for bit, over a real broker."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fleet import make_shards, run_fleet
+from oracle import Setting, oracle
+from safetensors.torch import load_file
+
+from broker.engines.engine import BrokerProcess
+
+DIGITS = ("digits-cnn", {"dropout": 0.2}, (1, 8, 8))
+MLP = ("mlp", {"hidden": [12, 12, 12, 12], "image_size": 4, "dropout": 0.3, "batch_norm": True, "residual": True}, (1, 4, 4))
+LENET = ("lenet5", {}, (1, 28, 28))
+SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.001}
+ADAM = {"name": "adam", "lr": 0.002, "weight_decay": 0.01}
+
+CASES = {
+    "no-hops": (DIGITS, [], [19, 11], SGD, {"batch_size": 8, "rounds": 2}),
+    "no-hops-micro-batches": (MLP, [], [22, 14], ADAM, {"batch_size": 8, "rounds": 2, "micro_batches": 3, "local_epochs": 2}),
+    "one-hop-one-device": (DIGITS, [1, 8], [29], SGD, {"batch_size": 8, "rounds": 2}),
+    "one-hop-adam": (LENET, [1, 4], [17, 9, 23], ADAM, {"batch_size": 8, "rounds": 2}),
+    "two-hops": (DIGITS, [2, 5, 8], [19, 27, 10], SGD, {"batch_size": 8, "rounds": 2, "local_epochs": 2}),
+    "two-hops-micro-batches": (DIGITS, [2, 5, 8], [19, 27], ADAM, {"batch_size": 8, "rounds": 2, "micro_batches": 2}),
+    "two-hops-seldom-evaluated": (MLP, [1, 2, 4], [14, 18], SGD, {"batch_size": 4, "rounds": 3, "evaluate_every": 2}),
+    "three-hops-five-devices": (
+        DIGITS, [1, 3, 5, 8], [9, 17, 12, 21, 10], SGD,
+        {"batch_size": 8, "rounds": 2, "local_epochs": 2, "micro_batches": 2, "seed": 7},
+    ),
+    "not-shuffled": (MLP, [1, 3], [10, 14], SGD, {"batch_size": 4, "rounds": 2, "shuffle": False}),
+}  # fmt: skip
+
+
+def setting_of(job: dict[str, Any]) -> Setting:
+    """The oracle's view of a job."""
+    run, optimizer = job["run"], job["optimizer"]
+    return Setting(
+        job["model"]["name"], job["model"]["args"], optimizer["name"], optimizer["lr"], run["rounds"], run["batch_size"],
+        run.get("local_epochs", 1), run.get("micro_batches", 1), optimizer.get("momentum", 0.0),
+        optimizer.get("weight_decay", 0.0), run.get("seed", 0), run.get("shuffle", True),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("evaluated", [True, False], ids=["evaluated", "no-test-data"])
+def test_bit_identical(mosquitto: BrokerProcess, tmp_path: Path, name: str, evaluated: bool) -> None:
+    torch.set_num_threads(1)
+    (model, args, shape), cuts, sizes, optimizer, run = CASES[name]
+    job = {
+        "run": {"name": "exact", **run},
+        "model": {"name": model, "args": args, "cuts": cuts},
+        "optimizer": optimizer,
+        "fleet": {"devices": len(sizes), "nodes": max(0, len(cuts) - 1)},
+    }
+    shards = make_shards(sizes, shape, 10, test=11 if evaluated else 0)
+    outcome = run_fleet(mosquitto.url, job, shards, tmp_path, max(0, len(cuts) - 1))
+
+    assert outcome.summary["state"] == "done", outcome.summary["reason"]
+    accepted = [metrics["devices"] for metrics in outcome.summary["rounds"]]
+    assert [sorted(devices) for devices in accepted] == [sorted(shards)] * run["rounds"]
+    expected, losses = oracle(setting_of(job), {id: (s.x, s.y) for id, s in shards.items()}, accepted)
+    actual = load_file(tmp_path / "model.safetensors")
+    assert actual.keys() == expected.keys()
+    different = [name for name in expected if not torch.equal(actual[name], expected[name])]
+    assert different == []
+    assert [m["loss"] for m in outcome.summary["rounds"]] == pytest.approx(losses, rel=1e-6)
+    assert (outcome.summary["accuracy"] is not None) == evaluated
+    assert {stop.status for stop in outcome.stops.values()} == {0}
