@@ -1,0 +1,176 @@
+"""`mpsl ls`: who is online, in which role and run, since when; and which runs go on."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from broker.options import Network, network_options
+from broker.tap import printable
+from broker.watch import watching
+from mpsl.machines.census import Census, Presence, natural
+from mpsl.machines.machine import from_json
+from mpsl.machines.online import TELEMETRY_S
+from mpsl.topics import Branch, ParticipantTopic, RunTopic, Topics
+
+RETAINED_S = 0.5
+"""What the broker keeps has arrived by then."""
+LISTEN_S = TELEMETRY_S + RETAINED_S
+"""Who is alive has said so by then."""
+BRANCHES: tuple[Branch, ...] = ("dev", "node")
+
+Row = dict[str, Any]
+
+
+@click.command()
+@network_options
+def ls(*, network: Network) -> None:
+    """Show devices, nodes and runs, as they are now. Takes up to 2.5 s: who is alive says so every 2 s."""
+    roll = Roll(network.topics)
+    asyncio.run(_listen(network, roll))
+    found = roll.call()
+    if network.as_json:
+        print(json.dumps(found))
+    else:
+        print("\n".join(map(printable, table(found))))
+
+
+async def _listen(network: Network, roll: "Roll") -> None:
+    """Hear everyone out; ends as soon as all who are said to be online have been heard."""
+    topics = network.topics
+    filters = [topics.participant(branch, "+", leaf) for branch in BRANCHES for leaf in ("status", "info", "tele")]
+    async with watching(network, "ls", (*filters, topics.run("+", "state"))) as connection:
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LISTEN_S):
+                async for topic, payload, _ in connection.messages():
+                    roll.note(topic, payload, time.time())
+                    if clock() - begun >= RETAINED_S and roll.complete:
+                        return
+
+
+class Roll:
+    """Everyone of one net and every run, from their JSON topics; times in seconds since 1970."""
+
+    def __init__(self, topics: Topics) -> None:
+        self._topics = topics
+        self._census = Census()
+        self._ids: set[tuple[Branch, str]] = set()
+        self._runs: dict[str, Row] = {}
+
+    def note(self, topic: str, payload: bytes, now: float) -> None:
+        """Take a message in; what is malformed says nothing."""
+        match self._topics.parse(topic):
+            case ParticipantTopic(branch, id) as named:
+                if self._census.note(named, payload, now) is not None:
+                    self._ids.add((branch, id))
+            case RunTopic(run, "state"):
+                content = from_json(payload)
+                if content is None:
+                    self._runs.pop(run, None)
+                else:
+                    self._runs[run] = content
+
+    @property
+    def complete(self) -> bool:
+        """Whether all who are said to be online have been heard."""
+        return all(presence.heard_at is not None for presence in self._presences() if presence.online)
+
+    def call(self) -> dict[str, list[Row]]:
+        """Everything that is known, by branch, in natural order of the ids."""
+        rows = {branch: [_row(p) for p in self._presences() if p.branch == branch and p.status] for branch in BRANCHES}
+        runs = [_run(run, self._runs[run]) for run in sorted(self._runs)]
+        return {"devices": rows["dev"], "nodes": rows["node"], "runs": runs}
+
+    def _presences(self) -> list[Presence]:
+        found = [self._census.get(branch, id) for branch, id in self._ids]
+        return sorted((presence for presence in found if presence), key=lambda presence: natural(presence.id))
+
+
+def _row(presence: Presence) -> Row:
+    """`silent`: its status says online, its telemetry does not come."""
+    heard = presence.heard_at if presence.online else None
+    state = presence.status["state"]
+    uptime = presence.telemetry.get("uptime_s")
+    described = presence.info if presence.online and presence.info.get("boot") == presence.boot else {}
+    return {
+        "id": presence.id,
+        "role": presence.status.get("role"),
+        "state": "silent" if presence.online and heard is None else state,
+        "run": described.get("run"),
+        "since": _when(heard - uptime) if heard and isinstance(uptime, int | float) and 0 <= uptime <= heard else None,
+        "last_seen": _when(heard),
+        "doing": presence.telemetry.get("state") if heard is not None else None,
+        "version": presence.status.get("version"),
+        "protocol": presence.status.get("protocol"),
+        "boot": presence.boot,
+    }
+
+
+def _run(run: str, content: Row) -> Row:
+    """`state` is `lost` where the broker has published the orchestrator's last will."""
+    return {"run": run} | {
+        key: content.get(key)
+        for key in ("state", "round", "rounds", "batches", "batches_in_round", "loss", "accuracy", "waiting_for")
+    }
+
+
+def _when(at: float | None) -> str | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def table(found: dict[str, list[Row]]) -> list[str]:
+    """The lines that a person reads; times in their own zone."""
+    header = ("ROLE", "ID", "STATE", "RUN", "SINCE", "LAST SEEN", "VERSION", "DOING")
+    cells = [header] + [
+        (
+            row["role"],
+            row["id"],
+            row["state"],
+            row["run"],
+            _local(row["since"]),
+            _local(row["last_seen"]),
+            row["version"],
+            row["doing"],
+        )
+        for row in found["devices"] + found["nodes"]
+    ]
+    lines = _aligned(cells) if len(cells) > 1 else ["no devices and no nodes"]
+    if not found["runs"]:
+        return [*lines, "", "no runs"]
+    runs = [("RUN", "STATE", "ROUND", "BATCHES", "LOSS", "ACCURACY", "WAITING FOR")] + [
+        (
+            row["run"], row["state"], _of(row["round"], row["rounds"]), _of(row["batches"], row["batches_in_round"]),
+            _number(row["loss"], ".4f"), _number(row["accuracy"], ".2%"), _names(row["waiting_for"]),
+        )
+        for row in found["runs"]
+    ]  # fmt: skip
+    return [*lines, "", *_aligned(runs)]
+
+
+def _aligned(rows: Sequence[tuple[object, ...]]) -> list[str]:
+    texts = [["-" if cell is None else str(cell)[:40] for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in texts]
+
+
+def _local(when: str | None) -> str | None:
+    return when and datetime.fromisoformat(when).astimezone().strftime("%m-%d %H:%M:%S")
+
+
+def _of(part: object, whole: object) -> str | None:
+    return None if part is None else f"{part}/{whole}"
+
+
+def _number(value: object, form: str) -> str | None:
+    return format(value, form) if isinstance(value, int | float) else None
+
+
+def _names(value: object) -> str | None:
+    return ", ".join(map(str, value)) if isinstance(value, list) and value else None

@@ -1,0 +1,127 @@
+"""What someone who watches the topics sees of one message: its name and its headers, never its body.
+
+Total: whatever bytes arrive on whatever topic, there is a sighting; what is none of ours is of the kind `foreign`.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mpsl import wire
+from mpsl.errors import WireError
+from mpsl.link import chunk
+from mpsl.machines.machine import from_json
+from mpsl.messages import KINDS
+from mpsl.names import ORCHESTRATOR
+from mpsl.topics import BinaryTopic, ParticipantTopic, RunTopic, Topics
+
+FOREIGN = "foreign"
+LEAVES = {
+    ParticipantTopic: ("status", "info", "tele", "cmd", "res"),
+    RunTopic: ("plan", "state", "metrics"),
+}
+REMEMBERED = 4096
+"""Messages in several chunks whose first chunk is remembered, so that the later ones can be named."""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One message as it went by; None where it is not known. `note` is more for people."""
+
+    kind: str
+    src: str | None = None
+    dst: str | None = None
+    round: int | None = None
+    batch: int | None = None
+    micro: int | None = None
+    dtype: str | None = None
+    shape: tuple[int, ...] | None = None
+    note: str = ""
+
+
+class Watcher:
+    """Names the messages of one net."""
+
+    def __init__(self, topics: Topics) -> None:
+        self._topics = topics
+        self._first_chunks: OrderedDict[tuple[object, ...], Sighting] = OrderedDict()
+
+    def see(self, topic: str, payload: bytes) -> Sighting:
+        """What this message is."""
+        match self._topics.parse(topic):
+            case BinaryTopic() as binary:
+                return self._binary(binary, payload)
+            case ParticipantTopic(_, id, leaf) as named if leaf in LEAVES[ParticipantTopic]:
+                src, dst = (ORCHESTRATOR, named.id) if leaf == "cmd" else (id, None)
+                return _json(leaf, src, dst, payload)
+            case RunTopic(_, leaf) if leaf in LEAVES[RunTopic]:
+                return _json(leaf, ORCHESTRATOR, None, payload)
+        return Sighting(FOREIGN, note="no topic of ours")
+
+    def _binary(self, topic: BinaryTopic, payload: bytes) -> Sighting:
+        blank = Sighting(FOREIGN, topic.source, topic.to)
+        try:
+            decoded = chunk.decode(payload)
+            if isinstance(decoded, chunk.Ack):
+                missing = sum(end - first for first, end in decoded.gaps)
+                note = f"{decoded.lane} up to {decoded.next}" + (f", {missing} missing" if missing else "")
+                return replace(blank, kind="ack", note=note)
+            header, body = decoded
+            key = (topic, header.boot, header.session, header.message)
+            if header.index:
+                found = self._first_chunks.get(key, replace(blank, kind="chunk"))
+            else:
+                found = _first(blank, wire.header_of(body)[0])
+        except WireError as error:
+            return replace(blank, note=str(error))
+        if header.total == 1:
+            return found
+        if not header.index:
+            self._remember(key, found)
+        return replace(found, note=f"{found.note} chunk {header.index + 1} of {header.total}".strip())
+
+    def _remember(self, key: tuple[object, ...], sighting: Sighting) -> None:
+        self._first_chunks[key] = sighting
+        if len(self._first_chunks) > REMEMBERED:
+            self._first_chunks.popitem(last=False)
+
+
+def _json(leaf: str, src: str, dst: str | None, payload: bytes) -> Sighting:
+    if not payload:
+        return Sighting(leaf, src, dst, note="cleared")
+    try:
+        content = from_json(payload)
+    except RecursionError:  # a thousand brackets, one in the other
+        content = None
+    if content is None:
+        return Sighting(FOREIGN, src, dst, note="no JSON object")
+    state = content.get("state")
+    note = state if isinstance(state, str) else ""
+    return Sighting(leaf, src, dst, _count(content.get("round")), _count(content.get("batch")), note=note[:40])
+
+
+def _first(blank: Sighting, header: dict[str, Any]) -> Sighting:
+    """The sighting of a message from its header; raises WireError where it is none of ours."""
+    kind, fields, tensor = header.get("k"), header.get("f"), header.get("t")
+    if not isinstance(kind, str) or kind not in KINDS or not isinstance(fields, dict):
+        raise WireError("no kind of message that is known")
+    ticket = fields.get("ticket")
+    about = ticket if isinstance(ticket, dict) else fields
+    found = replace(
+        blank,
+        kind=kind,
+        round=_count(about.get("round", about.get("version"))),
+        batch=_count(about.get("batch")),
+        micro=_count(about.get("micro")),
+        note=str(fields.get("purpose", ""))[:40],
+    )
+    match tensor:
+        case None:
+            return found
+        case [str(codec), str(dtype), list(shape), list(_)] if all(_count(size) is not None for size in shape):
+            return replace(found, dtype=dtype, shape=tuple(shape), note=f"{found.note} {codec[:40]}".strip())
+    raise WireError("its tensor is not described as [codec, dtype, shape, sizes]")
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value >= 0 else None

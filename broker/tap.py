@@ -1,0 +1,88 @@
+"""`mpsl tap`: watches everything that goes over the topics of a net, one line a message."""
+
+import asyncio
+import io
+import json
+import os
+import signal
+import sys
+import time
+
+import click
+
+from broker.options import Network, network_options
+from broker.sighting import Sighting, Watcher
+from broker.watch import watching
+from mpsl.errors import BrokerError
+
+
+@click.command()
+@network_options
+def tap(*, network: Network) -> None:
+    """Show every message: one line each, tensor headers decoded, no bodies. With --json one object a line."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names in an alphabet that this terminal does not have
+    try:
+        asyncio.run(_until_stopped(network))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read us has had enough; what is still buffered must not raise again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+async def _until_stopped(network: Network) -> None:
+    watching_task = asyncio.create_task(_watch(network), name="tap")
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, watching_task.cancel)
+    await asyncio.wait([watching_task])
+    if not watching_task.cancelled():
+        watching_task.result()
+
+
+async def _watch(network: Network) -> None:
+    log = network.logger(role="tap")
+    watcher = Watcher(network.topics)
+    line = json_line if network.as_json else text_line
+    while True:
+        async with watching(network, "tap", (f"{network.topics.root}/#",)) as connection:
+            log("info", "watching", {"broker": network.address.shown, "topics": f"{network.topics.root}/#"})
+            try:
+                async for topic, payload, _ in connection.messages():
+                    shown = line(time.time(), topic, len(payload), watcher.see(topic, payload))
+                    print(printable(shown), flush=True)
+            except BrokerError as error:
+                log("warning", "disconnected", {"reason": str(error)})
+
+
+def json_line(at: float, topic: str, size: int, seen: Sighting) -> str:
+    """One JSON object; `time` in seconds since 1970, `bytes` of the payload."""
+    return json.dumps(
+        {
+            "time": round(at, 3),
+            "topic": topic,
+            "bytes": size,
+            "kind": seen.kind,
+            "src": seen.src,
+            "dst": seen.dst,
+            "round": seen.round,
+            "batch": seen.batch,
+            "micro": seen.micro,
+            "dtype": seen.dtype,
+            "shape": seen.shape,
+        }
+    )
+
+
+def text_line(at: float, topic: str, size: int, seen: Sighting) -> str:
+    """Time, bytes, kind, from -> to, round.batch.micro, dtype and shape, what else is known; the topic last."""
+    clock = time.strftime("%H:%M:%S", time.localtime(at)) + f".{int(at * 1000) % 1000:03}"
+    way = f"{seen.src or '-'} -> {seen.dst or '-'}"
+    place = ".".join(str(number) for number in (seen.round, seen.batch, seen.micro) if number is not None)
+    tensor = "" if seen.shape is None else f"{seen.dtype} {'x'.join(map(str, seen.shape))}"
+    return f"{clock} {size:>8} {seen.kind:<10} {way:<18} {place:<9} {tensor:<22} {seen.note:<28} {topic}"
+
+
+def printable(line: str) -> str:
+    """The line without anything that a terminal would obey; topics and headers are written by others."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)

@@ -1,0 +1,43 @@
+"""A connection of someone who only looks: subscribed, and given up on when the broker is not there in time.
+
+For `tap` and `ls`. It must never publish, and needs no more rights than to read.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from broker.connection import Connection, Refused, connect
+from broker.options import Network, default_id, new_boot
+from mpsl.errors import BrokerError
+from mpsl.topics import client_id
+
+PATIENCE_S = 10.0
+PAUSE_S = 0.5
+
+
+@asynccontextmanager
+async def watching(network: Network, role: str, filters: tuple[str, ...]) -> AsyncIterator[Connection]:
+    """A connection that has been granted `filters`; raises BrokerError naming host, port and cause after 10 s."""
+    async with AsyncExitStack() as stack:
+        yield await _connected(stack, network, role, filters)
+
+
+async def _connected(stack: AsyncExitStack, network: Network, role: str, filters: tuple[str, ...]) -> Connection:
+    clock = asyncio.get_running_loop().time
+    deadline = clock() + PATIENCE_S
+    name = client_id(role, default_id(), new_boot())
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                connection = await stack.enter_async_context(connect(network.address, name))
+                await connection.subscribe(filters)
+            return connection
+        except Refused:
+            raise
+        except TimeoutError:
+            raise BrokerError(f"no answer from broker {network.address.shown} for {PATIENCE_S:g} s; gave up") from None
+        except BrokerError as error:
+            if clock() + PAUSE_S >= deadline:
+                raise BrokerError(f"{error}; gave up after {PATIENCE_S:g} s") from None
+        await asyncio.sleep(PAUSE_S)
