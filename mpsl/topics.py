@@ -4,6 +4,7 @@ Section 4 of docs/topics.md: eight levels at most, destination before source, so
 a writer to its own name.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,13 @@ LANES: tuple[Lane, ...] = ("fwd", "bwd", "weights", "ctl", "ack")
 
 Branch = Literal["dev", "node"]
 
+_OF_PARTICIPANTS = ("status", "info", "tele", "cmd", "res")
+LEAVES = {"dev": _OF_PARTICIPANTS, "node": _OF_PARTICIPANTS, "run": ("plan", "state", "metrics")}
+"""The JSON topics of each branch."""
+
+_ID = re.compile(r"[a-z0-9-]{1,32}\Z")
+_SEAT = re.compile(r"[1-9][0-9]{0,3}\.[0-9]{1,4}\Z")
+
 Address = str
 """Where a binary message goes: a seat as 'k.r' (stage from 1, replica from 0), or the id of a device, or 'orch'."""
 
@@ -21,6 +29,10 @@ Address = str
 def seat_address(stage: int, replica: int) -> Address:
     """The address of a seat; a '.' never stands in an id, so the two kinds of address cannot collide."""
     return f"{stage}.{replica}"
+
+
+def _ids(*texts: str) -> bool:
+    return all(_ID.match(text) for text in texts)
 
 
 @dataclass(frozen=True)
@@ -70,15 +82,15 @@ class Topics:
         return f"{self.root}/{'seat' if '.' in to else 'x'}/{run}/{to}/{lane}/{source}"
 
     def parse(self, topic: str) -> BinaryTopic | ParticipantTopic | RunTopic | None:
-        """Take a topic apart; None for one that is not of this net or of this system."""
+        """Take a topic apart; None for one that is not of this net or of this system, ids and leaves included."""
         if not topic.startswith(self.root + "/"):
             return None
         match topic[len(self.root) + 1 :].split("/"):
-            case [("seat" | "x") as branch, run, to, lane, source] if lane in LANES and ("." in to) == (branch == "seat"):
-                return BinaryTopic(run, to, lane, source)
-            case [("dev" | "node") as branch, id, leaf]:
+            case [("seat" | "x") as branch, run, to, lane, source] if lane in LANES and _ids(run, source):
+                return BinaryTopic(run, to, lane, source) if (_SEAT if branch == "seat" else _ID).match(to) else None
+            case [("dev" | "node") as branch, id, leaf] if leaf in LEAVES[branch] and _ids(id):
                 return ParticipantTopic(branch, id, leaf)
-            case ["run", run, leaf]:
+            case ["run", run, leaf] if leaf in LEAVES["run"] and _ids(run):
                 return RunTopic(run, leaf)
         return None
 

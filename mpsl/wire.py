@@ -4,22 +4,24 @@
 
 header = {"k": kind, "f": fields, "t": [codec, dtype, shape, [bytes of each plane]]}, without "t" where a kind has no
 tensor. No pickle: what is decoded is numbers, strings and lists, checked against the kind's own types, and a plane is a
-view of the received buffer. Sizes are checked against the buffer before anything is made of them.
+view of the received buffer. Sizes are checked against the buffer before anything is made of them. The text of a
+WireError begins with its class and a colon, so that what is dropped can be counted under few names.
 """
 
 import dataclasses
 import struct
-from functools import cache
 from typing import Any
 
 import msgpack
 import msgspec
 
 from mpsl.errors import WireError
-from mpsl.messages import KINDS, Message, Tensor
+from mpsl.messages import KINDS, Message, Tensor, Ticket
 
 ALIGNMENT = 64
 MAX_HEADER = 16 * 1024
+MAX_TEXT = 1024
+"""Characters of a text (a reason, an error) that travel; the rest is cut off, for a reader refuses longer ones."""
 MAX_DIMENSIONS = 8
 DTYPES = {"float32": 4, "int64": 8, "int32": 4, "float64": 8, "uint8": 1, "bool": 1}
 """What a tensor may decode to, with the bytes of one element."""
@@ -43,7 +45,7 @@ def encode(message: Message) -> list[Buffer]:
     if tensor is not None:
         planes = [plane.cast("B") for plane in tensor.planes]
         header["t"] = [tensor.codec, tensor.dtype, list(tensor.shape), [plane.nbytes for plane in planes]]
-    packed = msgpack.packb(header)
+    packed = msgpack.packb(header, unicode_errors="replace")
     start = _LENGTH.pack(len(packed)) + packed
     if not planes:
         return [start]
@@ -58,19 +60,19 @@ def decode(buffer: Buffer) -> Message:
     """The message in `buffer`, planes as views of it; raises WireError for anything else."""
     view = memoryview(buffer)
     header, body = header_of(view)
-    kind = KINDS.get(header.get("k", ""))
-    fields = header.get("f")
+    name, fields = header.get("k"), header.get("f")
+    kind = KINDS.get(name) if isinstance(name, str) else None
     if kind is None or not isinstance(fields, dict):
-        raise WireError(f"unknown kind of message {header.get('k')!r}")
+        raise WireError(f"kind: {name!r} is none of ours")
     try:
-        message = msgspec.convert(fields, _without_tensor(kind), strict=True)
+        message = msgspec.convert(fields, _FIELDS[kind], strict=True)
     except msgspec.ValidationError as error:
-        raise WireError(f"{kind.kind}: {error}") from None
+        raise WireError(f"fields: {kind.kind}: {error}") from None
     values = msgspec.structs.asdict(message)
-    if _has_tensor(kind):
+    if kind in _WITH_TENSOR:
         values["tensor"] = _tensor(header.get("t"), view[body:])
-    elif "t" in header:
-        raise WireError(f"{kind.kind}: has a tensor, which this kind does not carry")
+    elif "t" in header or body < view.nbytes:
+        raise WireError(f"tensor: {kind.kind} carries none")
     return kind(**values)
 
 
@@ -80,15 +82,15 @@ def header_of(view: memoryview) -> tuple[dict[str, Any], int]:
         raise WireError(f"truncated: {view.nbytes} bytes are no header")
     (length,) = _LENGTH.unpack_from(view)
     if length > MAX_HEADER or _LENGTH.size + length > view.nbytes:
-        raise WireError(f"header of {length} bytes; at most {MAX_HEADER} and no more than arrived are allowed")
+        raise WireError(f"header: {length} bytes; at most {MAX_HEADER} and no more than arrived are allowed")
     try:
         header = msgpack.unpackb(
-            view[_LENGTH.size : _LENGTH.size + length], max_str_len=4096, max_array_len=64, max_map_len=64
+            view[_LENGTH.size : _LENGTH.size + length], max_str_len=4 * MAX_TEXT, max_array_len=64, max_map_len=64
         )
     except Exception as error:
-        raise WireError(f"header is not msgpack: {error}") from None
+        raise WireError(f"header: is not msgpack: {error}") from None
     if not isinstance(header, dict):
-        raise WireError("header is no map")
+        raise WireError("header: is no map")
     end = _LENGTH.size + length
     return header, end + padding(end)
 
@@ -98,11 +100,11 @@ def _tensor(described: object, body: memoryview) -> Tensor:
         case [str(codec), str(dtype), list(shape), list(sizes)]:
             pass
         case _:
-            raise WireError("tensor is not described as [codec, dtype, shape, sizes]")
+            raise WireError("tensor: is not described as [codec, dtype, shape, sizes]")
     if dtype not in DTYPES:
-        raise WireError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        raise WireError(f"tensor: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < 2**40 for n in [*shape, *sizes]):
-        raise WireError(f"shape {shape} or sizes {sizes} are not at most {MAX_DIMENSIONS} non-negative integers")
+        raise WireError(f"tensor: shape {shape} or sizes {sizes} are not at most {MAX_DIMENSIONS} integers from 0")
     planes = []
     position = 0
     for size in sizes:
@@ -111,7 +113,7 @@ def _tensor(described: object, body: memoryview) -> Tensor:
         planes.append(body[position : position + size])
         position += size + padding(size)
     if position - (padding(sizes[-1]) if sizes else 0) != body.nbytes:
-        raise WireError(f"{body.nbytes} bytes of planes where the header announces {sum(sizes)}")
+        raise WireError(f"tensor: {body.nbytes} bytes of planes where the header announces {sum(sizes)}")
     return Tensor(codec, dtype, tuple(shape), tuple(planes))
 
 
@@ -120,21 +122,21 @@ def _fields(message: Message) -> dict[str, Any]:
     for field in dataclasses.fields(message):
         if field.name != "tensor":
             value = getattr(message, field.name)
-            fields[field.name] = msgspec.to_builtins(value) if dataclasses.is_dataclass(value) else value
+            if isinstance(value, str):
+                value = value[:MAX_TEXT]
+            fields[field.name] = vars(value) if isinstance(value, Ticket) else value
     return fields
 
 
-@cache
-def _has_tensor(kind: type[Message]) -> bool:
-    return any(field.name == "tensor" for field in dataclasses.fields(kind))
-
-
-@cache
 def _without_tensor(kind: type[Message]) -> type[msgspec.Struct]:
     """The kind's fields as a strict structure of their own: what msgspec checks a header against."""
     fields = [
-        (field.name, field.type, field.default) if field.default is not dataclasses.MISSING else (field.name, field.type)
+        (field.name, field.type, msgspec.NODEFAULT if field.default is dataclasses.MISSING else field.default)
         for field in dataclasses.fields(kind)
         if field.name != "tensor"
     ]
-    return msgspec.defstruct(kind.__name__ + "Fields", fields, forbid_unknown_fields=True, frozen=True)
+    return msgspec.defstruct(f"{kind.__name__}Fields", fields, forbid_unknown_fields=True, frozen=True)
+
+
+_FIELDS = {kind: _without_tensor(kind) for kind in KINDS.values()}
+_WITH_TENSOR = {kind for kind in KINDS.values() if any(field.name == "tensor" for field in dataclasses.fields(kind))}

@@ -30,7 +30,11 @@ class Peer:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes: of one chunk (a whole MQTT payload), a link's window, all links together, and the largest message."""
+    """Bytes: of one chunk (a whole MQTT payload), a link's window, all links together, and the largest message.
+
+    All links together may exceed `in_flight` by one chunk each: a link with nothing out may always send one, so that
+    peers that do not answer never hold up the others.
+    """
 
     chunk_bytes: int = CHUNK_BYTES
     window: int = WINDOW
@@ -48,7 +52,7 @@ class Outbound:
 
 
 class Channel:
-    """The links of process (`source`, `boot`) in `run` at `term`."""
+    """The links of process (`source`, `boot`) in `run` at `term`; `dropped` counts by the class of the WireError."""
 
     def __init__(self, topics: Topics, run: str, source: str, boot: str, term: int, limits: Limits) -> None:
         self.dropped: Counter[str] = Counter()
@@ -70,10 +74,15 @@ class Channel:
         for id, peer in peers.items():
             if self.peers.get(id) not in (None, peer):
                 self.forget(id)
+                for source, lane in [key for key in self._receivers if key[0] == id]:
+                    del self._receivers[source, lane]
             self.peers[id] = peer
 
     def forget(self, id: str) -> None:
-        """Drop the links to and from `id` with all that is pending on them; a later link is a new session."""
+        """Drop the links to `id` with all that is pending on them; a later link is a new session.
+
+        The links from it stay: its process counts on, so only it can begin them anew.
+        """
         address = self.peers[id].address if id in self.peers else id
         for to, lane in [key for key in self._senders if key[0] == address]:
             del self._senders[to, lane]
@@ -102,19 +111,21 @@ class Channel:
             )
         sender = self._senders[key]
         sender.send(wire.encode(message), label(message))
-        return self._publish(to, message.lane, sender.fill(now, self._allowance()))
+        return self._publish(to, message.lane, sender.fill(now, self._limits.in_flight - self.in_flight_bytes))
 
     def receive(self, topic: BinaryTopic, payload: bytes, now: float) -> tuple[list[Message], list[Outbound]]:
-        """Messages that are now complete, and what must be published in answer. Anything else is counted and dropped."""
+        """Messages that are now complete, and what must be published in answer; the rest is counted and dropped."""
         self.received_bytes += len(payload)
         try:
             decoded = chunk.decode(payload)
             peer = self._peer(topic.source, decoded[0] if isinstance(decoded, tuple) else decoded)
+            if isinstance(decoded, chunk.Ack) != (topic.lane == "ack"):
+                raise WireError(f"lane: {topic.lane} carries no {type(decoded).__name__}")
             if isinstance(decoded, chunk.Ack):
                 return [], self._acknowledged(peer, decoded, now)
             return self._arrived(topic, *decoded, now)
         except WireError as error:
-            self.dropped[str(error).split(";")[0][:80]] += 1
+            self._drop(error)
             return [], []
 
     def due(self, now: float) -> list[Outbound]:
@@ -133,28 +144,39 @@ class Channel:
         times += [s.retry_at for s in self._senders.values() if s.retry_at is not None]
         return min(times, default=None)
 
-    def _allowance(self) -> int:
-        return self._limits.in_flight - self.in_flight_bytes
+    def _drop(self, error: WireError) -> None:
+        # Its class alone: what others send must not make new keys.
+        self.dropped[str(error).partition(":")[0]] += 1
 
     def _peer(self, source: str, header: chunk.ChunkHeader | chunk.Ack) -> Peer:
         peer = self.peers.get(source)
         if peer is None:
-            raise WireError(f"{source} is not in the plan")
+            raise WireError(f"stranger: {source} is not in the plan")
         if peer.boot != header.boot:
-            raise WireError(f"{source} has another boot than the plan's")
+            raise WireError(f"boot: {source} has another than the plan's")
         if header.term != self._term:
-            raise WireError(f"{source} is in another term")
+            raise WireError(f"term: {source} is in another")
         return peer
 
     def _acknowledged(self, peer: Peer, ack: chunk.Ack, now: float) -> list[Outbound]:
         lane = next((lane for lane in LANES if lane == ack.lane), None)
         sender = self._senders.get((peer.address, lane)) if lane else None
         if lane is None or sender is None or ack.to_boot != self._boot or ack.session != sender.session:
-            raise WireError("ack of a link that is not ours, or no more")
+            raise WireError("ack: of a link that is not ours, or no more")
         outbound = self._publish(peer.address, lane, sender.acknowledge(ack, now))
-        # Room for one is room for all: the bound over the links may have held another one back.
-        for (to, other), waiting in self._senders.items():
-            outbound += self._publish(to, other, waiting.fill(now, self._allowance()))
+        return outbound + self._fill(now)
+
+    def _fill(self, now: float) -> list[Outbound]:
+        """Room for one is room for all: the links that wait share it, least in flight first, so that none starves."""
+        outbound = []
+        room = self._limits.in_flight - self.in_flight_bytes
+        waiting = [(key, sender) for key, sender in self._senders.items() if sender.waiting]
+        waiting.sort(key=lambda item: item[1].in_flight_bytes)
+        for number, ((to, lane), sender) in enumerate(waiting):
+            share = max(room // (len(waiting) - number), min(room, self._limits.chunk_bytes))
+            before = sender.in_flight_bytes
+            outbound += self._publish(to, lane, sender.fill(now, share))
+            room -= sender.in_flight_bytes - before
         return outbound
 
     def _arrived(
@@ -166,19 +188,22 @@ class Channel:
             receiver = Receiver(header.boot, header.session, self._limits.window, self._limits.message)
             self._receivers[key] = receiver
         elif receiver.session > header.session:
-            raise WireError("chunk of a former session")
+            raise WireError("session: chunk of a former one")
         buffers = receiver.receive(header, body, now)
         outbound = []
         if receiver.ack_at is not None and receiver.ack_at <= now:
             outbound = self._ack(topic.source, topic.lane, receiver)
-        return list(self._decoded(buffers)), outbound
+        return list(self._decoded(topic.lane, buffers)), outbound
 
-    def _decoded(self, buffers: Iterable[wire.Buffer]) -> Iterable[Message]:
+    def _decoded(self, lane: Lane, buffers: Iterable[wire.Buffer]) -> Iterable[Message]:
         for buffer in buffers:
             try:
-                yield wire.decode(buffer)
+                message = wire.decode(buffer)
+                if message.lane != lane:
+                    raise WireError(f"lane: {lane} carries no {message.kind}")
+                yield message
             except WireError as error:
-                self.dropped[str(error)[:80]] += 1
+                self._drop(error)
 
     def _ack(self, source: str, lane: Lane, receiver: Receiver) -> list[Outbound]:
         payload = chunk.encode_ack(receiver.ack(self._boot, self._term, lane))

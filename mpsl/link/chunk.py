@@ -1,6 +1,6 @@
 """A chunk and an acknowledgement as bytes: what one MQTT publish of the binary branches carries.
 
-    "MPSL" | u8 version | u8 type (1 chunk, 2 ack) | u16 length of the header | header (msgpack list) | zeros to 64 | body
+    "MPSL" | u8 version | u8 type (1 chunk, 2 ack) | u16 bytes of header | header (msgpack list) | zeros to 64 | body
 
 Every chunk repeats all that is needed to place it: the sender's boot, the term, the link's session, its own sequence
 number, and its message's number, index, total and size, so that no chunk depends on another having arrived.
@@ -8,7 +8,7 @@ number, and its message's number, index, total and size, so that no chunk depend
 
 import struct
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 import msgpack
 
@@ -19,6 +19,10 @@ from mpsl.wire import Buffer, padding
 MAGIC = b"MPSL"
 CHUNK, ACK = 1, 2
 MAX_HEADER = 4096
+MAX_GAPS = 128
+"""Gaps that one ack names at most; it then covers no more than up to the first gap that it leaves out."""
+MOST_AHEAD = 512
+"""Chunks of a link from the oldest not acknowledged to the newest; well under the 1000 that a broker queues."""
 
 _PREFIX = struct.Struct("<4sBBH")
 _ZEROS = bytes(64)
@@ -39,11 +43,24 @@ class ChunkHeader:
     size: int
 
     def __post_init__(self) -> None:
-        numbers = (self.term, self.session, self.sequence, self.message, self.index, self.total, self.offset, self.size)
-        if type(self.boot) is not str or any(type(n) is not int or not 0 <= n < 2**63 for n in numbers):
-            raise WireError("chunk header has fields of wrong types")
+        boot, *numbers = vars(self).values()
+        if type(boot) is not str or not _countable(*numbers):
+            raise WireError("chunk: has fields of wrong types")
         if not 0 <= self.index < self.total or self.offset > self.size or self.size == 0:
-            raise WireError(f"chunk {self.index} of {self.total} at {self.offset} of {self.size} bytes cannot be")
+            raise WireError(f"chunk: {self.index} of {self.total} at {self.offset} of {self.size} bytes cannot be")
+
+    def step(self, body: int) -> int:
+        """Bytes of each chunk of this message but its last, where this one has `body`; raises WireError if none fits.
+
+        Chunks of one message that agree on size, total and step neither overlap nor leave a hole.
+        """
+        last = self.index == self.total - 1
+        step = self.offset // self.index if last and self.index else body
+        end = self.size if last else self.offset + step
+        whole = step > 0 and self.total == -(-self.size // step)
+        if not whole or self.offset != self.index * step or self.offset + body != end:
+            raise WireError(f"chunk: {body} bytes at {self.offset} are not {self.index} of {self.total} in {self.size}")
+        return step
 
 
 @dataclass(frozen=True)
@@ -62,15 +79,23 @@ class Ack:
     highest: int
     gaps: tuple[tuple[int, int], ...]
 
+    def __post_init__(self) -> None:
+        texts = (self.boot, self.to_boot, self.lane)
+        numbers = (self.term, self.session, self.next, self.highest, *(number for gap in self.gaps for number in gap))
+        if any(type(text) is not str for text in texts) or not _countable(*numbers):
+            raise WireError("ack: has fields of wrong types")
+        if any(not self.next <= first < end <= self.highest for first, end in self.gaps) or self.next > self.highest:
+            raise WireError("ack: names gaps outside of what it covers")
+
 
 def encode_chunk(header: ChunkHeader, body: Sequence[Buffer]) -> bytes:
     """The payload of one publish; the one copy that sending makes on our side."""
-    return b"".join([_start(CHUNK, list(astuple(header))), *body])
+    return b"".join([_start(CHUNK, list(vars(header).values())), *body])
 
 
 def encode_ack(ack: Ack) -> bytes:
     """The payload of an acknowledgement."""
-    return _start(ACK, [*astuple(ack)[:-1], [list(gap) for gap in ack.gaps]])
+    return _start(ACK, list(vars(ack).values()))
 
 
 def decode(payload: Buffer) -> tuple[ChunkHeader, memoryview] | Ack:
@@ -82,39 +107,33 @@ def decode(payload: Buffer) -> tuple[ChunkHeader, memoryview] | Ack:
     if magic != MAGIC:
         raise WireError("foreign: does not begin with MPSL")
     if version != PROTOCOL:
-        raise WireError(f"protocol {version}, this process speaks {PROTOCOL}")
+        raise WireError(f"protocol: {version}, this process speaks {PROTOCOL}")
     if length > MAX_HEADER or _PREFIX.size + length > view.nbytes:
         raise WireError(f"truncated: header of {length} bytes")
     end = _PREFIX.size + length
     try:
-        fields = msgpack.unpackb(view[_PREFIX.size : end], max_str_len=64, max_array_len=512)
+        fields = msgpack.unpackb(view[_PREFIX.size : end], max_str_len=64, max_array_len=MAX_GAPS, max_map_len=0)
         if kind == CHUNK:
             header = ChunkHeader(*fields)
             body = view[end + padding(end) :]
-            if header.offset + body.nbytes > header.size or (body.nbytes == 0 and header.size):
-                raise WireError(f"chunk of {body.nbytes} bytes at {header.offset} in a message of {header.size}")
+            header.step(body.nbytes)
             return header, body
         if kind == ACK:
-            *plain, gaps = fields
-            return _checked(Ack(*plain, gaps=tuple((int(first), int(end)) for first, end in gaps)))
+            *_, gaps = fields
+            fields[-1] = tuple((first, end) for first, end in gaps)
+            return Ack(*fields)
     except WireError:
         raise
     except Exception as error:
-        raise WireError(f"header cannot be read: {error}") from None
-    raise WireError(f"unknown type {kind}")
+        raise WireError(f"header: cannot be read: {error}") from None
+    raise WireError(f"type: {kind} is none of ours")
+
+
+def _countable(*numbers: int) -> bool:
+    return all(type(number) is int and 0 <= number < 2**63 for number in numbers)
 
 
 def _start(kind: int, fields: list[object]) -> bytes:
-    packed = msgpack.packb(fields)
+    packed: bytes = msgpack.packb(fields)
     end = _PREFIX.size + len(packed)
     return _PREFIX.pack(MAGIC, PROTOCOL, kind, len(packed)) + packed + _ZEROS[: padding(end)]
-
-
-def _checked(ack: Ack) -> Ack:
-    texts = (ack.boot, ack.to_boot, ack.lane)
-    numbers = (ack.term, ack.session, ack.next, ack.highest)
-    if any(type(text) is not str for text in texts) or any(type(number) is not int for number in numbers):
-        raise WireError("ack has fields of wrong types")
-    if any(not ack.next <= first < end <= ack.highest for first, end in ack.gaps):
-        raise WireError("ack names gaps outside of what it covers")
-    return ack

@@ -3,18 +3,17 @@
 Pure. It must never allocate for a message before its size has been checked against the limit.
 """
 
+import itertools
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from mpsl.errors import WireError
-from mpsl.link.chunk import Ack, ChunkHeader
+from mpsl.link.chunk import MAX_GAPS, MOST_AHEAD, Ack, ChunkHeader
 from mpsl.wire import ALIGNMENT, Buffer
 
 ACK_DELAY_S = 0.02
 """The longest that an arrived chunk waits for its acknowledgement."""
-MAX_AHEAD = 4096
-"""Chunks beyond the first missing one that are kept; more than any window holds."""
 
 
 def aligned_buffer(size: int) -> memoryview:
@@ -29,21 +28,24 @@ def aligned_buffer(size: int) -> memoryview:
 
 @dataclass
 class _Assembly:
-    """A message of which some chunks have arrived."""
+    """A message of which some chunks have arrived; `form` is its size, total and step, on which all must agree."""
 
-    size: int
-    total: int
+    form: tuple[int, int, int]
     buffer: Buffer
     indices: set[int] = field(default_factory=set)
 
 
 class Receiver:
-    """One session of one link from one boot; `window` as the sender's, `limit` the largest message in bytes."""
+    """One session of one link from one boot; `window` as the sender's, `limit` the largest message in bytes.
+
+    What it holds is bounded: the sender's window, and the rest of the messages at either end of it.
+    """
 
     def __init__(self, boot: str, session: int, window: int, limit: int) -> None:
         self.boot = boot
         self.session = session
         self.duplicates = 0
+        self.held_bytes = 0
         self.ack_at: float | None = None
         self._window = window
         self._limit = limit
@@ -56,14 +58,14 @@ class Receiver:
     def receive(self, header: ChunkHeader, body: memoryview, now: float) -> list[Buffer]:
         """Messages that are whole and next in order; raises WireError for a chunk that contradicts the ones before."""
         if header.size > self._limit:
-            raise WireError(f"message of {header.size} bytes; the limit of this run is {self._limit}")
+            raise WireError(f"oversized: message of {header.size} bytes; the limit of this run is {self._limit}")
         if header.sequence < self._next or header.sequence in self._ahead:
             # A repeat means that our ack was lost or is late: say again at once what we have.
             self.duplicates += 1
             self.ack_at = now
             return []
-        if header.sequence - self._next > MAX_AHEAD:
-            raise WireError(f"chunk {header.sequence} is beyond the window; {self._next} is next")
+        if header.sequence - self._next >= MOST_AHEAD:
+            raise WireError(f"window: chunk {header.sequence} is beyond it; {self._next} is next")
         self._place(header, body)
         self._ahead.add(header.sequence)
         while self._next in self._ahead:
@@ -78,37 +80,38 @@ class Receiver:
         """What has arrived so far; resets the delay."""
         self.ack_at = None
         self._unacknowledged = 0
-        highest = max(self._ahead) + 1 if self._ahead else self._next
-        gaps: list[tuple[int, int]] = []
-        first = self._next
-        for sequence in sorted(self._ahead):
-            if sequence > first:
-                gaps.append((first, sequence))
-            first = sequence + 1
-        return Ack(boot, term, self.boot, lane, self.session, self._next, highest, tuple(gaps[:256]))
+        ahead = sorted(self._ahead)
+        pairs = itertools.pairwise([self._next - 1, *ahead])
+        gaps = [(before + 1, after) for before, after in pairs if before + 1 < after]
+        highest = ahead[-1] + 1 if ahead else self._next
+        if len(gaps) > MAX_GAPS:
+            # What is not named as missing counts as arrived, so nothing beyond the named gaps may be covered.
+            highest = gaps[MAX_GAPS][0]
+        return Ack(boot, term, self.boot, lane, self.session, self._next, highest, tuple(gaps[:MAX_GAPS]))
 
     def _place(self, header: ChunkHeader, body: memoryview) -> None:
+        form = header.size, header.total, header.step(body.nbytes)
         assembly = self._assemblies.get(header.message)
         if assembly is None:
-            if header.message < self._next_message:
-                raise WireError(f"message {header.message} was complete")
-            if header.total == 1:
-                # Whole in one chunk: no second copy.
-                self._assemblies[header.message] = _Assembly(header.size, 1, body, {0})
-                return
-            assembly = _Assembly(header.size, header.total, aligned_buffer(header.size))
+            if not self._next_message <= header.message < self._next_message + MOST_AHEAD:
+                raise WireError(f"window: message {header.message}, where {self._next_message} is next")
+            if self.held_bytes + header.size > self._window + 2 * self._limit:
+                raise WireError(f"window: {self.held_bytes} bytes are held, a message of {header.size} is too many")
+            # Whole in one chunk: no second copy.
+            assembly = _Assembly(form, body if header.total == 1 else aligned_buffer(header.size))
             self._assemblies[header.message] = assembly
-        if (assembly.size, assembly.total) != (header.size, header.total) or header.index in assembly.indices:
-            raise WireError(f"chunk {header.index} of message {header.message} contradicts the ones before")
-        memoryview(assembly.buffer)[header.offset : header.offset + body.nbytes] = body
+            self.held_bytes += header.size
+        if assembly.form != form or header.index in assembly.indices:
+            raise WireError(f"chunk: {header.index} of message {header.message} contradicts the ones before")
+        if header.total > 1:
+            memoryview(assembly.buffer)[header.offset : header.offset + body.nbytes] = body
         assembly.indices.add(header.index)
 
     def _whole(self) -> list[Buffer]:
         whole = []
-        while (assembly := self._assemblies.get(self._next_message)) and len(assembly.indices) == assembly.total:
+        while (assembly := self._assemblies.get(self._next_message)) and len(assembly.indices) == assembly.form[1]:
             whole.append(assembly.buffer)
+            self.held_bytes -= assembly.form[0]
             del self._assemblies[self._next_message]
             self._next_message += 1
         return whole
-
-

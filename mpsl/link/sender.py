@@ -1,14 +1,14 @@
 """The sending end of one link: cuts messages into chunks, keeps a window of them in flight, sends again what was lost.
 
-Pure: it is told the time and returns the chunks to publish. It must never hold a copy of a message: a chunk is cut from the
-message's own buffers whenever it is sent, so whoever sends a buffer leaves it unchanged until it is acknowledged.
+Pure: it is told the time and returns the chunks to publish. It must never hold a copy of a message: a chunk is cut from
+the message's own buffers whenever it is sent, so whoever sends a buffer leaves it unchanged until it is acknowledged.
 """
 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpsl.link.chunk import Ack, ChunkHeader, encode_chunk
+from mpsl.link.chunk import MOST_AHEAD, Ack, ChunkHeader, encode_chunk
 from mpsl.wire import Buffer
 
 FIRST_RETRY_S = 2.0
@@ -29,8 +29,12 @@ class Outgoing:
 
 @dataclass
 class _InFlight:
+    """Chunk `index` of a message; `position` counts the bytes of all chunks that the link sent before it."""
+
     outgoing: Outgoing
     index: int
+    length: int
+    position: int
     sent_at: float
     resent: bool = False
 
@@ -57,6 +61,7 @@ class Sender:
         self._queued_index = 0
         self._messages = 0
         self._next_sequence = 0
+        self._position = 0
         self._in_flight: dict[int, _InFlight] = {}
         self._retry_s = FIRST_RETRY_S
         self._smoothed_s: float | None = None
@@ -66,6 +71,11 @@ class Sender:
     def idle(self) -> bool:
         """Whether everything that was sent has been acknowledged."""
         return not self._queue and not self._in_flight
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something has never been sent yet."""
+        return bool(self._queue)
 
     @property
     def retry_at(self) -> float | None:
@@ -79,17 +89,25 @@ class Sender:
         self._messages += 1
 
     def fill(self, now: float, allowance: int) -> list[Payload]:
-        """Chunks that fit the window and `allowance` more bytes in flight; one goes whatever their size when none is out."""
+        """Chunks that fit the window and `allowance` more bytes in flight; one, whatever its size, when none is out.
+
+        The window reaches from the oldest chunk that is not acknowledged to the newest: the receiver has to keep all
+        that lies between.
+        """
         payloads = []
         while self._queue:
             outgoing = self._queue[0]
-            length = self._length(outgoing, self._queued_index)
-            room = min(self._window - self.in_flight_bytes, allowance)
-            if length > room and self._in_flight:
-                break
-            self._in_flight[self._next_sequence] = _InFlight(outgoing, self._queued_index, now)
+            length = min(self._body, outgoing.size - self._queued_index * self._body)
+            if self._in_flight:
+                oldest = next(iter(self._in_flight))
+                room = self._window - (self._position - self._in_flight[oldest].position)
+                if length > min(room, allowance) or self._next_sequence - oldest >= MOST_AHEAD:
+                    break
+            chunk = _InFlight(outgoing, self._queued_index, length, self._position, now)
+            self._in_flight[self._next_sequence] = chunk
             payloads.append(self._payload(self._next_sequence))
             self.in_flight_bytes += length
+            self._position += length
             allowance -= length
             self._next_sequence += 1
             self._queued_index += 1
@@ -102,20 +120,24 @@ class Sender:
 
     def acknowledge(self, ack: Ack, now: float) -> list[Payload]:
         """Take chunks out of flight; returns those that the ack names as missing, each at most once a round trip."""
-        missing = {sequence for first, end in ack.gaps for sequence in range(first, end)}
+        oldest = next(iter(self._in_flight), self._next_sequence)
+        missing = {
+            sequence
+            for first, end in ack.gaps
+            for sequence in range(max(first, oldest), min(end, self._next_sequence))
+            if sequence in self._in_flight
+        }
         arrived = [s for s in self._in_flight if s < ack.highest and s not in missing]
         for sequence in arrived:
             chunk = self._in_flight.pop(sequence)
-            self.in_flight_bytes -= self._length(chunk.outgoing, chunk.index)
+            self.in_flight_bytes -= chunk.length
             if not chunk.resent:
                 self._observe(now - chunk.sent_at)
         if arrived:
             self._retry_s = max(FIRST_RETRY_S, min(LONGEST_RETRY_S, 4 * (self._smoothed_s or 0.0)))
-        self._retry_at = now + self._retry_s if self._in_flight else None
-        patience = self._smoothed_s if self._smoothed_s is not None else FIRST_RETRY_S
-        again = [
-            s for s in sorted(missing) if s in self._in_flight and now - self._in_flight[s].sent_at >= min(patience, FIRST_RETRY_S)
-        ]
+            self._retry_at = now + self._retry_s if self._in_flight else None
+        patience = min(FIRST_RETRY_S if self._smoothed_s is None else self._smoothed_s, FIRST_RETRY_S)
+        again = [s for s in sorted(missing) if now - self._in_flight[s].sent_at >= patience]
         return [self._resend(sequence, now) for sequence in again]
 
     def retry(self, now: float) -> list[Payload]:
@@ -126,9 +148,8 @@ class Sender:
         self._retry_at = now + self._retry_s
         payloads: list[Payload] = []
         room = self._window // 4
-        for sequence in sorted(self._in_flight):
-            chunk = self._in_flight[sequence]
-            room -= self._length(chunk.outgoing, chunk.index)
+        for sequence in list(self._in_flight):
+            room -= self._in_flight[sequence].length
             if payloads and room < 0:
                 break
             payloads.append(self._resend(sequence, now))
@@ -144,19 +165,16 @@ class Sender:
         return self._payload(sequence)
 
     def _total(self, outgoing: Outgoing) -> int:
-        return max(1, -(-outgoing.size // self._body))
-
-    def _length(self, outgoing: Outgoing, index: int) -> int:
-        return min(self._body, outgoing.size - index * self._body)
+        return -(-outgoing.size // self._body)
 
     def _payload(self, sequence: int) -> Payload:
         chunk = self._in_flight[sequence]
         outgoing, index = chunk.outgoing, chunk.index
-        offset = index * self._body
+        offset, total = index * self._body, self._total(outgoing)
         header = ChunkHeader(
-            self._boot, self._term, self.session, sequence, outgoing.number, index, self._total(outgoing), offset, outgoing.size
+            self._boot, self._term, self.session, sequence, outgoing.number, index, total, offset, outgoing.size
         )
-        return Payload(encode_chunk(header, _cut(outgoing.buffers, offset, self._length(outgoing, index))), outgoing.label)
+        return Payload(encode_chunk(header, _cut(outgoing.buffers, offset, chunk.length)), outgoing.label)
 
 
 def _cut(buffers: Sequence[memoryview], offset: int, length: int) -> list[memoryview]:
