@@ -16,9 +16,12 @@ def load_shard(source: str) -> Shard:
         return read_shard(Path(source))
     module, _, name = source.partition(":")
     try:
-        made = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError) as error:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise UsageError(f"--data {source}: {error}; give a .npz file or package.module:function") from None
+    if not callable(function):
+        raise UsageError(f"--data {source}: {name} is no function; give a .npz file or package.module:function")
+    made = function()
     if not isinstance(made, Mapping):
         raise UsageError(f"--data {source}: the function must return a mapping with x and y, not {type(made).__name__}")
     return make_shard(source, made)

@@ -1,4 +1,4 @@
-"""Topics: eight levels, the destination before the source and the source last; taking apart is the inverse of building."""
+"""Topics: eight levels, the destination before the source, the source last; taking apart is the inverse of building."""
 
 import re
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_wildcards_make_filters() -> None:
 
 
 def test_access_rules_name_the_writer_last() -> None:
-    """docs/acl.example binds writing to one's own name by patterns that end in %u, or have it where a participant's is."""
+    """docs/acl.example binds writing to one's own name, last or where a participant's own topics have it."""
     rules = (Path(__file__).parent.parent / "docs" / "acl.example").read_text()
     writing = re.findall(r"^pattern (?:write|readwrite) (\S+)", rules, re.MULTILINE)
     assert writing
