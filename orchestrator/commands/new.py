@@ -1,0 +1,69 @@
+"""`mpsl new`: a job to begin with, every key with its default and its meaning."""
+
+import re
+from pathlib import Path
+
+import click
+
+from mpsl.errors import UsageError
+
+TEMPLATE = """\
+# A job of MP-SL. `mpsl check {file}` says whether it is sound, `mpsl train {file} --out DIR` runs it.
+# Keys without a value here are chosen by the orchestrator when they are left out. Unknown keys are refused.
+
+[run]
+name = "{name}"               # required; a-z, 0-9 and '-', at most 24. The run is called {name}-<six hex digits>
+rounds = 10                   # required; each ends with an average of all devices' weights
+batch_size = 32               # required; samples of one optimizer step on one device
+local_epochs = 1              # passes over its own samples that a device makes in a round
+micro_batches = 1             # pieces of a batch that travel one by one; still one step a batch
+seed = 0                      # fixes initial weights, order of samples, dropout
+shuffle = true                # false: the samples in the order of the shard
+algorithm = "splitfed-v1"     # how the devices' weights become one: FedAvg, weighted by samples, of every part
+evaluate_every = 1            # rounds between two evaluations; the last round is always evaluated
+
+[model]
+name = "digits-cnn"           # required; `mpsl models` shows all, their arguments and their blocks
+args = {{ num_classes = 10, in_channels = 1, image_size = 8, dropout = 0.1 }}
+cuts = [2, 5, 8]              # device: blocks 0-1 and 8 to the end, hop 1: 2-4, hop 2: 5-7. [] means no hops.
+                              # Left out: the device keeps the first and the last block, the rest is cut by compute
+
+[optimizer]
+name = "sgd"                  # required; sgd or adam. Starts afresh in every round
+lr = 0.05                     # required
+momentum = 0.0                # of sgd only
+weight_decay = 0.0
+
+[wire]
+activations = "fp32"          # codec of what travels forward; fp32 is exact, fp16 and bf16 halve the bytes
+gradients = "fp32"            # codec of what travels back
+chunk_bytes = 524288          # of one MQTT message; less where the broker says that it takes less
+
+[fleet]
+devices = 4                   # required; the run starts when so many are there
+nodes = 2                     # required; at least the hops. Without cuts it is the number of hops; more are standbys
+# quorum = 4                  # devices that a round needs, so that it can go on without the others; left out: all
+# admit = 2                   # devices in their round at once, which bounds the memory of a node; left out: chosen
+# round_timeout_s = 600.0     # who is not done by then is left out of the round; left out: by the pace seen
+start_timeout_s = 300.0       # how long to wait for devices and nodes
+"""
+
+
+@click.command("new")
+@click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
+def new(*, job: Path) -> None:
+    """Write a commented job to JOB.toml, which must not exist yet."""
+    try:
+        with job.open("x", encoding="utf-8") as file:
+            file.write(template(job))
+    except FileExistsError:
+        raise UsageError(f"{job} is there already; choose another name, or remove it") from None
+    except OSError as error:
+        raise UsageError(f"{job} cannot be written: {error.strerror}") from None
+    click.echo(f"{job}: ready to be changed; then `mpsl check {job}`")
+
+
+def template(job: Path) -> str:
+    """The text of a new job; its run is named like the file, as far as a name can be made of that."""
+    name = re.sub("[^a-z0-9]+", "-", job.stem.lower()).strip("-")[:24].strip("-")
+    return TEMPLATE.format(file=job.name, name=name or "job")
