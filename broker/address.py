@@ -2,10 +2,10 @@
 
 import os
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from mpsl.errors import UsageError
 
@@ -21,7 +21,7 @@ class BrokerAddress:
     port: int
     tls: bool = False
     user: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
@@ -55,23 +55,35 @@ def parse_broker(
 ) -> BrokerAddress:
     """The broker at `url` (None: $MPSL_BROKER, else loopback); the password comes from $MPSL_PASSWORD_FILE."""
     text = url or os.environ.get("MPSL_BROKER") or DEFAULT_URL
-    parts = urlsplit(text)
     form = "a broker is mqtt://[user@]host[:port], or mqtts:// with TLS"
-    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or parts.path.strip("/") or parts.query:
-        raise UsageError(f"--broker {text}: {form}")
-    if parts.password is not None:
-        raise UsageError("--broker: put the password into a file and its path into $MPSL_PASSWORD_FILE, not on the command line")
     try:
+        parts = urlsplit(text)
         port = parts.port
     except ValueError as error:
-        raise UsageError(f"--broker {text}: {error}; {form}") from None
+        raise UsageError(f"--broker: {error}; {form}") from None
+    if parts.password is not None:
+        raise UsageError(
+            "--broker: put the password into a file and its path into $MPSL_PASSWORD_FILE, not on the command line"
+        )
+    more = parts.path.strip("/") or parts.query or parts.fragment
+    if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or more or port == 0:
+        raise UsageError(f"--broker {text}: {form}")
     tls = parts.scheme == "mqtts"
+    user = None if parts.username is None else unquote(parts.username)
     if (ca or cert or key) and not tls:
         raise UsageError(f"--broker {text}: --ca, --cert and --key go with mqtts://")
     if key and not cert:
         raise UsageError("--key goes with --cert")
     return BrokerAddress(
-        parts.hostname, port or (8883 if tls else 1883), tls, parts.username, _password(parts.username), ca, cert, key, version
+        parts.hostname,
+        port or (8883 if tls else 1883),
+        tls,
+        user,
+        _password(user),
+        ca,
+        cert,
+        key,
+        version,
     )
 
 
@@ -83,5 +95,5 @@ def _password(user: str | None) -> str | None:
         raise UsageError("$MPSL_PASSWORD_FILE is set but the broker URL names no user: mqtt://user@host")
     try:
         return Path(path).read_text().strip("\r\n")
-    except OSError as error:
-        raise UsageError(f"$MPSL_PASSWORD_FILE = {path}: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"$MPSL_PASSWORD_FILE = {path}: {getattr(error, 'strerror', None) or error}") from None

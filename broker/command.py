@@ -1,4 +1,4 @@
-"""The command `mpsl`: finds its sub-commands through the entry-point group `mpsl.commands` and imports only the one asked for."""
+"""The command `mpsl`: finds its sub-commands through entry points and imports only the one asked for."""
 
 import sys
 from importlib.metadata import entry_points

@@ -1,5 +1,6 @@
 """The options that every command shares that talks to a broker, and --config, which gives the same names in a file."""
 
+import re
 import secrets
 import socket
 import tomllib
@@ -41,12 +42,12 @@ def _read_config(context: click.Context, _: click.Parameter, value: Path | None)
         settings = tomllib.loads(value.read_text())
     except OSError as error:
         raise UsageError(f"--config {value}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {value}: {error}") from None
-    known = {(p.opts[0].lstrip("-") if isinstance(p, click.Option) else p.name or ""): p for p in context.command.params}
+    known = {max(p.opts, key=len).lstrip("-"): p for p in context.command.params if p.expose_value}
     defaults = dict(context.default_map or {})
     for key, setting in settings.items():
-        parameter = known.get(key.replace("_", "-")) or known.get(key)
+        parameter = known.get(key.replace("_", "-"))
         if parameter is None or parameter.name is None:
             raise UsageError(f"--config {value}: unknown key {key!r}; {nearest(key, known)}")
         defaults[parameter.name] = setting
@@ -90,7 +91,7 @@ def network_options(command: Command) -> Command:
 def default_id() -> str:
     """The host's name, as an id."""
     name = socket.gethostname().split(".")[0].lower()
-    return "".join(c if c.isalnum() or c == "-" else "-" for c in name)[:32]
+    return re.sub("[^a-z0-9-]", "-", name)[:32]
 
 
 def new_boot() -> str:
