@@ -16,10 +16,6 @@ from mpsl.names import ORCHESTRATOR
 from mpsl.topics import BinaryTopic, ParticipantTopic, RunTopic, Topics
 
 FOREIGN = "foreign"
-LEAVES = {
-    ParticipantTopic: ("status", "info", "tele", "cmd", "res"),
-    RunTopic: ("plan", "state", "metrics"),
-}
 REMEMBERED = 4096
 """Messages in several chunks whose first chunk is remembered, so that the later ones can be named."""
 
@@ -51,10 +47,10 @@ class Watcher:
         match self._topics.parse(topic):
             case BinaryTopic() as binary:
                 return self._binary(binary, payload)
-            case ParticipantTopic(_, id, leaf) as named if leaf in LEAVES[ParticipantTopic]:
-                src, dst = (ORCHESTRATOR, named.id) if leaf == "cmd" else (id, None)
+            case ParticipantTopic(_, id, leaf):
+                src, dst = (ORCHESTRATOR, id) if leaf == "cmd" else (id, None)
                 return _json(leaf, src, dst, payload)
-            case RunTopic(_, leaf) if leaf in LEAVES[RunTopic]:
+            case RunTopic(_, leaf):
                 return _json(leaf, ORCHESTRATOR, None, payload)
         return Sighting(FOREIGN, note="no topic of ours")
 
