@@ -1,0 +1,59 @@
+"""Who gets a topic: MQTT filters with + and # in a tree of levels; a look-up costs as much as the topic is long."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass
+class _Level:
+    below: dict[str, "_Level"] = field(default_factory=dict)
+    here: set[str] = field(default_factory=set)
+    """Subscribers of exactly the levels so far."""
+    rest: set[str] = field(default_factory=set)
+    """Subscribers of everything from here on (#)."""
+
+
+class Subscriptions:
+    """Filters of named subscribers."""
+
+    def __init__(self) -> None:
+        self._root = _Level()
+        self._of: dict[str, set[str]] = {}
+
+    def add(self, subscriber: str, filter: str) -> None:
+        """Subscribe; again changes nothing."""
+        self._of.setdefault(subscriber, set()).add(filter)
+        level, rest = self._level(filter)
+        (level.rest if rest else level.here).add(subscriber)
+
+    def remove(self, subscriber: str, filter: str) -> None:
+        """Unsubscribe, where subscribed."""
+        self._of.get(subscriber, set()).discard(filter)
+        level, rest = self._level(filter)
+        (level.rest if rest else level.here).discard(subscriber)
+
+    def forget(self, subscriber: str) -> None:
+        """Remove all of a subscriber's filters."""
+        for filter in list(self._of.pop(subscriber, ())):
+            self.remove(subscriber, filter)
+
+    def of(self, topic: str) -> list[str]:
+        """Subscribers of a topic, each once, sorted."""
+        return sorted(set().union(*self._matching(topic)))
+
+    def _level(self, filter: str) -> tuple[_Level, bool]:
+        parts = filter.split("/")
+        rest = parts[-1] == "#"
+        level = self._root
+        for part in parts[: len(parts) - rest]:
+            level = level.below.setdefault(part, _Level())
+        return level, rest
+
+    def _matching(self, topic: str) -> Iterator[set[str]]:
+        levels = [self._root]
+        for part in topic.split("/"):
+            yield from (level.rest for level in levels)
+            levels = [level.below[key] for level in levels for key in (part, "+") if key in level.below]
+        for level in levels:
+            yield level.here
+            yield level.rest

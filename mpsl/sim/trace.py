@@ -1,0 +1,62 @@
+"""What happened, for people: the last lines of a simulation, with messages decoded where they can be."""
+
+from collections import deque
+
+from mpsl.errors import WireError
+from mpsl.link import chunk
+from mpsl.machines.events import JobDone, JobFailed, Received, TimerFired
+from mpsl.wire import header_of
+
+
+class Trace:
+    """Remembers the last `length` notes; makes text of them only when asked."""
+
+    def __init__(self, length: int) -> None:
+        self._notes: deque[tuple[float, str, str, object]] = deque(maxlen=length)
+
+    def note(self, now: float, process: str, what: str, fact: object) -> None:
+        """Take a note."""
+        self._notes.append((now, process, what, fact))
+
+    def text(self) -> str:
+        """All notes, oldest first, one a line."""
+        return "\n".join(
+            f"{now:10.4f}  {process:<8} {what:<8} {_shown(fact)}" for now, process, what, fact in self._notes
+        )
+
+
+def _shown(fact: object) -> str:
+    match fact:
+        case Received(topic, payload):
+            return f"{'/'.join(topic.split('/')[3:])} {_message(payload)}"
+        case JobDone(job, _):
+            return f"done {_short(job)}"
+        case JobFailed(job, reason):
+            return f"failed {_short(job)}: {reason}"
+        case TimerFired(name):
+            return f"timer {name}"
+        case (str(event), dict(facts)):
+            return f"{event} {' '.join(f'{key}={value}' for key, value in facts.items())}"
+    return _short(fact)
+
+
+def _short(fact: object) -> str:
+    text = f"{type(fact).__name__} {getattr(fact, 'ticket', '')}" if hasattr(fact, "tensor") else str(fact)
+    return text if len(text) <= 200 else text[:197] + "…"
+
+
+def _message(payload: bytes) -> str:
+    if not payload.startswith(chunk.MAGIC):
+        return payload[:200].decode(errors="replace")
+    try:
+        decoded = chunk.decode(payload)
+        if isinstance(decoded, chunk.Ack):
+            return f"ack {decoded.lane} session {decoded.session} next {decoded.next} gaps {decoded.gaps}"
+        header, body = decoded
+        where = f"session {header.session} #{header.sequence} {header.index + 1}/{header.total}"
+        if header.index:
+            return where
+        message, _ = header_of(body)
+        return f"{where} {message.get('k')} {message.get('f')}"
+    except WireError as error:
+        return f"{len(payload)} bytes: {error}"

@@ -1,0 +1,352 @@
+"""A simulated run from a seed: the real machines and performers, tiny models, and whatever is to go wrong.
+
+What a run must keep whatever happens is checked here, after every event and at its end.
+"""
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from oracle import Setting, oracle
+from safetensors.torch import load_file
+
+from compute_node.performer import HopPerformer
+from device_agent.performer import DevicePerformer
+from device_agent.shard import Shard
+from mpsl.batches import smallest_micro_batch
+from mpsl.job import read_job
+from mpsl.machines.device import DeviceMachine
+from mpsl.machines.hop import HopMachine
+from mpsl.machines.jobs import Job
+from mpsl.machines.orchestrator import OrchestratorMachine, OrchestratorState
+from mpsl.machines.participant import Participant
+from mpsl.nn.models import build
+from mpsl.sim.faults import Faults, Mishap
+from mpsl.sim.process import Process
+from mpsl.sim.simulation import Ending, Simulation
+from mpsl.topics import Topics
+from orchestrator.performer import OrchestratorPerformer
+
+TOPICS = Topics("sim")
+DEADLINE_S = 3600.0
+"""Virtual seconds after which whoever still runs hangs."""
+TRACE_LINES = 400
+CLASSES = 3
+FEATURES = 5
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A run: its job, its shards (training and test samples of each device), and what goes wrong."""
+
+    seed: int
+    hops: int = 1
+    samples: tuple[int, ...] = (9, 7)
+    tests: tuple[int, ...] = (4, 3)
+    hidden: tuple[int, ...] = (4, 4, 4)
+    dropout: float = 0.0
+    batch_norm: bool = False
+    residual: bool = False
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    rounds: int = 2
+    batch_size: int = 4
+    local_epochs: int = 1
+    micro_batches: int = 1
+    evaluate_every: int = 1
+    shuffle: bool = True
+    admit: int | None = None
+    quorum: int | None = None
+    round_timeout_s: float | None = None
+    start_timeout_s: float = 300.0
+    max_packet: int | None = None
+    slowest_job_s: float = 0.05
+    faults: Faults = Faults()
+
+    @property
+    def devices(self) -> list[str]:
+        """dev-1 and on."""
+        return [f"dev-{number}" for number in range(1, len(self.samples) + 1)]
+
+    @property
+    def nodes(self) -> list[str]:
+        """node-1 and on."""
+        return [f"node-{number}" for number in range(1, self.hops + 1)]
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """Arguments of the mlp."""
+        return {
+            "in_features": FEATURES,
+            "num_classes": CLASSES,
+            "hidden": list(self.hidden),
+            "dropout": self.dropout,
+            "batch_norm": self.batch_norm,
+            "residual": self.residual,
+        }
+
+    def job(self) -> Any:
+        """As JOB.toml would say it."""
+        blocks = len(self.hidden) + 1
+        first = random.Random(self.seed).randint(1, blocks - self.hops - 1) if self.hops else 0
+        cuts = [first + hop for hop in range(self.hops + 1)] if self.hops else []
+        fleet = {"devices": len(self.samples), "nodes": self.hops, "start_timeout_s": self.start_timeout_s}
+        chosen = {"quorum": self.quorum, "admit": self.admit, "round_timeout_s": self.round_timeout_s}
+        return {
+            "run": {
+                "name": "sim",
+                "rounds": self.rounds,
+                "batch_size": self.batch_size,
+                "local_epochs": self.local_epochs,
+                "micro_batches": self.micro_batches,
+                "seed": self.seed,
+                "shuffle": self.shuffle,
+                "evaluate_every": self.evaluate_every,
+            },
+            "model": {"name": "mlp", "args": self.model_args, "cuts": cuts},
+            "optimizer": {"name": self.optimizer, "lr": 0.05, "momentum": self.momentum},
+            "wire": {"chunk_bytes": 4096},
+            "fleet": fleet | {key: value for key, value in chosen.items() if value is not None},
+        }
+
+    def shards(self) -> dict[str, Shard]:
+        """Random samples."""
+        chance = np.random.default_rng(self.seed)
+
+        def one(id: str, size: int, test: int) -> Shard:
+            x = chance.standard_normal((size + test, FEATURES), dtype=np.float32)
+            y = chance.integers(0, CLASSES, size + test)
+            return Shard(id, x[:size], y[:size], x[size:], y[size:])
+
+        return {id: one(id, *sizes) for id, *sizes in zip(self.devices, self.samples, self.tests, strict=True)}
+
+
+def random_scenario(seed: int) -> Scenario:
+    """Anything that a job may say, on a network that loses, doubles, delays and reorders."""
+    chance = random.Random(f"scenario {seed}")
+    devices = chance.randint(1, 4)
+    hops = chance.randint(0, 3)
+    width = chance.choice([4, 4, 4, 40])
+    hidden = (width,) * chance.randint(max(1, hops + 1), 4)
+    samples = tuple(chance.randint(1, 14) for _ in range(devices))
+    batch_size = chance.randint(2, 6)
+    micro_batches = chance.choice([1, 1, 2, 3])
+    lone = min(smallest_micro_batch(size, batch_size, micro_batches) for size in samples) == 1
+    optimizer = chance.choice(["sgd", "adam"])
+    return Scenario(
+        seed=seed,
+        hops=hops,
+        samples=samples,
+        tests=tuple(chance.choice([0, 3, 9]) for _ in range(devices)),
+        hidden=hidden,
+        dropout=chance.choice([0.0, 0.0, 0.3]),
+        batch_norm=not lone and chance.random() < 0.5,
+        residual=chance.random() < 0.3,
+        optimizer=optimizer,
+        momentum=0.9 if optimizer == "sgd" and chance.random() < 0.5 else 0.0,
+        rounds=chance.randint(1, 3),
+        batch_size=batch_size,
+        local_epochs=chance.choice([1, 1, 2]),
+        micro_batches=micro_batches,
+        evaluate_every=chance.randint(1, 2),
+        shuffle=chance.random() < 0.8,
+        admit=chance.choice([None, 1, 2, 3]),
+        max_packet=chance.choice([None, 1500, 3000]),
+        slowest_job_s=chance.choice([0.001, 0.05, 0.5]),
+        faults=Faults(
+            lost=chance.choice([0.0, 0.02, 0.1]),
+            doubled=chance.choice([0.0, 0.1]),
+            late=chance.choice([0.0, 0.3]),
+            longest_delay_s=chance.choice([0.05, 1.0, 6.0]),
+        ),
+    )
+
+
+def random_mishaps(seed: int, kinds: tuple[str, ...] = ("crash", "cut", "freeze", "outage")) -> Scenario:
+    """A random scenario in which one or two mishaps befall anyone, and not everyone is needed."""
+    chance = random.Random(f"mishaps {seed}")
+    scenario = random_scenario(seed)
+
+    def mishap() -> Mishap:
+        kind: Any = chance.choice(kinds)
+        process = chance.choice([*scenario.devices, *scenario.devices, *scenario.nodes, "orch"])
+        seconds = chance.choice([0.2, 2.0, 10.0, 50.0, 200.0] + [math.inf] * (kind == "crash"))
+        if (kind, process) == ("crash", "orch"):
+            seconds = math.inf  # it does not come back by itself
+        return Mishap(kind, process, int(10 ** chance.uniform(0.5, 2.7)), seconds)
+
+    mishaps = tuple(mishap() for _ in range(chance.choice([1, 1, 2])))
+    quorum = chance.randint(1, len(scenario.samples))
+    timeout = chance.choice([None, 20.0])
+    return replace(scenario, quorum=quorum, round_timeout_s=timeout, faults=replace(scenario.faults, mishaps=mishaps))
+
+
+@dataclass
+class Outcome:
+    """What a simulated run left."""
+
+    scenario: Scenario
+    simulation: Simulation
+    ending: Ending
+    summary: dict[str, Any]
+    out: Path
+    most_copies: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def status(self) -> dict[str, int]:
+        """Exit status of everyone who stopped."""
+        return {id: stop.status for id, stop in self.ending.stops.items()}
+
+    def trace(self) -> str:
+        """What happened last, and how it ended."""
+        last = self.simulation.trace.text().splitlines()[-TRACE_LINES:]
+        return "\n".join([*last, f"summary: {self.summary}"])
+
+
+Duration = Callable[[str, Job], float]
+
+
+def simulate(scenario: Scenario, out: Path, duration: Duration | None = None) -> Outcome:
+    """Run a scenario to its end."""
+    torch.set_num_threads(1)
+    chance = random.Random(scenario.seed)
+    shards = scenario.shards()
+    machines: list[OrchestratorMachine] = []
+    most_copies: dict[str, int] = {}
+
+    def any_duration(process: str, job: Job) -> float:
+        return chance.uniform(0, scenario.slowest_job_s)
+
+    def watch(process: Process) -> None:
+        if isinstance(process.machine, HopMachine):
+            assert isinstance(process.performer, HopPerformer)
+            alive = max(len(process.machine.copies), process.performer.copies_alive)
+            most_copies[process.id] = max(alive, most_copies.get(process.id, 0))
+        elif process.id == "orch" and process.machine.state is OrchestratorState.REPORTING:  # type: ignore[attr-defined]
+            check_nothing_is_left(simulation.processes)
+
+    simulation = Simulation(
+        chance, scenario.faults, duration or any_duration, watch=watch, max_packet=scenario.max_packet
+    )
+
+    def orchestrator(boot: str) -> Any:
+        machine = OrchestratorMachine(read_job(scenario.job(), "job"), "sim-000001", boot, TOPICS)
+        machines.append(machine)
+        return machine, OrchestratorPerformer(out)
+
+    def hop(id: str) -> Callable[[str], Any]:
+        return lambda boot: (HopMachine(id, boot, TOPICS, {"memory_budget": None}, once=True), HopPerformer(id))
+
+    def device(id: str) -> Callable[[str], Any]:
+        return lambda boot: (DeviceMachine(id, boot, TOPICS, {}, once=True), DevicePerformer(id, shards[id]))
+
+    simulation.add("orch", orchestrator, chance.uniform(0, 2))
+    for id in scenario.nodes:
+        simulation.add(id, hop(id), chance.uniform(0, 2))
+    for id in scenario.devices:
+        simulation.add(id, device(id), chance.uniform(0, 2))
+    ending = simulation.run(0.0)
+    while ending.seconds < DEADLINE_S and not is_settled(simulation.processes):
+        ending = simulation.run(ending.seconds + 10.0)
+    summary = machines[0].summary if machines else {}
+    return Outcome(scenario, simulation, ending, summary, out, most_copies)
+
+
+def is_settled(processes: Mapping[str, Process]) -> bool:
+    """Whether the run is over for everyone: a device or node that is in no run may wait for the next one for ever."""
+    return "orch" in processes and all(
+        process.over or (isinstance(process.machine, Participant) and process.machine.plan is None)
+        for process in processes.values()
+    )
+
+
+def check_nothing_is_left(processes: Mapping[str, Process]) -> None:
+    """Between two rounds no seat holds anything of a device."""
+    for process in processes.values():
+        machine, performer = process.machine, process.performer
+        if (
+            isinstance(machine, HopMachine)
+            and isinstance(performer, HopPerformer)
+            and not process.over
+            and machine.plan
+        ):
+            assert not machine.copies, f"{process.id} keeps copies {machine.copies}"
+            assert not performer.copies_alive, f"{process.id} keeps {performer.copies_alive} copies of its part"
+            assert not any(machine._early.values()), f"{process.id} keeps early messages {list(machine._early)}"
+            assert not machine._early_probes, f"{process.id} keeps early probes"
+
+
+def check(outcome: Outcome) -> None:
+    """What holds for every run: nothing hangs; it is done with the reference's result, or failed with a reason."""
+    ending, summary, scenario = outcome.ending, outcome.summary, outcome.scenario
+    assert is_settled(outcome.simulation.processes), f"hang at {ending.seconds:.0f} s: {ending.hung}"
+    assert summary["state"] in ("done", "failed")
+    if "orch" not in outcome.status:
+        return  # it has crashed: that everyone has left is all there is to say
+    assert outcome.status["orch"] == (0 if summary["state"] == "done" else 1)
+    if summary["state"] == "failed":
+        assert summary["reason"]
+        return
+    admit = scenario.admit or len(scenario.samples)
+    assert all(most <= admit for most in outcome.most_copies.values()), f"{outcome.most_copies} copies with G = {admit}"
+    check_result(outcome)
+
+
+def check_result(outcome: Outcome) -> None:
+    """The committed model, losses and accuracies are the oracle's, over exactly the accepted devices."""
+    scenario, summary = outcome.scenario, outcome.summary
+    shards = scenario.shards()
+    accepted = [entry["devices"] for entry in summary["rounds"]]
+    assert len(accepted) == scenario.rounds
+    for entry in summary["rounds"]:
+        assert len(set(entry["devices"])) == len(entry["devices"])
+        assert entry["samples"] == sum(shards[id].samples for id in entry["devices"])
+    state, losses = oracle(setting_of(scenario), {id: (s.x, s.y) for id, s in shards.items()}, accepted)
+    found = load_file(outcome.out / "model.safetensors")
+    assert found.keys() == state.keys()
+    for name, tensor in state.items():
+        assert torch.equal(found[name].reshape(tensor.shape), tensor), f"{name} differs by {found[name] - tensor}"
+    for entry, loss in zip(summary["rounds"], losses, strict=True):
+        assert math.isclose(entry["loss"], loss, rel_tol=1e-9), f"loss {entry['loss']}, the oracle's is {loss}"
+    tested = [shards[id] for id in scenario.devices if shards[id].test_samples]
+    if tested and not scenario.faults.mishaps and all(set(devices) == set(scenario.devices) for devices in accepted):
+        model = build("mlp", **scenario.model_args)
+        model.load_state_dict(state)
+        model.eval()
+        right = [(model(torch.from_numpy(s.x_test)).argmax(1).numpy() == s.y_test).sum() for s in tested]
+        assert summary["accuracy"] == sum(right) / sum(s.test_samples for s in tested)
+
+
+def setting_of(scenario: Scenario) -> Setting:
+    """The scenario as the oracle wants it."""
+    return Setting(
+        model="mlp",
+        args=scenario.model_args,
+        optimizer=scenario.optimizer,
+        lr=0.05,
+        rounds=scenario.rounds,
+        batch_size=scenario.batch_size,
+        local_epochs=scenario.local_epochs,
+        micro_batches=scenario.micro_batches,
+        momentum=scenario.momentum,
+        seed=scenario.seed,
+        shuffle=scenario.shuffle,
+    )
+
+
+def run_and_check(scenario: Scenario, out: Path, duration: Duration | None = None) -> Outcome:
+    """Simulate and check; a failure says how to see it again and what happened last."""
+    outcome = simulate(scenario, out, duration)
+    try:
+        check(outcome)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\n{outcome.trace()}\nthat was {scenario}: {error}") from None
+    return outcome
+
+
+__all__ = ["Outcome", "Scenario", "check", "random_mishaps", "random_scenario", "replace", "run_and_check", "simulate"]
