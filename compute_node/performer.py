@@ -79,7 +79,9 @@ class HopPerformer:
     @perform.register
     def _copy(self, job: CopyPart) -> Result:
         training = self._need().job
-        self._copies[job.device] = Copy(copy.deepcopy(self._part), training.optimizer, training.run.seed, input_gradient=True)
+        self._copies[job.device] = Copy(
+            copy.deepcopy(self._part), training.optimizer, training.run.seed, input_gradient=True
+        )
         return Result()
 
     @perform.register
@@ -91,15 +93,15 @@ class HopPerformer:
     @perform.register
     def _forward(self, job: Forward) -> Result:
         value = self._decode(job, self._need().job.wire.activations)
-        return self._encode(self._copies[job.ticket.device].forward(job.ticket, value), self._need().job.wire.activations)
+        return self._encode(
+            self._copies[job.ticket.device].forward(job.ticket, value), self._need().job.wire.activations
+        )
 
     @perform.register
     def _backward(self, job: Backward) -> Result:
         training = self._copies[job.ticket.device]
         gradient = training.backward(job.ticket, self._decode(job, self._need().job.wire.gradients))
         assert gradient is not None
-        if job.ticket.last:
-            training.step()
         return self._encode(gradient, self._need().job.wire.gradients)
 
     @perform.register

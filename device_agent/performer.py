@@ -92,16 +92,12 @@ class DevicePerformer:
         plan = self._need()
         value = tensors.decode(job.tensor, plan.job.wire.activations, plan.message_bytes)
         mean, gradient = self._loss_and_gradient(job.ticket, value)
-        if job.ticket.last:
-            self._last.step()
         return Turned(tensors.encode(gradient, plan.job.wire.gradients), mean)
 
     @perform.register
     def _complete(self, job: Complete) -> Result:
         plan = self._need()
         self._first.backward(job.ticket, tensors.decode(job.tensor, plan.job.wire.gradients, plan.message_bytes))
-        if job.ticket.last:
-            self._first.step()
         return Result()
 
     @perform.register
@@ -116,7 +112,6 @@ class DevicePerformer:
             total += mean.item() * len(labels)
             assert output.grad is not None
             self._first.backward(ticket, output.grad)
-        self._first.step()
         return Trained(total)
 
     @perform.register

@@ -1,10 +1,8 @@
-"""Adam (Kingma and Ba 2015, algorithm 1) with L2 weight decay, as torch.optim.Adam computes it."""
+"""Adam (Kingma and Ba 2015, algorithm 1) with L2 weight decay, bit for bit as torch.optim.Adam computes it."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch.optim.adam import adam
 
 from mpsl.job import OptimizerSection
 from mpsl.nn.optimizers import optimizers
@@ -16,7 +14,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 class _State:
     average: torch.Tensor
     square: torch.Tensor
-    steps: torch.Tensor
+    steps: int = 0
 
 
 @optimizers.register("adam")
@@ -28,32 +26,23 @@ class Adam:
         self._states: dict[torch.nn.Parameter, _State] = {}
 
     @torch.no_grad()
-    def step(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """One step of every parameter that has a gradient."""
-        for parameter in parameters:
-            if parameter.grad is None:
-                continue
-            if parameter not in self._states:
-                zeros = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-                self._states[parameter] = _State(zeros, zeros.clone(), torch.tensor(0.0))
-            state = self._states[parameter]
-            adam(
-                [parameter],
-                [parameter.grad],
-                [state.average],
-                [state.square],
-                [],
-                [state.steps],
-                foreach=False,
-                fused=False,
-                capturable=False,
-                differentiable=False,
-                amsgrad=False,
-                beta1=BETA1,
-                beta2=BETA2,
-                lr=self._section.lr,
-                weight_decay=self._section.weight_decay,
-                eps=EPSILON,
-                maximize=False,
-                has_complex=False,
-            )
+    def step(self, parameter: torch.nn.Parameter) -> None:
+        """One step; the denominator is made in the gradient's memory."""
+        gradient = parameter.grad
+        assert gradient is not None
+        if parameter not in self._states:
+            self._states[parameter] = _State(torch.zeros_like(parameter), torch.zeros_like(parameter))
+        state = self._states[parameter]
+        state.steps += 1
+        if self._section.weight_decay:
+            gradient.add_(parameter, alpha=self._section.weight_decay)
+        state.average.lerp_(gradient, 1 - BETA1)
+        state.square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        step_size = self._section.lr / (1 - BETA1**state.steps)
+        root = torch.sqrt(state.square, out=gradient)
+        root.div_((1 - BETA2**state.steps) ** 0.5).add_(EPSILON)
+        parameter.addcdiv_(state.average, root, value=-step_size)
+
+    def state_bytes(self) -> int:
+        """Of both moments."""
+        return sum(state.average.nbytes + state.square.nbytes for state in self._states.values())

@@ -1,9 +1,6 @@
-"""Stochastic gradient descent with momentum and weight decay, as torch.optim.SGD computes it."""
-
-from collections.abc import Iterable
+"""Stochastic gradient descent with momentum and weight decay, bit for bit as torch.optim.SGD computes it."""
 
 import torch
-from torch.optim.sgd import sgd
 
 from mpsl.job import OptimizerSection
 from mpsl.nn.optimizers import optimizers
@@ -15,28 +12,22 @@ class Sgd:
 
     def __init__(self, section: OptimizerSection) -> None:
         self._section = section
-        self._momentum: dict[torch.nn.Parameter, torch.Tensor | None] = {}
+        self._momentum: dict[torch.nn.Parameter, torch.Tensor] = {}
 
     @torch.no_grad()
-    def step(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """p -= lr · (momentum · buffer + gradient + weight_decay · p)."""
-        for parameter in parameters:
-            if parameter.grad is None:
-                continue
-            buffers = [self._momentum.get(parameter)]
-            sgd(
-                [parameter],
-                [parameter.grad],
-                buffers,
-                has_sparse_grad=False,
-                foreach=False,
-                fused=False,
-                weight_decay=self._section.weight_decay,
-                momentum=self._section.momentum,
-                lr=self._section.lr,
-                dampening=0,
-                nesterov=False,
-                maximize=False,
-            )
-            if self._section.momentum:
-                self._momentum[parameter] = buffers[0]
+    def step(self, parameter: torch.nn.Parameter) -> None:
+        """p -= lr · (momentum · buffer + gradient + weight_decay · p); the first gradient becomes the buffer."""
+        change = parameter.grad
+        assert change is not None
+        if self._section.weight_decay:
+            change.add_(parameter, alpha=self._section.weight_decay)
+        if self._section.momentum:
+            if parameter in self._momentum:
+                change = self._momentum[parameter].mul_(self._section.momentum).add_(change)
+            else:
+                self._momentum[parameter] = change
+        parameter.add_(change, alpha=-self._section.lr)
+
+    def state_bytes(self) -> int:
+        """Of the buffers."""
+        return sum(buffer.nbytes for buffer in self._momentum.values())
