@@ -1,7 +1,7 @@
 """Lower bounds: what the rest of a chain costs at least, whatever nodes are left for it.
 
-Each bound relaxes the problem (nodes used twice, blocks divided, memory ignored) and never says too much, so that a chain
-whose bound is no better than a known plan can be dropped.
+Each bound relaxes the problem (nodes used twice, blocks divided) and never says too much, so that a chain whose bound
+is no better than a known plan can be dropped.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpsl.planning.node_kinds import NodeKinds
-from mpsl.planning.stage_table import HOSTS, LATENCY, LOAD, PASSED, SPEED, Array, StageTables
+from mpsl.planning.stage_table import HOSTS, LATENCY, LOAD, PASSED, WEIGHTS, Array, Indices, StageTables
 from mpsl.planning.system import System
 from mpsl.planning.terms import Columns
+
+Place = int | Indices
+"""One number, or one for each chain."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +28,15 @@ class Remainder:
     load: Array
     """[hops, b, last]: the busiest seat, where stages have one replica; 0 otherwise."""
     work: Array
-    """work[b]: the least part of a round's work before block b, as a share of what each kind would need for it all."""
+    """work[b]: seconds a round of all work before block b, if the whole fleet did it together as well as can be."""
     money: Array
     """money[b]: the least money of a round before block b."""
     cores: Array
     """cores[h, b]: core-seconds before block b that host h bears at least."""
-    fleet_speed: float
     fastest: Array
-    """fastest[hops]: the summed speed of that many of the fastest nodes."""
+    """fastest[hops]: the most of the fleet's speed that so many nodes can have."""
 
-    def complete(self, chain: Array, block: int | Array, last: int | Array, left: int | Array) -> Array:
+    def complete(self, chain: Array, block: Place, last: Place, left: Place) -> Array:
         """The rows of `chain` (which ends at `block`) with the least that must still come up to cut `last`.
 
         `left` is the number of stages to come, 0 where it is free.
@@ -42,10 +44,8 @@ class Remainder:
         whole = chain.copy()
         whole[LATENCY] += self.latency[left, block, last]
         whole[PASSED] += self.passed[left, block, last]
-        speed = np.minimum(self.fleet_speed - chain[SPEED], self.fastest[left])
-        work = self.work[last] - self.work[block]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            fluid = np.where(work > 0, work / np.maximum(speed, 1e-12 * self.fleet_speed), 0.0)
+        speed = np.minimum(1.0 - chain[WEIGHTS], self.fastest[left])
+        fluid = (self.work[last] - self.work[block]) / np.maximum(speed, 1e-12)
         whole[LOAD] = np.maximum(np.maximum(chain[LOAD], self.load[left, block, last]), fluid)
         for row in range(HOSTS, len(whole)):
             whole[row] += self.cores[row - HOSTS][last] - self.cores[row - HOSTS][block]
@@ -73,18 +73,18 @@ def remainder_of(
             passes = np.concatenate([passes, _then(passed, passes[-1])[None]])
             largest = np.min(np.maximum(load[:, :, None], loads[-1][None]), axis=1)
             loads = np.concatenate([loads, largest[None]])
-    least = np.minimum.reduce([figures.base * speed for figures, speed in zip(tables.figures, tables.speeds, strict=True)])
-    money = np.minimum.reduce(
-        [figures.base * node.price for figures, node in zip(tables.figures, kinds.examples, strict=True)]
+    speed = tables.weights[0]
+    least = np.min([figures.base * weight for figures, weight in zip(tables.figures, speed, strict=True)], axis=0)
+    money = np.min(
+        [figures.base * node.price for figures, node in zip(tables.figures, kinds.examples, strict=True)], axis=0
     )
     cores = [
-        np.minimum.reduce([figures.cores for figures in tables.figures])
+        np.min([figures.cores for figures in tables.figures], axis=0)
         if all(node.host == host for node in kinds.examples)
         else np.zeros(blocks)
         for host in system.hosts
     ]
-    each = np.sort(np.repeat(tables.speeds, kinds.counts))[::-1]
-    fastest = np.array([each.sum()]) if hops is None else np.concatenate([[0.0], np.cumsum(each)])[: hops + 1]
+    each = np.sort(np.repeat(speed, kinds.counts))[::-1]
     return Remainder(
         latency=latencies,
         passed=passes,
@@ -92,8 +92,7 @@ def remainder_of(
         work=_before(least),
         money=_before(money),
         cores=np.array([_before(seconds) for seconds in cores]).reshape(-1, blocks + 1),
-        fleet_speed=float(each.sum()),
-        fastest=fastest,
+        fastest=np.ones(1) if hops is None else np.concatenate([[0.0], np.cumsum(each)])[: hops + 1],
     )
 
 

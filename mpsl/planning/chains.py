@@ -1,5 +1,6 @@
 """Chains of stages under construction that end at the same block, as arrays, and which of them need not go on."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,17 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpsl.planning.node_kinds import Codes, NodeKinds
-from mpsl.planning.stage_table import Array
+from mpsl.planning.stage_table import Array, Indices
 
 NEIGHBOURS = 12
-"""How many better-placed neighbours each chain is compared with. More finds more that can be dropped, and takes longer."""
-
-Indices = NDArray[np.int64]
+"""How many better-placed neighbours each chain is compared with. More can be dropped with more, but it takes longer."""
 
 
 @dataclass(frozen=True)
 class Chains:
-    """n chains: figures [row, n], the nodes used, the id of the chain each one extends, and the set of its last stage."""
+    """n chains: figures [row, n], the nodes used, the id of the chain that each extends, the set of its last stage."""
 
     figures: Array
     used: Codes
@@ -69,3 +68,26 @@ def undominated(chains: Chains, criteria: Array, kinds: NodeKinds, fewer_nodes: 
         kept = np.sort(order[~worse])
         chains, criteria = chains.take(kept), criteria[:, kept]
     return chains
+
+
+class Trail:
+    """Where every chain that was extended came from."""
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._groups: list[tuple[int, Chains]] = []
+        self._size = 0
+
+    def add(self, block: int, chains: Chains) -> Indices:
+        """File `chains`, which end at `block`; their ids."""
+        self._starts.append(self._size)
+        self._groups.append((block, chains))
+        self._size += len(chains)
+        return np.arange(self._starts[-1], self._size)
+
+    def step(self, chain: int) -> tuple[int, int, int]:
+        """The block where chain ends, the chain that it extends (-1 for none) and the set of its last stage."""
+        group = bisect_right(self._starts, chain) - 1
+        block, chains = self._groups[group]
+        place = chain - self._starts[group]
+        return block, int(chains.parents[place]), int(chains.sets[place])

@@ -135,7 +135,8 @@ class Fleet:
                 hint = nearest(host, names) if names else "the fleet has no [[hosts]]"
                 raise ValueError(f"{where}: unknown host {host!r}; {hint}")
         seen: set[str] = set()
-        for member in (*self.expanded_devices(), *self.expanded_nodes()):
+        members: tuple[FleetDevice | FleetNode, ...] = (*self.expanded_devices(), *self.expanded_nodes())
+        for member in members:
             try:
                 check_id(member.id, "id")
             except UsageError as error:

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from mpsl.planning.system import Node, System
 
 MOST_SETS = 4096
-"""Beyond so many replica sets only singles, equal nodes together, and the fastest j of all are offered to the search."""
+"""Beyond so many replica sets only equal nodes together and the fastest j of all are offered to the search."""
 
 Codes = NDArray[Any]
 """Sets of nodes as integers: int64 where they fit, Python's integers otherwise."""
@@ -33,6 +34,16 @@ class NodeKinds:
     def counts(self) -> tuple[int, ...]:
         """How many nodes each kind has."""
         return tuple(map(len, self.members))
+
+    @property
+    def states(self) -> int:
+        """How many sets of nodes there are, the empty one and all of them included."""
+        return prod(count + 1 for count in self.counts)
+
+    def states_of(self, sets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The number of each set [set, kind] among all; the number of a union is the sum. Only for few `states`."""
+        sizes = [count + 1 for count in self.counts]
+        return np.asarray(sets @ np.array([prod(sizes[place + 1 :]) for place in range(len(sizes))]), np.int64)
 
     @cached_property
     def _shifts(self) -> tuple[int, ...]:
@@ -67,9 +78,7 @@ def kinds_of(system: System) -> NodeKinds:
     groups: dict[object, list[int]] = {}
     for index, node in enumerate(system.nodes):
         groups.setdefault((node.hardware, node.memory, node.rate, node.price, node.host), []).append(index)
-    return NodeKinds(
-        tuple(map(tuple, groups.values())), tuple(system.nodes[indices[0]] for indices in groups.values())
-    )
+    return NodeKinds(tuple(map(tuple, groups.values())), tuple(system.nodes[indices[0]] for indices in groups.values()))
 
 
 def single_sets(kinds: NodeKinds) -> list[tuple[int, ...]]:
@@ -82,13 +91,14 @@ def replica_sets(kinds: NodeKinds, most: int, by_speed: Sequence[int]) -> tuple[
 
     `by_speed` lists the kinds, fastest first; it matters only where there are too many sets.
     """
-    size = 1
-    for count in kinds.counts:
-        size *= count + 1
-    if size <= MOST_SETS:
+    if kinds.states <= MOST_SETS:
         every = itertools.product(*(range(count + 1) for count in kinds.counts))
         return [counts for counts in every if 0 < sum(counts) <= most], True
-    chosen = {tuple(n if q == kind else 0 for q in range(len(kinds.counts))) for kind, count in enumerate(kinds.counts) for n in range(1, count + 1)}
+    chosen = {
+        tuple(n if q == kind else 0 for q in range(len(kinds.counts)))
+        for kind, count in enumerate(kinds.counts)
+        for n in range(1, count + 1)
+    }
     fastest = [0] * len(kinds.counts)
     for kind in by_speed:
         for _ in range(kinds.counts[kind]):

@@ -1,7 +1,8 @@
 """What a placement costs: the round's time, its bottleneck, its memory, its money. One formula, for any assignment.
 
-T = the most seconds that any resource is busy in a round + one batch's latency through the empty system. docs/planner.md
-explains every term. This file judges placements and never looks for one; a brute force may call it on all of them.
+T = the most seconds that any resource is busy in a round + one batch's latency through the empty system.
+docs/planner.md explains every term. This file judges placements and never looks for one; a brute force may call it on
+all of them.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,6 @@ from mpsl.planning.terms import (
     seat_terms,
     whole_model_terms,
 )
-
 
 NO_TIME = 1e-200
 """Stands for a load of nothing, so that speeds stay finite."""
@@ -60,24 +60,19 @@ class Prediction:
     """Seconds a round that the bottleneck is busy."""
     admit: int
     node_bytes: dict[str, int]
+    node_busy_s: dict[str, float]
+    """Seconds a round that each node computes."""
     cost: float
-
-
-@dataclass(frozen=True)
-class Excess:
-    """A process that does not fit its memory even with one device at a time, and by how much."""
-
-    id: str
-    blocks: str
-    needed: int
-    over: int
 
 
 def fluid_loads(system: System, placement: Placement) -> list[list[Load]]:
     """Each stage's devices shared out in proportion to its replicas' speeds, as if devices could be divided."""
     loads = []
-    for part, stage in _stages(placement):
-        full = [seat_terms(system, system.nodes[node], *part).full_load(system.batches, len(system.devices)) for node in stage]
+    for part, stage in stages_of(placement):
+        full = [
+            seat_terms(system, system.nodes[node], *part).full_load(system.batches, len(system.devices))
+            for node in stage
+        ]
         loads.append([Load(system.batches * share, len(system.devices) * share) for share in fluid_shares(full)])
     return loads
 
@@ -88,27 +83,6 @@ def fluid_shares(full_loads: Sequence[float]) -> list[float]:
     return [speed / sum(speeds) for speed in speeds]
 
 
-def excesses(system: System, placement: Placement) -> list[Excess]:
-    """Every seat and device that does not fit its memory with one device admitted; empty when all do."""
-    found = []
-    copies = system.admit if system.admit is not None else 1
-    for (start, end), stage in _stages(placement):
-        full = [seat_terms(system, system.nodes[node], start, end) for node in stage]
-        shares = fluid_shares([terms.full_load(system.batches, len(system.devices)) for terms in full])
-        for node, terms, share in zip(stage, full, shares, strict=True):
-            needed = int(terms.fixed_bytes + max(1, seat_admission(copies, share)) * terms.copy_bytes)
-            figures = system.nodes[node]
-            if needed > figures.memory:
-                found.append(Excess(figures.id, f"[{start}, {end})", needed, int(needed - figures.memory)))
-    for device, terms in zip(system.devices, _devices(system, placement), strict=True):
-        needed = terms.memory_bytes
-        if needed > device.memory:
-            cuts = placement.cuts or (system.blocks,)
-            kept = f"[0, {cuts[0]}) and [{cuts[-1]}, {system.blocks})"
-            found.append(Excess(device.id, kept, needed, int(needed - device.memory)))
-    return found
-
-
 def predict(system: System, placement: Placement, loads: Sequence[Sequence[Load]]) -> Prediction | None:
     """Judge `placement` when seat r of stage k serves `loads[k][r]`; None where a part does not fit its memory."""
     devices = _devices(system, placement)
@@ -116,7 +90,7 @@ def predict(system: System, placement: Placement, loads: Sequence[Sequence[Load]
         return None
     seats = [
         (node, seat_terms(system, system.nodes[node], *part), load)
-        for (part, stage), stage_loads in zip(_stages(placement), loads, strict=True)
+        for (part, stage), stage_loads in zip(stages_of(placement), loads, strict=True)
         for node, load in zip(stage, stage_loads, strict=True)
     ]
     largest = _memory_admission(system, seats)
@@ -153,6 +127,10 @@ def predict(system: System, placement: Placement, loads: Sequence[Sequence[Load]
             )
             for node, terms, load in seats
         },
+        node_busy_s={
+            system.nodes[node].id: float(terms.resources[0].seconds(load.batches, load.devices))
+            for node, terms, load in seats
+        },
         cost=round_s * sum(system.nodes[node].price for node, _, _ in seats),
     )
 
@@ -175,7 +153,7 @@ def _cycles(system: System, placement: Placement, devices: Sequence[DeviceTerms]
     """Each device's whole batch update in an empty system; a stage counts with its slowest replica."""
     latency = sum(system.crossing[cut] for cut in placement.cuts) * system.broker_s_per_byte
     slowest = max(terms.slowest for terms in devices)
-    for part, stage in _stages(placement):
+    for part, stage in stages_of(placement):
         terms = [seat_terms(system, system.nodes[node], *part) for node in stage]
         latency += max(seat.latency for seat in terms)
         slowest = max(slowest, *(seat.slowest for seat in terms))
@@ -185,7 +163,7 @@ def _cycles(system: System, placement: Placement, devices: Sequence[DeviceTerms]
 def _broker_bytes(system: System, placement: Placement, device_part: int) -> float:
     """Bytes that the broker passes on in a round: every batch at every cut, and all weights there and back."""
     parts = sum(
-        len(stage) * (system.parameters[end] - system.parameters[start]) for (start, end), stage in _stages(placement)
+        len(stage) * (system.parameters[end] - system.parameters[start]) for (start, end), stage in stages_of(placement)
     )
     crossing = sum(system.crossing[cut] for cut in placement.cuts)
     return system.batches * crossing + 2 * (parts + device_part * len(system.devices))
@@ -215,7 +193,8 @@ def _hosts(
     return found
 
 
-def _stages(placement: Placement) -> list[tuple[tuple[int, int], tuple[int, ...]]]:
+def stages_of(placement: Placement) -> list[tuple[tuple[int, int], tuple[int, ...]]]:
+    """Each stage's blocks [a, b) and its nodes."""
     return list(zip(zip(placement.cuts, placement.cuts[1:], strict=False), placement.stages, strict=True))
 
 

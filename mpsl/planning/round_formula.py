@@ -40,7 +40,8 @@ class RoundFormula:
             (
                 row,
                 cores,
-                np.sum([n * f.core_seconds for device, n, f in terms if device.host == host], axis=0) + np.zeros(len(first)),
+                np.sum([n * f.core_seconds for device, n, f in terms if device.host == host], axis=0)
+                + np.zeros(len(first)),
                 system.broker_s_per_byte if system.broker_host == host else 0.0,
             )
             for row, (host, cores) in enumerate(system.hosts.items(), start=HOSTS)
@@ -64,16 +65,25 @@ class RoundFormula:
         for batches, seconds in self._longest.items():
             busy = np.maximum(busy, seconds[pair] + batches * latency)
         for row, cores, seconds, broker in self._hosts:
-            busy = np.maximum(busy, (seconds[pair] + chain[row] + broker * chain[PASSED]) / cores)
-        return busy
+            passing = broker * chain[PASSED] if broker else 0.0
+            busy = np.maximum(busy, (seconds[pair] + chain[row] + passing) / cores)
+        return np.asarray(busy)
 
     def seconds(self, pair: Index, chain: Array) -> Array:
         """The round's time T."""
-        return self.busiest(pair, chain) + self._own[pair] + self._shared_latency(pair, chain)
+        return np.asarray(self.busiest(pair, chain) + self._own[pair] + self._shared_latency(pair, chain))
+
+    def limits(self, pair: int, least: Array, seconds: float) -> tuple[float, float]:
+        """The most load and waves of any stage in a round below `seconds`, when the chain has at least `least`."""
+        latency = self._shared_latency(pair, least)
+        busy = max(0.0, seconds - float(self._own[pair] + latency))
+        cycles = float(self._sum[pair] + self._system.batches * latency)
+        waves = busy * len(self._system.devices) / cycles if cycles > 0 else np.inf
+        return busy, waves
 
     def _shared_latency(self, pair: Index, chain: Array) -> Array:
         """What every device's cycle has in common: all stages, the broker, and the slowest machine's micro-batches."""
         share = self._system.waiting_share
         if not share:
-            return chain[LATENCY]
+            return np.asarray(chain[LATENCY])
         return np.asarray(chain[LATENCY] + share * np.maximum(chain[SLOWEST], self._slowest[pair]))

@@ -1,28 +1,48 @@
 """Finds the best placement: chains grow stage by stage from the first device cut to the last, all at once in arrays.
 
-A chain is dropped where its lower bound is no better than a known plan, or where another chain that ends at the same block
-with the same nodes used is at least as good in every figure. Both are safe, so what is left at the end is optimal; where
-the work grows beyond `MOST_WORK`, only the most promising chains go on and the gap is reported.
+A chain is dropped where its lower bound is no better than a known plan, or where another chain that ends at the same
+block with the same nodes used is at least as good in every figure. Both are safe, so what is left at the end is
+optimal; where the work grows beyond `MOST_WORK`, only the most promising chains go on and the gap is reported.
 """
 
-from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 from math import inf
 
 import numpy as np
+from numpy.typing import NDArray
 
-from mpsl.errors import UsageError
 from mpsl.planning.bound import remainder_of
-from mpsl.planning.chains import Chains, Indices, joined, undominated
+from mpsl.planning.chains import Chains, Trail, joined, undominated
+from mpsl.planning.completions import MOST_STATES, Completions
 from mpsl.planning.node_kinds import kinds_of, replica_sets, single_sets
 from mpsl.planning.objective import Placement
+from mpsl.planning.offers import Limits, Offers, offers_within
 from mpsl.planning.round_formula import Index, RoundFormula
-from mpsl.planning.stage_table import HOPS, HOSTS, LARGEST, LATENCY, LOAD, PASSED, PRICE, SLOWEST, SUMMED, WAVES, Array, StageTables
+from mpsl.planning.shape import Shape, check_shape
+from mpsl.planning.stage_table import (
+    HOPS,
+    HOSTS,
+    LARGEST,
+    LATENCY,
+    LOAD,
+    PASSED,
+    PRICE,
+    SLOWEST,
+    SUMMED,
+    WAVES,
+    Array,
+    Indices,
+    StageTables,
+)
 from mpsl.planning.system import System
 from mpsl.planning.terms import Columns
 
-MOST_WORK = 100_000_000
+MOST_WORK = 10_000_000
 """Stages weighed in one search before it falls back to the most promising chains."""
+
+WORK_A_SET = 15
+"""Stages that are weighed in the time in which dear bounds are made for one set of replicas at one block."""
 
 NARROW, BEAM = 6, 400
 """Chains kept at each block: in the first look, which only finds a good plan, and when the work grows too much."""
@@ -33,15 +53,8 @@ TIE = 1e-9
 _NEARLY = 1 - 1e-12
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Which chains are allowed: exactly `hops` stages of one replica, or with None any stages of any replicas.
-
-    `all_in_one` asks for one stage with every node as a replica.
-    """
-
-    hops: int | None = None
-    all_in_one: bool = False
+AT_ONCE = 2_000_000
+"""Pairs of a chain and a stage looked at in one go, so that arrays stay small."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +84,20 @@ def solve(system: System, shape: Shape, cheapest: bool = False) -> Solution | No
 
     Raises UsageError where the shape asks for more nodes or blocks than there are.
     """
-    _check(system, shape)
-    return _Search(system, shape, cheapest).run()
+    check_shape(system, shape)
+    search = _Search(system, shape, cheapest)
+    search.run()
+    if search.best is None:
+        return None
+    return Solution(search.best, search.value, min(search.value, search.dropped))
 
 
-def _check(system: System, shape: Shape) -> None:
-    nodes, wanted = len(system.nodes), shape.hops or 1
-    if nodes < wanted:
-        raise UsageError(f"{wanted} hops need {wanted} nodes, but the fleet has {nodes}; add [[nodes]] or ask for fewer hops")
-    if shape.hops is not None and system.max_hops is not None and shape.hops > system.max_hops:
-        raise UsageError(f"{shape.hops} hops are asked for, but the fleet's job allows max_hops = {system.max_hops}")
-    first, last = system.first_cut or 1, system.last_cut or system.blocks - 1
-    if last - first < wanted:
-        raise UsageError(
-            f"{wanted} hops need at least {wanted} blocks between the device's parts, but cuts[0] = {first} and "
-            f"cuts[-1] = {last} leave {max(0, last - first)} of the model's {system.blocks}"
-        )
+def fitting(system: System, shape: Shape) -> Placement | None:
+    """Any placement that fits, not a good one; None where there is none. Raises UsageError as `solve` does."""
+    check_shape(system, shape)
+    search = _Search(system, shape, cheapest=False)
+    search.run(until_found=True)
+    return search.best
 
 
 class _Search:
@@ -120,7 +131,7 @@ class _Search:
         fastest_first = sorted(range(len(speeds)), key=lambda kind: -speeds[kind])
         return replica_sets(self.kinds, len(self.system.devices), fastest_first)
 
-    def run(self) -> Solution | None:
+    def run(self, until_found: bool = False) -> None:
         """Search every pair of device cuts whose bound leaves hope, the most hopeful first."""
         start = self.formula.start
         bounds = self._bounds(slice(None), start, self.formula.first, self.formula.last, self.shape.hops or 0)
@@ -128,78 +139,168 @@ class _Search:
             slice(None), self.rest.complete(start, self.formula.first, self.formula.last, self.shape.hops or 0)
         )
         for pair in np.argsort(bounds, kind="stable"):
-            for keep in (NARROW, None):
-                if bounds[pair] < self.value * _NEARLY:
-                    self._sweep(int(pair), float(floors[pair]), keep)
-        if self.best is None:
-            return None
-        if not self.all_sets:
+            if bounds[pair] < self.value * _NEARLY:
+                self._settle(int(pair), float(floors[pair]), until_found)
+            if until_found and self.best:
+                return
+        if not self.all_sets and len(bounds):
             self.dropped = min(self.dropped, float(bounds.min()))
-        return Solution(self.best, self.value, min(self.value, self.dropped))
 
-    def _bounds(self, pair: Index, figures: Array, block: int | Indices, last: int | Indices, left: int | Indices) -> Array:
+    def _settle(self, pair: int, floor: float, until_found: bool) -> None:
+        """Find the best chain between one pair of device cuts, with bounds that grow dearer where they must."""
+        offers, known = self._offers(pair, floor), self.value
+        self._sweep(pair, floor, offers, NARROW)
+        if until_found and self.best:
+            return
+        if self.value < known:
+            offers = self._offers(pair, floor)
+        little = WORK_A_SET * offers.stages if self.kinds.states <= MOST_STATES else None
+        if self._sweep(pair, floor, offers, None, little):
+            return
+        for waves in offers.waves:
+            offers = self._useful(pair, self._offers(pair, floor, waves))
+            completions = Completions(offers, self.kinds, self.shape.hops)
+            self._sweep(pair, floor, offers, NARROW, completions=completions)
+            self._sweep(pair, floor, offers, None, completions=completions)
+
+    def _bounds(
+        self,
+        pair: Index,
+        figures: Array,
+        block: int | Indices,
+        last: int | Indices,
+        left: int | Indices,
+        completions: Completions | None = None,
+    ) -> Array:
         """A lower bound of the value of every completion of chains; the value itself where `block` is `last`."""
-        seconds = self.formula.seconds(pair, self.rest.complete(figures, block, last, left))
+        whole = self.rest.complete(figures, block, last, left)
+        if completions:
+            completions.complete(figures, whole, block)
+        seconds = self.formula.seconds(pair, whole)
         if not self.cheapest:
             return seconds
-        to_come = np.maximum(self.rest.money[last] - self.rest.money[block], self.lowest_price * seconds)
-        money = figures[PRICE] * seconds + np.where(np.equal(block, last), 0.0, to_come)
+        with np.errstate(invalid="ignore"):  # nothing times forever: not a number, and so never less than a known value
+            to_come = np.maximum(self.rest.money[last] - self.rest.money[block], self.lowest_price * seconds)
+            money = figures[PRICE] * seconds + np.where(np.equal(block, last), 0.0, to_come)
         return np.asarray(money + TIE * seconds)
 
-    def _sweep(self, pair: int, floor: float, keep: int | None) -> None:
-        """Grow chains from block to block between one pair of device cuts; `keep` limits how many at each."""
-        first, last = int(self.formula.first[pair]), int(self.formula.last[pair])
+    def _sweep(
+        self,
+        pair: int,
+        floor: float,
+        offers: Offers,
+        keep: int | None,
+        most_work: int | None = None,
+        completions: Completions | None = None,
+    ) -> bool:
+        """Grow chains from block to block between one pair of device cuts; whether it came to the end.
+
+        `keep` limits how many go on from each block; a sweep that would do more than `most_work` gives up.
+        """
+        last = offers.last
         used = self.kinds.codes([[0] * len(self.kinds.counts)])
-        root = Chains(self.formula.start[:, pair : pair + 1], used, np.array([-1]), np.array([-1]))
-        ending: dict[int, list[Chains]] = {first: [root]}
-        trail = _Trail()
-        for block in range(first, last):
+        start = self.formula.start[:, pair : pair + 1].copy()
+        start[WAVES] = np.maximum(start[WAVES], offers.least_waves)
+        root = Chains(start, used, np.array([-1]), np.array([-1]))
+        ending: dict[int, list[Chains]] = {offers.first: [root]}
+        trail = Trail()
+        stop = inf if most_work is None else self.work + most_work
+        for block in range(offers.first, last):
             if block not in ending:
                 continue
             chains = joined(ending.pop(block))
-            bounds = self._bounds(pair, chains.figures, block, last, self._stages_left(chains.figures))
-            hopeful = bounds < self.value * _NEARLY
-            chains, bounds = chains.take(hopeful), bounds[hopeful]
-            chains = undominated(chains, self._criteria(chains.figures, floor), self.kinds, self.shape.hops is None)
+            bounds = self._hope(pair, offers, completions, chains.figures, block)
+            chains = chains.take(bounds < self.value * _NEARLY)
             limit = keep or (BEAM if self.work > MOST_WORK else None)
+            chains = undominated(chains, self._criteria(chains.figures, floor), self.kinds, self.shape.hops is None)
             if limit is not None and len(chains) > limit:
-                bounds = self._bounds(pair, chains.figures, block, last, self._stages_left(chains.figures))
+                bounds = self._hope(pair, offers, completions, chains.figures, block)
                 order = np.argsort(bounds, kind="stable")
                 if keep is None:
                     self.dropped = min(self.dropped, float(bounds[order[limit]]))
                 chains = chains.take(np.sort(order[:limit]))
+            if self.work + len(chains) * len(offers.at[block].ends) // 4 > stop:
+                return False
             if len(chains):
-                self._extend(pair, block, last, chains, trail, ending)
+                self._extend(pair, block, chains, offers, completions, trail, ending)
+        return True
+
+    def _offers(self, pair: int, floor: float, waves: float = 0) -> Offers:
+        """The stages that a plan better than the best so far can have between this pair of device cuts.
+
+        With `waves`, only stages that need no more, and chains are judged as if they needed so many.
+        """
+        first, last = int(self.formula.first[pair]), int(self.formula.last[pair])
+        start = self.formula.start[:, pair]
+        least = self.rest.complete(start, first, last, self.shape.hops or 0)
+        most_load, most_waves = self.formula.limits(pair, least, self._known_seconds())
+        limits = Limits(floor, most_load, min(most_waves, waves or inf), waves)
+        return offers_within(self.tables, first, last, limits, self.shape.hops)
+
+    def _useful(self, pair: int, offers: Offers) -> Offers:
+        """Those of `offers` that lie on a way that may be better than the best plan so far."""
+        start = self.formula.start[:, pair, None]
+
+        def useful(figures: Array) -> NDArray[np.bool_]:
+            figures[LARGEST] = np.maximum(figures[LARGEST], start[LARGEST])
+            figures[WAVES] = np.maximum(figures[WAVES], offers.least_waves)
+            figures[SUMMED] += start[SUMMED]
+            return np.asarray(self.formula.seconds(pair, figures) < self._known_seconds())
+
+        return offers.only(useful)
+
+    def _known_seconds(self) -> float:
+        """No plan that is better than the best so far has a longer round."""
+        return self.value / (self.lowest_price + TIE) if self.cheapest else self.value
+
+    def _hope(
+        self, pair: int, offers: Offers, completions: Completions | None, figures: Array, block: int | Indices
+    ) -> Array:
+        """`_bounds` with what the offers know besides; infinite where too few nodes are left."""
+        left = self._stages_left(figures)
+        bounds = self._bounds(pair, figures, block, offers.last, left, completions)
+        return np.asarray(np.where(offers.within(figures, block, left), bounds, np.inf))
 
     def _extend(
-        self, pair: int, block: int, last: int, chains: Chains, trail: "_Trail", ending: dict[int, list[Chains]]
+        self,
+        pair: int,
+        block: int,
+        chains: Chains,
+        offers: Offers,
+        completions: Completions | None,
+        trail: Trail,
+        ending: dict[int, list[Chains]],
     ) -> None:
         """Put every stage that may follow behind every chain: complete ones compete, hopeful ones wait at their end."""
-        ids = trail.add(block, chains)
-        fits = self.kinds.within(self.tables.codes[None, :], self.kinds.all - chains.used[:, None])
-        fits &= (chains.figures[HOPS] < self.most_hops)[:, None]
-        parents, sets = np.nonzero(fits)
-        ends = np.arange(block + 1, last + 1)
-        stages = self.tables.table(block)[:, :, block + 1 : last + 1]
-        share = max(1, _AT_ONCE // len(ends))
-        for begin in range(0, len(parents), share):
-            parent, chosen = parents[begin : begin + share], sets[begin : begin + share]
-            figures = stages[:, chosen]
-            before = chains.figures[:, parent, None]
+        ids, offer, last = trail.add(block, chains), offers.at[block], offers.last
+        free = self.kinds.all - chains.used
+        share = max(1, AT_ONCE // max(1, len(offer.ends)))
+        for begin in range(0, len(chains), share):
+            fits = self.kinds.within(offer.codes[None, :], free[begin : begin + share, None])
+            fits &= (chains.figures[HOPS, begin : begin + share] < self.most_hops)[:, None]
+            parents, chosen = np.nonzero(fits)
+            parents += begin
+            figures = offer.figures[:, chosen]
+            before = chains.figures[:, parents]
             np.maximum(figures[LARGEST], before[LARGEST], out=figures[LARGEST])
             figures[SUMMED] += before[SUMMED]
-            self.work += len(parent) * len(ends)
-            bounds = self._bounds(pair, figures, ends, last, self._stages_left(figures))
-            whole = int(np.argmin(bounds[:, -1]))
-            if bounds[whole, -1] < self.value:
-                self.value = float(bounds[whole, -1])
-                self.best = self._placement(trail, int(ids[parent[whole]]), int(chosen[whole]), last)
-            for column, end in enumerate(ends[:-1].tolist()):
-                rows = np.nonzero(bounds[:, column] < self.value * _NEARLY)[0]
-                if len(rows):
-                    used = chains.used[parent[rows]] + self.tables.codes[chosen[rows]]
-                    grown = Chains(figures[:, rows, column], used, ids[parent[rows]], chosen[rows])
-                    ending.setdefault(end, []).append(grown)
+            ends = offer.ends[chosen]
+            self.work += len(chosen)
+            bounds = self._hope(pair, offers, completions, figures, ends)
+            whole = np.nonzero(ends == last)[0]
+            if len(whole):
+                best = whole[np.argmin(bounds[whole])]
+                if bounds[best] < self.value:
+                    self.value = float(bounds[best])
+                    self.best = self._placement(trail, int(ids[parents[best]]), int(offer.sets[chosen[best]]), last)
+            rows = np.nonzero((bounds < self.value * _NEARLY) & (ends < last))[0]
+            rows = rows[np.argsort(ends[rows], kind="stable")]
+            used = chains.used[parents[rows]] + offer.codes[chosen[rows]]
+            grown = Chains(figures[:, rows], used, ids[parents[rows]], offer.sets[chosen[rows]])
+            borders = np.searchsorted(ends[rows], np.arange(block + 1, last + 1))
+            for end, (low, high) in enumerate(pairwise(borders.tolist()), start=block + 1):
+                if low < high:
+                    ending.setdefault(end, []).append(grown.take(np.arange(low, high)))
 
     def _stages_left(self, figures: Array) -> int | Indices:
         """How many stages must follow: an index into the bounds, 0 where any number may."""
@@ -216,7 +317,7 @@ class _Search:
             rows.append(figures[HOPS])
         return np.array(rows)
 
-    def _placement(self, trail: "_Trail", parent: int, last_set: int, last: int) -> Placement:
+    def _placement(self, trail: Trail, parent: int, last_set: int, last: int) -> Placement:
         cuts, sets = [last], [last_set]
         while parent >= 0:
             block, parent, earlier = trail.step(parent)
@@ -229,30 +330,3 @@ class _Search:
             for chosen in reversed(sets)
         ]
         return Placement(tuple(reversed(cuts)), tuple(stages))
-
-
-_AT_ONCE = 1_000_000
-"""Stages weighed in one go, so that arrays stay small."""
-
-
-class _Trail:
-    """Where every chain that was extended came from."""
-
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._groups: list[tuple[int, Chains]] = []
-        self._size = 0
-
-    def add(self, block: int, chains: Chains) -> Indices:
-        """File `chains`, which end at `block`; their ids."""
-        self._starts.append(self._size)
-        self._groups.append((block, chains))
-        self._size += len(chains)
-        return np.arange(self._starts[-1], self._size)
-
-    def step(self, chain: int) -> tuple[int, int, int]:
-        """The block where chain ends, the chain that it extends (-1 for none) and the set of its last stage."""
-        group = bisect_right(self._starts, chain) - 1
-        block, chains = self._groups[group]
-        place = chain - self._starts[group]
-        return block, int(chains.parents[place]), int(chains.sets[place])

@@ -1,26 +1,30 @@
-"""Every stage that could stand in a chain, as arrays: one row for each figure that a chain sums or takes the largest of.
+"""Every stage that could stand in a chain, as arrays: a row for each figure that a chain sums or takes the largest of.
 
 The formulas are those of `terms.py`; nothing new is modelled here.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpsl.planning.admission import ROUNDING
-from mpsl.planning.node_kinds import NodeKinds
+from mpsl.planning.node_kinds import Codes, NodeKinds
 from mpsl.planning.objective import NO_TIME
 from mpsl.planning.system import System
 from mpsl.planning.terms import Columns, SeatTerms, seat_terms
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
-LOAD, SLOWEST, WAVES, LATENCY, PASSED, HOPS, SPEED, PRICE, HOSTS = range(9)
-"""Rows of a table and of a label. A chain takes the largest of LOAD, SLOWEST and WAVES and the sum of the others; from
-HOSTS on, one row for each host."""
+LOAD, SLOWEST, WAVES, LATENCY, PASSED, HOPS, PRICE, STATE, WEIGHTS = range(9)
+HOSTS = WEIGHTS + 3
+"""Rows of a table and of a chain. A chain takes the largest of LOAD, SLOWEST and WAVES and the sum of the others. STATE
+numbers the set of nodes used. From
+WEIGHTS on, how much of the fleet is used: of its speed, of its number, of its memory; from HOSTS on, one row a host."""
 LARGEST = slice(LOAD, LATENCY)
 SUMMED = slice(LATENCY, None)
 
@@ -39,25 +43,84 @@ class KindFigures:
     """[start, end]: seconds a round of a seat that serves everyone; infinite where the part does not fit."""
 
 
+@dataclass(frozen=True)
+class Stages:
+    """n stages that begin at one block: figures [row, n], the nodes they take, the index of their set, their end."""
+
+    figures: Array
+    codes: Codes
+    sets: Indices
+    ends: Indices
+    load_with_one_less: Array
+    """The least load of the same stage with one node less that is no worse in any other figure; infinite without such.
+
+    Where this is no more than the stage's own load, or no more than what does not matter, the node is not worth having.
+    """
+
+    def take(self, chosen: NDArray[np.bool_]) -> "Stages":
+        """Those under the mask `chosen`."""
+        return Stages(
+            self.figures[:, chosen],
+            self.codes[chosen],
+            self.sets[chosen],
+            self.ends[chosen],
+            self.load_with_one_less[chosen],
+        )
+
+
 class StageTables:
-    """Tables for each first block of a stage, made when first asked for: figures [row, replica set, end]."""
+    """The stages from each first block, made when first asked for."""
 
     def __init__(self, system: System, columns: Columns, kinds: NodeKinds, sets: Sequence[tuple[int, ...]]) -> None:
         self._system, self._columns, self._kinds = system, columns, kinds
         self.counts = np.array(sets, float)
         self.codes = kinds.codes(sets)
         self._host_names = list(system.hosts)
-        self._tables: dict[int, Array] = {}
+        self._stages: dict[int, Stages] = {}
         self.figures = [self._figures_of(kind) for kind in range(len(kinds.counts))]
         """Of each kind, for the bounds."""
-        self.speeds = np.array([1 / max(kind.base.sum(), NO_TIME) for kind in self.figures])
-        """Rounds a second of one node of each kind, were it to compute the whole model for everyone."""
+        self.weights = self._shares_of_fleet()
+        """[weight, kind]: how much of the fleet's speed, number and memory one node of each kind has."""
 
-    def table(self, start: int) -> Array:
-        """Figures of shape (rows, sets, blocks): stages [start, end) at index `end`; infinite load where nothing fits."""
-        if start not in self._tables:
-            self._tables[start] = self._make(start)
-        return self._tables[start]
+    def _shares_of_fleet(self) -> Array:
+        speeds = np.array([1 / max(kind.base.sum(), NO_TIME) for kind in self.figures])
+        memory = np.array([node.memory for node in self._kinds.examples])
+        amounts = np.array([speeds, np.ones(len(speeds)), memory])
+        return np.asarray(amounts / (amounts @ np.array(self._kinds.counts))[:, None])
+
+    def stages(self, start: int) -> Stages:
+        """Every stage from block `start` that fits its nodes' memory, sorted by set and end."""
+        if start not in self._stages:
+            table = self._make(start)
+            less = self._load_with_one_less(table)
+            sets, ends = np.nonzero(np.isfinite(table[LOAD]) & (less > table[LOAD]))
+            self._stages[start] = Stages(table[:, sets, ends], self.codes[sets], sets, ends, less[sets, ends])
+        return self._stages[start]
+
+    def _load_with_one_less(self, table: Array) -> Array:
+        least = np.full(table.shape[1:], np.inf)
+        for bigger, smaller in self._one_less:
+            same = (table[WAVES, smaller] <= table[WAVES, bigger]) & np.isfinite(table[LOAD, bigger])
+            for row in range(HOSTS, len(table)):
+                same &= table[row, smaller] <= table[row, bigger]
+            least[bigger] = np.minimum(least[bigger], np.where(same, table[LOAD, smaller], np.inf))
+        return least
+
+    @cached_property
+    def _one_less(self) -> list[tuple[Indices, Indices]]:
+        """For each kind: sets with a node of it, and beside them the same sets without that node."""
+        index = {tuple(counts): place for place, counts in enumerate(self.counts.astype(int).tolist())}
+        pairs = []
+        for kind in range(len(self._kinds.counts)):
+            found = []
+            for counts, bigger in index.items():
+                less = (*counts[:kind], counts[kind] - 1, *counts[kind + 1 :])
+                if less in index:
+                    found.append((bigger, index[less]))
+            if found:
+                bigger_sets, smaller_sets = np.array(found, np.int64).T
+                pairs.append((bigger_sets, smaller_sets))
+        return pairs
 
     def _figures_of(self, kind: int) -> KindFigures:
         system, blocks = self._system, self._system.blocks
@@ -75,10 +138,13 @@ class StageTables:
         return KindFigures(base, base * node.hardware.threads, latency, loads)
 
     def _make(self, start: int) -> Array:
+        """Figures [row, set, end] of the stages [start, end); infinite load where they do not fit."""
         system, blocks = self._system, self._system.blocks
         ends = np.arange(start + 1, blocks)
         batches, devices = system.batches, len(system.devices)
-        terms = [seat_terms(system, node, np.full_like(ends, start), ends, self._columns) for node in self._kinds.examples]
+        terms = [
+            seat_terms(system, node, np.full_like(ends, start), ends, self._columns) for node in self._kinds.examples
+        ]
         speeds = np.array([1 / np.maximum(kind.full_load(batches, devices), NO_TIME) for kind in terms])
         together = self.counts @ speeds
         figures = np.zeros((HOSTS + len(self._host_names), len(self.counts), blocks))
@@ -109,7 +175,9 @@ class StageTables:
         window[LATENCY] += crossing * system.broker_s_per_byte
         window[PASSED] = batches * crossing + 2 * part * replicas
         window[HOPS] = 1
-        window[SPEED] = (self.counts @ self.speeds)[:, None]
+        if self._kinds.states < 2**53:
+            window[STATE] = self._kinds.states_of(self.counts.astype(np.int64))[:, None]
+        window[WEIGHTS:HOSTS] = (self.weights @ self.counts.T)[:, :, None]
         window[PRICE] = (self.counts @ np.array([node.price for node in self._kinds.examples]))[:, None]
         figures[LOAD, :, : start + 1] = np.inf
         return figures

@@ -58,7 +58,7 @@ class Node:
 
 @dataclass(frozen=True)
 class System:
-    """Everything that the objective adds up. Byte figures at cut c (0 … blocks) belong to the tensor that crosses it."""
+    """Everything that the objective adds up. Byte figures at cut c (0 … blocks) are of the tensor that crosses it."""
 
     names: tuple[str, ...]
     parameters: tuple[int, ...]

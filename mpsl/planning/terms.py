@@ -159,9 +159,11 @@ class Columns:
         self.activation = np.array(system.activation)
         self.gradient = np.array(system.gradient)
         self.crossing = np.array(system.crossing)
+        members: tuple[Device | Node, ...] = (*system.nodes, *system.devices)
         self.seconds: dict[int, NDArray[np.float64]] = {
-            id(member.hardware): np.array(member.hardware.seconds) for member in (*system.nodes, *system.devices)
+            id(member.hardware): np.array(member.hardware.seconds) for member in members
         }
+        """By the identity of the hardware, because comparing its figures would take longer than using them."""
 
 
 def _largest(figures: list[Figure]) -> Figure:

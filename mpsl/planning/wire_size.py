@@ -19,7 +19,9 @@ def wire_factor(codec: str) -> float:
         except ValueError:
             kept = 0.0
         if not 0 < kept <= 1:
-            raise UsageError(f"codec {codec!r}: the share after 'topk:' is more than 0 and at most 1, as in 'topk:0.05'")
+            raise UsageError(
+                f"codec {codec!r}: the share after 'topk:' is more than 0 and at most 1, as in 'topk:0.05'"
+            )
         return 2 * kept
     if codec not in FACTORS:
         raise UsageError(f"unknown codec {codec!r}; {nearest(codec, [*FACTORS, 'topk:0.05'])}")

@@ -1,0 +1,82 @@
+"""PLAN json: a plan as `mpsl plan --json` prints it and `mpsl train --plan` reads it."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+
+@dataclass(frozen=True)
+class PlannedSeat:
+    """Replica `replica` (from 0) of stage `stage` (from 1), blocks [a, b), on `node`."""
+
+    stage: int
+    replica: int
+    node: str
+    blocks: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """The busiest resource: seat, node-link, broker, device or admission."""
+
+    kind: str
+    id: str
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the objective says of the plan with whole devices; `simulated_s` is what the simulator says, once asked."""
+
+    batch_s: float
+    """One batch's latency through the empty system."""
+    round_s: float
+    bottleneck: Bottleneck
+    bottleneck_s: float
+    """Its busy seconds per batch update of the round, over all devices."""
+    node_memory_bytes: dict[str, int]
+    cost: float
+    """Money a round."""
+    rounding_loss: float
+    """How much longer the round takes than with devices that could be divided, as a share of that."""
+    simulated_s: float | None = None
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """Everything that a run needs of a plan, and how good it is."""
+
+    cuts: tuple[int, ...]
+    seats: tuple[PlannedSeat, ...]
+    devices: dict[str, tuple[int, ...]]
+    """Which replica serves each device at each stage."""
+    admit: int
+    predicted: Predicted
+    lower_bound_s: float
+    """No placement with fluid shares has a shorter round; where money was minimised, the round in which this placement
+    would cost as little as was proven to be the least."""
+    optimal: bool
+    gap: float
+    """How much better another placement could be at most, as a share of this one's time, or money."""
+    solver_ms: float | None = None
+
+    def __post_init__(self) -> None:
+        parts = list(pairwise(self.cuts))
+        if len(self.cuts) == 1 or any(left >= right for left, right in parts):
+            raise ValueError(f"cuts = {list(self.cuts)} must rise strictly, N + 1 of them for N hops")
+        replicas = [0] * len(parts)
+        for seat in self.seats:
+            if not 1 <= seat.stage <= len(parts) or seat.blocks != parts[seat.stage - 1]:
+                raise ValueError(
+                    f"seat {seat.stage}.{seat.replica} has blocks {list(seat.blocks)}, which the cuts lack"
+                )
+            if seat.replica != replicas[seat.stage - 1]:
+                raise ValueError(f"seat {seat.stage}.{seat.replica} stands out of order; replicas count from 0")
+            replicas[seat.stage - 1] += 1
+        if 0 in replicas:
+            raise ValueError(f"stage {replicas.index(0) + 1} has no seat")
+        for device, chosen in self.devices.items():
+            if len(chosen) != len(parts) or any(
+                not 0 <= replica < count for replica, count in zip(chosen, replicas, strict=True)
+            ):
+                raise ValueError(f"device {device!r}: {list(chosen)} is no choice of a replica at each stage")
+        if not 1 <= self.admit <= max(1, len(self.devices)):
+            raise ValueError(f"admit = {self.admit} must lie within 1 and the number of devices, {len(self.devices)}")

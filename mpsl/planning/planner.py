@@ -1,0 +1,74 @@
+"""A plan for a system: search, whole devices, prediction. The one door through which commands plan."""
+
+import dataclasses
+
+from mpsl.errors import UsageError
+from mpsl.planning.assignment import assign
+from mpsl.planning.objective import Placement, Prediction, fluid_loads, predict, stages_of
+from mpsl.planning.plan_file import Bottleneck, PlanFile, PlannedSeat, Predicted
+from mpsl.planning.shape import Shape
+from mpsl.planning.shortage import shortage
+from mpsl.planning.solver import Solution, solve
+from mpsl.planning.system import System
+
+
+def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
+    """The best plan of `shape`: the shortest round, or with `cheapest` the least money a round.
+
+    Raises UsageError where the shape asks for too much, or names the part that does not fit and the bytes over.
+    """
+    solution = _without_hops(system) if shape.hops == 0 else solve(system, shape, cheapest)
+    fluid = _judged_fluid(system, solution.placement) if solution else None
+    if solution is None or fluid is None:
+        raise UsageError(shortage(system, shape))
+    placement = solution.placement
+    assignment = assign(system, placement)
+    whole = predict(system, placement, assignment.loads)
+    if whole is None:  # only where `admit` is fixed: whole devices may crowd a seat that fluid shares do not
+        relaxed = predict(dataclasses.replace(system, admit=None), placement, assignment.loads)
+        most = relaxed.admit if relaxed else 0
+        raise UsageError(
+            f"job: admit = {system.admit} fits only if devices could be divided; "
+            f"with whole ones the seats hold {most}: set admit = {most}"
+        )
+    return PlanFile(
+        cuts=placement.cuts,
+        seats=tuple(
+            PlannedSeat(stage, replica, system.nodes[node].id, part)
+            for stage, (part, nodes) in enumerate(stages_of(placement), start=1)
+            for replica, node in enumerate(nodes)
+        ),
+        devices={
+            device.id: tuple(stage[place] for stage in assignment.replicas)
+            for place, device in enumerate(system.devices)
+        },
+        admit=whole.admit,
+        predicted=_predicted(system, whole, fluid),
+        lower_bound_s=min(whole.round_s, fluid.round_s * (1 - solution.gap)),
+        optimal=solution.optimal,
+        gap=solution.gap,
+    )
+
+
+def _without_hops(system: System) -> Solution | None:
+    if system.first_cut is not None or system.last_cut is not None:
+        raise UsageError("job: first_cut and last_cut leave blocks to nodes, so 0 hops cannot be; remove them")
+    placement = Placement((), ())
+    prediction = _judged_fluid(system, placement)
+    return Solution(placement, prediction.round_s, prediction.round_s) if prediction else None
+
+
+def _judged_fluid(system: System, placement: Placement) -> Prediction | None:
+    return predict(system, placement, fluid_loads(system, placement))
+
+
+def _predicted(system: System, whole: Prediction, fluid: Prediction) -> Predicted:
+    return Predicted(
+        batch_s=whole.batch_s,
+        round_s=whole.round_s,
+        bottleneck=Bottleneck(*whole.bottleneck),
+        bottleneck_s=whole.bottleneck_s / system.batches,
+        node_memory_bytes=whole.node_bytes,
+        cost=whole.cost,
+        rounding_loss=whole.round_s / fluid.round_s - 1 if fluid.round_s else 0.0,
+    )

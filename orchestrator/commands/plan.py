@@ -1,0 +1,99 @@
+"""`mpsl plan`: where to cut, which node takes which part, how long a round will take. Reads files, changes none."""
+
+import dataclasses
+import json
+import time
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mpsl import facts
+from mpsl.errors import UsageError
+from mpsl.planning.compare import compare
+from mpsl.planning.fleet import Fleet
+from mpsl.planning.picture import chain_picture, comparison, summary
+from mpsl.planning.plan_file import PlanFile
+from mpsl.planning.planner import plan as find_plan
+from mpsl.planning.profile import Profile
+from mpsl.planning.shape import Shape
+from mpsl.planning.system import system_of
+
+Simulate = Callable[[Profile, Fleet, PlanFile], float]
+"""Seconds that one round of a plan takes in the simulator."""
+
+simulate: Simulate | None = None
+"""What fills `predicted.simulated_s`; left null where there is none."""
+
+File = TypeVar("File", Profile, Fleet)
+
+
+def read_profile(path: Path) -> Profile:
+    """The PROFILE.json at `path`. Raises UsageError naming the file and the key."""
+    return _read(Profile, path, json.loads)
+
+
+def read_fleet(path: Path) -> Fleet:
+    """The FLEET.toml at `path`. Raises UsageError naming the file and the key."""
+    return _read(Fleet, path, tomllib.loads)
+
+
+def planned(profile: Profile, fleet: Fleet, shape: Shape, cheapest: bool) -> PlanFile:
+    """The best plan, with the time that it took to find and what the simulator says of it. Raises UsageError."""
+    started = time.perf_counter()
+    found = find_plan(system_of(profile, fleet), shape, cheapest)
+    found = dataclasses.replace(found, solver_ms=(time.perf_counter() - started) * 1e3)
+    if simulate is None:
+        return found
+    predicted = dataclasses.replace(found.predicted, simulated_s=simulate(profile, fleet, found))
+    return dataclasses.replace(found, predicted=predicted)
+
+
+@click.command()
+@click.option("--profile", "profile_path", type=click.Path(path_type=Path), required=True, help="PROFILE.json.")
+@click.option("--fleet", "fleet_path", type=click.Path(path_type=Path), required=True, help="FLEET.toml.")
+@click.option(
+    "--hops", metavar="N|auto", default="auto", show_default=True, help="Exactly N stages of one replica, or auto."
+)
+@click.option("--objective", type=click.Choice(["time", "cost"]), default="time", show_default=True)
+@click.option("--compare", "compared", is_flag=True, help="Also print other ways to use the same nodes.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON object on the last line.")
+def plan(*, profile_path: Path, fleet_path: Path, hops: str, objective: str, compared: bool, as_json: bool) -> None:
+    """Find the cuts and the placement with the shortest round, or the cheapest one. Exit status 2 where none fits."""
+    cheapest = objective == "cost"
+    try:
+        exactly = _hops(hops)
+        profile, fleet = read_profile(profile_path), read_fleet(fleet_path)
+        system = system_of(profile, fleet)
+        found = planned(profile, fleet, Shape(exactly), cheapest)
+        rows = compare(system, cheapest, exactly) if compared else []
+    except UsageError as error:
+        raise click.UsageError(str(error)) from None
+    click.echo(f"{profile.model}, batches of {profile.batch_size}\n", err=as_json)
+    click.echo(chain_picture(system, found), err=as_json)
+    click.echo(f"\n{summary(found)}", err=as_json)
+    if rows:
+        click.echo(f"\n{comparison(rows)}", err=as_json)
+    if as_json:
+        shown = facts.plain(found) | ({"compare": facts.plain(rows)} if compared else {})
+        click.echo(json.dumps(shown))
+
+
+def _hops(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"--hops {text}: give a number of hops, or auto")
+    return int(text)
+
+
+def _read(kind: type[File], path: Path, parse: Callable[[str], Any]) -> File:
+    try:
+        data = parse(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    return facts.read(kind, data, str(path))

@@ -1,0 +1,146 @@
+"""`mpsl plan` from files to its output: the contract's JSON, the text, and errors that name file and key."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mpsl import facts
+from mpsl.planning.fleet import Fleet
+from mpsl.planning.plan_file import PlanFile
+from mpsl.planning.profile import Profile
+from orchestrator.commands import plan as command
+
+FLEET = """
+[[devices]]
+id = "pi"
+hardware = "pi"
+count = 4
+up_mbps = 20
+down_mbps = 50
+latency_ms = 5
+samples = 100
+
+[[nodes]]
+id = "server"
+hardware = "server"
+count = 3
+memory_gib = 2
+link_mbps = 1000
+cost_per_hour = 0.5
+
+[broker]
+link_mbps = 1000
+latency_ms = 0.5
+
+[job]
+local_epochs = 1
+first_cut = 1
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[Path, Path]:
+    times = {"forward_ms": [2.0, 20.0, 20.0, 20.0, 1.0], "backward_ms": [4.0, 40.0, 40.0, 40.0, 2.0]}
+    block = {"parameter_bytes": 1_000_000, "output_bytes": 100_000, "stored_bytes": 300_000}
+    profile = {
+        "model": "mlp",
+        "args": {"hidden": [64, 64]},
+        "batch_size": 32,
+        "input_bytes": 50_000,
+        "blocks": [{"name": f"b{number}", **block} for number in range(5)],
+        "hardware": {"pi": times, "server": times},
+    }
+    (tmp_path / "p.json").write_text(json.dumps(profile))
+    (tmp_path / "f.toml").write_text(FLEET)
+    return tmp_path / "p.json", tmp_path / "f.toml"
+
+
+def run(files: tuple[Path, Path], *options: str) -> Result:
+    return CliRunner().invoke(command.plan, ["--profile", str(files[0]), "--fleet", str(files[1]), *options])
+
+
+def test_json_is_the_contracts_plan_on_the_last_line(files: tuple[Path, Path]) -> None:
+    result = run(files, "--hops", "2", "--json")
+    assert result.exit_code == 0
+    shown = json.loads(result.stdout.splitlines()[-1])
+    assert set(shown) == {
+        "cuts", "seats", "devices", "admit", "predicted", "lower_bound_s", "optimal", "gap", "solver_ms",
+    }  # fmt: skip
+    assert set(shown["predicted"]) == {
+        "batch_s", "round_s", "simulated_s", "bottleneck", "bottleneck_s", "node_memory_bytes", "cost", "rounding_loss",
+    }  # fmt: skip
+    assert set(shown["seats"][0]) == {"stage", "replica", "node", "blocks"}
+    assert set(shown["predicted"]["bottleneck"]) == {"kind", "id"}
+    assert shown["predicted"]["simulated_s"] is None
+    assert len(shown["cuts"]) == 3
+    assert shown["devices"]["pi-4"] == [0, 0]
+    assert shown["optimal"] is True
+    assert shown["solver_ms"] > 0
+    again = facts.read(PlanFile, shown, "PLAN.json")
+    assert json.loads(json.dumps(facts.plain(again))) == shown
+
+
+def test_the_simulators_word_stands_beside_the_prediction(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def simulate(profile: Profile, fleet: Fleet, found: PlanFile) -> float:
+        return found.predicted.round_s + len(profile.blocks) + len(fleet.expanded_nodes())
+
+    monkeypatch.setattr(command, "simulate", simulate)
+    predicted = json.loads(run(files, "--json").stdout.splitlines()[-1])["predicted"]
+    assert predicted["simulated_s"] == pytest.approx(predicted["round_s"] + 8)
+
+
+def test_the_text_shows_the_chain_and_the_comparison(files: tuple[Path, Path]) -> None:
+    result = run(files, "--compare")
+    assert result.exit_code == 0
+    for expected in (
+        "4 devices",
+        "blocks [0, 1)",
+        "stage 1",
+        "server-1",
+        "bottleneck",
+        "optimal, proven",
+        "best of hops",
+    ):
+        assert expected in result.stdout
+
+
+def test_the_comparison_is_in_the_json_too(files: tuple[Path, Path]) -> None:
+    rows = json.loads(run(files, "--compare", "--json").stdout.splitlines()[-1])["compare"]
+    assert [row["shape"] for row in rows][:2] == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("memory_gib = 2", "memory_gib = 0.3", "over its 322122547"),
+        ('hardware = "server"', 'hardware = "sever"', "no times for hardware 'sever'; did you mean 'server'"),
+        ("link_mbps = 1000\ncost", "cost", "f.toml: nodes[0]: node 'server': link_mbps missing"),
+        ("first_cut", "frist_cut", "f.toml: job: unknown key 'frist_cut'; did you mean 'first_cut'"),
+        ("[broker]", "[broker", "f.toml: "),
+    ],
+)
+def test_errors_name_what_cannot_be_met(files: tuple[Path, Path], old: str, new: str, message: str) -> None:
+    text = files[1].read_text()
+    assert old in text
+    files[1].write_text(text.replace(old, new))
+    result = run(files)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(("hops", "message"), [("4", "4 hops need 4 nodes"), ("many", "a number of hops, or auto")])
+def test_hops_that_cannot_be_are_refused(files: tuple[Path, Path], hops: str, message: str) -> None:
+    result = run(files, "--hops", hops)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_missing_file_is_named(files: tuple[Path, Path]) -> None:
+    files[0].unlink()
+    result = run(files)
+    assert result.exit_code == 2
+    assert "p.json: cannot be read" in result.stderr
