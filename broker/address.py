@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
+from broker.slow_link import LinkSpeed
 from mpsl.errors import UsageError
 
 DEFAULT_URL = "mqtt://127.0.0.1:1883"
@@ -26,6 +27,8 @@ class BrokerAddress:
     cert: str | None = None
     key: str | None = None
     version: MqttVersion = "5"
+    link: LinkSpeed | None = None
+    """Emulate a link of this speed to it; None: take it as it is."""
 
     @property
     def shown(self) -> str:

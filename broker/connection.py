@@ -1,6 +1,7 @@
 """One connection to the broker: the only place that touches the MQTT client library."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -17,6 +18,7 @@ from mpsl.errors import BrokerError
 from mpsl.machines.effects import Publish
 
 CONNECT_S = 8.0
+"""How long one attempt to connect may take, up to the broker's answer."""
 ANSWER_S = 60.0
 """How long the broker may take to acknowledge a publish or a subscription."""
 KEEPALIVE_S = 20
@@ -52,7 +54,16 @@ class Connection:
         return self._client.max_packet
 
     async def publish(self, publish: Publish) -> None:
-        """Send one publish; raises BrokerError when the connection is gone."""
+        """Send one; raises BrokerError when the connection is gone, Refused when it is larger than the broker takes.
+
+        The client library would send that again for ever, because the broker answers it by ending the connection.
+        """
+        size = _packet_bytes(publish)
+        if self.max_packet is not None and size > self.max_packet:
+            raise Refused(
+                f"{publish.topic}: a publish of {size:,} bytes, and the broker takes at most {self.max_packet:,} "
+                "(its Maximum Packet Size): make chunk_bytes smaller, or raise its limit (mosquitto: max_packet_size)"
+            )
         properties = _properties(publish.properties) if self._version == "5" and publish.properties else None
         try:
             await self._client.publish(
@@ -69,9 +80,11 @@ class Connection:
         except aiomqtt.MqttError as error:
             raise BrokerError(str(error)) from None
         for name, code in zip(filters, granted, strict=False):
-            value = code if isinstance(code, int) else code.value
+            value = code if isinstance(code, int) else int(getattr(code, "value", 0))
             if value >= 0x80:
-                raise Refused(f"the broker refuses the subscription {name} (code {value}): check its access rules for this user")
+                raise Refused(
+                    f"the broker refuses the subscription {name} (code {value}): see its access rules for this user"
+                )
 
     async def unsubscribe(self, filters: tuple[str, ...]) -> None:
         """Leave filters."""
@@ -91,8 +104,13 @@ class Connection:
 
 
 @asynccontextmanager
-async def connect(address: BrokerAddress, client_id: str, will: Publish | None = None) -> AsyncIterator[Connection]:
-    """Connect with a clean start; raises BrokerError naming host, port and cause, Refused where trying again is no use."""
+async def connect(
+    address: BrokerAddress, client_id: str, will: Publish | None = None, patience_s: float = CONNECT_S
+) -> AsyncIterator[Connection]:
+    """Connect with a clean start, within `patience_s`.
+
+    Raises BrokerError naming host, port and cause, Refused where trying again is no use.
+    """
     five = address.version == "5"
     client = _Client(
         address.host,
@@ -103,15 +121,14 @@ async def connect(address: BrokerAddress, client_id: str, will: Publish | None =
         protocol=aiomqtt.ProtocolVersion.V5 if five else aiomqtt.ProtocolVersion.V311,
         will=aiomqtt.Will(will.topic, will.payload, will.qos, will.retain) if will else None,
         clean_session=None if five else True,
-        clean_start=True if five else 3,  # type: ignore[arg-type]
-        timeout=CONNECT_S,
+        clean_start=True if five else 3,
+        timeout=patience_s,
         keepalive=KEEPALIVE_S,
         tls_context=address.context(),
     )
-    # A CONNACK may take long on a busy broker; what hangs at the socket is bound by this.
-    client._client.connect_timeout = CONNECT_S
+    client._client.connect_timeout = patience_s  # of the socket: a thread waits there, and nothing can cancel it
     try:
-        async with asyncio.timeout(CONNECT_S + 2):
+        async with asyncio.timeout(patience_s):
             await client.__aenter__()
     except MqttConnectError as error:
         code = error.rc if isinstance(error.rc, int) else getattr(error.rc, "value", 0)
@@ -120,16 +137,27 @@ async def connect(address: BrokerAddress, client_id: str, will: Publish | None =
     except (aiomqtt.MqttError, TimeoutError, OSError, ValueError) as error:
         raise BrokerError(f"no connection to broker {address.shown}: {error or 'no answer'}") from None
     try:
-        yield Connection(client, address.version)
+        connection = Connection(client, address.version)
+        if address.link is None:
+            yield connection
+        else:
+            from broker.slow_connection import slowed
+
+            async with slowed(connection, address.link) as slow:
+                yield slow
     finally:
-        try:
+        with contextlib.suppress(aiomqtt.MqttError):
             await client.__aexit__(None, None, None)
-        except aiomqtt.MqttError:
-            pass
+
+
+def _packet_bytes(publish: Publish) -> int:
+    """An upper bound of the bytes of the MQTT packet: payload, topic, user properties, and what frames them."""
+    pairs = sum(len(key.encode()) + len(value.encode()) + 5 for key, value in publish.properties)
+    return len(publish.payload) + len(publish.topic.encode()) + pairs + 16
 
 
 @lru_cache(maxsize=512)
 def _properties(pairs: tuple[tuple[str, str], ...]) -> Properties:
-    properties = Properties(PacketTypes.PUBLISH)
+    properties: Properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     properties.UserProperty = list(pairs)
     return properties

@@ -1,0 +1,138 @@
+"""A connection behind an emulated slow link: what is published and what is delivered arrives when it would there.
+
+Nothing is dropped or reordered, in either direction, at QoS 0 or 1. The waiting is done here, in the process: the real
+connection behind it stays fast, and its pings keep it alive.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from broker.connection import Connection
+from broker.slow_link import LinkSpeed, OneWay, publish_bytes
+from mpsl.errors import BrokerError
+from mpsl.machines.effects import Publish
+
+Delivery = tuple[str, bytes, bool]
+
+
+@dataclass(frozen=True)
+class _OnItsWay:
+    """A publish that is at the broker's end at `at`; `answered` is set where someone waits for the broker's answer."""
+
+    at: float
+    publish: Publish
+    answered: "asyncio.Future[None] | None"
+
+
+class SlowConnection(Connection):
+    """The same interface as the connection `inner`, slowed down to `speed` in each direction."""
+
+    def __init__(self, inner: Connection, speed: LinkSpeed) -> None:
+        self._inner = inner
+        self._speed = speed
+        self._up, self._down = OneWay(speed), OneWay(speed)
+        self._upload: asyncio.Queue[_OnItsWay] = asyncio.Queue()
+        self._download: asyncio.Queue[tuple[float, Delivery | BrokerError]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def max_packet(self) -> int | None:
+        """The broker's Maximum Packet Size."""
+        return self._inner.max_packet
+
+    async def publish(self, publish: Publish) -> None:
+        """Returns once the bytes have left (QoS 0), or the broker's answer would be here (QoS 1).
+
+        What goes wrong after that is raised by `messages`.
+        """
+        left_at = self._up.send(publish_bytes(publish.topic, publish.payload), self._loop.time())
+        answered = self._loop.create_future() if publish.qos else None
+        self._upload.put_nowait(_OnItsWay(self._up.arrival(left_at), publish, answered))
+        if answered is None:
+            await self._until(left_at)
+        else:
+            await answered
+            await asyncio.sleep(self._speed.latency_s)
+
+    async def subscribe(self, filters: tuple[str, ...]) -> None:
+        """As `inner`, a way there and a way back later."""
+        await asyncio.sleep(self._speed.latency_s)
+        await self._inner.subscribe(filters)
+        await asyncio.sleep(self._speed.latency_s)
+
+    async def unsubscribe(self, filters: tuple[str, ...]) -> None:
+        """As `inner`, a way there and a way back later."""
+        await asyncio.sleep(self._speed.latency_s)
+        await self._inner.unsubscribe(filters)
+        await asyncio.sleep(self._speed.latency_s)
+
+    async def messages(self) -> AsyncIterator[Delivery]:
+        """What `inner` delivers, each when its last byte would be here."""
+        while True:
+            at, delivery = await self._download.get()
+            await self._until(at)
+            if isinstance(delivery, BrokerError):
+                raise delivery
+            yield delivery
+
+    async def carry_up(self) -> None:
+        """Hand publishes to the broker at their times, in order; no answer of the broker holds up the next one."""
+        answers: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                on_its_way = await self._upload.get()
+                await self._until(on_its_way.at)
+                answer = asyncio.create_task(self._hand_over(on_its_way), name="slow-publish")
+                answers.add(answer)
+                answer.add_done_callback(answers.discard)
+        finally:
+            for answer in answers:
+                answer.cancel()
+
+    async def carry_down(self) -> None:
+        """Take deliveries off the broker as they come, and say when each is here."""
+        try:
+            async for delivery in self._inner.messages():
+                topic, payload, _ = delivery
+                left_at = self._down.send(publish_bytes(topic, payload), self._loop.time())
+                self._download.put_nowait((self._down.arrival(left_at), delivery))
+        except BrokerError as error:
+            self._download.put_nowait((self._loop.time(), error))
+
+    async def flushed(self) -> None:
+        """Wait until everything that was handed over is with the broker: a goodbye must not overtake it."""
+        await self._upload.join()
+
+    async def _hand_over(self, on_its_way: _OnItsWay) -> None:
+        try:
+            await self._inner.publish(on_its_way.publish)
+            if on_its_way.answered is not None and not on_its_way.answered.done():
+                on_its_way.answered.set_result(None)
+        except BrokerError as error:
+            # Whoever handed it over may be gone: it is heard of like a lost connection.
+            self._download.put_nowait((self._loop.time(), error))
+        finally:
+            self._upload.task_done()
+
+    async def _until(self, at: float) -> None:
+        if (seconds := at - self._loop.time()) > 0:
+            await asyncio.sleep(seconds)
+
+
+@asynccontextmanager
+async def slowed(inner: Connection, speed: LinkSpeed) -> AsyncIterator[SlowConnection]:
+    """`inner` behind a link of that speed; what was handed over is with the broker when the block ends."""
+    slow = SlowConnection(inner, speed)
+    carriers = [
+        asyncio.create_task(slow.carry_up(), name="slow-upload"),
+        asyncio.create_task(slow.carry_down(), name="slow-download"),
+    ]
+    try:
+        yield slow
+        await slow.flushed()
+    finally:
+        for carrier in carriers:
+            carrier.cancel()
+        await asyncio.gather(*carriers, return_exceptions=True)

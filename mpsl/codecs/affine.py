@@ -1,0 +1,137 @@
+"""Two, three or four bits a value between the smallest and the largest of its group: "affine:3".
+
+For activations after a ReLU, which are never negative: int4 spends half of its levels on values that do not occur
+there, so three bits of this codec resolve them as finely as the four of that one, and zeros stay zeros.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpsl.codecs.bf16 import from_bf16
+from mpsl.codecs.codec import Codec, Floats, Plane, codecs, not_finite
+from mpsl.codecs.pieces import PIECE, pieces
+from mpsl.errors import UsageError, WireError
+
+GROUP = 128
+"""Values that share a lowest value and a step; divides PIECE."""
+
+TOGETHER = 8
+"""So many integers of b bits fill b bytes."""
+
+TO_INTEGER = np.float32(2**23)
+"""Added to a float from 0 on it rounds to the integer, ties to even, and leaves that in the lowest bits of the sum."""
+
+WIDEST = np.array(0x7F000000, "<u4").view("<f4")[()]
+"""The widest range of a group, 1.7e38: its lowest value rounded down and its step rounded up are still finite."""
+
+
+@codecs.register("affine")
+class Affine(Codec):
+    """With l and h the smallest and largest value of a group, x̂ = low + step · (0 … 2^bits − 1).
+
+    low is l rounded down to bf16, so low ≥ l − 2⁻⁷·|l|, and step is (h − low) / (2^bits − 1), at least 2⁻¹²⁶, rounded
+    up to bf16, so at most 2⁻⁷ larger. |x − x̂| ≤ step / 2, but for rounding errors of 2⁻¹⁵ step + 2⁻²²·max(|l|, |h|).
+    Where l = 0 zeros stay zeros. `bits` is 2, 3 or 4, and every group takes 4 bytes more. Planes: lows, steps (both
+    bf16), integers, eight of them in `bits` bytes, the first in the lowest bits. NaN, infinity and a group wider than
+    1.7e38 cannot be carried: `encode` raises UsageError.
+    """
+
+    name = "affine"
+
+    def __post_init__(self) -> None:
+        if self.argument not in ("2", "3", "4"):
+            given = "nothing" if self.argument is None else repr(self.argument)
+            raise UsageError(f"codec 'affine' needs the bits of a value, 2, 3 or 4, as in 'affine:3'; got {given}")
+
+    @property
+    def bits(self) -> int:
+        """Of each value."""
+        return int(self.argument or 0)
+
+    def _most(self, values: int) -> tuple[int, ...]:
+        groups = -(-values // GROUP)
+        return (2 * groups, 2 * groups, self._packed_bytes(values))
+
+    def _packed_bytes(self, values: int) -> int:
+        return -(-values // TOGETHER) * self.bits
+
+    def _encode(self, flat: Floats) -> Sequence[NDArray[np.generic]]:
+        groups = -(-flat.size // GROUP)
+        lows, steps = np.empty(groups, "<u2"), np.empty(groups, "<u2")
+        packed = np.empty(self._packed_bytes(flat.size), np.uint8)
+        scratch = np.empty(min(groups * GROUP, PIECE), "<f4")
+        for part in pieces(flat.size):
+            size = part.stop - part.start
+            rows = scratch[: -(-size // GROUP) * GROUP].reshape(-1, GROUP)
+            padded = rows.reshape(-1)
+            padded[:size] = flat[part]
+            padded[size:] = flat[part.stop - 1]  # changes no group's range
+            where = slice(part.start // GROUP, part.start // GROUP + len(rows))
+            low, step = self._measure(rows)
+            lows[where], steps[where] = low.view("<u4") >> 16, step.view("<u4") >> 16
+            np.subtract(rows, low[:, None], out=rows)
+            np.multiply(rows, (1 / step)[:, None], out=rows)
+            np.minimum(rows, np.float32(2**self.bits - 1), out=rows)
+            np.add(rows, TO_INTEGER, out=rows)
+            packed[self._packed(part)] = self._pack(padded.view("<u4"))[: self._packed_bytes(size)]
+        return (lows, steps, packed)
+
+    def _measure(self, rows: Floats) -> tuple[Floats, Floats]:
+        """The lowest value and the step of each row, both in the upper half of their bits."""
+        low, high = rows.min(axis=1), rows.max(axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not (high - low <= WIDEST).all():  # also true for NaN
+                raise not_finite(self.spec)
+            bits = low.view("<u4")
+            bits += np.where(low < 0, np.uint32(0xFFFF), np.uint32(0))  # away from zero, which is down
+            bits &= 0xFFFF0000
+            step = np.maximum((high - low) / np.float32(2**self.bits - 1), np.finfo(np.float32).smallest_normal)
+            bits = step.view("<u4")
+            bits += 0xFFFF
+            bits &= 0xFFFF0000
+        if not np.isfinite(low).all():
+            raise not_finite(self.spec)
+        return low, step
+
+    def _pack(self, integers: NDArray[np.uint32]) -> NDArray[np.uint8]:
+        """Whole groups of integers, each in the lowest bits of its word, as bytes."""
+        columns = integers.reshape(-1, TOGETHER)
+        columns &= 2**self.bits - 1
+        words = columns[:, 0].copy()
+        for place in range(1, TOGETHER):
+            words |= columns[:, place] << np.uint32(place * self.bits)
+        return words.view(np.uint8).reshape(-1, 4)[:, : self.bits].reshape(-1)
+
+    def _decode(self, planes: Sequence[Plane], flat: Floats) -> None:
+        low, step = np.empty(len(planes[0]) // 2, "<f4"), np.empty(len(planes[1]) // 2, "<f4")
+        from_bf16(np.frombuffer(planes[0], "<u2"), low)
+        from_bf16(np.frombuffer(planes[1], "<u2"), step)
+        packed = np.frombuffer(planes[2], np.uint8)
+        with np.errstate(over="ignore", invalid="ignore"):
+            high = low + step * np.float32(2**self.bits - 1)
+        if not (np.isfinite(low) & np.isfinite(high) & (step >= 0)).all():
+            raise WireError(f"{self.spec}: a step is negative, or a value infinite or no number")
+        for part in pieces(flat.size):
+            size = part.stop - part.start
+            padded = np.zeros(-(-size // GROUP) * GROUP, "<f4")
+            self._unpack(packed[self._packed(part)], padded)
+            rows = padded.reshape(-1, GROUP)
+            where = slice(part.start // GROUP, part.start // GROUP + len(rows))
+            np.multiply(rows, step[where, None], out=rows)
+            np.add(rows, low[where, None], out=rows)
+            flat[part] = padded[:size]
+
+    def _unpack(self, packed: NDArray[np.uint8], values: Floats) -> None:
+        """The integers of `packed`, as floats, into the first of `values`."""
+        words = np.zeros((len(packed) // self.bits, 4), np.uint8)
+        words[:, : self.bits] = packed.reshape(-1, self.bits)
+        column = words.view("<u4")[:, 0]
+        places = values[: len(column) * TOGETHER].reshape(-1, TOGETHER)
+        for place in range(TOGETHER):
+            places[:, place] = (column >> np.uint32(place * self.bits)) & np.uint32(2**self.bits - 1)
+
+    def _packed(self, part: slice) -> slice:
+        """Where the integers of the values in `part` lie."""
+        return slice(self._packed_bytes(part.start), self._packed_bytes(part.stop))
