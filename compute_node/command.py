@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
 
 import click
 
@@ -31,13 +32,27 @@ def parse_bytes(text: str, where: str) -> int:
 @network_options
 @click.option("--id", "id", help="Who this node is.  [default: the host's name]")
 @click.option("--memory-budget", metavar="SIZE", help="Bytes for parts, copies and activations, on top of torch: 2GiB.")
+@click.option(
+    "--scratch",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Where parts lie that the budget has no room for; on a disk.  [default: /var/tmp]",
+)
 @click.option("--once", is_flag=True, help="Leave after one run, with its exit status.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: torch's own choice]")
-def node(*, network: Network, id: str | None, memory_budget: str | None, once: bool, threads: int | None) -> int:
+def node(
+    *,
+    network: Network,
+    id: str | None,
+    memory_budget: str | None,
+    scratch: Path | None,
+    once: bool,
+    threads: int | None,
+) -> int:
     """Compute a part of the model for the devices of a run."""
     id = check_id(id or default_id(), "--id")
     budget = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
-    stop = run_service(lambda: serve(network, id, budget, once, threads))
+    stop = run_service(lambda: serve(network, id, budget, scratch, once, threads))
     if network.as_json:
         print(json.dumps({"id": id, "status": stop.status, "reason": stop.reason}))
     if stop.status and stop.reason:
@@ -45,17 +60,23 @@ def node(*, network: Network, id: str | None, memory_budget: str | None, once: b
     return stop.status
 
 
-async def serve(network: Network, id: str, budget: int | None, once: bool, threads: int | None) -> Stop:
+async def serve(
+    network: Network, id: str, budget: int | None, scratch: Path | None, once: bool, threads: int | None
+) -> Stop:
     """One compute node until it stops."""
+    from compute_node.memory import return_large_at_once
     from compute_node.performer import HopPerformer
+    from compute_node.storage import DIRECTORY
     from mpsl.nn.threads import computing_worker, limit_threads
 
+    if budget is not None:
+        return_large_at_once()
     boot = new_boot()
     info = {"memory_budget": budget, "cores": os.cpu_count(), "threads": limit_threads(threads)}
     machine = HopMachine(id, boot, network.topics, info, once)
     driver = Driver(
         machine,
-        HopPerformer(id),
+        HopPerformer(id, scratch or DIRECTORY),
         network.address,
         client_id("node", id, boot),
         network.logger(role="node", id=id),

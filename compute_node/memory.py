@@ -1,8 +1,9 @@
-"""Gives freed memory back to the system: a budget is kept in resident bytes, not in what the allocator calls free."""
+"""What the system knows of our memory, and giving back what is free: a budget is kept in resident bytes."""
 
 import ctypes
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 
 @functools.cache
@@ -20,3 +21,37 @@ def give_back() -> None:
     trim = _trim()
     if trim is not None:
         trim(0)
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now; 0 where the system does not say."""
+    return _status("VmRSS:")
+
+
+def most_resident_bytes() -> int:
+    """The most that was ever resident; 0 where the system does not say."""
+    return _status("VmHWM:")
+
+
+def _status(key: str) -> int:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(key)), 0)
+
+
+_M_MMAP_THRESHOLD = -3
+LARGE_BYTES = 4 * 2**20
+
+
+def return_large_at_once() -> None:
+    """From now on freed memory of LARGE_BYTES and more goes back to the system at once, where the C library can.
+
+    glibc would learn from the first activations to keep all tensors of up to 32 MB for later, hundreds of MB together.
+    The price is that the system clears each anew, some per cent of the time: only a node with a budget does this.
+    """
+    try:
+        ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
+    except (OSError, AttributeError):
+        return

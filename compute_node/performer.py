@@ -3,11 +3,15 @@
 import copy
 import functools
 import hashlib
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
+from compute_node.ledger import Ledger
 from compute_node.memory import give_back
-from mpsl.aggregation import aggregations
+from compute_node.storage import DIRECTORY, Storage
+from mpsl.aggregation import Array, aggregations
 from mpsl.machines.jobs import (
     Backward,
     CommitPart,
@@ -28,15 +32,19 @@ from mpsl.machines.jobs import (
 from mpsl.messages import Slice
 from mpsl.nn import tensors, weights
 from mpsl.nn.copy import Copy
-from mpsl.nn.part import build_part, probe, state_tensors
+from mpsl.nn.part import bare_part, probe, state_tensors
 from mpsl.plan import Plan
+
+PIECE = 1 << 20
+"""Elements of a sum that are emptied at a time, so that their like needs no memory of the tensor's size."""
 
 
 class HopPerformer:
-    """Performs the jobs of one compute node, one at a time."""
+    """Performs the jobs of one compute node, one at a time; files that memory has no room for go to `scratch`."""
 
-    def __init__(self, id: str) -> None:
+    def __init__(self, id: str, scratch: Path = DIRECTORY) -> None:
         self._id = id
+        self._scratch = scratch
         self._plan: Plan | None = None
         self._copies: dict[str, Copy] = {}
 
@@ -46,97 +54,124 @@ class HopPerformer:
         return len(self._copies)
 
     def write(self, source: str, message: Slice) -> None:
-        """Take a slice of the committed part in: into the part while loading, into the sum's memory when replicas merge."""
-        weights.write(self._committed if message.version == self._version else self._sum, message)
+        """Take a slice in: into the committed part while loading, into the sum's memory when replicas merge."""
+        storage = self._committed if message.version == self._version else self._sum
+        weights.write(storage.arrays, message)
+
+    def perform(self, job: Job) -> Result:
+        """Do one job, and say who holds how much now; raises what goes wrong."""
+        result = self._perform(job)
+        if self._plan is None:
+            return result
+        self._ledger.count(self._committed, self._sum, self._copies.values())
+        return replace(result, memory=self._ledger.most())
 
     @functools.singledispatchmethod
-    def perform(self, job: Job) -> Result:
-        """Do one job; raises what goes wrong."""
+    def _perform(self, job: Job) -> Result:
         raise NotImplementedError(f"a compute node has no job {type(job).__name__}")
 
-    @perform.register
+    @_perform.register
     def _prepare(self, job: Prepare) -> Result:
         seat = job.plan.seat_of(self._id)
         if seat is None:
             raise RuntimeError(f"the plan has no seat for {self._id}")
-        self._plan = job.plan
+        self._ledger = Ledger()
         self._version = 0
-        self._part = build_part(job.plan.job.model, seat.blocks)
+        self._seat = seat
+        self._bare = bare_part(job.plan.job.model, seat.blocks)
+        directory = self._scratch if seat.on_disk else None
+        self._committed, self._sum = Storage(self._bare, directory), Storage(self._bare, directory)
+        self._part = bare_part(job.plan.job.model, seat.blocks)
+        self._part.load_state_dict(self._committed.tensors(), assign=True)
         self._rule = aggregations.get(job.plan.job.run.algorithm)
-        self._committed = weights.arrays_of(state_tensors(self._part))
-        self._sum = [self._rule.empty(array) for array in self._committed]
-        return Prepared(weights.weights_bytes(self._committed))
+        for total in self._sum.each():
+            self._reset(total)
+        self._plan = job.plan
+        return Prepared(self._committed.nbytes)
 
-    @perform.register
+    @_perform.register
     def _leave(self, job: Leave) -> Result:
         self._plan = None
         self._copies.clear()
-        for name in ("_part", "_committed", "_sum"):
+        for name in ("_part", "_bare", "_committed", "_sum"):
             self.__dict__.pop(name, None)
         give_back()
         return Result()
 
-    @perform.register
+    @_perform.register
     def _copy(self, job: CopyPart) -> Result:
         training = self._need().job
+        # What loading, merging or an evaluation left resident.
+        self._committed.let_go()
+        self._sum.let_go()
+        part = copy.deepcopy(self._bare).to_empty(device="cpu")
+        for array, empty in zip(self._committed.each(), weights.arrays_of(state_tensors(part)), strict=True):
+            empty[...] = array
         self._copies[job.device] = Copy(
-            copy.deepcopy(self._part), training.optimizer, training.run.seed, input_gradient=True
+            part, training.optimizer, training.run.seed, input_gradient=True, recompute=self._seat.recompute
         )
         return Result()
 
-    @perform.register
+    @_perform.register
     def _drop(self, job: DropCopy) -> Result:
         self._copies.pop(job.device, None)
         give_back()
         return Result()
 
-    @perform.register
+    @_perform.register
     def _forward(self, job: Forward) -> Result:
         value = self._decode(job, self._need().job.wire.activations)
         return self._encode(
             self._copies[job.ticket.device].forward(job.ticket, value), self._need().job.wire.activations
         )
 
-    @perform.register
+    @_perform.register
     def _backward(self, job: Backward) -> Result:
         training = self._copies[job.ticket.device]
         gradient = training.backward(job.ticket, self._decode(job, self._need().job.wire.gradients))
         assert gradient is not None
         return self._encode(gradient, self._need().job.wire.gradients)
 
-    @perform.register
+    @_perform.register
     def _forward_probe(self, job: ForwardProbe) -> Result:
         codec = self._need().job.wire.activations
         return self._encode(probe(self._part, self._decode(job, codec)), codec)
 
-    @perform.register
+    @_perform.register
     def _fold(self, job: Fold) -> Result:
-        folded = self._copies.pop(job.device)
-        for total, array in zip(self._sum, weights.arrays_of(state_tensors(folded.part)), strict=True):
+        # The optimizer's state goes before the sum's pages come.
+        part = self._copies.pop(job.device).part
+        for total, array in zip(self._sum.each(), weights.arrays_of(state_tensors(part)), strict=True):
             self._rule.fold(total, array, job.samples)
-        del folded
+        del part, array
         give_back()
         return Result()
 
-    @perform.register
+    @_perform.register
     def _export(self, job: Export) -> Result:
         seat = self._need().seat_of(self._id)
         assert seat is not None
-        found = list(weights.slices(self._sum, "sum", job.version, 0, seat.stage, self._need().job.wire.chunk_bytes))
+        arrays, chunk = self._sum.arrays, self._need().job.wire.chunk_bytes
+        found = list(weights.slices(arrays, "sum", job.version, 0, seat.stage, chunk))
         digest = hashlib.blake2b(digest_size=16)
-        for array in self._sum:
-            digest.update(memoryview(array).cast("B"))
+        for array in self._sum.each():
+            digest.update(array.data.cast("B"))
         return Exported(found, digest.hexdigest())
 
-    @perform.register
+    @_perform.register
     def _commit(self, job: CommitPart) -> Result:
-        for total, array in zip(self._sum, self._committed, strict=True):
+        for total, array in zip(self._sum.each(), self._committed.each(), strict=True):
             if not job.merged:
                 self._rule.close(total, job.weight)
             array[...] = total
-            total[...] = self._rule.empty(total)
+            self._reset(total)
         self._version = job.round
         return Result()
+
+    def _reset(self, total: Array) -> None:
+        for start in range(0, total.size, PIECE):
+            piece = total[start : start + PIECE]
+            piece[...] = self._rule.empty(piece)
 
     def _need(self) -> Plan:
         if self._plan is None:

@@ -13,13 +13,19 @@ from mpsl.topics import Address, seat_address
 
 @dataclass(frozen=True)
 class Seat:
-    """One place in the chain: `blocks` [a, b) of the model on `node`, a process of boot `boot`."""
+    """One place in the chain: `blocks` [a, b) of the model on `node`, a process of boot `boot`.
+
+    Where the node's budget is short: `on_disk`, committed part and sum lie in a file; `recompute`, activations are
+    computed again at backward.
+    """
 
     stage: int
     replica: int
     node: str
     boot: str
     blocks: tuple[int, int]
+    on_disk: bool = False
+    recompute: bool = False
 
     @property
     def address(self) -> Address:

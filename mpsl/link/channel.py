@@ -97,6 +97,11 @@ class Channel:
         """Bytes sent and not acknowledged, over all links."""
         return sum(sender.in_flight_bytes for sender in self._senders.values())
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of messages of which some chunks have arrived, over all links."""
+        return sum(receiver.held_bytes for receiver in self._receivers.values())
+
     def waiting_for(self) -> list[Address]:
         """The addresses with something not yet acknowledged."""
         return sorted({to for (to, _), sender in self._senders.items() if not sender.idle})

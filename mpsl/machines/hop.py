@@ -106,9 +106,18 @@ class HopMachine(Participant):
         return self.TABLE[self.state]
 
     def progress(self) -> dict[str, Any]:
-        """State, seat and copies alive."""
+        """State, seat, copies alive, seconds that the worker was busy, and the most bytes that each holder had."""
         seat = self._seat.address if self._seat else None
-        return {"state": self.state.value, "seat": seat, "copies": len(self.copies), "steps": self._steps}
+        memory = {**self._memory, "queues": self._most_queued} if self._memory else None
+        return {
+            "state": self.state.value,
+            "seat": seat,
+            "copies": len(self.copies),
+            "steps": self._steps,
+            "stepped_at": self._stepped_at,
+            "busy_s": self._busy_s,
+            "memory": memory,
+        }
 
     def named_in(self, plan: Plan) -> bool:
         """Whether the plan has a seat for this very process."""
@@ -135,6 +144,11 @@ class HopMachine(Participant):
         self._arrived_bytes = 0
         self._version = -1
         self._steps = 0
+        self._stepped_at = 0.0
+        self._memory: Mapping[str, int] = {}
+        self._most_queued = 0
+        self._busy_s = 0.0
+        self._busy_since = 0.0
         self._round = 0
         self._folded = 0
         self._folded_samples = 0
@@ -148,11 +162,27 @@ class HopMachine(Participant):
 
     def _queue_job(self, job: Job) -> None:
         self._queue.add(self._rank(job), job)
+        self._most_queued = max(self._most_queued, self._queued_bytes())
+        self._work()
+
+    def _queued_bytes(self) -> int:
+        """Tensors on their way in or out, or waiting for the worker."""
+        assert self.channel is not None
+        waiting = sum(
+            job.tensor.nbytes for job in self._queue.jobs() if isinstance(job, Forward | Backward | ForwardProbe)
+        )
+        return waiting + self.channel.held_bytes + self.channel.in_flight_bytes
+
+    def _worker_free(self) -> None:
+        """A job has ended: the next one starts at once."""
+        self._queue.running = None
+        self._busy_s += self.now - self._busy_since
         self._work()
 
     def _work(self) -> None:
         job = self._queue.take()
         if job is not None:
+            self._busy_since = self.now
             self._do(Run(job))
 
     # Weights
@@ -271,14 +301,14 @@ class HopMachine(Participant):
     def job_done(self, event: JobDone) -> None:
         """The worker is free: send what it made, and give it the next job at once."""
         job, result = event.job, event.result
+        self._memory = result.memory or self._memory
         if isinstance(job, Prepare):
             assert isinstance(result, Prepared)
             self._weights_bytes = result.weights_bytes
             self.state = HopState.LOADING
             self._send(ORCHESTRATOR, Joined())
             return
-        self._queue.running = None
-        self._work()
+        self._worker_free()
         match job, result:
             case Forward(ticket), Encoded(tensor) if self._alive(ticket):
                 self._send(self._neighbour(ticket.device, +1), Activation(ticket, tensor))
@@ -304,8 +334,7 @@ class HopMachine(Participant):
 
     def job_failed(self) -> None:
         """A job raised: the worker is free again, and the orchestrator ends the run."""
-        self._queue.running = None
-        self._work()
+        self._worker_free()
 
     def _alive(self, ticket: Ticket) -> bool:
         copy = self.copies.get(ticket.device)
@@ -315,6 +344,7 @@ class HopMachine(Participant):
         copy = self.copies[ticket.device]
         copy.steps += 1
         self._steps += 1
+        self._stepped_at = self.now
         if copy.steps == copy.batches:
             self._send(ORCHESTRATOR, Finished(ticket.round, ticket.device, ticket.attempt, copy.steps))
 

@@ -3,7 +3,7 @@
 A role's package performs its jobs with torch; the simulator performs the same, or only pretends the time they take.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """Base of all results; a job that only changes something answers with this one."""
+    """Base of all results; a job that only changes something answers with this one.
+
+    `memory`: the most bytes that each holder on a compute node has held so far; None from those who do not count.
+    """
+
+    memory: Mapping[str, int] | None = field(default=None, kw_only=True, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,11 @@ class ReadyQueue:
         self.waiting.append((rank, self.count, job))
         self.count += 1
 
+    def jobs(self) -> list[Job]:
+        """What waits, and what is being worked on."""
+        running = [self.running] if self.running is not None else []
+        return running + [job for _, _, job in self.waiting]
+
     def take(self) -> Job | None:
         """The next job, when the worker is free."""
         if self.running is not None or not self.waiting:

@@ -15,13 +15,17 @@ from mpsl.messages import Ticket
 from mpsl.nn.models import build
 
 
-def build_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
-    """Blocks [a, b) of the model, on the CPU, with uninitialised weights; the others take no memory."""
+def bare_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
+    """Blocks [a, b) of the model without any memory (on torch's meta device)."""
     with torch.device("meta"):
         whole = build(model.name, **model.args)
     first, end = blocks
-    part = nn.Sequential(OrderedDict((str(index), whole[index]) for index in range(first, end)))
-    return part.to_empty(device="cpu")
+    return nn.Sequential(OrderedDict((str(index), whole[index]) for index in range(first, end)))
+
+
+def build_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
+    """Blocks [a, b) of the model, on the CPU, with uninitialised weights; the others take no memory."""
+    return bare_part(model, blocks).to_empty(device="cpu")
 
 
 def state_tensors(part: nn.Module) -> list[tuple[str, torch.Tensor]]:
