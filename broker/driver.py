@@ -1,19 +1,20 @@
 """Runs a machine for real: performs its effects over a connection, on a worker thread and by the clock.
 
-One named, owned task each for receiving, sending binary, sending JSON, timing and working, in a TaskGroup: when one fails all
-end. It must never know what a message means, nor which role it drives.
+One named, owned task each for receiving, sending binary, sending JSON, timing and working, in a TaskGroup: when one
+fails all end. It must never know what a message means, nor which role it drives.
 """
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 from broker.address import BrokerAddress
-from broker.connection import Connection, Refused, connect
+from broker.connection import CONNECT_S, Connection, Refused, connect
 from broker.log import Logger
 from mpsl.errors import BrokerError, IllegalEvent, MpslError
 from mpsl.machines.effects import (
@@ -44,6 +45,8 @@ from mpsl.messages import Slice
 
 FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
+LAST_ATTEMPT_S = 1.0
+"""The least time that an attempt to connect gets, also when patience is about to end."""
 DRAIN_S = 5.0
 FAREWELL_S = 2.0
 """How long the queue may take to empty at the end, and the goodbye after it."""
@@ -133,7 +136,7 @@ class Driver:
         self._timers_changed = asyncio.Event()
         self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="worker")
-        self._ever_connected = False
+        self._connection_open = False
 
     async def run(self) -> Stop:
         """Drive until the machine stops; raises BrokerError when the broker refuses us or was never reached."""
@@ -145,8 +148,9 @@ class Driver:
                     group.create_task(self._working(), name="working"),
                 ]
                 stop = await self._first_of(self._stopped, *tasks)
-                # The connection sends what is queued and says goodbye before it ends.
-                await asyncio.wait(tasks[:1], timeout=DRAIN_S + FAREWELL_S)
+                if self._connection_open:
+                    # It sends what is queued and says goodbye before it ends.
+                    await asyncio.wait(tasks[:1], timeout=DRAIN_S + FAREWELL_S)
                 for task in tasks:
                     task.cancel()
         except* MpslError as errors:
@@ -160,7 +164,8 @@ class Driver:
         self._handle(StopRequested())
 
     async def _first_of(self, stopped: "asyncio.Future[Stop]", *tasks: "asyncio.Task[None]") -> Stop:
-        await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [stopped, *tasks]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             if task.done():
                 task.result()
@@ -231,32 +236,33 @@ class Driver:
 
     async def _keep_connected(self) -> None:
         """Connect, and again with jittered backoff whenever the connection is lost, until the machine stops."""
-        started = self._now()
+        deadline = math.inf if self._patience_s is None else self._now() + self._patience_s
         backoff = FIRST_BACKOFF_S
         while True:
             reason = "the connection ended"
+            attempt_s = max(LAST_ATTEMPT_S, min(CONNECT_S, deadline - self._now()))
             try:
-                async with connect(self._address, self._client_id, self._machine.will) as connection:
+                async with connect(self._address, self._client_id, self._machine.will, attempt_s) as connection:
                     backoff = FIRST_BACKOFF_S
-                    self._ever_connected = True
+                    deadline = math.inf
+                    self._connection_open = True
                     await self._connected(connection)
-                if self._stopped.done():
-                    return
             except Refused:
                 raise
             except BrokerError as error:
                 reason = str(error)
+            finally:
+                self._connection_open = False
             self._binary.clear()
             self._json.clear()
             if self._stopped.done():
                 return
-            if not self._ever_connected and self._patience_s is not None and self._now() - started + backoff > self._patience_s:
+            if self._now() >= deadline:
                 raise BrokerError(f"{reason}; gave up after {self._patience_s:g} s")
             self._handle(Disconnected(reason))
-            pause = random.uniform(0.5, 1.0) * backoff
+            pause = min(random.uniform(0.5, 1.0) * backoff, deadline - self._now())
             self._log("warning", "retry", {"broker": self._address.shown, "seconds": round(pause, 1), "reason": reason})
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._stopped), pause)
+            await asyncio.sleep(pause)
             backoff = min(LONGEST_BACKOFF_S, 2 * backoff)
 
     async def _connected(self, connection: Connection) -> None:
@@ -269,7 +275,8 @@ class Driver:
                     group.create_task(self._sending(connection, self._binary), name="sending-binary"),
                     group.create_task(self._sending(connection, self._json), name="sending-json"),
                 ]
-                await asyncio.wait([self._stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+                either: list[asyncio.Future[Any]] = [self._stopped, *tasks]
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if self._stopped.done():
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(DRAIN_S):
