@@ -43,7 +43,10 @@ class DeviceEntry:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a seat or a device must know to take part; `message_bytes` bounds any message of the run."""
+    """Everything that a seat or a device must know to take part; `message_bytes` bounds any message of the run.
+
+    At first `admit` devices are in their round at once.
+    """
 
     run: str
     term: int
@@ -57,6 +60,10 @@ class Plan:
     admit: int
     message_bytes: int
     protocol: int = PROTOCOL
+    admit_most: int = 0
+    """How far `admit` may be raised within the budgets of the nodes."""
+    shortfall: str = ""
+    """What a short memory budget costs, in words; empty where it costs nothing."""
 
     @property
     def hops(self) -> int:

@@ -10,7 +10,8 @@ from mpsl import PROTOCOL, facts
 from mpsl.job import Job, read_job
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import ModelBuilt
-from mpsl.machines.seating import Seating, seat_bytes, seat_everyone
+from mpsl.machines.seat_memory import ways
+from mpsl.machines.seating import Seating, seat_everyone
 from mpsl.plan import Plan
 from mpsl.topics import Branch
 
@@ -106,18 +107,25 @@ def test_admission_is_the_jobs_or_the_starting_formula() -> None:
 
 
 def test_a_budget_lowers_the_admission_and_too_small_a_one_is_a_reason() -> None:
-    fixed, each = seat_bytes(MODEL, (1, 3))
-    assert (fixed, each) == (3 * (20 + 30), 50 + 500 + 5 + 2 * (1000 + 3000))
     cuts = [1, 3, 5]
-    assert plan_of(job(cuts=cuts, admit=3), seating(fixed + 2 * each, None)).admit == 2
-    assert plan_of(job(cuts=cuts, admit=3), seating(fixed + 3 * each - 1, None)).admit == 2
-    assert plan_of(job(cuts=cuts, admit=3), seating(fixed + 3 * each, None)).admit == 3
-    reason = seat_everyone(job(cuts=cuts), MODEL, seating(fixed + each - 1, None))
+    memory, disk, again = ways(MODEL, (1, 3), job().run)
+    assert (memory.on_disk, disk.on_disk, again.recompute) == (False, True, True)
+    three = job(cuts=cuts, admit=3)
+    plan = plan_of(three, seating(memory.needed(3), None))
+    assert (plan.admit, plan.seats[0].on_disk, plan.shortfall) == (3, False, "")
+    plan = plan_of(three, seating(memory.needed(3) - 1, None))
+    assert (plan.admit, plan.seats[0].on_disk, plan.shortfall) == (3, True, "")
+    plan = plan_of(three, seating(disk.needed(2), None))
+    assert (plan.admit, plan.admit_most) == (2, 2)
+    assert "of node-1" in plan.shortfall
+    assert "lets 2 of the 3 devices in" in plan.shortfall
+    assert f"{disk.needed(3):,} bytes would avoid it" in plan.shortfall
+    reason = seat_everyone(job(cuts=cuts), MODEL, seating(disk.needed(1) - 1, None))
     assert isinstance(reason, str)
     assert "seat 1.0 on node-1" in reason
-    assert f"{fixed + each:,}" in reason
-    assert f"{fixed + each - 1:,}" in reason
-    assert "raise the budget" in reason
+    assert f"{disk.needed(1):,}" in reason
+    assert f"{disk.needed(1) - 1:,}" in reason
+    assert "raise it" in reason
 
 
 def test_the_largest_message_covers_every_edge_and_a_chunk() -> None:

@@ -64,6 +64,8 @@ class Gathering:
         machine.state = S.JOINING
         seats = [seat.node for seat in plan.seats]
         machine.log("info", "seated", run=machine.run, cuts=list(plan.cuts), admit=plan.admit, seats=seats)
+        if plan.shortfall:
+            machine.log("warning", "short-of-memory", run=machine.run, reason=plan.shortfall)
         machine.do(Run(LayOut(plan)))
         machine.standing.publish_plan()
 

@@ -63,6 +63,7 @@ class Standing:
             "loss": machine.summary["loss"],
             "accuracy": machine.summary["accuracy"],
             "waiting_for": self.waiting_for(),
+            "shortfall": machine.plan.shortfall if machine.plan else "",
         }
 
     def publish(self, force: bool = False) -> None:
