@@ -302,22 +302,22 @@ def test_an_ack_of_what_was_never_sent_does_no_harm(ack: Ack) -> None:
 
 def open_messages(receiver: Receiver, size: int) -> None:
     """Begin message after message and end none."""
-    body = memoryview(bytes(size // 2))
+    body = memoryview(bytes(chunk.HEAD_BYTES))
     for message in range(chunk.MOST_AHEAD):
-        receiver.receive(ChunkHeader("s", 1, 1, 1 + message, message, 0, 2, 0, size), body, 0.0)
+        receiver.receive(ChunkHeader("s", 1, 1, 1 + message, message, 0, 2, 0, size, size // 2), body, 0.0)
 
 
 def test_a_receiver_refuses_before_it_allocates() -> None:
     receiver = Receiver("s", 1, window=1000, limit=10**6)
     tracemalloc.start()
     attacks = [
-        (ChunkHeader("s", 1, 1, 0, 0, 0, 2, 0, 2 * 10**6), 10**6, "oversized"),
-        (ChunkHeader("s", 1, 1, chunk.MOST_AHEAD, 0, 0, 1, 0, 5), 5, "window"),
-        (ChunkHeader("s", 1, 1, 1, chunk.MOST_AHEAD, 0, 1, 0, 5), 5, "window"),
+        (ChunkHeader("s", 1, 1, 0, 0, 0, 2, 0, 2 * 10**6, 10**6), "oversized"),
+        (ChunkHeader("s", 1, 1, chunk.MOST_AHEAD, 0, 0, 1, 0, 5, 5), "window"),
+        (ChunkHeader("s", 1, 1, 1, chunk.MOST_AHEAD, 0, 1, 0, 5, 5), "window"),
     ]
-    for header, body, reason in attacks:
+    for header, reason in attacks:
         with pytest.raises(wire.WireError, match=reason):
-            receiver.receive(header, memoryview(bytes(body)), 0.0)
+            receiver.receive(header, memoryview(bytes(header.length)), 0.0)
     with pytest.raises(wire.WireError, match="window"):
         open_messages(receiver, 10**6)
     _, peak = tracemalloc.get_traced_memory()
@@ -326,15 +326,27 @@ def test_a_receiver_refuses_before_it_allocates() -> None:
     assert peak < 6 * 10**6
 
 
-def test_contradicting_chunks_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("index", "total", "offset", "size", "length"),
+    [
+        (0, 3, 0, 30, 10),
+        (1, 2, 10, 30, 20),
+        (1, 3, 11, 30, 9),
+        (1, 3, 10, 31, 10),
+        (2, 3, 19, 30, 11),
+        (1, 3, 10, 30, 9),
+    ],
+)
+def test_contradicting_chunks_are_refused(index: int, total: int, offset: int, size: int, length: int) -> None:
+    """Neighbours touch, so that a whole message has no byte that no chunk brought; here 0 and 2 of 3 are known."""
     receiver = Receiver("s", 1, window=1000, limit=1000)
-    receiver.receive(ChunkHeader("s", 1, 1, 0, 0, 0, 3, 0, 30), memoryview(bytes(10)), 0.0)
-    for number, (index, total, offset, size, body) in enumerate(
-        [(1, 2, 16, 30, 14), (1, 3, 11, 33, 11), (0, 3, 0, 30, 10)]
-    ):
-        header = ChunkHeader("s", 1, 1, 1 + number, 0, index, total, offset, size)
-        with pytest.raises(wire.WireError, match="contradicts"):
-            receiver.receive(header, memoryview(bytes(body)), 0.0)
+    known = (1, 3, 10, 30, 10) if index == 2 else (2, 3, 20, 30, 10)
+    for sequence, form in enumerate([(0, 3, 0, 30, 10), known]):
+        receiver.receive(ChunkHeader("s", 1, 1, sequence, 0, *form), memoryview(bytes(form[-1])), 0.0)
+    with pytest.raises(wire.WireError, match="contradicts"):
+        receiver.receive(
+            ChunkHeader("s", 1, 1, 2, 0, index, total, offset, size, length), memoryview(bytes(length)), 0.0
+        )
 
 
 @given(st.integers(0, 5000))
@@ -583,9 +595,9 @@ def test_what_foreigners_send_makes_no_new_keys() -> None:
             yield bytes(flipped)
             yield good[: chance.randrange(len(good))]
             yield chance.randbytes(chance.randrange(200))
-            yield chunk.encode_chunk(ChunkHeader(f"boot-{number}", 1, 1, 1, 1, 0, 1, 0, 5), [bytes(5)])
-            yield chunk.encode_chunk(ChunkHeader("boot-a", number + 2, 1, 1, 1, 0, 1, 0, 5), [bytes(5)])
-            yield chunk.encode_chunk(ChunkHeader("boot-a", 1, 1, number + 600, 1, 0, 1, 0, 5), [bytes(5)])
+            yield chunk.encode_chunk(ChunkHeader(f"boot-{number}", 1, 1, 1, 1, 0, 1, 0, 5, 5), [bytes(5)])
+            yield chunk.encode_chunk(ChunkHeader("boot-a", number + 2, 1, 1, 1, 0, 1, 0, 5, 5), [bytes(5)])
+            yield chunk.encode_chunk(ChunkHeader("boot-a", 1, 1, number + 600, 1, 0, 1, 0, 5, 5), [bytes(5)])
             yield b"MPSL" + bytes([number % 256, number % 7]) + bytes(90)
 
     for number, attack in enumerate(attacks()):
@@ -637,3 +649,15 @@ def test_a_large_part_reaches_a_slow_reader_in_bounded_memory(megabytes: int) ->
     for sent, got in zip(part, arrived, strict=True):
         assert np.array_equal(sent, got)
     assert not b.dropped
+
+
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 8192, 20_001])
+@pytest.mark.parametrize("chunk_bytes", [300, 4096, 4400, 9000])
+def test_only_the_small_first_chunk_carries_the_label(size: int, chunk_bytes: int) -> None:
+    sender = Sender("s", 1, 1, 1 << 20, chunk_bytes)
+    sender.send([bytes(size)], (("kind", "slice"),))
+    payloads = sender.fill(0.0, 1 << 20)
+    assert [bool(payload.label) for payload in payloads] == [True] + [False] * (len(payloads) - 1)
+    bodies = [decoded[1].nbytes for payload in payloads if isinstance(decoded := chunk.decode(payload.data), tuple)]
+    assert sum(bodies) == size
+    assert bodies[0] <= chunk.HEAD_BYTES

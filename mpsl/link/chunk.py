@@ -30,7 +30,10 @@ _ZEROS = bytes(64)
 
 @dataclass(frozen=True)
 class ChunkHeader:
-    """Where a chunk belongs. `sequence` counts a session's chunks, `offset` and `size` are bytes of the message."""
+    """Where a chunk belongs: `length` bytes at `offset` of the `size` of a message, of whose `total` chunks it is `index`.
+
+    The first begins the message and the last ends it. `sequence` counts a session's chunks, `message` its messages.
+    """
 
     boot: str
     term: int
@@ -41,26 +44,22 @@ class ChunkHeader:
     total: int
     offset: int
     size: int
+    length: int
 
     def __post_init__(self) -> None:
         boot, *numbers = vars(self).values()
         if type(boot) is not str or not _countable(*numbers):
             raise WireError("chunk: has fields of wrong types")
-        if not 0 <= self.index < self.total or self.offset > self.size or self.size == 0:
-            raise WireError(f"chunk: {self.index} of {self.total} at {self.offset} of {self.size} bytes cannot be")
+        begins, ends = self.offset == 0, self.end == self.size
+        if not (self.length > 0 and self.end <= self.size and self.index < self.total <= self.size):
+            raise WireError(f"chunk: {self.length} bytes at {self.offset} do not fit a message of {self.size}")
+        if begins != (self.index == 0) or ends != (self.index == self.total - 1):
+            raise WireError(f"chunk: {self.offset} to {self.end} of {self.size} is not {self.index} of {self.total}")
 
-    def step(self, body: int) -> int:
-        """Bytes of each chunk of this message but its last, where this one has `body`; raises WireError if none fits.
-
-        Chunks of one message that agree on size, total and step neither overlap nor leave a hole.
-        """
-        last = self.index == self.total - 1
-        step = self.offset // self.index if last and self.index else body
-        end = self.size if last else self.offset + step
-        whole = step > 0 and self.total == -(-self.size // step)
-        if not whole or self.offset != self.index * step or self.offset + body != end:
-            raise WireError(f"chunk: {body} bytes at {self.offset} are not {self.index} of {self.total} in {self.size}")
-        return step
+    @property
+    def end(self) -> int:
+        """Where in the message it ends."""
+        return self.offset + self.length
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,8 @@ def decode(payload: Buffer) -> tuple[ChunkHeader, memoryview] | Ack:
         if kind == CHUNK:
             header = ChunkHeader(*fields)
             body = view[end + padding(end) :]
-            header.step(body.nbytes)
+            if body.nbytes != header.length:
+                raise WireError(f"truncated: chunk of {body.nbytes} bytes that announces {header.length}")
             return header, body
         if kind == ACK:
             *_, gaps = fields

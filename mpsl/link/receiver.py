@@ -28,11 +28,29 @@ def aligned_buffer(size: int) -> memoryview:
 
 @dataclass
 class _Assembly:
-    """A message of which some chunks have arrived; `form` is its size, total and step, on which all must agree."""
+    """A message of which some chunks have arrived: where each begins and ends, by its index."""
 
-    form: tuple[int, int, int]
+    size: int
+    total: int
     buffer: Buffer
-    indices: set[int] = field(default_factory=set)
+    spans: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all chunks are there; neighbours touch, so they cover every byte once."""
+        return len(self.spans) == self.total
+
+    def add(self, header: ChunkHeader, body: memoryview) -> None:
+        """Put a chunk in its place; raises WireError where it contradicts the ones before."""
+        begin, end = header.offset, header.end
+        _, before = self.spans.get(header.index - 1, (0, begin))
+        after, _ = self.spans.get(header.index + 1, (end, 0))
+        same = (self.size, self.total) == (header.size, header.total)
+        if not same or (before, after) != (begin, end) or header.index in self.spans:
+            raise WireError(f"chunk: {header.index} of message {header.message} contradicts the ones before")
+        if self.total > 1:
+            memoryview(self.buffer)[begin:end] = body
+        self.spans[header.index] = begin, end
 
 
 class Receiver:
@@ -90,7 +108,6 @@ class Receiver:
         return Ack(boot, term, self.boot, lane, self.session, self._next, highest, tuple(gaps[:MAX_GAPS]))
 
     def _place(self, header: ChunkHeader, body: memoryview) -> None:
-        form = header.size, header.total, header.step(body.nbytes)
         assembly = self._assemblies.get(header.message)
         if assembly is None:
             if not self._next_message <= header.message < self._next_message + MOST_AHEAD:
@@ -98,20 +115,17 @@ class Receiver:
             if self.held_bytes + header.size > self._window + 2 * self._limit:
                 raise WireError(f"window: {self.held_bytes} bytes are held, a message of {header.size} is too many")
             # Whole in one chunk: no second copy.
-            assembly = _Assembly(form, body if header.total == 1 else aligned_buffer(header.size))
+            buffer = body if header.total == 1 else aligned_buffer(header.size)
+            assembly = _Assembly(header.size, header.total, buffer)
             self._assemblies[header.message] = assembly
             self.held_bytes += header.size
-        if assembly.form != form or header.index in assembly.indices:
-            raise WireError(f"chunk: {header.index} of message {header.message} contradicts the ones before")
-        if header.total > 1:
-            memoryview(assembly.buffer)[header.offset : header.offset + body.nbytes] = body
-        assembly.indices.add(header.index)
+        assembly.add(header, body)
 
     def _whole(self) -> list[Buffer]:
         whole = []
-        while (assembly := self._assemblies.get(self._next_message)) and len(assembly.indices) == assembly.form[1]:
+        while (assembly := self._assemblies.get(self._next_message)) and assembly.whole:
             whole.append(assembly.buffer)
-            self.held_bytes -= assembly.form[0]
+            self.held_bytes -= assembly.size
             del self._assemblies[self._next_message]
             self._next_message += 1
         return whole
