@@ -17,7 +17,7 @@ from mpsl.link import chunk
 from mpsl.link.channel import Channel, Limits, Outbound, Peer
 from mpsl.link.chunk import Ack, ChunkHeader
 from mpsl.link.receiver import ACK_DELAY_S, Receiver, aligned_buffer
-from mpsl.link.sender import FIRST_RETRY_S, HEADER_ALLOWANCE, LONGEST_RETRY_S, Payload, Sender
+from mpsl.link.sender import FIRST_RETRY_S, HEAD_BYTES, HEADER_ALLOWANCE, LONGEST_RETRY_S, Payload, Sender
 from mpsl.messages import Activation, Admit, Commit, Discarded, Fault, Message, Tensor, Ticket
 from mpsl.nn import weights
 from mpsl.topics import BinaryTopic, Topics
@@ -302,7 +302,7 @@ def test_an_ack_of_what_was_never_sent_does_no_harm(ack: Ack) -> None:
 
 def open_messages(receiver: Receiver, size: int) -> None:
     """Begin message after message and end none."""
-    body = memoryview(bytes(chunk.HEAD_BYTES))
+    body = memoryview(bytes(size // 2))
     for message in range(chunk.MOST_AHEAD):
         receiver.receive(ChunkHeader("s", 1, 1, 1 + message, message, 0, 2, 0, size, size // 2), body, 0.0)
 
@@ -660,4 +660,4 @@ def test_only_the_small_first_chunk_carries_the_label(size: int, chunk_bytes: in
     assert [bool(payload.label) for payload in payloads] == [True] + [False] * (len(payloads) - 1)
     bodies = [decoded[1].nbytes for payload in payloads if isinstance(decoded := chunk.decode(payload.data), tuple)]
     assert sum(bodies) == size
-    assert bodies[0] <= chunk.HEAD_BYTES
+    assert bodies[0] <= HEAD_BYTES

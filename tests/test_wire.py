@@ -301,13 +301,14 @@ def test_types_are_not_coerced() -> None:
     ("index", "total", "offset", "size", "length"),
     [
         (0, 2, 1, 100, 50), (1, 2, 0, 100, 100), (1, 3, 50, 100, 50), (0, 1, 0, 10, 9), (0, 2, 0, 100, 100),
-        (1, 2, 50, 100, 51), (1, 2, 50, 100, 49), (2, 2, 50, 100, 50), (0, 1, 0, 0, 0), (1, 3, 50, 100, 0), (1, 200, 5, 100, 5),
+        (1, 2, 50, 100, 51), (1, 2, 50, 100, 49), (2, 2, 50, 100, 50), (0, 1, 0, 0, 0), (1, 3, 50, 100, 0),
+        (1, 200, 5, 100, 5),
     ],
 )  # fmt: skip
 def test_chunks_that_do_not_fit_their_message_are_refused(
     index: int, total: int, offset: int, size: int, length: int
 ) -> None:
-    with pytest.raises(WireError, match="^chunk: "):
+    with pytest.raises(WireError, match=r"^chunk: "):
         ChunkHeader("boot", 1, 1, 1, 1, index, total, offset, size, length)
 
 

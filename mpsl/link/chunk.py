@@ -30,7 +30,7 @@ _ZEROS = bytes(64)
 
 @dataclass(frozen=True)
 class ChunkHeader:
-    """Where a chunk belongs: `length` bytes at `offset` of the `size` of a message, of whose `total` chunks it is `index`.
+    """Where a chunk belongs: `length` bytes at `offset` of a message of `size`, of whose `total` chunks it is `index`.
 
     The first begins the message and the last ends it. `sequence` counts a session's chunks, `message` its messages.
     """

@@ -14,8 +14,8 @@ from mpsl.wire import Buffer
 FIRST_RETRY_S = 2.0
 LONGEST_RETRY_S = 30.0
 HEAD_BYTES = 4096
-"""The body of a message's first chunk, its header and little more. It alone carries user properties, because a reader in
-Python (paho) copies the rest of a packet once for each of them: 5 ms for nine of them on 512 KiB."""
+"""The body of a message's first chunk, its header and little more. It alone carries user properties: a reader in Python
+(paho) copies the rest of a packet once for each of them: 5 ms for nine of them on 512 KiB."""
 HEADER_ALLOWANCE = 256
 """Bytes of a chunk that its own header may take; the body gets the rest of the configured chunk."""
 
