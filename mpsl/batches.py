@@ -1,8 +1,8 @@
 """Which samples make up which micro-batch: the order that makes a run repeatable by anyone with numpy.
 
 Section 2 of the design: order of device `id` in round r, local epoch e is
-`numpy.random.default_rng([seed, r, e, crc32(id)]).permutation(n)`; batches are consecutive, the last, smaller one is kept;
-micro-batches are `torch.tensor_split` of the batch (`numpy.array_split` cuts alike), empty ones skipped.
+`numpy.random.default_rng([seed, r, e, crc32(id)]).permutation(n)`; batches are consecutive, the last, smaller one is
+kept; micro-batches are `torch.tensor_split` of the batch (`numpy.array_split` cuts alike), empty ones skipped.
 """
 
 from binascii import crc32

@@ -33,7 +33,7 @@ def plain(fact: object) -> Any:
 
 
 def _readable(error: str) -> str:
-    """msgspec's text with its path first: 'Expected `int`, got `str` - at `$.run.rounds`' -> 'run.rounds: Expected…'."""
+    """msgspec's text with its path first: 'Expected `int` - at `$.run.rounds`' -> 'run.rounds: Expected `int`'."""
     text, separator, path = error.rpartition(" - at `$")
     return f"{path.strip('`').lstrip('.')}: {text}" if separator else error
 
@@ -60,5 +60,5 @@ def _refuse_unknown(kind: object, data: object, where: str) -> None:
 def _dataclasses_in(kind: object) -> list[type]:
     """The dataclasses that a value of `kind` can be: itself, or the members of an optional."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return [part for part in typing.get_args(kind) if dataclasses.is_dataclass(part)]
+        return [part for part in typing.get_args(kind) if isinstance(part, type) and dataclasses.is_dataclass(part)]
     return [kind] if isinstance(kind, type) and dataclasses.is_dataclass(kind) else []

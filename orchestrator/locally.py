@@ -1,4 +1,4 @@
-"""A whole system on this machine: a broker, nodes and devices as processes of their own, the orchestrator in this one."""
+"""A whole system on this machine: broker, nodes and devices as processes of their own, the orchestrator in this one."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,17 @@ async def run_locally(network: Network, job: Job, fleet: LocalFleet, out: Path, 
     interrupted = _interruption()
     async with running_broker(engine, protocol=protocol) as broker, children(out / "logs") as group:
         here = replace(network, address=parse_broker(broker.url, version=protocol))
-        shared = ["--broker", broker.url, "--mqtt", protocol, "--net", network.topics.net, "--threads", str(fleet.threads), "--once"]
+        shared = [
+            "--broker",
+            broker.url,
+            "--mqtt",
+            protocol,
+            "--net",
+            network.topics.net,
+            "--threads",
+            str(fleet.threads),
+            "--once",
+        ]
         environment["MPSL_PASSWORD_FILE"] = ""
         for number in range(1, fleet.nodes + 1):
             budget = ["--memory-budget", fleet.memory_budget] if fleet.memory_budget else []
@@ -77,7 +87,15 @@ async def run_locally(network: Network, job: Job, fleet: LocalFleet, out: Path, 
             if running.done():
                 return running.result()
             reason = failing.result() if failing.done() else dying.result() if dying.done() else "interrupted"
-            return {"state": "failed", "reason": reason, "rounds": [], "accuracy": None, "loss": None, "seconds": 0.0, "run": job.run.name}
+            return {
+                "state": "failed",
+                "reason": reason,
+                "rounds": [],
+                "accuracy": None,
+                "loss": None,
+                "seconds": 0.0,
+                "run": job.run.name,
+            }
         finally:
             for task in (running, failing, dying, stopping):
                 task.cancel()

@@ -1,4 +1,4 @@
-"""Starts the other roles as processes of this machine and surely ends them: the only way that `local` and `demo` run them.
+"""Starts the other roles as processes of this machine and surely ends them: the only way that `local` runs them.
 
 Every child dies with its parent, is read to its end so that a failure can be explained, and is stopped with a deadline.
 """
@@ -64,7 +64,9 @@ class Children:
             start_new_session=True,
         )
         child = Child(name, process)
-        child.reading = asyncio.create_task(child.read(self._logs / f"{name}.log" if self._logs else None), name=f"{name}-stderr")
+        child.reading = asyncio.create_task(
+            child.read(self._logs / f"{name}.log" if self._logs else None), name=f"{name}-stderr"
+        )
         self.all.append(child)
         return child
 
@@ -80,7 +82,8 @@ class Children:
                         if child.reading is not None:
                             await asyncio.wait([child.reading], timeout=1.0)
                         return f"{child.name} ended with status {task.result()}: {child.last_words()}"
-            return await asyncio.get_running_loop().create_future()
+            await asyncio.get_running_loop().create_future()
+            raise AssertionError("nothing sets this future")
         finally:
             for task in waiting:
                 task.cancel()

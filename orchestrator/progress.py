@@ -1,4 +1,4 @@
-"""Shows a run while it goes on: a live line in a terminal, plain lines elsewhere. Reads the machine, never drives it."""
+"""Shows a run as it goes on: a live line in a terminal, plain lines elsewhere; reads the machine, never drives it."""
 
 import asyncio
 import sys

@@ -52,7 +52,9 @@ class Outcome:
     log: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
 
 
-def make_shards(sizes: list[int], shape: tuple[int, ...], classes: int, test: int = 0, seed: int = 0) -> dict[str, Shard]:
+def make_shards(
+    sizes: list[int], shape: tuple[int, ...], classes: int, test: int = 0, seed: int = 0
+) -> dict[str, Shard]:
     """Random shards of these sizes, dev-1 and on."""
     chance = np.random.default_rng(seed)
 
@@ -65,7 +67,12 @@ def make_shards(sizes: list[int], shape: tuple[int, ...], classes: int, test: in
 
 
 def run_fleet(
-    broker: str | BrokerAddress, job: dict[str, Any], shards: dict[str, Shard], out: Path, nodes: int, timeout: float = 120.0
+    broker: str | BrokerAddress,
+    job: dict[str, Any],
+    shards: dict[str, Shard],
+    out: Path,
+    nodes: int,
+    timeout: float = 120.0,
 ) -> Outcome:
     """Run a job with these shards over the broker and wait for everyone to leave."""
     address = parse_broker(broker) if isinstance(broker, str) else broker
@@ -85,7 +92,9 @@ async def _run(
     def driver(machine: Any, performer: Any, role: str, id: str) -> Driver:
         return Driver(machine, performer, address, client_id(role, id, machine.boot), logger(id), worker=worker)
 
-    orchestrator = OrchestratorMachine(read_job(job, "job"), f"run-{secrets.token_hex(3)}", secrets.token_hex(4), topics)
+    orchestrator = OrchestratorMachine(
+        read_job(job, "job"), f"run-{secrets.token_hex(3)}", secrets.token_hex(4), topics
+    )
     drivers = {"orch": driver(orchestrator, OrchestratorPerformer(out), "orch", "orch")}
     for number in range(1, nodes + 1):
         id = f"node-{number}"

@@ -61,7 +61,9 @@ def oracle(
     return state, losses
 
 
-def train(model: torch.nn.Sequential, setting: Setting, device: str, number: int, x: np.ndarray, y: np.ndarray) -> float:
+def train(
+    model: torch.nn.Sequential, setting: Setting, device: str, number: int, x: np.ndarray, y: np.ndarray
+) -> float:
     """One device's round on the whole model; returns Σ batch loss × batch samples."""
     model.train()
     if setting.optimizer == "adam":

@@ -1,4 +1,4 @@
-"""The promise: split training gives the weights of plain FedAvg of the unsplit model, bit for bit, over a real broker."""
+"""The promise: split training gives the weights of FedAvg of the unsplit model, bit for bit, over a real broker."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,20 @@ from safetensors.torch import load_file
 from broker.engines.engine import BrokerProcess
 
 DIGITS = ("digits-cnn", {"dropout": 0.2}, (1, 8, 8))
-MLP = ("mlp", {"hidden": [12, 12, 12, 12], "image_size": 4, "dropout": 0.3, "batch_norm": True, "residual": True}, (1, 4, 4))
+MLP = (
+    "mlp",
+    {"hidden": [12, 12, 12, 12], "image_size": 4, "dropout": 0.3, "batch_norm": True, "residual": True},
+    (1, 4, 4),
+)
 LENET = ("lenet5", {}, (1, 28, 28))
 SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.001}
 ADAM = {"name": "adam", "lr": 0.002, "weight_decay": 0.01}
 
 CASES = {
     "no-hops": (DIGITS, [], [19, 11], SGD, {"batch_size": 8, "rounds": 2}),
-    "no-hops-micro-batches": (MLP, [], [22, 14], ADAM, {"batch_size": 8, "rounds": 2, "micro_batches": 3, "local_epochs": 2}),
+    "no-hops-micro-batches": (
+        MLP, [], [22, 14], ADAM, {"batch_size": 8, "rounds": 2, "micro_batches": 3, "local_epochs": 2},
+    ),
     "one-hop-one-device": (DIGITS, [1, 8], [29], SGD, {"batch_size": 8, "rounds": 2}),
     "one-hop-adam": (LENET, [1, 4], [17, 9, 23], ADAM, {"batch_size": 8, "rounds": 2}),
     "two-hops": (DIGITS, [2, 5, 8], [19, 27, 10], SGD, {"batch_size": 8, "rounds": 2, "local_epochs": 2}),
@@ -37,7 +43,8 @@ def setting_of(job: dict[str, Any]) -> Setting:
     """The oracle's view of a job."""
     run, optimizer = job["run"], job["optimizer"]
     return Setting(
-        job["model"]["name"], job["model"]["args"], optimizer["name"], optimizer["lr"], run["rounds"], run["batch_size"],
+        job["model"]["name"], job["model"]["args"], optimizer["name"], optimizer["lr"],
+        run["rounds"], run["batch_size"],
         run.get("local_epochs", 1), run.get("micro_batches", 1), optimizer.get("momentum", 0.0),
         optimizer.get("weight_decay", 0.0), run.get("seed", 0), run.get("shuffle", True),
     )  # fmt: skip

@@ -13,5 +13,5 @@ def limit_threads(threads: int | None) -> int:
 
 
 def computing_worker(threads: int | None) -> ThreadPoolExecutor:
-    """The one thread that computes. OpenMP keeps its number of threads for each thread that asks, so it is set there."""
+    """The one thread that computes; OpenMP keeps a number of threads for each thread that asks, so it is set there."""
     return ThreadPoolExecutor(1, thread_name_prefix="worker", initializer=limit_threads, initargs=(threads,))

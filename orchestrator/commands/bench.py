@@ -17,7 +17,9 @@ class Benchmarks(click.Group):
     def list_commands(self, context: click.Context) -> list[str]:
         """All names, sorted."""
         modules = pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__)
-        return sorted(module.name for module in modules if hasattr(importlib.import_module(f"{PACKAGE}.{module.name}"), "command"))
+        return sorted(
+            module.name for module in modules if hasattr(importlib.import_module(f"{PACKAGE}.{module.name}"), "command")
+        )
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """The benchmark called `name`."""

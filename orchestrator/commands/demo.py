@@ -15,19 +15,24 @@ from orchestrator.commands.train import report
 from orchestrator.job_file import check_job
 from orchestrator.locally import LocalFleet, run_locally, shards_in
 
-ROUNDS = {"digits": 6, "fashion-mnist": 3}
+ROUNDS = {"digits": 8, "fashion-mnist": 3}
 
 
 @click.command()
 @network_options
 @click.option("--devices", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--hops", type=click.IntRange(0), default=2, show_default=True)
-@click.option("--rounds", type=click.IntRange(1), help="[default: 6 for the digits, 3 for fashion-mnist]")
+@click.option("--rounds", type=click.IntRange(1), help="[default: 8 for the digits, 3 for fashion-mnist]")
 @click.option("--dataset", type=click.Choice(sorted(ROUNDS)), default="digits", show_default=True)
 @click.option("--non-iid", type=float, metavar="ALPHA", help="Split the labels by a Dirichlet distribution.")
 @click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="embedded", show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where model and metrics go.  [default: runs/demo-TIME]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where model and metrics go.  [default: runs/demo-TIME]",
+)
 def demo(
     *, network: Network, devices: int, hops: int, rounds: int | None, dataset: str, non_iid: float | None,
     engine: str, seed: int, out: Path | None,
@@ -41,7 +46,8 @@ def demo(
         shards.write(parts, Path(directory))
         samples = sum(len(part.x) for part in parts.values())
         print(
-            f"demo: {dataset}, {samples} samples over {devices} devices, {hops} hops, broker {engine}; each its own process",
+            f"demo: {dataset}, {samples} samples over {devices} devices, {hops} hops, broker {engine}; "
+            "each its own process",
             file=sys.stderr,
         )
         fleet = LocalFleet(shards_in(Path(directory)), hops)
@@ -55,6 +61,6 @@ def demo_job(dataset: str, devices: int, hops: int, rounds: int, seed: int) -> J
     return Job(
         RunSection(f"demo-{dataset}"[:24], rounds, 32, local_epochs=2 if dataset == "digits" else 1, seed=seed),
         ModelSection("digits-cnn", {"image_size": size}, cuts),
-        OptimizerSection("adam", 0.003),
+        OptimizerSection("adam", 0.001),
         FleetSection(devices, hops),
     )

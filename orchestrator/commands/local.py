@@ -15,7 +15,9 @@ from orchestrator.locally import LocalFleet, job_for, run_locally, shards_in
 @network_options
 @click.argument("job", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), required=True, metavar="DIR", help="One device per DIR/*.npz.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where model and metrics go.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where model and metrics go."
+)
 @click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
 @click.option("--memory-budget", metavar="SIZE", help="Of each node: 2GiB.")
 def local(*, network: Network, job: Path, data: Path, out: Path, engine: str, memory_budget: str | None) -> int:

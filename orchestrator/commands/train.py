@@ -27,7 +27,9 @@ PATIENCE_S = 10.0
 @click.command()
 @network_options
 @click.argument("job", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where model and metrics go.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where model and metrics go."
+)
 def train(*, network: Network, job: Path, out: Path) -> int:
     """Wait for the nodes and devices of JOB, train, and leave model, metrics and summary in DIR."""
     training = load_job(job)

@@ -1,0 +1,171 @@
+"""The two ends of the link benchmark, each run as a process: `python -m orchestrator.bench.link_ends ROLE …`.
+
+The real link under the real driver, or paho alone with pieces of a fixed size; each prints what it took.
+"""
+
+import argparse
+import asyncio
+import json
+import resource
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from broker.address import parse_broker
+from broker.driver import Driver
+from broker.log import stderr_logger
+from mpsl.codecs import parse
+from mpsl.link.channel import Channel, Limits, Peer
+from mpsl.machines.effects import Effect, Publish, SetTimer, Stop, Subscribe
+from mpsl.machines.events import Connected, Event, Received, Subscribed, TimerFired
+from mpsl.machines.jobs import Job, Result
+from mpsl.messages import Activation, Slice, Tensor, Ticket
+from mpsl.topics import BinaryTopic, Topics
+
+TOPICS = Topics("bench")
+BOOTS = {"a": "aaaa", "b": "bbbb"}
+
+
+class EndMachine:
+    """Sends `count` tensors of `size` bytes from a to b, or receives them; stops when all have arrived."""
+
+    def __init__(self, me: str, size: int, count: int, chunk_bytes: int) -> None:
+        self.me = me
+        self.channel = Channel(TOPICS, "r", me, BOOTS[me], 1, Limits(chunk_bytes))
+        other = "b" if me == "a" else "a"
+        self.channel.know({other: Peer(BOOTS[other], other)})
+        self.will = Publish(f"{TOPICS.root}/x/r/will", b"", 0)
+        self.started = self.ended = 0.0
+        self.cpu_started = 0.0
+        self._left = count
+        self._count = count
+        self._array = np.zeros(size // 4, dtype=np.float32)
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        """The whole machine."""
+        effects: list[Effect] = []
+        match event:
+            case Connected():
+                effects.append(Subscribe((TOPICS.binary("r", self.me, "+", "+"), f"{TOPICS.root}/go")))
+            case Subscribed():
+                effects.append(Publish(f"{TOPICS.root}/ready/{self.me}", b"1", 1, retain=True))
+            case Received(topic) if topic.endswith("/go"):
+                self.started, self.cpu_started = now, _cpu()
+                if self.me == "a":
+                    encoded = parse("fp32").encode(self._array)
+                    tensor = Tensor(encoded.codec, encoded.dtype, encoded.shape, encoded.planes)
+                    for number in range(self._count):
+                        ticket = Ticket(1, 1, "a", 1, 0, number, 0, 1)
+                        effects += self._out(self.channel.send("b", Activation(ticket, tensor), now))
+            case Received(topic, payload):
+                parsed = TOPICS.parse(topic)
+                assert isinstance(parsed, BinaryTopic)
+                messages, outbound = self.channel.receive(parsed, payload, now)
+                effects += self._out(outbound)
+                self._left -= len(messages)
+                for message in messages:
+                    assert isinstance(message, Activation | Slice)
+            case TimerFired():
+                effects += self._out(self.channel.due(now))
+        due = self.channel.next_due()
+        if due is not None:
+            effects.append(SetTimer("link", due))
+        done = self._left == 0 if self.me == "b" else self.started > 0 and self.channel.idle
+        if done and not self.ended:
+            self.ended = now
+            effects += [*self._out(self.channel.due(float("inf"))), Stop(0)]
+        return effects
+
+    def _out(self, outbound: Any) -> list[Effect]:
+        return [Publish(each.topic, each.payload, 0, False, each.properties) for each in outbound]
+
+
+class NoJobs:
+    """This benchmark computes nothing."""
+
+    def perform(self, job: Job) -> Result:
+        """Never asked for."""
+        raise NotImplementedError
+
+    def write(self, source: str, message: Slice) -> None:
+        """Never asked for."""
+
+
+def _cpu() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+async def _link(arguments: argparse.Namespace) -> dict[str, float]:
+    machine = EndMachine(arguments.role, arguments.size, arguments.count, arguments.chunk)
+    driver = Driver(
+        machine,
+        NoJobs(),
+        parse_broker(arguments.broker),
+        f"bench-{arguments.role}",
+        stderr_logger("error"),
+        worker=ThreadPoolExecutor(1),
+    )
+    await driver.run()
+    return {"seconds": machine.ended - machine.started, "cpu_s": _cpu() - machine.cpu_started}
+
+
+def _bare(arguments: argparse.Namespace) -> dict[str, float]:
+    """paho alone: pieces of `chunk` bytes at QoS 0, 8 MiB ahead of the receiver, which says every quarter what it has."""
+    address = parse_broker(arguments.broker)
+    sending = arguments.role == "a"
+    state: dict[str, Any] = {"got": 0, "acked": 0, "started": 0.0, "cpu": 0.0, "done": False, "go": False}
+    pieces = arguments.count * -(-arguments.size // arguments.chunk)
+    window = max(4, (8 << 20) // arguments.chunk)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, f"bare-{arguments.role}", protocol=mqtt.MQTTv5)
+
+    def on_message(_: Any, __: Any, message: mqtt.MQTTMessage) -> None:
+        if message.topic == "bare/go":
+            state.update(go=True, started=time.perf_counter(), cpu=_cpu())
+        elif message.topic == "bare/ack":
+            state["acked"] = int(message.payload)
+        else:
+            state["got"] += 1
+            if state["got"] % (window // 4) == 0 or state["got"] == pieces:
+                client.publish("bare/ack", str(state["got"]))
+            state["done"] = state["got"] == pieces
+
+    client.on_message = on_message
+    client.connect(address.host, address.port)
+    client.subscribe([("bare/go", 1), ("bare/ack" if sending else "bare/data", 0)])
+    client.publish(f"{TOPICS.root}/ready/{arguments.role}", b"1", 1, retain=True)
+    data = bytes(arguments.chunk)
+    sent = 0
+    while not state["done"]:
+        if sending and state["go"]:
+            while sent < pieces and sent - state["acked"] < window:
+                client.publish("bare/data", data)
+                sent += 1
+            state["done"] = state["acked"] == pieces
+        client.loop(1.0)
+    result = {"seconds": time.perf_counter() - state["started"], "cpu_s": _cpu() - state["cpu"]}
+    for _ in range(10):
+        client.loop(0.01)
+    return result
+
+
+def main() -> None:
+    """Run one end."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", choices=["a", "b"])
+    parser.add_argument("--broker", required=True)
+    parser.add_argument("--size", type=int, required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--chunk", type=int, required=True)
+    parser.add_argument("--bare", action="store_true")
+    arguments = parser.parse_args(sys.argv[1:])
+    print(json.dumps(_bare(arguments) if arguments.bare else asyncio.run(_link(arguments))))
+
+
+if __name__ == "__main__":
+    main()

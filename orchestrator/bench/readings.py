@@ -1,0 +1,50 @@
+"""What the operating system knows of a process: CPU seconds by thread, resident peak. Read from /proc (Linux)."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+_TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """CPU seconds so far: of the first thread (the event loop) and of all others (the worker)."""
+
+    loop_s: float
+    worker_s: float
+
+    def __sub__(self, before: "Reading") -> "Reading":
+        return Reading(self.loop_s - before.loop_s, self.worker_s - before.worker_s)
+
+    @property
+    def total_s(self) -> float:
+        """Of the whole process."""
+        return self.loop_s + self.worker_s
+
+
+def read_process(pid: int) -> Reading:
+    """The CPU seconds of a process; zeros for one that has ended."""
+    loop = others = 0.0
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            seconds = (int(fields[11]) + int(fields[12])) * _TICK_S
+            if task.name == str(pid):
+                loop = seconds
+            else:
+                others += seconds
+    except OSError:
+        return Reading(0.0, 0.0)
+    return Reading(loop, others)
+
+
+def peak_resident(pid: int) -> int:
+    """The highest resident memory of a process so far, in bytes (VmHWM); 0 for one that has ended."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0

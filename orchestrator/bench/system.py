@@ -1,0 +1,119 @@
+"""A whole local system under observation: real processes and broker, synthetic data; what it did in its steady state."""
+
+import asyncio
+import contextlib
+import json
+import tempfile
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from broker.address import BrokerAddress, parse_broker
+from broker.connection import connect
+from broker.engines.engine import running_broker
+from broker.options import Network
+from mpsl.job import Job
+from mpsl.nn.models import input_shape
+from mpsl.topics import Topics
+from orchestrator.bench.readings import Reading, peak_resident, read_process
+from orchestrator.commands.train import orchestrate
+from orchestrator.processes import children
+
+
+@dataclass
+class Sample:
+    """One look at all processes: when, CPU of each, and what the telemetry of the nodes said last."""
+
+    at: float
+    readings: dict[str, Reading]
+    steps: dict[str, tuple[int, float]]
+
+
+@dataclass
+class Observed:
+    """A run and what was seen of it; `peaks` in bytes."""
+
+    summary: dict[str, Any]
+    samples: list[Sample]
+    peaks: dict[str, int] = field(default_factory=dict)
+
+    def steady(self, warm_batches: int, last_batches: int, node: str) -> tuple[Sample, Sample] | None:
+        """The samples between which the pipeline was full: `warm_batches` to `last_batches` steps of `node`."""
+        inside = [s for s in self.samples if node in s.steps and warm_batches <= s.steps[node][0] <= last_batches]
+        return (inside[0], inside[-1]) if len(inside) > 1 and inside[-1].steps[node] != inside[0].steps[node] else None
+
+
+def synthetic_shards(job: Job, batches: int, devices: int, directory: Path) -> dict[str, Path]:
+    """Shards of random data for `batches` whole batches each, written to `directory`."""
+    chance = np.random.default_rng(0)
+    shape = input_shape(job.model.name, **job.model.args)
+    samples = batches * job.run.batch_size
+    found = {}
+    for number in range(1, devices + 1):
+        path = directory / f"dev-{number}.npz"
+        np.savez(path, x=chance.standard_normal((samples, *shape), dtype=np.float32), y=chance.integers(0, 10, samples))
+        found[path.stem] = path
+    return found
+
+
+async def observe(job: Job, batches: int, engine: str, threads: int = 1, every_s: float = 0.25) -> Observed:
+    """Run `job` on synthetic data, `batches` a device and round, with every process on its own, and watch it."""
+    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "MPSL_PASSWORD_FILE": ""}
+    with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
+        directory = Path(name)
+        shards = synthetic_shards(job, batches, job.fleet.devices, directory)
+        async with running_broker(engine) as broker, children() as group:
+            shared = ["--broker", broker.url, "--threads", str(threads), "--once"]
+            pids = {"broker": broker.pid}
+            for number in range(1, job.fleet.nodes + 1):
+                child = await group.start(f"node-{number}", ["node", "--id", f"node-{number}", *shared], environment)
+                pids[child.name] = child.process.pid
+            for id, path in shards.items():
+                child = await group.start(id, ["device", "--id", id, "--data", str(path), *shared], environment)
+                pids[child.name] = child.process.pid
+            address = parse_broker(broker.url)
+            network = Network(address, Topics("main"), as_json=False, verbose=0)
+            watch = _Watch(pids, address, network.topics)
+            async with watch.running(every_s):
+                summary = await orchestrate(replace(network), job, directory / "out")
+            return Observed(summary, watch.samples, watch.peaks)
+
+
+class _Watch:
+    """Samples the processes and listens to the nodes' telemetry."""
+
+    def __init__(self, pids: dict[str, int], address: BrokerAddress, topics: Topics) -> None:
+        self.samples: list[Sample] = []
+        self.peaks: dict[str, int] = {}
+        self._pids = pids
+        self._address = address
+        self._filter = topics.participant("node", "+", "tele")
+        self._steps: dict[str, tuple[int, float]] = {}
+
+    @contextlib.asynccontextmanager
+    async def running(self, every_s: float) -> Any:
+        """Watch while the block lasts."""
+        tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._sample(every_s))]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        async with connect(self._address, f"mpsl-bench-{time.monotonic_ns()}") as connection:
+            await connection.subscribe((self._filter,))
+            async for topic, payload, _ in connection.messages():
+                telemetry = json.loads(payload)
+                self._steps[topic.split("/")[4]] = (telemetry["steps"], telemetry["stepped_at"])
+
+    async def _sample(self, every_s: float) -> None:
+        while True:
+            readings = {name: read_process(pid) for name, pid in self._pids.items()}
+            self.samples.append(Sample(time.perf_counter(), readings, dict(self._steps)))
+            self.peaks |= {name: max(self.peaks.get(name, 0), peak_resident(pid)) for name, pid in self._pids.items()}
+            await asyncio.sleep(every_s)

@@ -1,0 +1,151 @@
+"""`mpsl bench throughput`: samples a second of a whole local system, beside plain PyTorch and the cores' ceiling."""
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection
+from mpsl.nn.models import arguments
+from orchestrator.bench.system import Observed, observe
+
+CIFAR = {"num_classes": 10, "in_channels": 3, "image_size": 32}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One system to measure."""
+
+    model: str
+    batch_size: int
+    devices: int
+    hops: int
+    wire: str
+    engine: str
+    batches: int
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The model's arguments: 10 classes and 32×32 images where it has them."""
+        return {key: value for key, value in CIFAR.items() if key in arguments(self.model)}
+
+    def job(self) -> Job:
+        """Two rounds of `batches` a device; nothing is evaluated, for there is no test data."""
+        return Job(
+            RunSection("bench", 2, self.batch_size),
+            ModelSection(self.model, self.args),
+            OptimizerSection("sgd", 0.01, momentum=0.9),
+            FleetSection(self.devices, self.hops, start_timeout_s=120.0),
+            WireSection(self.wire, self.wire),
+        )
+
+
+@click.command()
+@click.option("--model", default="resnet18", show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--devices", type=click.IntRange(1), default=4, show_default=True)
+@click.option("--hops", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--wire", default="fp32", show_default=True, help="Codec of activations and gradients.")
+@click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
+@click.option("--batches", type=click.IntRange(4), default=12, show_default=True, help="Of each device and round.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+def command(
+    model: str, batch_size: int, devices: int, hops: int, wire: str, engine: str, batches: int, repeats: int
+) -> None:
+    """Measure samples a second, alternating with the two references; prints one JSON object last."""
+    setting = Setting(model, batch_size, devices, hops, wire, engine, batches)
+    cores = os.cpu_count() or 1
+    runs = []
+    for number in range(1, repeats + 1):
+        run = _system(setting)
+        run["plain"] = _plain(setting, [cores])
+        run["ceiling"] = _plain(setting, [1] * cores)
+        run["of_plain"] = run["steady"] / run["plain"]
+        run["of_ceiling"] = run["steady"] / run["ceiling"]
+        runs.append(run)
+        click.echo(
+            f"{number}: steady {run['steady']:.1f}, with round ends {run['with_round_ends']:.1f}, "
+            f"plain {run['plain']:.1f}, ceiling {run['ceiling']:.1f} samples/s; "
+            f"{run['of_plain']:.3f} of plain, {run['of_ceiling']:.3f} of the ceiling",
+            err=True,
+        )
+    click.echo(_where_time_went(runs[-1]["processes"]), err=True)
+    figures = {
+        key: _spread([run[key] for run in runs])
+        for key in ("steady", "with_round_ends", "plain", "ceiling", "of_plain", "of_ceiling")
+    }
+    click.echo(
+        json.dumps(
+            {"benchmark": "throughput", **vars(setting), "cores": cores, **figures, "processes": runs[-1]["processes"]}
+        )
+    )
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def _plain(setting: Setting, threads: list[int], seconds: float = 10.0) -> float:
+    """Samples a second of plain PyTorch: one process for each entry, with so many threads, side by side."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "orchestrator.bench.plain", "--model", setting.model,
+             "--args", json.dumps(setting.args), "--batch-size", str(setting.batch_size), "--threads", str(count), "--seconds", str(seconds)],
+            stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)},
+        )
+        for count in threads
+    ]  # fmt: skip
+    return float(sum(json.loads(process.communicate(timeout=600)[0])["samples_per_s"] for process in processes))
+
+
+def _system(setting: Setting) -> dict[str, Any]:
+    """One run of the system: its rates, and where the time went in its steady state."""
+    observed = asyncio.run(observe(setting.job(), setting.batches, setting.engine))
+    if observed.summary["state"] != "done":
+        raise click.ClickException(observed.summary["reason"])
+    last = f"node-{setting.hops}"
+    per_round = setting.batches * setting.devices
+    window = observed.steady(setting.devices, per_round - setting.devices, last)
+    if window is None:
+        raise click.ClickException("the round was too short to see a steady state; raise --batches")
+    first, end = window
+    (steps, began), (steps_end, ended) = first.steps[last], end.steps[last]
+    batches = steps_end - steps
+    wall = end.at - first.at
+    second = observed.summary["rounds"][1]
+    return {
+        "steady": batches * setting.batch_size / (ended - began),
+        "with_round_ends": second["samples"] / second["seconds"],
+        "processes": _processes(observed, first, end, batches, wall),
+    }
+
+
+def _processes(observed: Observed, first: Any, end: Any, batches: int, wall: float) -> dict[str, dict[str, float]]:
+    found = {}
+    for name, reading in end.readings.items():
+        spent = reading - first.readings[name]
+        compute = 0.0 if name == "broker" else spent.worker_s
+        found[name] = {
+            "compute_s": compute,
+            "messaging_s": spent.total_s - compute,
+            "wait_s": max(0.0, wall - spent.total_s),
+            "cpu_s_per_batch": spent.total_s / batches,
+            "peak_mb": observed.peaks.get(name, 0) / 1e6,
+        }
+    return found
+
+
+def _where_time_went(processes: dict[str, dict[str, float]]) -> str:
+    lines = [f"{'process':<10} {'compute':>9} {'messaging':>10} {'wait':>8} {'CPU s/batch':>12} {'peak MB':>8}"]
+    for name, spent in processes.items():
+        lines.append(
+            f"{name:<10} {spent['compute_s']:>8.2f}s {spent['messaging_s']:>9.2f}s {spent['wait_s']:>7.2f}s "
+            f"{spent['cpu_s_per_batch']:>12.4f} {spent['peak_mb']:>8.0f}"
+        )
+    return "\n".join(lines)
