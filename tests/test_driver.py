@@ -1,0 +1,520 @@
+"""The driver over real brokers: foreign bytes, limits, cut connections, wrong passwords, doubles, sudden deaths."""
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from brokers import SecureBroker, serving
+
+from broker import connection
+from broker.address import BrokerAddress, parse_broker
+from broker.connection import Connection, Refused, connect
+from broker.driver import Driver
+from broker.engines.engine import BrokerProcess
+from device_agent.performer import DevicePerformer
+from device_agent.shard import Shard
+from mpsl.errors import BrokerError
+from mpsl.link.channel import Channel, Limits, Outbound, Peer
+from mpsl.machines.device import DeviceMachine
+from mpsl.machines.effects import Effect, Publish, SetTimer, Stop, Subscribe, Write
+from mpsl.machines.events import Connected, Disconnected, Event, Received, StopRequested, Subscribed, TimerFired
+from mpsl.machines.machine import from_json
+from mpsl.nn import weights
+from mpsl.topics import LANES, BinaryTopic, Topics, client_id
+
+PATIENCE_S = 30.0
+"""How long a test waits for what surely comes."""
+
+
+def silent(level: str, event: str, facts: object) -> None:
+    """A log that nobody reads."""
+
+
+class Recorder:
+    """A machine that keeps what happens, does what `answer` says, and can be waited for."""
+
+    def __init__(self, topics: Topics, answer: Callable[[Event], list[Effect]] | None = None) -> None:
+        self.events: list[Event] = []
+        self.now = 0.0
+        self._answer = answer or (lambda event: [])
+        self._topics = topics
+        self._changed = asyncio.Event()
+
+    @property
+    def will(self) -> Publish:
+        return Publish(self._topics.participant("dev", "recorder", "status"), b'{"state":"lost"}', 1, True)
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        self.now = now
+        self.events.append(event)
+        self._changed.set()
+        if isinstance(event, StopRequested):
+            return [*self._answer(event), Stop(0)]
+        return self._answer(event)
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    async def next_event(self) -> None:
+        """Wait until anything has happened."""
+        self._changed.clear()
+        async with asyncio.timeout(PATIENCE_S):
+            await self._changed.wait()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until `condition` holds; it is looked at whenever something has happened."""
+        while not condition():
+            await self.next_event()
+
+
+class NoJobs:
+    """A performer of a machine that asks for none."""
+
+    def perform(self, job: Any) -> Any:
+        raise AssertionError("no job is asked for")
+
+    def write(self, source: str, message: Any) -> None:
+        raise AssertionError("no write is asked for")
+
+
+@contextlib.asynccontextmanager
+async def driving(driver: Driver) -> AsyncIterator["asyncio.Task[Stop]"]:
+    """The driver runs for as long as the block lasts."""
+    task = asyncio.create_task(driver.run())
+    try:
+        yield task
+    finally:
+        driver.request_stop()
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def driver_of(machine: Any, address: BrokerAddress, performer: Any = None, patience_s: float | None = None) -> Driver:
+    name = client_id("test", "t", secrets.token_hex(4))
+    return Driver(machine, performer or NoJobs(), address, name, silent, patience_s)
+
+
+def new_topics() -> Topics:
+    return Topics(f"t-{secrets.token_hex(6)}")
+
+
+async def next_of(watch: Connection, wanted: Callable[[str, dict[str, Any]], bool]) -> dict[str, Any]:
+    """The first JSON object among the arriving messages that is wanted."""
+    async with asyncio.timeout(PATIENCE_S):
+        async for topic, payload, _ in watch.messages():
+            content = from_json(payload) or {}
+            if wanted(topic, content):
+                return content
+    raise AssertionError("unreachable")
+
+
+def device_driver(address: BrokerAddress, topics: Topics, id: str = "dev-1") -> tuple[DeviceMachine, Driver]:
+    """A real device with a shard of its own."""
+    shard = Shard(
+        id, np.zeros((4, 3), np.float32), np.zeros(4, np.int64), np.zeros((0, 3), np.float32), np.zeros(0, np.int64)
+    )
+    machine = DeviceMachine(id, secrets.token_hex(4), topics, {"samples": 4})
+    return machine, Driver(machine, DevicePerformer(id, shard), address, client_id("device", id, machine.boot), silent)
+
+
+GARBAGE = [
+    b"", b"\0", b"\xff" * 100, b"MPSL", b"MPSL\x01\x01\xff\xff", b"MPSL\x01\x02\x00\x00", b"{", b"null", b"[]", b"5",
+    b"{}", b'{"boot": 5}', b'{"boot": []}', b'{"state": "online"}', b'{"protocol": 1, "run": 5}', b'{"protocol": 999}',
+    b'{"protocol": 1, "devices": {"dev-1": 1}}', b'{"protocol": 1, "seats": 5, "devices": []}',
+    os.urandom(1000), bytes(200_000),
+]  # fmt: skip
+
+
+def test_garbage_on_every_topic_disturbs_nobody(each_broker: BrokerProcess) -> None:
+    """A device counts what it drops, stays online, and leaves when asked."""
+
+    async def attack() -> None:
+        address, topics = parse_broker(each_broker.url), new_topics()
+        machine, driver = device_driver(address, topics)
+        own = topics.participant("dev", "dev-1", "tele")
+        targets = [topics.participant("dev", "dev-1", leaf) for leaf in ("status", "info", "tele", "cmd", "res")]
+        targets += [topics.run("run-1", leaf) for leaf in ("plan", "state", "metrics")]
+        targets += [topics.binary("run-1", to, lane, "orch") for to in ("dev-1", "1.0") for lane in LANES]
+        targets += [f"{topics.root}/dev/dev-1/status/more", f"{topics.root}/other", f"{topics.root}/dev/d²/status"]
+        async with connect(address, client_id("test", "watch", "0")) as watch, driving(driver) as task:
+            await watch.subscribe((topics.participant("dev", "+", "tele"),))
+            before = await next_of(watch, lambda topic, content: topic == own and "dropped" in content)
+            for target in targets:
+                for payload in GARBAGE:
+                    await watch.publish(Publish(target, payload, 1))
+            no_objects = sum(from_json(payload) is None for payload in GARBAGE if payload)
+            after = await next_of(watch, lambda topic, content: content.get("dropped", 0) >= no_objects)
+            assert (after["boot"], before["dropped"]) == (machine.boot, 0)
+            assert not task.done()
+            driver.request_stop()
+            async with asyncio.timeout(PATIENCE_S):
+                assert (await task).status == 0
+
+    asyncio.run(attack())
+
+
+def test_what_is_queued_at_a_stop_is_sent(each_broker: BrokerProcess) -> None:
+    async def scenario() -> None:
+        address, topics = parse_broker(each_broker.url), new_topics()
+        goodbye: list[Effect] = [Publish(topics.run("r", "metrics"), b"%d" % n, n % 2) for n in range(200)]  # type: ignore[arg-type]
+        machine = Recorder(topics, lambda event: goodbye if isinstance(event, StopRequested) else [])
+        async with connect(address, client_id("test", "watch", "1")) as watch:
+            await watch.subscribe((topics.run("r", "metrics"),))
+            async with driving(driver_of(machine, address)) as task:
+                await machine.until(lambda: machine.of(Connected))
+            assert task.result() == Stop(0)
+            arrived = set()
+            async with asyncio.timeout(PATIENCE_S):
+                async for _, payload, _ in watch.messages():
+                    arrived.add(int(payload))
+                    if len(arrived) == 200:
+                        break
+
+    asyncio.run(scenario())
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that is taken, and where nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
+def test_a_stop_while_there_is_no_broker_is_at_once(silent_port: int) -> None:
+    async def scenario() -> None:
+        machine = Recorder(new_topics())
+        async with driving(driver_of(machine, BrokerAddress("127.0.0.1", silent_port))) as task:
+            await machine.until(lambda: machine.of(Disconnected))
+        assert task.result() == Stop(0)
+
+    asyncio.run(scenario())
+
+
+def test_no_broker_ends_with_host_port_and_cause(silent_port: int) -> None:
+    async def scenario() -> None:
+        machine = Recorder(new_topics())
+        with pytest.raises(BrokerError) as caught:
+            await driver_of(machine, BrokerAddress("127.0.0.1", silent_port), patience_s=0.3).run()
+        text = str(caught.value)
+        assert f"mqtt://127.0.0.1:{silent_port}" in text
+        assert "refused" in text.lower()
+        assert text.endswith("gave up after 0.3 s")
+
+    asyncio.run(scenario())
+
+
+def test_a_port_where_nobody_answers_ends_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something takes the connection and says nothing: an attempt ends by itself, and patience ends the process."""
+    monkeypatch.setattr("broker.driver.LAST_ATTEMPT_S", 0.2)
+
+    async def scenario() -> None:
+        server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(BrokerError, match=rf"mqtt://127.0.0.1:{port}.*gave up after 0.4 s"):
+            await driver_of(Recorder(new_topics()), BrokerAddress("127.0.0.1", port), patience_s=0.4).run()
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def secure_address(
+    secure: SecureBroker, user: str | None, password: str | None, port: int | None = None
+) -> BrokerAddress:
+    return BrokerAddress("127.0.0.1", port or secure.process.port, True, user, password, str(secure.ca))
+
+
+@pytest.mark.parametrize(("user", "password"), [("dev-1", "wrong"), ("nobody", "secret of dev-1"), (None, None)])
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_wrong_credentials_end_at_once(secure_mosquitto: SecureBroker, user: str, password: str, version: Any) -> None:
+    """Also for a service that would else try for ever."""
+
+    async def scenario() -> None:
+        address = dataclasses.replace(secure_address(secure_mosquitto, user, password), version=version)
+        machine = Recorder(new_topics())
+        with pytest.raises(
+            Refused, match=rf"mqtts://127.0.0.1:{address.port} refuses the connection: .*[Aa]uthori[sz]ed"
+        ):
+            await driver_of(machine, address).run()
+        assert machine.events == []
+
+    asyncio.run(scenario())
+
+
+def test_a_broker_with_a_certificate_of_someone_else(secure_mosquitto: SecureBroker, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        address = dataclasses.replace(secure_address(secure_mosquitto, "dev-1", "secret of dev-1"), ca=None)
+        with pytest.raises(BrokerError, match="certificate verify failed"):
+            await driver_of(Recorder(new_topics()), address, patience_s=0.1).run()
+
+    asyncio.run(scenario())
+
+
+def test_a_publish_over_the_brokers_limit_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    """Sent, it would make the client library reconnect and send again for ever."""
+
+    async def scenario(address: BrokerAddress) -> None:
+        topics = new_topics()
+        too_much = Publish(topics.run("r", "plan"), bytes(70_000), 1, True)
+        machine = Recorder(topics, lambda event: [too_much] if isinstance(event, Connected) else [])
+        refusal = rf"{too_much.topic}: a publish of 70,\d+ bytes, .* at most 65,536 .*max_packet_size"
+        with pytest.raises(Refused, match=refusal):
+            await driver_of(machine, address).run()
+        assert [event.max_packet for event in machine.of(Connected)] == [65_536]
+        # What fills the limit to the last byte gets through.
+        async with connect(address, client_id("test", "t", "2")) as client:
+            topic = topics.binary("run-1", "1.0", "fwd", "dev-1")
+            await client.subscribe((topic,))
+            fits = Publish(topic, b"", 1, False, (("kind", "activation"), ("shape", "1x2")))
+            room = 65_536 - connection._packet_bytes(fits)
+            await client.publish(dataclasses.replace(fits, payload=bytes(room)))
+            async with asyncio.timeout(PATIENCE_S):
+                assert len(await anext(payload async for _, payload, _ in client.messages())) == room
+
+    conf = tmp_path / "mosquitto.conf"
+    conf.write_text("listener 1883 127.0.0.1\nallow_anonymous true\nmax_packet_size 65536\n")
+    with serving("mosquitto", conf=conf, host="127.0.0.1", port=0) as process:
+        asyncio.run(scenario(parse_broker(process.url)))
+
+
+class LinkEnd(Recorder):
+    """One end of a link as the machines use it: what arrives goes into a channel, what that gives is published."""
+
+    def __init__(self, topics: Topics, id: str, other: str, limits: Limits, reading_s: float = 0.0) -> None:
+        super().__init__(topics)
+        self.id = id
+        self.channel = Channel(topics, "run-1", id, f"boot-{id}", 1, limits)
+        self.channel.know({other: Peer(f"boot-{other}", other)})
+        self.arrived: list[int] = []
+        self._reading_s = reading_s
+
+    def send(self, to: str, message: Any) -> list[Effect]:
+        return self._publishes(self.channel.send(to, message, self.now))
+
+    def handle(self, event: Event, now: float) -> list[Effect]:
+        effects = super().handle(event, now)
+        match event:
+            case Connected():
+                effects.append(Subscribe((self._topics.binary("run-1", self.id, "+", "+"),)))
+            case Received(topic, payload):
+                self.events.pop()
+                time.sleep(self._reading_s)
+                parsed = self._topics.parse(topic)
+                assert isinstance(parsed, BinaryTopic)
+                messages, outbound = self.channel.receive(parsed, payload, now)
+                effects += [Write(parsed.source, message) for message in messages]  # type: ignore[arg-type]
+                effects += self._publishes(outbound)
+            case TimerFired():
+                effects += self._publishes(self.channel.due(now))
+        return effects + self.wake()
+
+    def wake(self) -> list[Effect]:
+        at = self.channel.next_due()
+        return [] if at is None else [SetTimer("link", at)]
+
+    def _publishes(self, outbound: list[Outbound]) -> list[Effect]:
+        return [Publish(each.topic, each.payload, 0, False, each.properties) for each in outbound]
+
+
+class Part(NoJobs):
+    """Weights that arrive are written into `arrays`; a message that comes twice or out of order is noted."""
+
+    def __init__(self, arrays: list[Any]) -> None:
+        self.arrays = arrays
+        self.offsets: list[tuple[int, int]] = []
+
+    def write(self, source: str, message: Any) -> None:
+        self.offsets.append((message.index, message.offset))
+        weights.write(self.arrays, message)
+
+
+class Cable:
+    """A TCP proxy on loopback between clients and a broker, which can be cut: all connections end at once."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @contextlib.asynccontextmanager
+    async def to(self, address: BrokerAddress) -> AsyncIterator[BrokerAddress]:
+        """The address to use instead of the broker's."""
+
+        async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there, back = await asyncio.open_connection(address.host, address.port)
+            self._writers |= {writer, back}
+            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+
+        server = await asyncio.start_server(join, "127.0.0.1", 0)
+        try:
+            yield dataclasses.replace(address, port=server.sockets[0].getsockname()[1])
+        finally:
+            server.close()
+            self.cut()
+
+    def cut(self) -> None:
+        """End all connections that there are; later ones are let through."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
+
+
+def transfer(broker: BrokerAddress, megabytes: int, reading_s: float, cuts: int = 0) -> None:
+    """A part of that size over a link at QoS 0 to a slow reader, in spite of cuts: it arrives once, in order, whole."""
+    part = [np.arange(megabytes * 250_000 - 7, dtype=np.float32), np.arange(7, dtype=np.float32)]
+    topics, limits = new_topics(), Limits()
+    received = Part([np.zeros_like(array) for array in part])
+    slices = list(weights.slices(part, "sum", 1, 0, 1, limits.chunk_bytes))
+    subscribed = threading.Event()
+
+    async def read(address: BrokerAddress) -> None:
+        machine = LinkEnd(topics, "reader", "sender", limits, reading_s)
+        async with driving(driver_of(machine, address, received)):
+            await machine.until(lambda: machine.of(Subscribed))
+            subscribed.set()
+            await machine.until(lambda: len(received.offsets) >= len(slices))
+            await machine.until(lambda: machine.channel.next_due() is None)
+        assert not machine.channel.dropped
+
+    async def send(address: BrokerAddress, cut: Callable[[], None]) -> None:
+        cuts_made = 0
+        machine = LinkEnd(topics, "sender", "reader", limits)
+        driver = driver_of(machine, address)
+        async with driving(driver):
+            await machine.until(lambda: machine.of(Subscribed))
+            await asyncio.to_thread(subscribed.wait, PATIENCE_S)
+            machine.now = time.monotonic()
+            for each in slices:
+                for effect in machine.send("reader", each):
+                    driver._perform(effect)
+            driver._perform(machine.wake()[0])
+            most = 0
+            while not machine.channel.idle:
+                most = max(most, machine.channel.in_flight_bytes)
+                if cuts_made < cuts and len(received.offsets) > (1 + cuts_made) * len(slices) // (1 + cuts):
+                    cut()
+                    cuts_made += 1
+                await machine.next_event()
+            assert 0 < most <= limits.window
+            assert len(machine.of(Connected)) == 1 + cuts_made == 1 + cuts
+
+    async def both() -> None:
+        cable = Cable()
+        async with asyncio.timeout(10 * PATIENCE_S), cable.to(broker) as address:
+            await asyncio.gather(asyncio.to_thread(asyncio.run, read(address)), send(address, cable.cut))
+
+    asyncio.run(both())
+    assert received.offsets == [(each.index, each.offset) for each in slices]
+    for sent, got in zip(part, received.arrays, strict=True):
+        assert np.array_equal(sent, got)
+
+
+def test_a_large_part_reaches_a_slow_reader(each_broker: BrokerProcess) -> None:
+    transfer(parse_broker(each_broker.url), megabytes=40, reading_s=0.004)
+
+
+@pytest.mark.slow
+def test_half_a_gigabyte_reaches_a_slow_reader(mosquitto: BrokerProcess) -> None:
+    transfer(parse_broker(mosquitto.url), megabytes=500, reading_s=0.005)
+
+
+def test_a_link_goes_on_after_the_connection_was_cut(each_broker: BrokerProcess) -> None:
+    transfer(parse_broker(each_broker.url), megabytes=30, reading_s=0.001, cuts=2)
+
+
+def test_after_a_cut_a_device_is_online_again(each_broker: BrokerProcess) -> None:
+    """Its will says `lost`; once connected again it subscribes again and says `online`."""
+
+    async def scenario() -> None:
+        address, topics, cable = parse_broker(each_broker.url), new_topics(), Cable()
+        async with cable.to(address) as through, connect(address, client_id("test", "watch", "3")) as watch:
+            machine, driver = device_driver(through, topics)
+            await watch.subscribe((topics.participant("dev", "dev-1", "status"),))
+            async with driving(driver) as task:
+                states = []
+                for state in ("online", "lost", "online"):
+                    content = await next_of(watch, lambda topic, content, state=state: content.get("state") == state)
+                    states.append((content["state"], content["boot"]))
+                    if states == [("online", machine.boot)]:
+                        cable.cut()
+                assert states == [(state, machine.boot) for state in ("online", "lost", "online")]
+                assert not task.done()
+            goodbye = await next_of(watch, lambda topic, content: content.get("state") == "offline")
+            assert goodbye["boot"] == machine.boot
+
+    asyncio.run(scenario())
+
+
+def start_device(url: str, topics: Topics, directory: Path, id: str = "dev-1") -> "subprocess.Popen[str]":
+    """A device as a process of its own."""
+    shard = directory / f"{id}.npz"
+    np.savez(shard, x=np.zeros((4, 3), np.float32), y=np.zeros(4, np.int64))
+    net = topics.root.split("/")[-1]
+    command = [sys.executable, "-m", "device_agent", "--id", id, "--data", str(shard), "--broker", url, "--net", net]
+    root = str(Path(__file__).parent.parent)
+    environment = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=root)
+
+
+def test_a_killed_process_is_lost(each_broker: BrokerProcess, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        topics = new_topics()
+        async with connect(parse_broker(each_broker.url), client_id("test", "watch", "4")) as watch:
+            await watch.subscribe((topics.participant("dev", "dev-1", "status"),))
+            process = start_device(each_broker.url, topics, tmp_path)
+            try:
+                online = await next_of(watch, lambda topic, content: content.get("state") == "online")
+                process.send_signal(signal.SIGKILL)
+                lost = await next_of(watch, lambda topic, content: content.get("state") == "lost")
+                assert lost == online | {"state": "lost"}
+            finally:
+                process.kill()
+                process.communicate()
+
+    asyncio.run(scenario())
+
+
+def test_of_two_processes_with_one_id_the_second_ends_and_names_both(
+    each_broker: BrokerProcess, tmp_path: Path
+) -> None:
+    async def scenario() -> None:
+        address, topics = parse_broker(each_broker.url), new_topics()
+        machine, driver = device_driver(address, topics)
+        async with connect(address, client_id("test", "watch", "5")) as watch, driving(driver) as task:
+            await watch.subscribe((topics.participant("dev", "dev-1", "status"),))
+            await next_of(watch, lambda topic, content: content.get("state") == "online")
+            process = start_device(each_broker.url, topics, tmp_path)
+            try:
+                _, said = await asyncio.to_thread(process.communicate, timeout=PATIENCE_S)
+            finally:
+                process.kill()
+            assert process.returncode == 1
+            [error] = [line for line in said.splitlines() if line.startswith("Error: ")]
+            assert "two processes have the id dev-1" in error
+            assert machine.boot in error
+            assert "choose another --id" in error
+            assert not task.done()
+            driver.request_stop()
+            offline = await next_of(watch, lambda topic, content: content.get("state") != "online")
+            assert (offline["state"], offline["boot"]) == ("offline", machine.boot)
+
+    asyncio.run(scenario())
