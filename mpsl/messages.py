@@ -102,8 +102,8 @@ class Probe(Message):
 class Slice(Message):
     """Elements `offset` and on of tensor number `index` of a part; `version` is the committed round that it belongs to.
 
-    `purpose`: global (orchestrator to a seat or device), update (device to orchestrator, with its attempt), or sum (seat
-    to orchestrator).
+    `purpose`: global (orchestrator to a seat or device), update (device to orchestrator, with its attempt), or sum
+    (seat to orchestrator).
     """
 
     kind = "slice"

@@ -1,4 +1,4 @@
-"""Between torch and the wire: a tensor encoded into a message, and a message decoded into memory as torch lays it out."""
+"""Between torch and the wire: a tensor encoded into a message, and a message decoded into memory as torch has it."""
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ def encode(tensor: torch.Tensor, codec: str) -> Tensor:
 
 
 def decode(tensor: Tensor, codec: str, largest: int) -> torch.Tensor:
-    """The float32 tensor in aligned, writable memory; raises WireError for another codec, or more than `largest` bytes."""
+    """The float32 tensor in aligned, writable memory; WireError for another codec or more than `largest` bytes."""
     if tensor.codec != codec or tensor.dtype != "float32":
         raise WireError(f"tensor in {tensor.codec} of {tensor.dtype}, the job says {codec} of float32")
     if parse(codec).max_bytes(tensor.shape) > largest:
