@@ -172,7 +172,7 @@ def test_every_golden_file_has_its_kind() -> None:
     assert {path.stem for path in GOLDEN.glob("*.hex")} == set(golden_examples())
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=400))
 def test_foreign_bytes_raise_wire_errors_only(data: bytes) -> None:
     harmless(wire.decode, data)
@@ -191,7 +191,7 @@ plain = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.fixed_dictionaries(
         {},
@@ -213,7 +213,7 @@ def test_headers_of_any_form_raise_wire_errors_only(header: Any, body: bytes) ->
     harmless(wire.decode, start + bytes(wire.padding(len(start))) + body)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from([chunk.CHUNK, chunk.ACK]), st.lists(plain, min_size=7, max_size=10) | plain, st.binary(max_size=99)
 )
