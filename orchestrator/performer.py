@@ -23,7 +23,6 @@ from mpsl.machines.jobs import (
     Job,
     LaidOut,
     LayOut,
-    ModelBuilt,
     RecordRound,
     Result,
 )
@@ -31,7 +30,9 @@ from mpsl.messages import Slice
 from mpsl.nn import weights
 from mpsl.nn.models import build
 from mpsl.nn.part import state_tensors
+from mpsl.nn.weights import WeightCodec
 from mpsl.plan import Plan
+from orchestrator.device_parts import DeviceParts
 from orchestrator.facts_of_model import facts_of_model
 from orchestrator.records import Records
 
@@ -54,7 +55,7 @@ class OrchestratorPerformer:
         if seat is not None:
             weights.write(self._seat_sums[seat.address], message)
         else:
-            weights.write(self._staging(source, message.attempt)[message.part], message)
+            self._device_parts.write_update(self._staging(source, message.attempt), message)
 
     @functools.singledispatchmethod
     def perform(self, job: Job) -> Result:
@@ -74,23 +75,22 @@ class OrchestratorPerformer:
         plan = job.plan
         self._plan = plan
         self._rule = aggregations.get(plan.job.run.algorithm)
-        self._device_parts = [self._arrays(blocks) for blocks in (plan.first_blocks, plan.last_blocks)]
-        self._device_sums = [[self._rule.empty(a) for a in arrays] for arrays in self._device_parts]
-        self._stages: dict[int, Arrays] = {seat.stage: self._arrays(seat.blocks) for seat in plan.seats}
+        wire = plan.job.wire
+        parts = (self._tensors(blocks) for blocks in (plan.first_blocks, plan.last_blocks))
+        self._device_parts = DeviceParts(parts, WeightCodec(wire.weights), wire.chunk_bytes)
+        self._device_sums = self._empty_sums()
+        self._stages = {seat.stage: weights.arrays_of(self._tensors(seat.blocks)) for seat in plan.seats}
         self._seat_sums = {seat.address: [np.empty_like(a) for a in self._stages[seat.stage]] for seat in plan.seats}
         self._records.save_plan(facts.plain(plan))
-        device_bytes = sum(map(weights.weights_bytes, self._device_parts))
-        return LaidOut(device_bytes, tuple(weights.weights_bytes(self._stages[k]) for k in sorted(self._stages)))
+        part_bytes = tuple(weights.weights_bytes(self._stages[stage]) for stage in sorted(self._stages))
+        return LaidOut(self._device_parts.update_bytes, part_bytes)
 
     @perform.register
     def _export(self, job: Export) -> Result:
         chunk = self._need().job.wire.chunk_bytes
         if job.part:
             return Exported(list(weights.slices(self._stages[job.part], "global", job.version, 0, job.part, chunk)))
-        found: list[Slice] = []
-        for part, arrays in enumerate(self._device_parts):
-            found += weights.slices(arrays, "global", job.version, 0, part, chunk)
-        return Exported(found)
+        return Exported(self._device_parts.slices(job.version))
 
     @perform.register
     def _fold(self, job: FoldUpdate) -> Result:
@@ -107,10 +107,10 @@ class OrchestratorPerformer:
         for address, arrays in self._seat_sums.items():
             digest = hashlib.blake2b(digest_size=16)
             for array in arrays:
-                digest.update(memoryview(array).cast("B"))
+                digest.update(array.data.cast("B"))
             if digest.hexdigest() != job.digests[address]:
                 raise RunFailed(f"the sum of seat {address} did not arrive as it was sent")
-        committed: list[tuple[Arrays, Arrays]] = list(zip(self._device_parts, self._device_sums, strict=True))
+        committed: list[tuple[Arrays, Arrays]] = list(zip(self._device_parts.arrays, self._device_sums, strict=True))
         for stage, arrays in sorted(self._stages.items()):
             sums = [self._seat_sums[s.address] for s in sorted(plan.seats, key=lambda s: s.replica) if s.stage == stage]
             for other in sums[1:]:
@@ -120,11 +120,12 @@ class OrchestratorPerformer:
         for _, sums_of_part in committed:
             for total in sums_of_part:
                 self._rule.close(total, job.weight)
+        self._device_parts.round_to_received(self._device_sums)
         self._records.save_model("model.safetensors", self._named([(a, s) for a, s in committed]))
         for arrays, sums_of_part in committed:
             for array, total in zip(arrays, sums_of_part, strict=True):
                 array[...] = total
-        self._device_sums = [[self._rule.empty(a) for a in arrays] for arrays in self._device_parts]
+        self._device_sums = self._empty_sums()
         self._staged.clear()
         return Result()
 
@@ -147,14 +148,17 @@ class OrchestratorPerformer:
             raise RuntimeError("no run is laid out")
         return self._plan
 
-    def _arrays(self, blocks: tuple[int, int]) -> Arrays:
+    def _tensors(self, blocks: tuple[int, int]) -> list[tuple[str, torch.Tensor]]:
         first, end = blocks
-        tensors = [(n, t) for n, t in state_tensors(self._model) if first <= int(n.split(".")[0]) < end]
-        return weights.arrays_of(tensors)
+        return [(n, t) for n, t in state_tensors(self._model) if first <= int(n.split(".")[0]) < end]
+
+    def _empty_sums(self) -> list[Arrays]:
+        return [[self._rule.empty(array) for array in arrays] for arrays in self._device_parts.arrays]
 
     def _named(self, committed: list[tuple[Arrays, Arrays]]) -> dict[str, torch.Tensor]:
         """The new values under the model's own names and shapes."""
-        by_memory = {array.ctypes.data: total for arrays, sums in committed for array, total in zip(arrays, sums, strict=True)}
+        pairs = (pair for arrays, sums in committed for pair in zip(arrays, sums, strict=True))
+        by_memory = {array.ctypes.data: total for array, total in pairs}
         return {
             name: torch.from_numpy(by_memory[tensor.data_ptr()]).reshape(tensor.shape)
             for name, tensor in state_tensors(self._model)
@@ -165,5 +169,5 @@ class OrchestratorPerformer:
         if key not in self._staged:
             for old in [k for k in self._staged if k[0] == device]:
                 del self._staged[old]
-            self._staged[key] = [[np.empty_like(a) for a in arrays] for arrays in self._device_parts]
+            self._staged[key] = self._device_parts.empty()
         return self._staged[key]

@@ -5,6 +5,7 @@ One worker thread serves all, for torch's generator belongs to the process. Test
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,20 +68,27 @@ def make_shards(
 
 
 def run_fleet(
-    broker: str | BrokerAddress,
+    broker: str | BrokerAddress | Callable[[str], BrokerAddress],
     job: dict[str, Any],
     shards: dict[str, Shard],
     out: Path,
     nodes: int,
     timeout: float = 120.0,
 ) -> Outcome:
-    """Run a job with these shards over the broker and wait for everyone to leave."""
+    """Run a job with these shards over the broker (by id where each has a user) and wait till all have left."""
+    if callable(broker):
+        return asyncio.run(_run(broker, job, shards, out, nodes, timeout))
     address = parse_broker(broker) if isinstance(broker, str) else broker
-    return asyncio.run(_run(address, job, shards, out, nodes, timeout))
+    return asyncio.run(_run(lambda id: address, job, shards, out, nodes, timeout))
 
 
 async def _run(
-    address: BrokerAddress, job: dict[str, Any], shards: dict[str, Shard], out: Path, nodes: int, timeout: float
+    address: Callable[[str], BrokerAddress],
+    job: dict[str, Any],
+    shards: dict[str, Shard],
+    out: Path,
+    nodes: int,
+    timeout: float,
 ) -> Outcome:
     topics = Topics(f"t-{secrets.token_hex(6)}")
     worker = SharedWorker()
@@ -90,7 +98,7 @@ async def _run(
         return lambda level, event, facts: log.append((id, event, {"level": level, **facts}))
 
     def driver(machine: Any, performer: Any, role: str, id: str) -> Driver:
-        return Driver(machine, performer, address, client_id(role, id, machine.boot), logger(id), worker=worker)
+        return Driver(machine, performer, address(id), client_id(role, id, machine.boot), logger(id), worker=worker)
 
     orchestrator = OrchestratorMachine(
         read_job(job, "job"), f"run-{secrets.token_hex(3)}", secrets.token_hex(4), topics

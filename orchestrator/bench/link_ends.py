@@ -116,7 +116,7 @@ async def _link(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def _bare(arguments: argparse.Namespace) -> dict[str, float]:
-    """paho alone: pieces of `chunk` bytes at QoS 0, 8 MiB ahead of the receiver, which says every quarter what it has."""
+    """paho alone: pieces of `chunk` bytes at QoS 0, 8 MiB ahead of the receiver, which acknowledges every quarter."""
     address = parse_broker(arguments.broker)
     sending = arguments.role == "a"
     state: dict[str, Any] = {"got": 0, "acked": 0, "started": 0.0, "cpu": 0.0, "done": False, "go": False}

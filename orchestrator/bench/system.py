@@ -1,4 +1,4 @@
-"""A whole local system under observation: real processes and broker, synthetic data; what it did in its steady state."""
+"""A whole local system under observation: real processes and broker, synthetic data; what its steady state was."""
 
 import asyncio
 import contextlib

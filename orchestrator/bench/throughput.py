@@ -95,8 +95,9 @@ def _plain(setting: Setting, threads: list[int], seconds: float = 10.0) -> float
     """Samples a second of plain PyTorch: one process for each entry, with so many threads, side by side."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.bench.plain", "--model", setting.model,
-             "--args", json.dumps(setting.args), "--batch-size", str(setting.batch_size), "--threads", str(count), "--seconds", str(seconds)],
+            [sys.executable, "-m", "orchestrator.bench.plain",
+             "--model", setting.model, "--args", json.dumps(setting.args), "--batch-size", str(setting.batch_size),
+             "--threads", str(count), "--seconds", str(seconds)],
             stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)},
         )
         for count in threads

@@ -1,0 +1,154 @@
+"""The commands a person runs first, as real processes: `mpsl local` and `mpsl demo`, their files, their ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from fleet import make_shards
+from oracle import Setting, oracle
+from safetensors.torch import load_file
+
+from mpsl.nn.models import build
+
+MPSL = [sys.executable, "-c", "from broker.command import main; main()"]
+JOB = """
+[run]
+name = "local"
+rounds = {rounds}
+batch_size = 8
+[model]
+name = "digits-cnn"
+args = {{ dropout = 0.2 }}
+cuts = {cuts}
+[optimizer]
+name = "sgd"
+lr = 0.05
+momentum = 0.9
+[fleet]
+devices = {devices}
+nodes = {nodes}
+"""
+
+
+def mpsl(*arguments: str, timeout: float = 120.0) -> "subprocess.CompletedProcess[str]":
+    """Run the command and keep what it says."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*MPSL, *arguments], check=False, capture_output=True, text=True, timeout=timeout, env=environment
+    )
+
+
+def write_job(directory: Path, **settings: Any) -> Path:
+    """A job file of the digits network."""
+    path = directory / "job.toml"
+    path.write_text(JOB.format(**{"rounds": 2, "cuts": [2, 5, 8], "devices": 2, "nodes": 2, **settings}))
+    return path
+
+
+def write_shards(directory: Path, sizes: list[int]) -> dict[str, tuple[Any, Any]]:
+    """Random shards as files."""
+    directory.mkdir()
+    shards = make_shards(sizes, (1, 8, 8), 10, test=6)
+    for id, shard in shards.items():
+        np.savez(directory / f"{id}.npz", x=shard.x, y=shard.y, x_test=shard.x_test, y_test=shard.y_test)
+    return {id: (shard.x, shard.y) for id, shard in shards.items()}
+
+
+@pytest.mark.parametrize("engine", ["mosquitto", "embedded"])
+def test_local_is_exact_and_leaves_its_files(tmp_path: Path, engine: str) -> None:
+    torch.set_num_threads(1)
+    shards = write_shards(tmp_path / "shards", [21, 14])
+    out = tmp_path / "out"
+    job = write_job(tmp_path)
+    done = mpsl("local", str(job), "--data", str(tmp_path / "shards"), "--out", str(out), "--engine", engine, "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert summary == json.loads((out / "summary.json").read_text())
+    assert set(summary) == {"run", "state", "reason", "rounds", "accuracy", "loss", "seconds"}
+    assert summary["state"] == "done"
+
+    setting = Setting("digits-cnn", {"dropout": 0.2}, "sgd", 0.05, 2, 8, momentum=0.9)
+    expected, _ = oracle(setting, shards, [metrics["devices"] for metrics in summary["rounds"]])
+    model = build("digits-cnn", dropout=0.2)
+    model.load_state_dict(load_file(out / "model.safetensors"))
+    state = model.state_dict()
+    assert [name for name in expected if not torch.equal(state[name], expected[name])] == []
+    torch.manual_seed(0)
+    initial = build("digits-cnn", dropout=0.2).state_dict()
+    stored = load_file(out / "initial.safetensors")
+    assert all(torch.equal(initial[name], stored[name]) for name in initial)
+    assert json.loads((out / "plan.json").read_text())["cuts"] == [2, 5, 8]
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_wrong_use_is_status_2(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", [21, 14])
+    for settings, word in (({"cuts": [2, 5, 40]}, "cuts"), ({"rounds": 0}, "rounds"), ({"devices": 3}, "devices")):
+        job = write_job(tmp_path, **settings)
+        done = mpsl("local", str(job), "--data", str(tmp_path / "shards"), "--out", str(tmp_path / "out"))
+        assert done.returncode == 2, done.stderr
+        assert word in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_bad_shard_is_named_and_the_run_fails(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", [21, 14])
+    x = np.zeros((9, 1, 8, 8), dtype=np.float32)
+    x[4] = np.nan
+    np.savez(tmp_path / "shards" / "dev-2.npz", x=x, y=np.zeros(9, dtype=np.int64))
+    out = tmp_path / "out"
+    done = mpsl("local", str(write_job(tmp_path)), "--data", str(tmp_path / "shards"), "--out", str(out), "--json")
+    assert done.returncode in (1, 2)
+    assert "dev-2.npz" in done.stderr
+    assert "NaN" in done.stderr
+
+
+def of_this_run(mark: str) -> list[psutil.Process]:
+    """The processes that carry the mark in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MPSL_TEST_MARK") == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "kill-9"])
+def test_the_demo_leaves_no_process_behind(tmp_path: Path, number: signal.Signals) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPSL_TEST_MARK": str(tmp_path)}
+    command = [*MPSL, "demo", "--out", str(tmp_path / "out"), "--rounds", "50"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    ) as demo:
+        deadline = time.monotonic() + 90
+        while not (tmp_path / "out" / "metrics.jsonl").exists():
+            assert time.monotonic() < deadline, "the demo did not finish a round"
+            assert demo.poll() is None
+            time.sleep(0.2)
+        # The demo itself, the broker, two nodes and four devices.
+        assert len(of_this_run(str(tmp_path))) >= 8
+        demo.send_signal(number)
+        assert demo.wait(30) != 0
+    deadline = time.monotonic() + 15
+    while of_this_run(str(tmp_path)):
+        assert time.monotonic() < deadline, [process.cmdline() for process in of_this_run(str(tmp_path))]
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_the_demo_reaches_its_accuracy(tmp_path: Path) -> None:
+    done = mpsl("demo", "--out", str(tmp_path / "out"), "--json", timeout=170)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["accuracy"] >= 0.97
+    assert str(tmp_path / "out" / "model.safetensors") in done.stderr
