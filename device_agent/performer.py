@@ -1,13 +1,16 @@
-"""The device's jobs: first and last part, its samples and labels. Nothing but activations, gradients and counts go out."""
+"""The device's jobs: first and last part, its samples and labels.
+
+Nothing but activations, gradients, weights and counts goes out.
+"""
 
 import functools
 
-import numpy as np
 import torch
 from torch.nn import functional
 
+from device_agent.gradient_feedback import GradientFeedback
 from device_agent.shard import Shard
-from mpsl.batches import batches_per_epoch, micro_batches, order
+from mpsl.batches import Indices, batches_per_epoch, micro_batches, order
 from mpsl.errors import UsageError
 from mpsl.machines.jobs import (
     Begin,
@@ -34,6 +37,7 @@ from mpsl.nn import tensors, weights
 from mpsl.nn.copy import Copy
 from mpsl.nn.models import describe
 from mpsl.nn.part import build_part, probe, state_tensors
+from mpsl.nn.weights import RAW, WeightCodec
 from mpsl.plan import Plan
 
 
@@ -47,7 +51,7 @@ class DevicePerformer:
 
     def write(self, source: str, message: Slice) -> None:
         """Take a slice of committed weights in."""
-        weights.write(self._arrays[message.part], message)
+        weights.write(self._arrays[message.part], message, self._global_codecs[message.part])
 
     @functools.singledispatchmethod
     def perform(self, job: Job) -> Result:
@@ -61,15 +65,23 @@ class DevicePerformer:
         model = describe(section.name, **section.args)
         self._shard.check(model.accepts, model.input_shape(), model.num_classes)
         self._parts = [build_part(section, blocks) for blocks in (plan.first_blocks, plan.last_blocks)]
-        self._arrays = [weights.arrays_of(state_tensors(part)) for part in self._parts]
+        named = [state_tensors(part) for part in self._parts]
+        self._arrays = [weights.arrays_of(tensors_of_part) for tensors_of_part in named]
+        wire = plan.job.wire
+        codec = WeightCodec(wire.weights)
+        self._global_codecs = [codec.globals(tensors_of_part) for tensors_of_part in named]
+        self._update_codecs = [codec.updates(tensors_of_part) for tensors_of_part in named]
+        self._feedback = GradientFeedback(wire.gradients, self._shard.samples)
         self._plan = plan
         batch = plan.job.run.batch_size
         test_batches = batches_per_epoch(self._shard.test_samples, batch)
-        return Prepared(sum(map(weights.weights_bytes, self._arrays)), self._shard.samples, test_batches)
+        coded = zip(self._arrays, self._global_codecs, strict=True)
+        globals_bytes = sum(weights.coded_bytes(arrays, codecs, wire.chunk_bytes) for arrays, codecs in coded)
+        return Prepared(globals_bytes, self._shard.samples, test_batches)
 
     @perform.register
     def _leave(self, job: Leave) -> Result:
-        for name in ("_parts", "_arrays", "_first", "_last"):
+        for name in ("_parts", "_arrays", "_begun_with", "_feedback", "_first", "_last"):
             self.__dict__.pop(name, None)
         self._plan = None
         return Result()
@@ -80,6 +92,11 @@ class DevicePerformer:
         first, last = self._parts
         self._first = Copy(first, optimizer, seed, input_gradient=False)
         self._last = Copy(last, optimizer, seed, input_gradient=True)
+        self._feedback.begin(job.round)
+        self._begun_with = [
+            {index: arrays[index].copy() for index, codec in enumerate(codecs) if codec != RAW}
+            for arrays, codecs in zip(self._arrays, self._update_codecs, strict=True)
+        ]
         return Result()
 
     @perform.register
@@ -92,7 +109,7 @@ class DevicePerformer:
         plan = self._need()
         value = tensors.decode(job.tensor, plan.job.wire.activations, plan.message_bytes)
         mean, gradient = self._loss_and_gradient(job.ticket, value)
-        return Turned(tensors.encode(gradient, plan.job.wire.gradients), mean)
+        return Turned(self._feedback.encode(gradient, self._indices(job.ticket)[job.ticket.micro].tolist()), mean)
 
     @perform.register
     def _complete(self, job: Complete) -> Result:
@@ -108,7 +125,7 @@ class DevicePerformer:
             samples, labels = self._samples(ticket)
             output = self._first.forward(ticket, samples).requires_grad_()
             mean = functional.cross_entropy(output, labels)
-            self._scaled(mean, ticket, len(labels)).backward()
+            self._scaled(mean, ticket, len(labels)).backward()  # type: ignore[no-untyped-call]
             total += mean.item() * len(labels)
             assert output.grad is not None
             self._first.backward(ticket, output.grad)
@@ -118,8 +135,10 @@ class DevicePerformer:
     def _export(self, job: Export) -> Result:
         chunk = self._need().job.wire.chunk_bytes
         found: list[Slice] = []
-        for part, arrays in enumerate(self._arrays):
-            found += weights.slices(arrays, "update", job.version, job.attempt, part, chunk)
+        for part, (arrays, codecs) in enumerate(zip(self._arrays, self._update_codecs, strict=True)):
+            before = self._begun_with[part]
+            changes = [array - before[index] if index in before else array for index, array in enumerate(arrays)]
+            found += weights.slices(changes, "update", job.version, job.attempt, part, chunk, codecs)
         self.__dict__.pop("_first", None)
         self.__dict__.pop("_last", None)
         return Exported(found)
@@ -146,10 +165,10 @@ class DevicePerformer:
             raise RuntimeError("no run is prepared")
         return self._plan
 
-    def _indices(self, ticket: Ticket) -> list[np.ndarray[tuple[int], np.dtype[np.int64]]]:
+    def _indices(self, ticket: Ticket) -> list[Indices]:
         run = self._need().job.run
         whole = order(self._shard.samples, run.seed, ticket.round, ticket.epoch, self._id, run.shuffle)
-        return micro_batches(whole, ticket.batch, run.batch_size, run.micro_batches)  # type: ignore[return-value]
+        return micro_batches(whole, ticket.batch, run.batch_size, run.micro_batches)
 
     def _samples(self, ticket: Ticket) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = self._indices(ticket)[ticket.micro]
@@ -171,7 +190,7 @@ class DevicePerformer:
         if output.shape[0] != len(labels):
             raise UsageError(f"an activation of {output.shape[0]} rows came back for {len(labels)} samples")
         mean = functional.cross_entropy(output, labels)
-        self._scaled(mean, ticket, len(labels)).backward()
+        self._scaled(mean, ticket, len(labels)).backward()  # type: ignore[no-untyped-call]
         assert output.grad is not None
         gradient = self._last.backward(ticket, output.grad)
         assert gradient is not None

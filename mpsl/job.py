@@ -85,11 +85,15 @@ class OptimizerSection:
 
 @dataclass(frozen=True)
 class WireSection:
-    """[wire]: codec of every edge forward and backward, and the bytes of one publish."""
+    """[wire]: codec of every edge forward and backward, and the bytes of one publish.
+
+    `weights` codes what travels between devices and orchestrator; fp32 is exact, the others only nearly so.
+    """
 
     activations: str = "fp32"
     gradients: str = "fp32"
     chunk_bytes: int = 512 * 1024
+    weights: Literal["fp32", "fp16", "int8"] = "fp32"
 
     def __post_init__(self) -> None:
         if not 4096 <= self.chunk_bytes <= 64 * 1024 * 1024:
@@ -131,7 +135,10 @@ class Job:
     def __post_init__(self) -> None:
         cuts, nodes = self.model.cuts, self.fleet.nodes
         if nodes < self.hops:
-            raise ValueError(f"[fleet] nodes = {nodes}, but {len(cuts or ())} cuts make {self.hops} hops; name at least as many nodes")
+            raise ValueError(
+                f"[fleet] nodes = {nodes}, but {len(cuts or ())} cuts make {self.hops} hops; "
+                "name at least as many nodes"
+            )
 
     @property
     def hops(self) -> int:
@@ -150,5 +157,7 @@ def read_job(data: object, where: str) -> Job:
     """A job from the plain dicts of a TOML or JSON file; raises UsageError that names `where` and the key."""
     job = facts.read(Job, data, where)
     if job.model.cuts is not None and len(job.model.cuts) == 1:
-        raise UsageError(f"{where}: model.cuts: one cut leaves no hop between the device's parts; N hops need N + 1 cuts")
+        raise UsageError(
+            f"{where}: model.cuts: one cut leaves no hop between the device's parts; N hops need N + 1 cuts"
+        )
     return job

@@ -337,7 +337,7 @@ def test_encoding_does_not_change_the_array() -> None:
 
 
 def test_specs() -> None:
-    assert codecs.names() == ["bf16", "fp16", "fp32", "int4", "int8", "topk"]
+    assert codecs.names() == ["affine", "bf16", "fp16", "fp32", "huffman", "int4", "int8", "topk"]
     for spec in SPECS:
         assert parse(spec).spec == spec
         assert parse(spec) == parse(spec)
@@ -350,7 +350,7 @@ def test_specs() -> None:
     ("spec", "says"),
     [
         ("fp61", "did you mean 'fp16'"),
-        ("", "known: bf16, fp16"),
+        ("", "known: affine, bf16, fp16"),
         ("fp16:3", "takes no argument"),
         ("int8:", "takes no argument"),
         *[

@@ -17,9 +17,6 @@ from mpsl.errors import UsageError, WireError
 GROUP = 128
 """Values that share a lowest value and a step; divides PIECE."""
 
-TOGETHER = 8
-"""So many integers of b bits fill b bytes."""
-
 TO_INTEGER = np.float32(2**23)
 """Added to a float from 0 on it rounds to the integer, ties to even, and leaves that in the lowest bits of the sum."""
 
@@ -43,19 +40,27 @@ class Affine(Codec):
     def __post_init__(self) -> None:
         if self.argument not in ("2", "3", "4"):
             given = "nothing" if self.argument is None else repr(self.argument)
-            raise UsageError(f"codec 'affine' needs the bits of a value, 2, 3 or 4, as in 'affine:3'; got {given}")
+            raise UsageError(
+                f"codec {self.name!r} needs the bits of a value, 2, 3 or 4, as in '{self.name}:3'; got {given}"
+            )
 
     @property
     def bits(self) -> int:
         """Of each value."""
         return int(self.argument or 0)
 
+    @property
+    def word(self) -> tuple[int, int]:
+        """How integers are packed: so many together, in so many bytes."""
+        return 8, self.bits
+
     def _most(self, values: int) -> tuple[int, ...]:
         groups = -(-values // GROUP)
         return (2 * groups, 2 * groups, self._packed_bytes(values))
 
     def _packed_bytes(self, values: int) -> int:
-        return -(-values // TOGETHER) * self.bits
+        together, nbytes = self.word
+        return -(-values // together) * nbytes
 
     def _encode(self, flat: Floats) -> Sequence[NDArray[np.generic]]:
         groups = -(-flat.size // GROUP)
@@ -97,12 +102,13 @@ class Affine(Codec):
 
     def _pack(self, integers: NDArray[np.uint32]) -> NDArray[np.uint8]:
         """Whole groups of integers, each in the lowest bits of its word, as bytes."""
-        columns = integers.reshape(-1, TOGETHER)
+        together, nbytes = self.word
+        columns = integers.reshape(-1, together)
         columns &= 2**self.bits - 1
         words = columns[:, 0].copy()
-        for place in range(1, TOGETHER):
+        for place in range(1, together):
             words |= columns[:, place] << np.uint32(place * self.bits)
-        return words.view(np.uint8).reshape(-1, 4)[:, : self.bits].reshape(-1)
+        return words.view(np.uint8).reshape(-1, 4)[:, :nbytes].reshape(-1)
 
     def _decode(self, planes: Sequence[Plane], flat: Floats) -> None:
         low, step = np.empty(len(planes[0]) // 2, "<f4"), np.empty(len(planes[1]) // 2, "<f4")
@@ -125,11 +131,12 @@ class Affine(Codec):
 
     def _unpack(self, packed: NDArray[np.uint8], values: Floats) -> None:
         """The integers of `packed`, as floats, into the first of `values`."""
-        words = np.zeros((len(packed) // self.bits, 4), np.uint8)
-        words[:, : self.bits] = packed.reshape(-1, self.bits)
+        together, nbytes = self.word
+        words = np.zeros((len(packed) // nbytes, 4), np.uint8)
+        words[:, :nbytes] = packed.reshape(-1, nbytes)
         column = words.view("<u4")[:, 0]
-        places = values[: len(column) * TOGETHER].reshape(-1, TOGETHER)
-        for place in range(TOGETHER):
+        places = values[: len(column) * together].reshape(-1, together)
+        for place in range(together):
             places[:, place] = (column >> np.uint32(place * self.bits)) & np.uint32(2**self.bits - 1)
 
     def _packed(self, part: slice) -> slice:

@@ -58,6 +58,8 @@ class Codec(ABC):
     name: ClassVar[str]
     exact: ClassVar[bool] = False
     """True where decoding gives back the very same bits."""
+    feedback: ClassVar[bool] = False
+    """True where a device does well to send what is left out of a sample's gradient with that sample's next one."""
 
     def __post_init__(self) -> None:
         if self.argument is not None:

@@ -38,6 +38,7 @@ class TopK(Codec):
     """
 
     name = "topk"
+    feedback = True
 
     def __post_init__(self) -> None:
         if self.argument is None or not _DECIMAL.match(self.argument) or not 0 < Fraction(self.argument) <= 1:
