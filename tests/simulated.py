@@ -5,7 +5,7 @@ What a run must keep whatever happens is checked here, after every event and at 
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,8 @@ from mpsl.machines.orchestrator import OrchestratorMachine, OrchestratorState
 from mpsl.machines.participant import Participant
 from mpsl.nn.models import build
 from mpsl.sim.faults import Faults, Mishap
-from mpsl.sim.process import Process
-from mpsl.sim.simulation import Ending, Simulation
+from mpsl.sim.process import Duration, Process
+from mpsl.sim.simulation import NO_FAULTS, Ending, Simulation
 from mpsl.topics import Topics
 from orchestrator.performer import OrchestratorPerformer
 
@@ -66,7 +66,7 @@ class Scenario:
     start_timeout_s: float = 300.0
     max_packet: int | None = None
     slowest_job_s: float = 0.05
-    faults: Faults = Faults()
+    faults: Faults = NO_FAULTS
 
     @property
     def devices(self) -> list[str]:
@@ -208,60 +208,83 @@ class Outcome:
         return "\n".join([*last, f"summary: {self.summary}"])
 
 
-Duration = Callable[[str, Job], float]
+class World:
+    """The processes of a scenario; `once`: devices and nodes leave after a run, otherwise they wait for the next."""
+
+    def __init__(self, scenario: Scenario, duration: Duration | None = None, once: bool = True) -> None:
+        torch.set_num_threads(1)
+        self.scenario = scenario
+        self.chance = random.Random(scenario.seed)
+        self.orchestrators: dict[str, OrchestratorMachine] = {}
+        self.most_copies: dict[str, int] = {}
+        self._once = once
+        self._shards = scenario.shards()
+        self.simulation = Simulation(
+            self.chance,
+            scenario.faults,
+            duration or self._any_duration,
+            watch=self._watch,
+            max_packet=scenario.max_packet,
+        )
+
+    def add_devices_and_nodes(self) -> None:
+        """All of the scenario's, within two seconds."""
+        for id in self.scenario.nodes:
+            self.simulation.add(id, lambda boot, id=id: self._hop(id, boot), self.chance.uniform(0, 2))
+        for id in self.scenario.devices:
+            self.simulation.add(id, lambda boot, id=id: self.device(id, boot), self.chance.uniform(0, 2))
+
+    def add_orchestrator(self, out: Path, at: float, id: str = "orch") -> None:
+        """A process `id` that conducts one run."""
+
+        def start(boot: str) -> Any:
+            run = f"sim-{len(self.orchestrators):06x}"
+            machine = OrchestratorMachine(read_job(self.scenario.job(), "job"), run, boot, TOPICS)
+            self.orchestrators[id] = machine
+            return machine, OrchestratorPerformer(out)
+
+        self.simulation.add(id, start, at)
+
+    def device(self, id: str, boot: str) -> Any:
+        """A device's machine and performer."""
+        return DeviceMachine(id, boot, TOPICS, {}, self._once), DevicePerformer(id, self._shards[id])
+
+    def _hop(self, id: str, boot: str) -> Any:
+        return HopMachine(id, boot, TOPICS, {"memory_budget": None}, self._once), HopPerformer(id)
+
+    def run(self) -> Ending:
+        """Until the run is over for everyone, or nobody can say that it still goes on."""
+        ending = self.simulation.run(0.0)
+        while ending.seconds < DEADLINE_S and not is_settled(self.simulation):
+            ending = self.simulation.run(ending.seconds + 10.0)
+        return ending
+
+    def _any_duration(self, process: str, job: Job) -> float:
+        return self.chance.uniform(0, self.scenario.slowest_job_s)
+
+    def _watch(self, process: Process) -> None:
+        machine, performer = process.machine, process.performer
+        if isinstance(machine, HopMachine) and isinstance(performer, HopPerformer):
+            alive = max(len(machine.copies), performer.copies_alive)
+            self.most_copies[process.id] = max(alive, self.most_copies.get(process.id, 0))
+        elif isinstance(machine, OrchestratorMachine) and machine.state is OrchestratorState.REPORTING:
+            check_nothing_is_left(self.simulation.processes)
 
 
-def simulate(scenario: Scenario, out: Path, duration: Duration | None = None) -> Outcome:
+def simulate(scenario: Scenario, out: Path, duration: Duration | None = None, world: World | None = None) -> Outcome:
     """Run a scenario to its end."""
-    torch.set_num_threads(1)
-    chance = random.Random(scenario.seed)
-    shards = scenario.shards()
-    machines: list[OrchestratorMachine] = []
-    most_copies: dict[str, int] = {}
-
-    def any_duration(process: str, job: Job) -> float:
-        return chance.uniform(0, scenario.slowest_job_s)
-
-    def watch(process: Process) -> None:
-        if isinstance(process.machine, HopMachine):
-            assert isinstance(process.performer, HopPerformer)
-            alive = max(len(process.machine.copies), process.performer.copies_alive)
-            most_copies[process.id] = max(alive, most_copies.get(process.id, 0))
-        elif process.id == "orch" and process.machine.state is OrchestratorState.REPORTING:  # type: ignore[attr-defined]
-            check_nothing_is_left(simulation.processes)
-
-    simulation = Simulation(
-        chance, scenario.faults, duration or any_duration, watch=watch, max_packet=scenario.max_packet
-    )
-
-    def orchestrator(boot: str) -> Any:
-        machine = OrchestratorMachine(read_job(scenario.job(), "job"), "sim-000001", boot, TOPICS)
-        machines.append(machine)
-        return machine, OrchestratorPerformer(out)
-
-    def hop(id: str) -> Callable[[str], Any]:
-        return lambda boot: (HopMachine(id, boot, TOPICS, {"memory_budget": None}, once=True), HopPerformer(id))
-
-    def device(id: str) -> Callable[[str], Any]:
-        return lambda boot: (DeviceMachine(id, boot, TOPICS, {}, once=True), DevicePerformer(id, shards[id]))
-
-    simulation.add("orch", orchestrator, chance.uniform(0, 2))
-    for id in scenario.nodes:
-        simulation.add(id, hop(id), chance.uniform(0, 2))
-    for id in scenario.devices:
-        simulation.add(id, device(id), chance.uniform(0, 2))
-    ending = simulation.run(0.0)
-    while ending.seconds < DEADLINE_S and not is_settled(simulation.processes):
-        ending = simulation.run(ending.seconds + 10.0)
-    summary = machines[0].summary if machines else {}
-    return Outcome(scenario, simulation, ending, summary, out, most_copies)
+    world = world or World(scenario, duration)
+    world.add_orchestrator(out, world.chance.uniform(0, 2))
+    world.add_devices_and_nodes()
+    ending = world.run()
+    return Outcome(scenario, world.simulation, ending, world.orchestrators["orch"].summary, out, world.most_copies)
 
 
-def is_settled(processes: Mapping[str, Process]) -> bool:
-    """Whether the run is over for everyone: a device or node that is in no run may wait for the next one for ever."""
-    return "orch" in processes and all(
+def is_settled(simulation: Simulation) -> bool:
+    """Whether all is over: a device or node that is in no run may wait for the next one for ever."""
+    return not simulation.coming and all(
         process.over or (isinstance(process.machine, Participant) and process.machine.plan is None)
-        for process in processes.values()
+        for process in simulation.processes.values()
     )
 
 
@@ -284,7 +307,7 @@ def check_nothing_is_left(processes: Mapping[str, Process]) -> None:
 def check(outcome: Outcome) -> None:
     """What holds for every run: nothing hangs; it is done with the reference's result, or failed with a reason."""
     ending, summary, scenario = outcome.ending, outcome.summary, outcome.scenario
-    assert is_settled(outcome.simulation.processes), f"hang at {ending.seconds:.0f} s: {ending.hung}"
+    assert is_settled(outcome.simulation), f"hang at {ending.seconds:.0f} s: {ending.hung}"
     assert summary["state"] in ("done", "failed")
     if "orch" not in outcome.status:
         return  # it has crashed: that everyone has left is all there is to say
@@ -339,14 +362,13 @@ def setting_of(scenario: Scenario) -> Setting:
     )
 
 
-def run_and_check(scenario: Scenario, out: Path, duration: Duration | None = None) -> Outcome:
+def run_and_check(
+    scenario: Scenario, out: Path, duration: Duration | None = None, world: World | None = None
+) -> Outcome:
     """Simulate and check; a failure says how to see it again and what happened last."""
-    outcome = simulate(scenario, out, duration)
+    outcome = simulate(scenario, out, duration, world)
     try:
         check(outcome)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{outcome.trace()}\nthat was {scenario}: {error}") from None
     return outcome
-
-
-__all__ = ["Outcome", "Scenario", "check", "random_mishaps", "random_scenario", "replace", "run_and_check", "simulate"]

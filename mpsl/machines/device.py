@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mpsl.batches import batches_per_epoch
+from mpsl.machines.arrivals import Arrivals
 from mpsl.machines.effects import Run, Write
-from mpsl.machines.events import JobDone
+from mpsl.machines.events import JobDone, JobFailed
 from mpsl.machines.jobs import (
     Begin,
     BeginProbe,
@@ -98,8 +99,12 @@ class DeviceMachine(Participant):
         return self.TABLE[self.state]
 
     def progress(self) -> dict[str, Any]:
-        """State, round and batches of the round made so far."""
-        return {"state": self.state.value, "round": self._round, "batch": self._batches_done, "batches": self._batches}
+        """State, round, batches of the round (or of the evaluation) made so far, and all bytes that have come in."""
+        done, due = self._batches_done, self._batches
+        if self.state is DeviceState.PROBING:
+            done, due = self._probe, self._test_batches
+        received = self.channel.received_bytes if self.channel else 0
+        return {"state": self.state.value, "round": self._round, "batch": done, "batches": due, "received": received}
 
     def named_in(self, plan: Plan) -> bool:
         """Whether the plan has a place for this very process."""
@@ -114,9 +119,9 @@ class DeviceMachine(Participant):
         self.state = DeviceState.IDLE
         self._chain: list[Address] = []
         self._weights_bytes = 0
-        self._arrived_bytes = 0
-        self._arriving: int | None = None
+        self._arrivals = Arrivals()
         self._held: int | None = None
+        self._trained = 0
         self._samples = 0
         self._test_batches = 0
         self._round = 0
@@ -140,18 +145,16 @@ class DeviceMachine(Participant):
     # Weights and admission
 
     def _store(self, source: str, message: Slice) -> None:
-        if source != ORCHESTRATOR or message.purpose != "global":
-            self._stale(message, "not for us")
+        if message.version < self._trained:
+            # A repeat of what has been trained on: it must not overwrite the result.
+            self._stale(message, "of a former round")
             return
-        if message.version != self._arriving:
-            self._arriving = message.version
-            self._arrived_bytes = 0
         self._held = None
-        self._arrived_bytes += message.tensor.nbytes
+        self._arrivals.add(message)
         self._do(Write(source, message))
-        if self._arrived_bytes == self._weights_bytes:
-            self._held = self._arriving
-            self._arriving = None
+        if self._arrivals.bytes == self._weights_bytes:
+            self._held = message.version
+            self._arrivals = Arrivals()
             self._start_if_ready()
 
     def _admitted(self, source: str, message: Admit) -> None:
@@ -171,6 +174,7 @@ class DeviceMachine(Participant):
             self.state = DeviceState.TRAINING
             self._began = self.now
             self._held = None
+            self._trained = self._round
             self._run(StartRound(self._round, self._attempt))
             self._next_batch()
         elif self.state is DeviceState.CALLED and self._held == self._round:
@@ -183,9 +187,10 @@ class DeviceMachine(Participant):
             self.state = DeviceState.WAITING
 
     def _discard(self, source: str, message: Discard) -> None:
-        if message.attempt != self._attempt:
+        if message.attempt < self._attempt:
             self._stale(message, "of another attempt")
             return
+        # A later attempt than ours: its admission was dropped with the link, the answer is due all the same.
         self.state = DeviceState.WAITING
         self._held = None
         self._attempt = 0
@@ -282,9 +287,10 @@ class DeviceMachine(Participant):
         assert self.plan is not None
         return self._loss / self.plan.job.run.local_epochs
 
-    def job_failed(self) -> None:
+    def job_failed(self, event: JobFailed) -> None:
         """A job raised: the orchestrator has been told; a discard can be answered."""
-        self._busy = max(0, self._busy - 1)
+        if not isinstance(event.job, Prepare):
+            self._busy -= 1
         self._pay()
 
     def _continue(self, job: Any, result: Any) -> None:

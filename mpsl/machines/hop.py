@@ -1,4 +1,4 @@
-"""The hop: one part on a compute node, a copy of it for every admitted device, a worker that never waits with work ready.
+"""The hop: one part on a compute node, a copy of it for every admitted device, a worker that never waits with work.
 
 What is to be done next is decided here, by the schedule, whenever the worker is free. Which devices count is the
 orchestrator's word alone.
@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from mpsl.machines.arrivals import Arrivals
 from mpsl.machines.effects import Run, Write
-from mpsl.machines.events import JobDone
+from mpsl.machines.events import JobDone, JobFailed
 from mpsl.machines.jobs import (
     Backward,
     CommitPart,
@@ -39,6 +40,7 @@ from mpsl.messages import (
     Committed,
     Discard,
     Discarded,
+    Fault,
     Finished,
     Gradient,
     Joined,
@@ -137,11 +139,10 @@ class HopMachine(Participant):
         self._seat: Seat | None = None
         self._queue = ReadyQueue()
         self._known_attempts: dict[str, int] = defaultdict(int)
-        self._early: dict[tuple[str, int], list[tuple[str, Message]]] = defaultdict(list)
-        self._early_probes: list[tuple[str, Probe]] = []
-        self._discards: dict[str, int] = {}
+        self._early: dict[str, tuple[int, list[Activation]]] = {}
+        self._early_probes: dict[str, Probe] = {}
         self._weights_bytes = 0
-        self._arrived_bytes = 0
+        self._arrivals = Arrivals()
         self._version = -1
         self._steps = 0
         self._stepped_at = 0.0
@@ -191,13 +192,10 @@ class HopMachine(Participant):
         self._stale(message, "before the part was there")
 
     def _store(self, source: str, message: Slice) -> None:
-        if source != ORCHESTRATOR or message.purpose != "global":
-            self._stale(message, "not for us")
-            return
-        self._arrived_bytes += message.tensor.nbytes
+        self._arrivals.add(message)
         self._do(Write(source, message))
-        if self._arrived_bytes == self._weights_bytes:
-            self._arrived_bytes = 0
+        if self._arrivals.bytes == self._weights_bytes:
+            self._arrivals = Arrivals()
             if self.state is HopState.LOADING:
                 self._version = message.version
                 self.state = HopState.SERVING
@@ -206,15 +204,16 @@ class HopMachine(Participant):
     # Admission
 
     def _admit(self, source: str, message: Admit) -> None:
-        if source != ORCHESTRATOR or message.device in self.copies:
-            self._stale(message, "from another, or twice")
+        if message.device in self.copies:
+            self._stale(message, "twice")
             return
         self._round = message.round
         self._known_attempts[message.device] = message.attempt
         self.copies[message.device] = Copy(message.attempt, message.batches)
         self._queue_job(CopyPart(message.device, message.attempt, message.round))
-        for early_source, early in self._early.pop((message.device, message.attempt), []):
-            self._deliver(early_source, early)
+        if message.device in self._early and self._early[message.device][0] <= message.attempt:
+            for activation in self._early.pop(message.device)[1]:
+                self._activation(message.device, activation)
 
     def _accept(self, source: str, message: Accept) -> None:
         copy = self.copies.get(message.device)
@@ -230,8 +229,8 @@ class HopMachine(Participant):
         attempt = max(self._known_attempts[message.device], message.attempt)
         self._known_attempts[message.device] = attempt
         self.copies.pop(message.device, None)
-        for key in [key for key in self._early if key[0] == message.device and key[1] <= attempt]:
-            del self._early[key]
+        if message.device in self._early and self._early[message.device][0] <= attempt:
+            del self._early[message.device]
         self._queue.waiting = [entry for entry in self._queue.waiting if _device_of(entry[2]) != message.device]
         if self.channel is not None and self.plan is not None and message.device in self.plan.devices:
             self.channel.forget(message.device)
@@ -240,16 +239,28 @@ class HopMachine(Participant):
     # The pipeline
 
     def _copy_for(self, source: str, message: Activation | Gradient) -> Copy | None:
-        """The copy that a tensor is for; early arrivals wait for their admission, late ones are dropped."""
+        """The copy that a tensor is for; early activations wait for their admission, late tensors are dropped."""
         ticket = message.ticket
         copy = self.copies.get(ticket.device)
         if copy is not None and copy.attempt == ticket.attempt:
             return copy
-        if ticket.attempt > self._known_attempts[ticket.device]:
-            self._early[ticket.device, ticket.attempt].append((source, message))
+        if ticket.attempt > self._known_attempts[ticket.device] and isinstance(message, Activation):
+            self._keep_early(message)
         else:
             self._stale(message, "of another attempt")
         return None
+
+    def _keep_early(self, message: Activation) -> None:
+        """Keep the one batch that a device can have in flight, of its newest attempt."""
+        assert self.plan is not None
+        ticket = message.ticket
+        attempt, kept = self._early.get(ticket.device, (0, []))
+        if attempt < ticket.attempt:
+            attempt, kept = self._early[ticket.device] = (ticket.attempt, [])
+        if attempt == ticket.attempt and len(kept) < self.plan.job.run.micro_batches:
+            kept.append(message)
+        else:
+            self._stale(message, "too early")
 
     def _activation(self, source: str, message: Activation) -> None:
         copy = self._copy_for(source, message)
@@ -271,7 +282,7 @@ class HopMachine(Participant):
 
     def _probe(self, source: str, message: Probe) -> None:
         if message.round > self._version:
-            self._early_probes.append((source, message))
+            self._early_probes[message.device] = message
         elif message.round < self._version:
             self._stale(message, "of another round")
         else:
@@ -289,7 +300,9 @@ class HopMachine(Participant):
 
     def _close(self, source: str, message: Close) -> None:
         if message.devices != self._folded:
-            self._stale(message, "of other devices than were folded")
+            self._send(
+                ORCHESTRATOR, Fault(f"folded {self._folded} devices in round {message.round}, not {message.devices}")
+            )
             return
         self._queue_job(Export("sum", message.round))
 
@@ -328,11 +341,11 @@ class HopMachine(Participant):
                 self._version = round
                 self._folded = self._folded_samples = 0
                 self._send(ORCHESTRATOR, Committed(round))
-                early, self._early_probes = self._early_probes, []
-                for source, probe in early:
-                    self._probe(source, probe)
+                early, self._early_probes = self._early_probes, {}
+                for device, probe in early.items():
+                    self._probe(device, probe)
 
-    def job_failed(self) -> None:
+    def job_failed(self, event: JobFailed) -> None:
         """A job raised: the worker is free again, and the orchestrator ends the run."""
         self._worker_free()
 

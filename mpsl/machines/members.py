@@ -1,4 +1,4 @@
-"""The devices of a run as the orchestrator keeps them, and the book of one open round: who waits, is in, counted or out.
+"""The devices of a run as the orchestrator keeps them, and the book of a round: who waits, is in, counted or out.
 
 Decides who is admitted next and who contributes; sends nothing.
 """
@@ -6,6 +6,7 @@ Decides who is admitted next and who contributes; sends nothing.
 import enum
 from dataclasses import dataclass, field
 
+from mpsl.machines.arrivals import Arrivals
 from mpsl.messages import Update
 from mpsl.topics import Address
 
@@ -35,12 +36,16 @@ class Member:
     place: Place = Place.OUT
     held: int = -1
     update: Update | None = None
-    arrived_bytes: int = 0
+    arrivals: Arrivals = field(default_factory=Arrivals)
     finished: set[str] = field(default_factory=set)
     unclear: set[Address] = field(default_factory=set)
-    progress: tuple[int, str] = (0, "")
+    present: bool = False
+    """Whether its `info` has said that it is in this run."""
+    progress: tuple[int, str, int] = (0, "", 0)
+    """Batches of the round, state, and bytes received, as its telemetry says."""
     progress_at: float = 0.0
-    admitted_at: float = 0.0
+    batch_at: float = 0.0
+    discarded_at: float = 0.0
     last_seconds: float = 0.0
     sent: int = 0
     received: int = 0
@@ -55,7 +60,8 @@ class Book:
     most: int
     members: dict[str, Member]
     opened_at: float
-    accepted: list[str] = field(default_factory=list)
+    accepted: dict[str, int] = field(default_factory=dict)
+    """Training samples of the accepted devices, in the order of acceptance."""
     scores: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def open_to(self, ids: list[str]) -> None:
@@ -63,7 +69,7 @@ class Book:
         for id, member in self.members.items():
             member.place = Place.WAITING if id in ids else Place.OUT
             member.update = None
-            member.arrived_bytes = 0
+            member.arrivals = Arrivals()
             member.finished = set()
 
     def at(self, place: Place) -> list[Member]:
@@ -94,7 +100,7 @@ class Book:
     @property
     def weight(self) -> int:
         """Training samples of the accepted devices: what the sums are divided by."""
-        return sum(self.members[id].samples for id in self.accepted)
+        return sum(self.accepted.values())
 
     def loss(self) -> float:
         """Sample-weighted mean of the training losses of the accepted devices, all local epochs together."""

@@ -145,3 +145,6 @@ class Online(Machine):
                 )
         elif leaf == "status":
             self._rival = other if content.get("state") == "online" else None
+            if self._online:
+                # The last will of our former process came late and is retained now: say again that we are here.
+                self._publish(self._own("status"), self._status("online"), retain=True)

@@ -22,9 +22,10 @@ from mpsl.machines.events import (
     Subscribed,
     TimerFired,
 )
-from mpsl.machines.jobs import Leave, Prepare
+from mpsl.machines.jobs import Job, Leave, Prepare, Store
 from mpsl.machines.machine import from_json
 from mpsl.machines.online import Online
+from mpsl.machines.permissions import may_send
 from mpsl.messages import Counters, End, Fault, Joined, Message, Report
 from mpsl.names import ORCHESTRATOR
 from mpsl.plan import Plan
@@ -55,6 +56,10 @@ class Participant(Online):
         self.dropped: Counter[str] = Counter()
         self._once = once
         self._left: set[tuple[str, int]] = set()
+        self._leaving = 0
+        """Runs that were left and whose last job has yet to end."""
+        self._outcome: tuple[int, str] | None = None
+        """How the run has ended, where the orchestrator's state said so before its `End` came."""
 
     # What a role adds
 
@@ -86,7 +91,7 @@ class Participant(Online):
         """A job of the role has ended."""
         raise NotImplementedError
 
-    def job_failed(self) -> None:
+    def job_failed(self, event: JobFailed) -> None:
         """A job of the role has raised; the orchestrator has been told."""
 
     # Being in a run
@@ -128,7 +133,8 @@ class Participant(Online):
     def _seen_plan(self, run: str, topic: str, payload: bytes) -> None:
         if not payload:
             if self.plan and self.plan.run == run:
-                self._leave(1, "the run was cleared before it ended")
+                self._leave(*(self._outcome or (1, "the run was cleared before it ended")))
+            self._left = {(left, term) for left, term in self._left if left != run}
             return
         content = from_json(payload)
         if content is None:
@@ -180,16 +186,25 @@ class Participant(Online):
 
     def _seen_state(self, payload: bytes) -> None:
         content = from_json(payload)
-        if content is not None and content.get("state") == "lost":
-            self._leave(1, "the orchestrator is lost")
-        else:
-            self._do(SetTimer("silence", self.now + SILENCE_S))
+        if content is None or self.plan is None:
+            return
+        if content.get("state") == "lost":
+            if content.get("boot") == self.plan.orchestrator:
+                self._leave(1, "the orchestrator is lost")
+            return
+        if content.get("outcome") in ("done", "failed"):
+            # `End` is on its way; where it gets lost with the orchestrator's connection, the plan's end is ours too.
+            done = content["outcome"] == "done"
+            self._outcome = (0, "done") if done else (1, str(content.get("reason")))
+        self._do(SetTimer("silence", self.now + SILENCE_S))
 
     def _leave(self, status: int, reason: str) -> None:
         plan = self.plan
         assert plan is not None
         self._log("info" if status == 0 else "warning", "left", run=plan.run, status=status, reason=reason)
         self._left.add((plan.run, plan.term))
+        self._leaving += 1
+        self._outcome = None
         self._do(Unsubscribe(tuple(self.run_filters())), CancelTimer("silence"), CancelTimer("link"), Run(Leave()))
         self.end_run()
         self.plan = None
@@ -211,7 +226,9 @@ class Participant(Online):
 
     def _deliver(self, source: str, message: Message) -> None:
         """Give a message to the method that the present state allows it; the rest is counted and dropped."""
-        if isinstance(message, Report) and self.channel:
+        if self.plan is None or not may_send(self.plan, source, self.address(self.plan), message):
+            self._stale(message, "from one who may not send it")
+        elif isinstance(message, Report) and self.channel:
             self._send(ORCHESTRATOR, Counters(message.round, self.channel.sent_bytes, self.channel.received_bytes))
         elif isinstance(message, End):
             if self.channel:
@@ -243,7 +260,7 @@ class Participant(Online):
     def _timer_fired(self, event: TimerFired) -> None:
         match event.name:
             case "silence" if self.plan:
-                self._leave(1, f"no word from the orchestrator for {SILENCE_S:.0f} s")
+                self._leave(*(self._outcome or (1, f"no word from the orchestrator for {SILENCE_S:.0f} s")))
             case "link" if self.channel:
                 self._post(self.channel.due(self.now))
                 self._wake()
@@ -251,15 +268,22 @@ class Participant(Online):
                 self._online_timer(name)
 
     def _job_done(self, event: JobDone) -> None:
-        if self.plan is not None and not isinstance(event.job, Leave):
+        if not self._is_of_former_run(event.job):
             self.job_done(event)
 
     def _job_failed(self, event: JobFailed) -> None:
         self._log("error", "job-failed", job=type(event.job).__name__, reason=event.reason)
-        if self.plan is not None:
+        if not self._is_of_former_run(event.job):
             refused = isinstance(event.job, Prepare)
             self._send(ORCHESTRATOR, Joined(event.reason) if refused else Fault(event.reason))
-            self.job_failed()
+            if not isinstance(event.job, Store):
+                self.job_failed(event)
+
+    def _is_of_former_run(self, job: Job) -> bool:
+        """Jobs end in the order in which they were asked for: all up to `Leave` belong to the run that was."""
+        former = self._leaving > 0
+        self._leaving -= isinstance(job, Leave)
+        return former or self.plan is None
 
 
 def _peers(plan: Plan) -> dict[str, Peer]:

@@ -73,7 +73,8 @@ class Simulation:
         self._known_cables: dict[str, tuple[Cable, Cable]] = {}
         self._watch = watch
         self._starts: dict[str, Start] = {}
-        self._coming = 0
+        self.coming = 0
+        """Processes that have yet to begin, or to come back."""
         self._mishaps: dict[str, list[Mishap]] = {}
         for mishap in sorted(faults.mishaps, key=lambda mishap: mishap.after):
             self._mishaps.setdefault(mishap.process, []).append(mishap)
@@ -81,7 +82,7 @@ class Simulation:
     def add(self, id: str, start: Start, at: float = 0.0) -> None:
         """A process `id` that begins at `at`; after a crash it is made anew with another boot."""
         self._starts[id] = start
-        self._coming += 1
+        self.coming += 1
         self.agenda.at(at, self._begin, id)
 
     def run(self, until: float) -> Ending:
@@ -94,7 +95,7 @@ class Simulation:
         return Ending(self.agenda.now, self.agenda.happened, stops, sorted(self._left()))
 
     def _is_over(self) -> bool:
-        return not self._coming and all(process.over for process in self.processes.values())
+        return not self.coming and all(process.over for process in self.processes.values())
 
     def _left(self) -> Iterator[str]:
         for id, process in self.processes.items():
@@ -103,7 +104,7 @@ class Simulation:
                 yield f"{id} ({getattr(state, 'value', state)})"
 
     def _begin(self, id: str) -> None:
-        self._coming -= 1
+        self.coming -= 1
         boot = f"{self._chance.getrandbits(32):08x}"
         machine, performer = self._starts[id](boot)
         if id not in self._known_cables:
@@ -129,7 +130,7 @@ class Simulation:
             case "crash":
                 process.crash()
                 if math.isfinite(mishap.seconds):
-                    self._coming += 1
+                    self.coming += 1
                     self.agenda.at(self.agenda.now + mishap.seconds, self._begin, process.id)
             case "cut":
                 process.cut(mishap.seconds)

@@ -75,8 +75,8 @@ class Admission:
         while (member := book.next_admission()) is not None:
             member.place = Place.ADMITTED
             member.attempt += 1
-            member.progress = (0, "")
-            member.progress_at = member.admitted_at = machine.now
+            member.progress = (0, "", 0)
+            member.progress_at = member.batch_at = machine.now
             self._call(member, book, self._device_slices)
         if not book.decided:
             return
@@ -106,7 +106,7 @@ class Admission:
         """A piece of a device's update."""
         member = self._admitted(source, message)
         if member is not None:
-            member.arrived_bytes += message.tensor.nbytes
+            member.arrivals.add(message)
             member.progress_at = self._machine.now
             self._machine.do(Write(source, message))
             self._consider(member)
@@ -128,9 +128,7 @@ class Admission:
     def _admitted(self, device: str, message: Slice | Update | Finished) -> Member | None:
         """The device, where it is in its round with the attempt that the message names."""
         member = self._machine.members.get(device)
-        purpose = message.purpose if isinstance(message, Slice) else "update"
-        current = member is not None and member.place is Place.ADMITTED and message.attempt == member.attempt
-        if current and purpose == "update":
+        if member is not None and member.place is Place.ADMITTED and message.attempt == member.attempt:
             return member
         self._machine.stale(message, "of another attempt")
         return None
@@ -138,7 +136,7 @@ class Admission:
     def _consider(self, member: Member) -> None:
         """Accept a device whose update is whole and agrees with what every hop counted."""
         machine, book, update = self._machine, self._machine.book, member.update
-        if book is None or update is None or member.arrived_bytes != machine.loading.device_bytes:
+        if book is None or update is None or member.arrivals.bytes != machine.loading.device_bytes:
             return
         due, chain = self.batches_of(member), machine.chain(member.id)
         if update.batches != due or update.samples != member.samples:
@@ -148,7 +146,7 @@ class Admission:
             return
         member.place = Place.ACCEPTED
         member.last_seconds = update.seconds
-        book.accepted.append(member.id)
+        book.accepted[member.id] = member.samples
         number = len(book.accepted)
         accept = Accept(machine.round, member.id, member.attempt, number, member.samples, update.batches)
         for address in [*chain, member.id]:

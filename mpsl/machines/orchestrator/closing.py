@@ -5,6 +5,7 @@ Until the checkpoint is on disk every seat keeps the last committed part.
 
 from typing import TYPE_CHECKING, Any
 
+from mpsl.machines.arrivals import Arrivals
 from mpsl.machines.effects import CancelTimer, Run, Write
 from mpsl.machines.jobs import Checkpoint
 from mpsl.machines.members import Book
@@ -23,7 +24,7 @@ class Closing:
 
     def __init__(self, machine: "OrchestratorMachine") -> None:
         self._machine = machine
-        self._sum_bytes: dict[Address, int] = {}
+        self._sums: dict[Address, Arrivals] = {}
         self._closed_by: dict[Address, Closed] = {}
         self.folding = 0
         """Accepted updates that the worker has yet to add up."""
@@ -38,7 +39,7 @@ class Closing:
         machine.state = S.CLOSING
         machine.heard_at = machine.now
         machine.waiting_seats = set(machine.seats)
-        self._sum_bytes = {}
+        self._sums = {address: Arrivals() for address in machine.seats}
         self._closed_by = {}
         for address in machine.seats:
             served = [id for id in book.accepted if address in machine.chain(id)]
@@ -49,10 +50,10 @@ class Closing:
         """A piece of a seat's sum."""
         machine = self._machine
         seat = machine.seat_of(source)
-        if seat is None or message.purpose != "sum" or message.version != machine.round:
+        if seat is None or message.version != machine.round:
             machine.stale(message, "of another attempt")
             return
-        self._sum_bytes[seat.address] = self._sum_bytes.get(seat.address, 0) + message.tensor.nbytes
+        self._sums[seat.address].add(message)
         machine.do(Write(source, message))
         self._maybe_closed()
 
@@ -73,9 +74,9 @@ class Closing:
         if machine.state is not S.CLOSING or book is None:
             return
         for address, closed in self._closed_by.items():
-            if self._sum_bytes.get(address, 0) == machine.loading.part_bytes[address]:
+            if self._sums[address].bytes == machine.loading.part_bytes[address]:
                 machine.waiting_seats.discard(address)
-                due = sum(machine.members[id].samples for id in book.accepted if address in machine.chain(id))
+                due = sum(samples for id, samples in book.accepted.items() if address in machine.chain(id))
                 if closed.weight != due:
                     machine.fail(f"seat {address} folded {closed.weight} samples, {due} were accepted")
                     return

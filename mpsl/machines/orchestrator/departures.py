@@ -6,6 +6,7 @@ from mpsl.machines.census import Presence
 from mpsl.machines.members import Member, Place
 from mpsl.machines.orchestrator.state import OrchestratorState
 from mpsl.messages import Discard, Discarded, Fault
+from mpsl.plan import Seat
 
 if TYPE_CHECKING:
     from mpsl.machines.orchestrator.machine import OrchestratorMachine
@@ -14,9 +15,11 @@ S = OrchestratorState
 
 STALL_S = 90.0
 """How long a step that waits for seats may go without hearing anything from any of them."""
+FIRST_PATIENCE_S = 300.0
+"""How long a device may make no progress before anyone has made a batch."""
 LEAST_PATIENCE_S = 90.0
 PATIENCE = 20.0
-"""A device's deadline for its next batch, in the longest batch that was seen."""
+"""How long afterwards: at least so many seconds, and so many times the longest batch that was seen."""
 
 
 class Departures:
@@ -25,6 +28,8 @@ class Departures:
     def __init__(self, machine: "OrchestratorMachine") -> None:
         self._machine = machine
         self._slowest_batch = 0.0
+        self._present_nodes: set[str] = set()
+        """Nodes whose `info` has said that they are in this run."""
 
     # Noticing
 
@@ -35,10 +40,8 @@ class Departures:
             return
         if presence.branch == "node":
             seat = machine.plan.seat_of(presence.id)
-            if seat is not None and (not presence.online or presence.boot != seat.boot):
-                same = presence.boot == seat.boot
-                state = presence.status.get("state") if same else "replaced by another process"
-                machine.fail(f"node {presence.id} (seat {seat.address}) is {state}")
+            if seat is not None:
+                self._seen_node(presence, seat)
             return
         member = machine.members.get(presence.id)
         if member is None or not presence.status:
@@ -47,20 +50,50 @@ class Departures:
             if presence.online and presence.info.get("boot") == presence.boot:
                 self._came_back(member, presence.boot)
         elif not presence.online:
-            self._gone(member, str(presence.status.get("state")))
+            self._gone(member, f"is {presence.status.get('state')}")
+        elif self._has_left(presence, member.present):
+            member.joined = member.present = False
+            self._gone(member, "is no longer in the run")
         else:
+            member.present = member.present or self._is_present(presence)
             self._note_progress(member, presence)
 
+    def _seen_node(self, presence: Presence, seat: Seat) -> None:
+        why = ""
+        if presence.boot != seat.boot:
+            why = "replaced by another process"
+        elif not presence.online:
+            why = str(presence.status.get("state"))
+        elif self._has_left(presence, seat.node in self._present_nodes):
+            why = "no longer in the run"
+        elif self._is_present(presence):
+            self._present_nodes.add(seat.node)
+        if why:
+            self._machine.fail(f"node {seat.node} (seat {seat.address}) is {why}")
+
+    def _is_present(self, presence: Presence) -> bool:
+        """Whether its `info` says that it is in this run."""
+        return presence.info.get("boot") == presence.boot and presence.info.get("run") == self._machine.run
+
+    def _has_left(self, presence: Presence, was_present: bool) -> bool:
+        """Whether it has left by itself: it fell out with us while one of us had no connection."""
+        return was_present and presence.info.get("boot") == presence.boot and not self._is_present(presence)
+
     def _note_progress(self, member: Member, presence: Presence) -> None:
-        batch, state = presence.telemetry.get("batch"), presence.telemetry.get("state")
-        if not isinstance(batch, int) or (batch, state) == member.progress:
+        told = presence.telemetry
+        batch, received = told.get("batch"), told.get("received")
+        if not isinstance(batch, int) or not isinstance(received, int):
             return
-        steps = batch - member.progress[0]
+        progress = (batch, str(told.get("state")), received)
+        if progress == member.progress:
+            return
+        now, steps = self._machine.now, batch - member.progress[0]
         if steps > 0 and member.progress[1] == "training":
-            seconds = self._machine.now - member.progress_at
-            self._slowest_batch = max(self._slowest_batch, seconds / steps)
-        member.progress = (batch, str(state))
-        member.progress_at = self._machine.now
+            self._slowest_batch = max(self._slowest_batch, (now - member.batch_at) / steps)
+        if progress[:2] != member.progress[:2]:
+            member.batch_at = now
+        member.progress = progress
+        member.progress_at = now
 
     def watch(self) -> None:
         """Deadlines of everyone who is waited for."""
@@ -70,13 +103,20 @@ class Departures:
             if presence is not None and not presence.alive(now):
                 machine.fail(f"node {seat.node} (seat {seat.address}) has said nothing for too long")
                 return
-        patience = max(LEAST_PATIENCE_S, PATIENCE * self._slowest_batch)
+        seen = self._slowest_batch
+        patience = max(LEAST_PATIENCE_S, PATIENCE * seen) if seen else FIRST_PATIENCE_S
         for member in list(machine.members.values()):
             presence = machine.census.get("dev", member.id)
             if presence is not None and not presence.alive(now):
-                self._gone(member, "silent")
+                self._gone(member, "is silent")
             elif member.place is Place.ADMITTED and now - member.progress_at > patience:
                 self.discard(member, f"made no progress for {patience:.0f} s")
+            elif member.place is Place.DISCARDING and now - member.discarded_at > STALL_S:
+                silent = ", ".join(
+                    f"{machine.seats[address].node} (seat {address})" for address in sorted(member.unclear)
+                )
+                machine.fail(f"{silent} has not forgotten {member.id}, which was left out {STALL_S:.0f} s ago")
+                return
         if machine.state in (S.LOADING, S.CLOSING, S.COMMITTING) and now - machine.heard_at > STALL_S:
             waiting = ", ".join(machine.waiting_for())
             machine.fail(f"{machine.state.value}: nothing heard for {STALL_S:.0f} s; waiting for: {waiting}")
@@ -89,33 +129,31 @@ class Departures:
             return
         member.refusal = message.reason
         self._machine.log("error", "device-fault", device=source, reason=message.reason)
-        if member.place is Place.ADMITTED:
-            self.discard(member, message.reason)
+        self._gone(member, message.reason)
 
     def _gone(self, member: Member, why: str) -> None:
+        """A device cannot go on now: it is left out of the open round, and not waited for before the first."""
         machine = self._machine
         if member.place is Place.ADMITTED:
-            self.discard(member, f"is {why}")
+            self.discard(member, why)
         elif member.place is Place.WAITING:
-            machine.log("warning", "left-out", device=member.id, reason=f"is {why}")
+            machine.log("warning", "left-out", device=member.id, round=machine.round, reason=why)
             member.place = Place.OUT
             self.after_loss()
-        elif member.place is Place.DISCARDING:
-            member.unclear.discard(member.id)
-            self._maybe_clear(member)
         if not member.joined and machine.state is S.JOINING and not member.refusal:
-            member.refusal = f"is {why}"
+            member.refusal = why
             machine.gathering.maybe_complete()
 
     def _came_back(self, member: Member, boot: str) -> None:
         """A new process of a known id: its former attempt is void; it joins again by the plan."""
         machine = self._machine
         assert machine.plan is not None
-        self._gone(member, "replaced by another process")
+        if member.place in (Place.ADMITTED, Place.WAITING):
+            self._gone(member, "was replaced by another process")
         if machine.channel is not None:
             machine.channel.forget(member.id)
         member.boot = boot
-        member.joined, member.refusal, member.cleared, member.held = False, "", True, -1
+        member.joined, member.present, member.refusal, member.cleared, member.held = False, False, "", True, -1
         machine.plan = machine.plan.with_boot(member.id, boot)
         machine.know()
         machine.standing.publish_plan()
@@ -127,6 +165,7 @@ class Departures:
         machine = self._machine
         machine.log("warning", "left-out", device=member.id, round=machine.round, reason=why)
         member.place = Place.DISCARDING
+        member.discarded_at = machine.now
         member.update = None
         member.held = -1
         presence = machine.census.get("dev", member.id)

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mpsl.machines.effects import CancelTimer, Run, SetTimer, Stop
 from mpsl.machines.jobs import Finish
+from mpsl.machines.orchestrator.standing import LONGEST_REASON
 from mpsl.machines.orchestrator.state import OrchestratorState
 from mpsl.messages import End
 
@@ -14,7 +15,6 @@ S = OrchestratorState
 
 FAREWELL_S = 5.0
 """How long everyone has to acknowledge the end."""
-LONGEST_REASON = 1000
 
 
 class Ending:
@@ -42,6 +42,8 @@ class Ending:
         seconds = 0.0 if started_at is None else machine.now - started_at
         machine.summary |= {"state": state, "reason": reason, "seconds": seconds}
         machine.do(Run(Finish(machine.summary)))
+        # For those who do not get their `End` in time: the plan is cleared right after it.
+        machine.standing.publish(force=True)
         if machine.plan is not None:
             online = {id for id in machine.members if (p := machine.census.get("dev", id)) and p.online}
             for address in [*machine.seats, *sorted(online)]:

@@ -46,6 +46,7 @@ from mpsl.machines.orchestrator.loading import Loading
 from mpsl.machines.orchestrator.reporting import Reporting
 from mpsl.machines.orchestrator.standing import Standing
 from mpsl.machines.orchestrator.state import OrchestratorState
+from mpsl.machines.permissions import may_send
 from mpsl.messages import (
     Closed,
     Committed,
@@ -256,7 +257,9 @@ class OrchestratorMachine(Machine):
 
     def _deliver(self, source: str, message: Message) -> None:
         method = self.ALWAYS.get(type(message)) or self.TABLE[self.state].get(type(message))
-        if method is None:
+        if self.plan is None or not may_send(self.plan, source, ORCHESTRATOR, message):
+            self.stale(message, "from one who may not send it")
+        elif method is None:
             self.stale(message, "not in this state")
         else:
             attrgetter(method)(self)(source, message)

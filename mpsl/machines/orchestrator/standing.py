@@ -13,6 +13,7 @@ S = OrchestratorState
 
 LEAST_PAUSE_S = 1.0
 """`state` goes out at most this often, and only when it has changed."""
+LONGEST_REASON = 1000
 HEARTBEAT_S = 5.0
 """`state` goes out at least this often."""
 
@@ -46,8 +47,9 @@ class Standing:
         return []
 
     def snapshot(self) -> dict[str, Any]:
-        """What run/<run>/state says: counts and names, nothing of the data."""
+        """What run/<run>/state says: counts and names, nothing of the data; the outcome once there is one."""
         machine, book = self._machine, self._machine.book
+        over = machine.state is S.ENDING
         members = machine.members.values()
         batches = {m.id: m.progress[0] for m in book.at(Place.ADMITTED)} if book else {}
         due = sum(machine.admission.batches_of(m) for m in members if m.place is not Place.OUT)
@@ -64,6 +66,8 @@ class Standing:
             "accuracy": machine.summary["accuracy"],
             "waiting_for": self.waiting_for(),
             "shortfall": machine.plan.shortfall if machine.plan else "",
+            "outcome": machine.summary["state"] if over else None,
+            "reason": machine.summary["reason"][:LONGEST_REASON] if over else "",
         }
 
     def publish(self, force: bool = False) -> None:

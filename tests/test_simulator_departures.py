@@ -1,0 +1,205 @@
+"""Those who go, hang, or come back: the run goes on without a device where it may, else it fails and says who."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated import Scenario, World, check_result, run_and_check
+
+from mpsl.machines.device import DeviceMachine
+from mpsl.machines.jobs import Backward, Begin, Job
+from mpsl.machines.participant import SILENCE_S
+from mpsl.messages import Accept, Commit, Discard, Discarded, Message
+from mpsl.sim.faults import Faults, Mishap
+from mpsl.sim.network import NOTICE_S
+
+THREE = Scenario(seed=0, hops=2, samples=(9, 6, 11), tests=(4, 0, 3), hidden=(4, 4, 4, 4), rounds=3, quorum=1)
+STEPS = [5, 12, 20, 33, 50, 70, 95]
+"""Events that a process has handled when something befalls it: from its start to the middle of the run."""
+
+
+def befall(scenario: Scenario, *mishaps: Mishap, **faults: Any) -> Scenario:
+    return replace(scenario, faults=Faults(mishaps=mishaps, **faults))
+
+
+def rounds_of(summary: dict[str, Any], id: str) -> list[int]:
+    return [entry["round"] for entry in summary["rounds"] if id in entry["devices"]]
+
+
+@pytest.mark.parametrize("hops", [0, 1, 2])
+@pytest.mark.parametrize("after", STEPS)
+def test_a_run_goes_on_without_a_crashed_device(tmp_path: Path, after: int, hops: int) -> None:
+    scenario = befall(replace(THREE, seed=after, hops=hops), Mishap("crash", "dev-2", after, math.inf))
+    outcome = run_and_check(scenario, tmp_path)
+    if after > 12:  # before that it may not have been found yet, so that the fleet is never complete
+        assert outcome.summary["state"] == "done", outcome.trace()
+        assert rounds_of(outcome.summary, "dev-1") == [1, 2, 3]
+        assert rounds_of(outcome.summary, "dev-2") != [1, 2, 3] or after > 33
+
+
+@pytest.mark.parametrize("after", STEPS[2:5])
+def test_below_the_quorum_a_run_fails_and_names_the_lost_device(tmp_path: Path, after: int) -> None:
+    scenario = befall(replace(THREE, quorum=3, seed=after), Mishap("crash", "dev-2", after, math.inf))
+    outcome = run_and_check(scenario, tmp_path)
+    assert outcome.summary["state"] == "failed"
+    assert "dev-2" in outcome.summary["reason"]
+    assert "quorum is 3" in outcome.summary["reason"]
+
+
+@pytest.mark.parametrize("seconds", [0.1, 5.0, math.inf])
+@pytest.mark.parametrize("after", STEPS[2:])
+def test_a_lost_node_ends_the_run_and_the_reason_names_its_seat(tmp_path: Path, after: int, seconds: float) -> None:
+    scenario = befall(replace(THREE, seed=after), Mishap("crash", "node-2", after, seconds))
+    outcome = run_and_check(scenario, tmp_path)
+    assert outcome.summary["state"] == "failed"
+    assert "node-2 (seat 2.0)" in outcome.summary["reason"]
+
+
+@pytest.mark.parametrize("kind", ["crash", "freeze"])
+@pytest.mark.parametrize("after", [45, 60, 120])
+def test_everyone_leaves_soon_after_the_orchestrator_vanishes(tmp_path: Path, after: int, kind: Any) -> None:
+    scenario = befall(replace(THREE, seed=after), Mishap(kind, "orch", after, 1000.0 if kind == "freeze" else math.inf))
+    world = World(scenario)
+    world.add_orchestrator(tmp_path, 0.0)
+    world.add_devices_and_nodes()
+    world.simulation.run(20.0 + SILENCE_S + NOTICE_S)
+    others = [process for process in world.simulation.processes.values() if process.id != "orch"]
+    assert [process.stop.status if process.stop else None for process in others] == [1] * 5, (
+        world.simulation.trace.text()
+    )
+
+
+@pytest.mark.parametrize("away", [0.5, 4.0])
+@pytest.mark.parametrize("kind", ["crash", "cut"])
+@pytest.mark.parametrize("after", STEPS[2:5])
+def test_a_device_that_comes_back_takes_part_again(tmp_path: Path, after: int, kind: Any, away: float) -> None:
+    """A crashed one with another boot, one whose connection was cut with the same."""
+    slow = replace(THREE, seed=after, rounds=8, slowest_job_s=0.5)
+    outcome = run_and_check(befall(slow, Mishap(kind, "dev-2", after, away)), tmp_path)
+    assert outcome.summary["state"] == "done"
+    assert rounds_of(outcome.summary, "dev-2")[-1] == 8, outcome.trace()
+
+
+def test_a_frozen_device_is_left_out(tmp_path: Path) -> None:
+    outcome = run_and_check(befall(THREE, Mishap("freeze", "dev-2", 40, 2000.0)), tmp_path)
+    assert outcome.summary["state"] == "done"
+    assert 3 not in rounds_of(outcome.summary, "dev-2")
+
+
+def test_a_device_whose_job_never_ends_is_left_out_though_it_is_online(tmp_path: Path) -> None:
+    def duration(process: str, job: Job) -> float:
+        return math.inf if process == "dev-2" and isinstance(job, Begin) and job.ticket.round == 2 else 0.01
+
+    outcome = run_and_check(THREE, tmp_path, duration)
+    assert outcome.summary["state"] == "done"
+    assert rounds_of(outcome.summary, "dev-2") == [1]
+
+
+def test_a_slow_device_is_not_left_out_without_a_round_timeout(tmp_path: Path) -> None:
+    """Slow is not stuck: it makes progress, be it seldom."""
+
+    def duration(process: str, job: Job) -> float:
+        return 100.0 if process == "dev-2" else 0.01
+
+    outcome = run_and_check(replace(THREE, rounds=1, admit=1), tmp_path, duration)
+    assert rounds_of(outcome.summary, "dev-2") == [1]
+
+
+def test_the_round_timeout_leaves_out_who_is_not_done(tmp_path: Path) -> None:
+    def duration(process: str, job: Job) -> float:
+        return 20.0 if process == "dev-2" else 0.01
+
+    outcome = run_and_check(replace(THREE, round_timeout_s=30.0, admit=3), tmp_path, duration)
+    assert outcome.summary["state"] == "done"
+    assert rounds_of(outcome.summary, "dev-2") == []
+    assert rounds_of(outcome.summary, "dev-1") == [1, 2, 3]
+
+
+def test_a_node_whose_job_never_ends_fails_the_run_and_is_named(tmp_path: Path) -> None:
+    """Its telemetry goes on, so it is what it does not forget that gives it away."""
+
+    def duration(process: str, job: Job) -> float:
+        return math.inf if process == "node-1" and isinstance(job, Backward) else 0.01
+
+    outcome = run_and_check(THREE, tmp_path, duration)
+    assert outcome.summary["state"] == "failed"
+    assert "node-1 (seat 1.0)" in outcome.summary["reason"]
+
+
+@pytest.mark.parametrize("hops", [0, 1])
+def test_a_short_cut_of_the_orchestrator_ends_the_run_soon_and_for_a_reason(tmp_path: Path, hops: int) -> None:
+    scenario = befall(replace(THREE, hops=hops, rounds=30), Mishap("cut", "orch", 100, 1.0))
+    outcome = run_and_check(scenario, tmp_path)
+    assert outcome.summary["state"] == "failed"
+    assert outcome.ending.seconds < 60
+
+
+@pytest.mark.parametrize("seconds", [1.0, 100.0])
+@pytest.mark.parametrize("after", [3, 30, 90])
+def test_a_broker_that_goes_ends_the_run_with_a_reason_or_lets_it_go_on(
+    tmp_path: Path, after: int, seconds: float
+) -> None:
+    outcome = run_and_check(befall(replace(THREE, rounds=10), Mishap("outage", "orch", after, seconds)), tmp_path)
+    if seconds > 10:
+        assert outcome.summary["state"] == "failed"
+        assert "broker" in outcome.summary["reason"]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_devices_and_nodes_stay_for_the_next_runs_even_after_an_orchestrator_has_crashed(
+    tmp_path: Path, seed: int
+) -> None:
+    scenario = befall(replace(THREE, seed=seed), Mishap("crash", "orch-2", 60, math.inf), lost=0.05, late=0.2)
+    world = World(scenario, once=False)
+    world.add_devices_and_nodes()
+    for number, at in ((1, 0.0), (2, 200.0), (3, 400.0)):
+        world.add_orchestrator(tmp_path / str(number), at, f"orch-{number}")
+    ending = world.run()
+    summaries = {id: machine.summary["state"] for id, machine in world.orchestrators.items()}
+    assert summaries["orch-1"] == summaries["orch-3"] == "done", world.simulation.trace.text()
+    assert {id: stop.status for id, stop in ending.stops.items()} == {"orch-1": 0, "orch-3": 0}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_late_last_will_does_not_hide_the_process_that_has_taken_over(tmp_path: Path, seed: int) -> None:
+    """The will of the former process is retained after its successor's `online`; who asks later must see the latter."""
+    scenario = befall(replace(THREE, seed=seed), Mishap("crash", "dev-1", 6, 0.1), Mishap("crash", "node-1", 6, 0.1))
+    world = World(scenario)
+    world.add_devices_and_nodes()
+    world.add_orchestrator(tmp_path, 3 * NOTICE_S)
+    world.run()
+    assert world.orchestrators["orch"].summary["state"] == "done", world.simulation.trace.text()
+
+
+def test_a_device_cannot_speak_for_another(tmp_path: Path) -> None:
+    """It tells the seat to fold and to forget another's copy, and the orchestrator that this was done."""
+
+    class Rogue(DeviceMachine):
+        def _next_batch(self) -> None:
+            super()._next_batch()
+            for attempt in range(1, 4):
+                for message in self._lies(attempt):
+                    self._send(self._chain[0], message)
+                self._send("orch", Discarded("dev-1", attempt))
+
+        def _lies(self, attempt: int) -> list[Message]:
+            assert self.plan is not None
+            return [
+                Accept(1, "dev-1", attempt, 1, 9, 3),
+                Discard(1, "dev-1", attempt),
+                Commit(self._round, 1),
+            ]
+
+    class RogueWorld(World):
+        def device(self, id: str, boot: str) -> Any:
+            machine, performer = super().device(id, boot)
+            if id == "dev-2":
+                machine.__class__ = Rogue
+            return machine, performer
+
+    outcome = run_and_check(THREE, tmp_path, world=RogueWorld(THREE))
+    assert outcome.summary["state"] == "done", outcome.trace()
+    assert rounds_of(outcome.summary, "dev-1") == rounds_of(outcome.summary, "dev-2") == [1, 2, 3]
+    check_result(outcome)
