@@ -28,8 +28,17 @@ def read(kind: type[Fact], data: object, where: str) -> Fact:
 
 
 def plain(fact: object) -> Any:
-    """The inverse of `read`: dicts, lists, strings and numbers only, ready for JSON or msgpack."""
-    return msgspec.to_builtins(fact)
+    """The inverse of `read`: dicts, lists, strings and numbers only, ready for JSON or msgpack.
+
+    Every field is there, defaults included (msgspec's own inverse leaves out what it has not set).
+    """
+    if dataclasses.is_dataclass(fact) and not isinstance(fact, type):
+        return {field.name: plain(getattr(fact, field.name)) for field in dataclasses.fields(fact)}
+    if isinstance(fact, Mapping):
+        return {key: plain(value) for key, value in fact.items()}
+    if isinstance(fact, list | tuple):
+        return [plain(value) for value in fact]
+    return fact
 
 
 def _readable(error: str) -> str:

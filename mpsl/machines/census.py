@@ -54,10 +54,10 @@ class Census:
         content = from_json(payload)
         if content is None or not isinstance(content.get("boot"), str):
             return None
+        if topic.leaf == "status" and content.get("state") not in ("online", "offline", "lost"):
+            return None
         presence = self._presences.setdefault((topic.branch, topic.id), Presence(topic.branch, topic.id))
         if topic.leaf == "status":
-            if content.get("state") not in ("online", "offline", "lost"):
-                return None
             if content["state"] != "online" and presence.status and content["boot"] != presence.boot:
                 return None  # the will of a former process does not kill its successor
             if content["boot"] != presence.boot:

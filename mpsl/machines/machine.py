@@ -22,7 +22,7 @@ def from_json(payload: bytes) -> dict[str, Any] | None:
     """The object in a JSON payload; None for anything else (foreign, empty, truncated)."""
     try:
         content = json.loads(payload)
-    except ValueError:
+    except (ValueError, RecursionError):  # a thousand brackets, one in the other
         return None
     return content if isinstance(content, dict) else None
 

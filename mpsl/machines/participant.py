@@ -140,7 +140,10 @@ class Participant(Online):
         if content is None:
             self.dropped["plan is no JSON object"] += 1
             return
-        if content.get("protocol") != PROTOCOL:
+        if not isinstance(content.get("protocol"), int):
+            self.dropped["plan is malformed"] += 1
+            return
+        if content["protocol"] != PROTOCOL:
             if self._names_us(content):
                 theirs = content.get("protocol")
                 self._quit(
