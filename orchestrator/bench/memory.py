@@ -1,0 +1,186 @@
+"""`mpsl bench memory`: what a compute node holds with K/4 and with K devices, by holder, in fresh processes."""
+
+import asyncio
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from broker.address import parse_broker
+from broker.connection import connect
+from broker.engines.engine import running_broker
+from broker.options import Network
+from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
+from mpsl.nn.models import arguments, input_shape
+from mpsl.topics import Topics
+from orchestrator.bench.readings import peak_resident
+from orchestrator.commands.train import orchestrate
+from orchestrator.processes import Children, children
+
+CIFAR = {"num_classes": 10, "in_channels": 3, "image_size": 32}
+AGENTS = 25
+"""Devices in one process."""
+LOOK_S = 0.5
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One system to measure; `cuts` empty: cut as a run without cuts is."""
+
+    model: str
+    batch_size: int
+    hops: int
+    memory_budget: str | None
+    cuts: tuple[int, ...]
+    batches: int
+    threads: int
+
+    def job(self, devices: int) -> Job:
+        """One round for so many devices."""
+        args = {key: value for key, value in CIFAR.items() if key in arguments(self.model)}
+        return Job(
+            RunSection("memory", 1, self.batch_size),
+            ModelSection(self.model, args, self.cuts or None),
+            OptimizerSection("sgd", 0.01, momentum=0.9),
+            FleetSection(devices, self.hops, start_timeout_s=300.0),
+        )
+
+
+@dataclass
+class Seen:
+    """What was seen of a run: peaks in bytes by process, the nodes' telemetry, the plan."""
+
+    peaks: dict[str, int] = field(default_factory=dict)
+    holders: dict[str, dict[str, int]] = field(default_factory=dict)
+    copies: dict[str, int] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@click.command()
+@click.option("--model", default="vgg19", show_default=True)
+@click.option("--devices", type=click.IntRange(4), default=100, show_default=True, help="K; first, K/4 are measured.")
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--hops", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--memory-budget", metavar="SIZE", help="Of each node, on top of torch: 3.5GB.")
+@click.option("--cuts", help="Such as 1,18; without, the device keeps the first and the last block.")
+@click.option("--batches", type=click.IntRange(1), default=2, show_default=True, help="Of each device.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each node.")
+def command(
+    model: str, devices: int, batch_size: int, hops: int, memory_budget: str | None, cuts: str | None, batches: int,
+    threads: int,
+) -> None:  # fmt: skip
+    """Measure the peak resident memory of every node; prints one JSON object last."""
+    chosen = tuple(int(cut) for cut in cuts.split(",")) if cuts else ()
+    setting = Setting(model, batch_size, hops, memory_budget, chosen, batches, threads)
+    few, many = (asyncio.run(measure(setting, count)) for count in (devices // 4, devices))
+    for count, seen in ((devices // 4, few), (devices, many)):
+        click.echo(f"{count} devices: {table(seen)}", err=True)
+    nodes = sorted(many.holders)
+    result = {
+        "benchmark": "memory",
+        **vars(setting),
+        "devices": [devices // 4, devices],
+        "admit": [few.plan["admit"], many.plan["admit"]],
+        "copies": [max(few.copies.values()), max(many.copies.values())],
+        "peak_bytes": [{node: seen.peaks[node] for node in nodes} for seen in (few, many)],
+        "flat": max(many.peaks[node] / few.peaks[node] for node in nodes),
+        "holders": many.holders,
+        "shortfall": many.plan["shortfall"],
+        "seconds": [few.seconds, many.seconds],
+        "device_process_peak_bytes": max(peak for name, peak in many.peaks.items() if name.startswith("devices")),
+    }
+    click.echo(json.dumps(result))
+
+
+async def measure(setting: Setting, devices: int) -> Seen:
+    """One round with so many devices; raises ClickException where the run fails."""
+    seen = Seen()
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
+    with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
+        directory = Path(name)
+        job = setting.job(devices)
+        async with running_broker("auto") as broker, children(directory / "logs") as group:
+            shared = ["--broker", broker.url, "--once", "--threads"]
+            budget = ["--memory-budget", setting.memory_budget] if setting.memory_budget else []
+            pids = {}
+            for number in range(1, setting.hops + 1):
+                arguments_of_node = ["node", "--id", f"node-{number}", *shared, str(setting.threads), *budget]
+                child = await group.start(f"node-{number}", arguments_of_node, environment)
+                pids[child.name] = child.process.pid
+            pids |= await _start_devices(group, setting, devices, directory, [*shared, "1"], environment)
+            network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            started = time.monotonic()
+            async with _watching(seen, pids, network):
+                summary = await orchestrate(replace(network), job, directory / "out")
+            seen.seconds = summary["rounds"][0]["seconds"] if summary["rounds"] else time.monotonic() - started
+            if summary["state"] != "done":
+                raise click.ClickException(f"{devices} devices: {summary['reason']}")
+            seen.plan = json.loads((directory / "out" / "plan.json").read_text())
+    return seen
+
+
+async def _start_devices(
+    group: Children, setting: Setting, devices: int, directory: Path, shared: list[str], environment: dict[str, str]
+) -> dict[str, int]:
+    """Devices with shards of random data, up to AGENTS in one process."""
+    job = setting.job(devices)
+    chance = np.random.default_rng(0)
+    shape = input_shape(job.model.name, **job.model.args)
+    samples = setting.batches * setting.batch_size
+    pids = {}
+    for first in range(0, devices, AGENTS):
+        data = directory / f"devices-{first}"
+        data.mkdir()
+        numbers = range(first + 1, min(first + AGENTS, devices) + 1)
+        for number in numbers:
+            x = chance.standard_normal((samples, *shape), dtype=np.float32)
+            np.savez(data / f"dev-{number}.npz", x=x, y=chance.integers(0, 10, samples))
+        count = ["--count", str(len(numbers)), "--data", str(data)]
+        child = await group.start(data.name, ["device", *count, *shared], environment)
+        pids[child.name] = child.process.pid
+    return pids
+
+
+@contextlib.asynccontextmanager
+async def _watching(seen: Seen, pids: dict[str, int], network: Network) -> AsyncIterator[None]:
+    """Read the processes' peaks and the nodes' telemetry while the block lasts."""
+
+    async def look() -> None:
+        while True:
+            seen.peaks |= {name: max(seen.peaks.get(name, 0), peak_resident(pid)) for name, pid in pids.items()}
+            await asyncio.sleep(LOOK_S)
+
+    async def listen() -> None:
+        async with connect(network.address, f"mpsl-bench-{time.monotonic_ns()}") as connection:
+            await connection.subscribe((network.topics.participant("node", "+", "tele"),))
+            async for topic, payload, _ in connection.messages():
+                node, telemetry = topic.split("/")[4], json.loads(payload)
+                seen.copies[node] = max(seen.copies.get(node, 0), telemetry["copies"])
+                seen.holders[node] = telemetry["memory"] or seen.holders.get(node, {})
+
+    tasks = [asyncio.create_task(look()), asyncio.create_task(listen())]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def table(seen: Seen) -> str:
+    """What each holder had at its peak, in MB, a line a node."""
+    lines = [f"G {seen.plan['admit']}, {seen.seconds:.1f} s a round {seen.plan['shortfall']}"]
+    for node, holders in sorted(seen.holders.items()):
+        shares = ", ".join(f"{holder} {size / 1e6:.0f}" for holder, size in holders.items() if holder != "resident")
+        lines.append(
+            f"  {node}: peak {seen.peaks[node] / 1e6:.0f} MB, {seen.copies[node]} copies; at most each (MB): {shares}"
+        )
+    return "\n".join(lines)
