@@ -1,0 +1,296 @@
+"""Single machines, event by event: what the simulator found, and what it cannot reach. The others are played here."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from test_permissions import plan
+
+from mpsl import facts
+from mpsl.errors import IllegalEvent
+from mpsl.link.channel import Channel, Limits, Peer
+from mpsl.machines.device import DeviceMachine, DeviceState
+from mpsl.machines.effects import Effect, Publish, Run, Stop, Write
+from mpsl.machines.events import Connected, JobDone, JobFailed, Received, StopRequested, Subscribed, TimerFired
+from mpsl.machines.hop import HopMachine, HopState
+from mpsl.machines.jobs import Begin, Forward, Job, Leave, Prepared, Result, Store
+from mpsl.machines.machine import as_json
+from mpsl.machines.participant import Participant
+from mpsl.messages import (
+    Accept,
+    Activation,
+    Admit,
+    Close,
+    Discard,
+    Discarded,
+    End,
+    Fault,
+    Message,
+    Slice,
+    Tensor,
+    Ticket,
+)
+from mpsl.topics import BinaryTopic, Topics
+
+TOPICS = Topics("m")
+TENSOR = Tensor("raw", "float32", (2,), (memoryview(bytes(8)),))
+
+
+@dataclass
+class Rig:
+    """A machine in the plan's run, with everyone else played by channels of their own."""
+
+    machine: Participant
+    now: float = 0.0
+    effects: list[Effect] = field(default_factory=list)
+    said: list[Message] = field(default_factory=list)
+    voices: dict[str, Channel] = field(default_factory=dict)
+
+    def handle(self, event: Any) -> list[Effect]:
+        """One event, a tenth of a second after the last; what the machine says to others is noted in `said`."""
+        self.now += 0.1
+        found = self.machine.handle(event, self.now)
+        self.effects += found
+        for effect in found:
+            if isinstance(effect, Publish):
+                topic = TOPICS.parse(effect.topic)
+                if isinstance(topic, BinaryTopic):
+                    self._hear(topic, effect.payload)
+        return found
+
+    def _hear(self, topic: BinaryTopic, payload: bytes) -> None:
+        for voice in self.voices.values():
+            if voice.peers[voice._source].address == topic.to:
+                messages, _ = voice.receive(topic, payload, self.now)
+                self.said += messages
+
+    def join(self) -> None:
+        """Online, and in the run as far as `Prepare` asked for."""
+        for event in (Connected(), Subscribed(), TimerFired("announce")):
+            self.handle(event)
+        for id, (boot, _) in plan().boots().items():
+            if id != self.machine.id:
+                self.voices[id] = Channel(TOPICS, plan().run, id, boot, 1, Limits(message=1 << 20))
+                self.voices[id].know({other: Peer(b, a) for other, (b, a) in plan().boots().items()})
+        self.handle(Received(TOPICS.run(plan().run, "plan"), as_json(facts.plain(plan()))))
+
+    def say(self, source: str, message: Message) -> list[Effect]:
+        """A message from someone else, over the link."""
+        address = self.machine.address(plan())
+        found: list[Effect] = []
+        for outbound in self.voices[source].send(address, message, self.now):
+            found += self.handle(Received(outbound.topic, outbound.payload))
+        return found
+
+    def done(self, job: Job, result: Result | None = None) -> list[Effect]:
+        """A job has ended."""
+        return self.handle(JobDone(job, result or Result()))
+
+    def jobs(self) -> list[Job]:
+        """All that were asked for so far."""
+        return [effect.job for effect in self.effects if isinstance(effect, Run)]
+
+    def writes(self) -> int:
+        """Slices written so far."""
+        return sum(isinstance(effect, Write) for effect in self.effects)
+
+
+def device() -> Rig:
+    """dev-1, joined; its parts have 16 bytes: two slices."""
+    rig = Rig(DeviceMachine("dev-1", "d", TOPICS, {}))
+    rig.join()
+    rig.done(rig.jobs()[0], Prepared(16, samples=4))
+    return rig
+
+
+def hop() -> Rig:
+    """node-1 at seat 1.0, serving; its part has 8 bytes: one slice."""
+    rig = Rig(HopMachine("node-1", "a", TOPICS, {}))
+    rig.join()
+    rig.done(rig.jobs()[0], Prepared(8))
+    rig.say("orch", slice_of(0, 0))
+    return rig
+
+
+def slice_of(version: int, offset: int) -> Slice:
+    return Slice("global", version, 0, 0, 0, offset, TENSOR)
+
+
+def activation(attempt: int, batch: int = 0, micro: int = 0, micros: int = 1, device: str = "dev-1") -> Activation:
+    return Activation(Ticket(1, 1, device, attempt, 0, batch, micro, micros), TENSOR)
+
+
+# The device
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_device_begins_once_it_is_admitted_and_holds_the_whole_part_whichever_comes_first(place: int) -> None:
+    rig = device()
+    steps: list[Message] = [slice_of(0, 0), slice_of(0, 2)]
+    steps.insert(place, Admit(1, "dev-1", "d", 1, 1))
+    for step in steps[:-1]:
+        rig.say("orch", step)
+        assert rig.machine.state is not DeviceState.TRAINING  # type: ignore[attr-defined]
+    rig.say("orch", steps[-1])
+    assert isinstance(rig.jobs()[-1], Begin)
+
+
+def test_a_slice_that_comes_twice_does_not_make_a_part_whole() -> None:
+    """A link that was begun anew sends all slices again: the first one twice is not all of two."""
+    rig = device()
+    rig.say("orch", Admit(1, "dev-1", "d", 1, 1))
+    rig.say("orch", slice_of(0, 0))
+    rig.voices["orch"].forget("dev-1")
+    rig.say("orch", slice_of(0, 0))
+    assert rig.machine.state is DeviceState.ADMITTED  # type: ignore[attr-defined]
+    rig.say("orch", slice_of(0, 2))
+    assert rig.machine.state is DeviceState.TRAINING  # type: ignore[attr-defined]
+
+
+def test_what_was_trained_is_not_overwritten_by_a_late_repeat_of_what_it_began_with() -> None:
+    rig = device()
+    for offset in (0, 2):
+        rig.say("orch", slice_of(0, offset))
+    rig.say("orch", Admit(1, "dev-1", "d", 1, 0))  # no batches: it uploads at once
+    assert rig.machine.state is DeviceState.UPLOADING  # type: ignore[attr-defined]
+    before = rig.writes()
+    rig.say("orch", slice_of(0, 0))
+    assert rig.writes() == before
+    rig.say("orch", slice_of(1, 0))
+    assert rig.writes() == before + 1
+
+
+def test_a_discard_is_answered_even_where_its_admission_was_lost_with_the_link() -> None:
+    rig = device()
+    rig.say("orch", Discard(1, "dev-1", 3))
+    assert rig.said[-1] == Discarded("dev-1", 3)
+
+
+def test_a_discard_is_answered_only_once_no_job_can_touch_the_weights() -> None:
+    rig = device()
+    for offset in (0, 2):
+        rig.say("orch", slice_of(0, offset))
+    rig.say("orch", Admit(1, "dev-1", "d", 1, 1))
+    start, begin = rig.jobs()[-2:]
+    rig.say("orch", Discard(1, "dev-1", 1))
+    rig.done(start)
+    rig.handle(JobFailed(Store("orch"), "a slice that did not fit"))
+    assert Discarded("dev-1", 1) not in rig.said
+    rig.handle(JobFailed(begin, "whatever"))
+    assert rig.said[-1] == Discarded("dev-1", 1)
+
+
+# Being in a run
+
+
+def test_a_job_of_the_run_that_was_left_says_nothing_about_the_next() -> None:
+    rig = Rig(DeviceMachine("dev-1", "d", TOPICS, {}))
+    rig.join()
+    former = rig.jobs()[0]
+    rig.handle(Received(TOPICS.run(plan().run, "plan"), b""))
+    assert rig.machine.plan is None
+    next_plan = facts.plain(plan()) | {"run": "q-000000"}
+    rig.handle(Received(TOPICS.run("q-000000", "plan"), as_json(next_plan)))
+    rig.done(former, Prepared(8, samples=99))
+    assert rig.machine.state is DeviceState.PREPARING  # type: ignore[attr-defined]
+    leave, prepare = rig.jobs()[-2:]
+    assert isinstance(leave, Leave)
+    rig.done(leave)
+    rig.done(prepare, Prepared(8, samples=4))
+    assert rig.machine.state is DeviceState.WAITING  # type: ignore[attr-defined]
+
+
+def test_a_cleared_plan_after_the_outcome_was_told_is_the_end_itself() -> None:
+    rig = Rig(DeviceMachine("dev-1", "d", TOPICS, {}, once=True))
+    rig.join()
+    rig.handle(Received(TOPICS.run(plan().run, "state"), as_json({"state": "ending", "outcome": "done", "reason": ""})))
+    stops = [e for e in rig.handle(Received(TOPICS.run(plan().run, "plan"), b"")) if isinstance(e, Stop)]
+    assert [stop.status for stop in stops] == [0]
+    with pytest.raises(IllegalEvent):
+        rig.handle(StopRequested())
+
+
+def test_the_will_of_another_orchestrator_of_the_run_is_not_its_end() -> None:
+    rig = device()
+    rig.handle(Received(TOPICS.run(plan().run, "state"), as_json({"state": "lost", "boot": "former"})))
+    assert rig.machine.plan is not None
+    rig.handle(Received(TOPICS.run(plan().run, "state"), as_json({"state": "lost", "boot": "o"})))
+    assert rig.machine.plan is None
+
+
+def test_the_late_will_of_a_former_process_is_answered_with_our_status() -> None:
+    rig = device()
+    will = as_json({"state": "lost", "role": "device", "boot": "former"})
+    (again,) = [
+        e for e in rig.handle(Received(TOPICS.participant("dev", "dev-1", "status"), will)) if isinstance(e, Publish)
+    ]
+    assert b'"online"' in again.payload
+    assert again.retain
+
+
+def test_nobody_but_the_orchestrator_ends_a_run() -> None:
+    rig = device()
+    rig.say("dev-2", End("done", ""))
+    rig.say("node-1", End("failed", "because"))
+    assert rig.machine.plan is not None
+    assert rig.machine.dropped["end from one who may not send it"] == 2
+
+
+def test_what_was_left_is_forgotten_with_its_plan() -> None:
+    rig = device()
+    rig.say("orch", End("done", ""))
+    assert rig.machine._left
+    rig.handle(Received(TOPICS.run(plan().run, "plan"), as_json(facts.plain(plan()))))
+    assert rig.machine.plan is None  # the plan is still retained, but we were in that run
+    rig.handle(Received(TOPICS.run(plan().run, "plan"), b""))
+    assert not rig.machine._left
+
+
+# The hop
+
+
+def test_an_activation_before_its_admission_waits_for_it() -> None:
+    rig = hop()
+    assert rig.machine.state is HopState.SERVING  # type: ignore[attr-defined]
+    rig.say("dev-1", activation(2))
+    assert not any(isinstance(job, Forward) for job in rig.jobs())
+    rig.say("orch", Admit(1, "dev-1", "d", 1, 1))
+    rig.say("orch", Discard(1, "dev-1", 1))
+    rig.say("orch", Admit(1, "dev-1", "d", 2, 1))
+    while not isinstance(rig.jobs()[-1], Forward):
+        rig.done(rig.jobs()[-1])
+    assert rig.jobs()[-1].ticket.attempt == 2  # type: ignore[attr-defined]
+
+
+def test_what_comes_early_is_bounded() -> None:
+    rig = hop()
+    for batch in range(50):
+        rig.say("dev-1", activation(1 + batch // 10, batch % 10))
+    assert sum(len(kept) for _, kept in rig.machine._early.values()) == 1  # type: ignore[attr-defined]
+
+
+def test_of_early_activations_only_the_newest_attempts_are_kept_and_a_discard_drops_them() -> None:
+    rig = hop()
+    rig.say("dev-1", activation(1))
+    rig.say("dev-1", activation(2))
+    rig.say("dev-1", activation(1))
+    assert [kept[0].ticket.attempt for _, kept in rig.machine._early.values()] == [2]  # type: ignore[attr-defined]
+    rig.say("orch", Discard(1, "dev-1", 2))
+    assert not rig.machine._early  # type: ignore[attr-defined]
+
+
+def test_an_accept_that_does_not_fit_shows_at_the_close_at_the_latest() -> None:
+    rig = hop()
+    rig.say("orch", Accept(1, "dev-1", 1, 1, 4, 1))
+    rig.say("orch", Close(1, 1))
+    assert any(isinstance(message, Fault) and "folded 0 devices" in message.reason for message in rig.said)
+
+
+def test_an_activation_of_another_device_or_out_of_order_is_dropped() -> None:
+    rig = hop()
+    rig.say("orch", Admit(1, "dev-1", "d", 1, 2))
+    rig.say("dev-1", activation(1, device="dev-2"))
+    rig.say("dev-1", activation(1, batch=0, micro=1, micros=2))
+    assert rig.machine.dropped["activation from one who may not send it"] == 1
+    assert rig.machine.dropped["activation out of order"] == 1
+    assert not any(isinstance(job, Forward) for job in rig.jobs())

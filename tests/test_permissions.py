@@ -1,0 +1,120 @@
+"""Who may say what: every kind of message, from everyone, to everyone."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from mpsl.job import read_job
+from mpsl.machines.permissions import may_send
+from mpsl.messages import (
+    KINDS,
+    Accept,
+    Activation,
+    Admit,
+    Close,
+    Closed,
+    Commit,
+    Committed,
+    Counters,
+    Discard,
+    Discarded,
+    End,
+    Evaluate,
+    Fault,
+    Finished,
+    Gradient,
+    Joined,
+    Loaded,
+    Message,
+    Probe,
+    Report,
+    Score,
+    Slice,
+    Tensor,
+    Ticket,
+    Update,
+)
+from mpsl.plan import DeviceEntry, Plan, Seat
+
+TENSOR = Tensor("raw", "float32", (0,), (memoryview(b""),))
+TICKET = Ticket(1, 1, "dev-1", 1, 0, 0, 0, 1)
+
+ORCH_TO_CHAIN = {("orch", "1.0"), ("orch", "2.0"), ("orch", "dev-1")}
+ORCH_TO_ALL = ORCH_TO_CHAIN | {("orch", "1.1"), ("orch", "dev-2")}
+SEATS = {("node-1", "orch"), ("node-2", "orch"), ("node-3", "orch")}
+CHAIN = {("node-1", "orch"), ("node-2", "orch")}
+DEVICES = {("dev-1", "orch"), ("dev-2", "orch")}
+FORWARD = {("dev-1", "1.0"), ("node-1", "2.0"), ("node-2", "dev-1")}
+BACKWARD = {("dev-1", "2.0"), ("node-2", "1.0"), ("node-1", "dev-1")}
+
+ALLOWED: list[tuple[Message, set[tuple[str, str]]]] = [
+    (Activation(TICKET, TENSOR), FORWARD),
+    (Probe(1, "dev-1", 1, 0, TENSOR), FORWARD),
+    (Gradient(TICKET, TENSOR), BACKWARD),
+    (Slice("global", 0, 0, 0, 0, 0, TENSOR), ORCH_TO_ALL),
+    (Slice("update", 1, 1, 0, 0, 0, TENSOR), DEVICES),
+    (Slice("sum", 1, 0, 1, 0, 0, TENSOR), SEATS),
+    (Admit(1, "dev-1", "b", 1, 3), ORCH_TO_CHAIN),
+    (Accept(1, "dev-1", 1, 1, 9, 3), ORCH_TO_CHAIN),
+    (Discard(1, "dev-1", 1), ORCH_TO_CHAIN),
+    (Close(1, 2), {("orch", "1.0"), ("orch", "2.0"), ("orch", "1.1")}),
+    (Commit(1, 20), {("orch", "1.0"), ("orch", "2.0"), ("orch", "1.1")}),
+    (Evaluate(1, 2), {("orch", "dev-1"), ("orch", "dev-2")}),
+    (Report(1), ORCH_TO_ALL),
+    (End("done", ""), ORCH_TO_ALL),
+    (Joined(), SEATS | DEVICES),
+    (Fault("no"), SEATS | DEVICES),
+    (Counters(1, 2, 3), SEATS | DEVICES),
+    (Loaded(0), SEATS),
+    (Closed(1, 2, 20, "d"), SEATS),
+    (Committed(1), SEATS),
+    (Finished(1, "dev-1", 1, 3), CHAIN),
+    (Discarded("dev-1", 1), CHAIN | {("dev-1", "orch")}),
+    (Update(1, 1, 3, 9, 0.5, 1.0), DEVICES),
+    (Score(1, 2, 3, 4), DEVICES),
+]
+
+
+def plan() -> Plan:
+    """dev-1 goes through node-1 and node-2; dev-2 through node-3, the other replica of the first stage, and node-2."""
+    job = read_job(
+        {
+            "run": {"name": "p", "rounds": 1, "batch_size": 4},
+            "model": {"name": "mlp", "cuts": [1, 2, 3]},
+            "optimizer": {"name": "sgd", "lr": 0.1},
+            "fleet": {"devices": 2, "nodes": 3},
+        },
+        "job",
+    )
+    seats = (
+        Seat(1, 0, "node-1", "a", (1, 2)),
+        Seat(1, 1, "node-3", "c", (1, 2)),
+        Seat(2, 0, "node-2", "b", (2, 3)),
+    )
+    devices = {"dev-1": DeviceEntry("d", (0, 0)), "dev-2": DeviceEntry("e", (1, 0))}
+    return Plan("p-000000", 1, "o", job, 4, (1, 2, 3), seats, devices, 2, 1 << 20)
+
+
+def test_the_list_is_of_all_kinds() -> None:
+    assert {type(message) for message, _ in ALLOWED} == set(KINDS.values())
+
+
+@pytest.mark.parametrize(("message", "allowed"), ALLOWED, ids=lambda value: getattr(value, "kind", ""))
+def test_only_those_may_send_it(message: Message, allowed: set[tuple[str, str]]) -> None:
+    everyone = ["orch", "node-1", "node-2", "node-3", "dev-1", "dev-2", "stranger"]
+    addresses = ["orch", "1.0", "1.1", "2.0", "dev-1", "dev-2"]
+    found = {(source, to) for source in everyone for to in addresses if may_send(plan(), source, to, message)}
+    assert found == allowed
+
+
+@pytest.mark.parametrize("kind", [Activation, Gradient, Probe, Admit, Accept, Discard, Finished, Discarded])
+def test_nobody_speaks_of_a_device_that_is_not_in_the_plan(kind: type[Message]) -> None:
+    message: Any = next(message for message, _ in ALLOWED if isinstance(message, kind))
+    if hasattr(message, "ticket"):
+        message = dataclasses.replace(message, ticket=dataclasses.replace(TICKET, device="stranger"))
+    else:
+        message = dataclasses.replace(message, device="stranger")
+    for source in ("orch", "node-1", "dev-1", "stranger"):
+        for to in ("orch", "1.0", "dev-1"):
+            assert not may_send(plan(), source, to, message) or (source, to) == ("stranger", "orch")
