@@ -1,0 +1,96 @@
+"""`mpsl bench link`: tensors between two processes through the broker, beside paho alone with the best chunk size."""
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import click
+
+from broker.address import parse_broker
+from broker.connection import connect
+from broker.engines.engine import running_broker
+from mpsl.machines.effects import Publish
+from orchestrator.bench.link_ends import TOPICS
+
+CHUNKS = (256 * 1024, 512 * 1024, 1024 * 1024)
+READY_S = 60.0
+END_S = 300.0
+
+
+@click.command()
+@click.option(
+    "--sizes", default="65536,1048576,16777216,67108864", show_default=True, help="Bytes of a tensor, several."
+)
+@click.option("--total", type=click.IntRange(1 << 20), default=512 << 20, show_default=True, help="Bytes of each run.")
+@click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+def command(sizes: str, total: int, engine: str, repeats: int) -> None:
+    """Measure MB/s and CPU seconds per GB on either side; prints one JSON object last."""
+    rows = []
+    for size in [int(text) for text in sizes.split(",")]:
+        count = max(4, min(2000, total // size))
+        # The best chunk of the bare client is looked for once, with the counted runs' own count.
+        chunks = [chunk for chunk in CHUNKS if chunk <= size] or [size]
+        best = max(chunks, key=lambda chunk: asyncio.run(_pair(engine, True, size, count, chunk))["mb_per_s"])
+        link, bare = [], []
+        for _ in range(repeats):
+            link.append(asyncio.run(_pair(engine, False, size, count, 512 * 1024)))
+            bare.append(asyncio.run(_pair(engine, True, size, count, best)))
+        ratios = [mine["mb_per_s"] / theirs["mb_per_s"] for mine, theirs in zip(link, bare, strict=True)]
+        row = {
+            "bytes": size, "count": count, "link": _medians(link), "bare": _medians(bare), "bare_chunk": best,
+            "ratio": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
+        }  # fmt: skip
+        rows.append(row)
+        click.echo(
+            f"{size / 1e6:8.2f} MB: link {row['link']['mb_per_s']:6.0f} MB/s, {row['link']['send_cpu_s_per_gb']:.2f} + "
+            f"{row['link']['receive_cpu_s_per_gb']:.2f} CPU s/GB; bare {row['bare']['mb_per_s']:6.0f} MB/s, "
+            f"{row['bare']['send_cpu_s_per_gb']:.2f} + {row['bare']['receive_cpu_s_per_gb']:.2f} CPU s/GB; "
+            f"ratio {row['ratio']['median']:.2f} ({row['ratio']['least']:.2f} to {row['ratio']['most']:.2f})",
+            err=True,
+        )
+    click.echo(json.dumps({"benchmark": "link", "engine": engine, "repeats": repeats, "rows": rows}))
+
+
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+async def _pair(engine: str, bare: bool, size: int, count: int, chunk: int) -> dict[str, float]:
+    """One run: both ends as processes, started together once both are ready."""
+    async with running_broker(engine) as broker:
+        arguments = ["--broker", broker.url, "--size", str(size), "--count", str(count), "--chunk", str(chunk)]
+        command = [sys.executable, "-m", "orchestrator.bench.link_ends"]
+        ends = [
+            subprocess.Popen([*command, role, *arguments, *(["--bare"] if bare else [])], stdout=subprocess.PIPE)
+            for role in ("b", "a")
+        ]
+        try:
+            async with (
+                asyncio.timeout(READY_S),
+                connect(parse_broker(broker.url), f"bench-{time.monotonic_ns()}") as start,
+            ):
+                await start.subscribe((f"{TOPICS.root}/ready/+",))
+                ready: set[str] = set()
+                async for topic, _, _ in start.messages():
+                    ready.add(topic)
+                    if len(ready) == len(ends):
+                        break
+                await start.publish(Publish("bare/go" if bare else f"{TOPICS.root}/go", b"1", 1))
+            outputs = [(await asyncio.to_thread(end.communicate, timeout=END_S))[0] for end in ends]
+        finally:
+            for end in ends:
+                if end.poll() is None:
+                    end.kill()
+                    end.wait()
+    receiver, sender = (json.loads(output) for output in outputs)
+    gigabytes: Any = size * count / 1e9
+    return {
+        "mb_per_s": gigabytes * 1e3 / receiver["seconds"],
+        "send_cpu_s_per_gb": sender["cpu_s"] / gigabytes,
+        "receive_cpu_s_per_gb": receiver["cpu_s"] / gigabytes,
+    }
