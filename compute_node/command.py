@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ import click
 from broker.driver import Driver
 from broker.options import Network, default_id, network_options, new_boot
 from broker.service import drive, run_service
+from broker.slow_link import parse_link
 from mpsl.errors import UsageError
 from mpsl.machines.effects import Stop
 from mpsl.machines.hop import HopMachine
@@ -38,6 +40,7 @@ def parse_bytes(text: str, where: str) -> int:
     metavar="DIR",
     help="Where parts lie that the budget has no room for; on a disk.  [default: /var/tmp]",
 )
+@click.option("--link", metavar="RATE/LATENCY", help="Emulate a slow link to the broker: 8mbit/20ms.")
 @click.option("--once", is_flag=True, help="Leave after one run, with its exit status.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: torch's own choice]")
 def node(
@@ -46,12 +49,15 @@ def node(
     id: str | None,
     memory_budget: str | None,
     scratch: Path | None,
+    link: str | None,
     once: bool,
     threads: int | None,
 ) -> int:
     """Compute a part of the model for the devices of a run."""
     id = check_id(id or default_id(), "--id")
     budget = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
+    if link:
+        network = replace(network, address=replace(network.address, link=parse_link(link)))
     stop = run_service(lambda: serve(network, id, budget, scratch, once, threads))
     if network.as_json:
         print(json.dumps({"id": id, "status": stop.status, "reason": stop.reason}))

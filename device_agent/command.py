@@ -1,57 +1,67 @@
-"""`mpsl device`: one device as a service; stays after a run until SIGTERM, unless --once."""
+"""`mpsl device`: one device as a service, or several in one process; stays after a run until SIGTERM, unless --once."""
 
+import asyncio
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 import click
 
-from broker.driver import Driver
-from broker.options import Network, default_id, network_options, new_boot
-from broker.service import drive, run_service
+from broker.options import Network, default_id, network_options
+from broker.slow_link import parse_link
 from device_agent.shard import Shard, load_shard
-from mpsl.machines.device import DeviceMachine
+from mpsl.errors import UsageError
 from mpsl.machines.effects import Stop
 from mpsl.names import check_id
-from mpsl.topics import client_id
 
 
 @click.command()
 @network_options
 @click.option("--id", "id", help="Who this device is.  [default: the host's name]")
 @click.option("--data", required=True, metavar="SHARD", help="shard.npz, or package.module:function that returns one.")
+@click.option(
+    "--count", type=click.IntRange(1), metavar="N", help="N devices in this process, named as the files of --data DIR."
+)
+@click.option("--link", metavar="RATE/LATENCY", help="Emulate a slow link to the broker: 8mbit/20ms.")
 @click.option("--once", is_flag=True, help="Leave after one run, with its exit status.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: torch's own choice]")
-def device(*, network: Network, id: str | None, data: str, once: bool, threads: int | None) -> int:
+def device(
+    *, network: Network, id: str | None, data: str, count: int | None, link: str | None, once: bool, threads: int | None
+) -> int:  # fmt: skip
     """Take part in runs with the data in SHARD, which never leaves this machine."""
-    id = check_id(id or default_id(), "--id")
-    shard = load_shard(data)
-    stop = run_service(lambda: serve(network, id, shard, once, threads))
+    if link:
+        network = replace(network, address=replace(network.address, link=parse_link(link)))
+    if count is None:
+        shards = {check_id(id or default_id(), "--id"): load_shard(data)}
+    elif id is not None:
+        raise UsageError("--id names one device; with --count the ids are the names of the files in --data")
+    else:
+        shards = shards_in(Path(data), count)
+    from device_agent.agents import serve
+
+    stops = asyncio.run(serve(network, shards, once, threads))
+    return report(network, stops, count is not None)
+
+
+def report(network: Network, stops: Mapping[str, Stop], several: bool) -> int:
+    """Say how the devices ended; returns the worst of their exit statuses."""
+    worst = max(stop.status for stop in stops.values())
+    outcomes = [{"id": id, "status": stop.status, "reason": stop.reason} for id, stop in stops.items()]
     if network.as_json:
-        print(json.dumps({"id": id, "status": stop.status, "reason": stop.reason}))
-    if stop.status and stop.reason:
-        print(f"Error: {stop.reason}", file=sys.stderr)
-    return stop.status
+        print(json.dumps({"status": worst, "devices": outcomes} if several else outcomes[0]))
+    for id, stop in stops.items():
+        if stop.status and stop.reason:
+            print(f"Error: {f'{id}: ' if several else ''}{stop.reason}", file=sys.stderr)
+    return worst
 
 
-async def serve(network: Network, id: str, shard: Shard, once: bool, threads: int | None) -> Stop:
-    """One device until it stops."""
-    from device_agent.performer import DevicePerformer
-    from mpsl.nn.threads import computing_worker, limit_threads
-
-    boot = new_boot()
-    info = {
-        "samples": shard.samples,
-        "test_samples": shard.test_samples,
-        "shape": list(shard.x.shape[1:]),
-        "threads": limit_threads(threads),
-    }
-    machine = DeviceMachine(id, boot, network.topics, info, once)
-    driver = Driver(
-        machine,
-        DevicePerformer(id, shard),
-        network.address,
-        client_id("device", id, boot),
-        network.logger(role="device", id=id),
-        worker=computing_worker(threads),
-    )
-    return await drive(driver)
+def shards_in(directory: Path, count: int) -> dict[str, Shard]:
+    """The first `count` shards of DIRECTORY/*.npz in the order of their names, by id; raises UsageError."""
+    if not directory.is_dir():
+        raise UsageError(f"--data {directory}: with --count it is a directory of .npz files; `mpsl data` makes one")
+    paths = sorted(directory.glob("*.npz"))
+    if len(paths) < count:
+        raise UsageError(f"--count {count}: {directory} holds {len(paths)} .npz files; one is needed for each device")
+    return {check_id(path.stem, str(path)): load_shard(str(path)) for path in paths[:count]}

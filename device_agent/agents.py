@@ -1,0 +1,88 @@
+"""The agents of one process: each with its own identity, shard and connection, in one event loop.
+
+One thread computes for all of them, because torch's generator belongs to the process.
+"""
+
+import asyncio
+import signal
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from broker.driver import Driver
+from broker.options import Network, new_boot
+from device_agent.performer import DevicePerformer
+from device_agent.shard import Shard
+from mpsl.errors import MpslError, UsageError
+from mpsl.machines.device import DeviceMachine
+from mpsl.machines.effects import Stop
+from mpsl.nn.threads import limit_threads
+from mpsl.topics import client_id
+
+
+class SharedWorker(ThreadPoolExecutor):
+    """The one computing thread; outlives the drivers that use it."""
+
+    def __init__(self, threads: int | None) -> None:
+        super().__init__(1, thread_name_prefix="worker", initializer=limit_threads, initargs=(threads,))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """A driver that ends leaves the worker to the others."""
+
+    def close(self) -> None:
+        """End it for good."""
+        super().shutdown(wait=False, cancel_futures=True)
+
+
+async def serve(network: Network, shards: Mapping[str, Shard], once: bool, threads: int | None) -> dict[str, Stop]:
+    """One agent for each shard, by id, until all have stopped; SIGTERM and SIGINT ask them to.
+
+    An agent that ends with an error leaves the others alone.
+    """
+    worker = SharedWorker(threads)
+    drivers = {id: _driver(network, id, shard, once, threads, worker) for id, shard in shards.items()}
+    loop = asyncio.get_running_loop()
+
+    def stop_all() -> None:
+        for driver in drivers.values():
+            driver.request_stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop_all)
+    try:
+        stops = await asyncio.gather(*(_run(network, id, driver) for id, driver in drivers.items()))
+    finally:
+        worker.close()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+    return dict(zip(drivers, stops, strict=True))
+
+
+def _driver(
+    network: Network, id: str, shard: Shard, once: bool, threads: int | None, worker: ThreadPoolExecutor
+) -> Driver:
+    boot = new_boot()
+    info = {
+        "samples": shard.samples,
+        "test_samples": shard.test_samples,
+        "shape": list(shard.x.shape[1:]),
+        "threads": limit_threads(threads),
+    }
+    return Driver(
+        DeviceMachine(id, boot, network.topics, info, once),
+        DevicePerformer(id, shard),
+        network.address,
+        client_id("device", id, boot),
+        network.logger(role="device", id=id),
+        worker=worker,
+    )
+
+
+async def _run(network: Network, id: str, driver: Driver) -> Stop:
+    try:
+        stop = await driver.run()
+    except MpslError as error:
+        stop = Stop(2 if isinstance(error, UsageError) else 1, str(error))
+    if stop.status:
+        # At once, for the others may go on for days.
+        network.logger(role="device", id=id)("error", "ended", {"status": stop.status, "reason": stop.reason})
+    return stop
