@@ -247,8 +247,8 @@ class BuildModel(Job):
 @dataclass(frozen=True)
 class ModelBuilt(Result):
     """Facts of the model, per block: estimated compute, bytes of parameters and buffers, of the output and of what
-    backward keeps at the job's batch size, of the optimizer's state; and the BatchNorms that a micro-batch of one sample
-    would break.
+    backward keeps at the job's batch size, of the optimizer's state; and the BatchNorms that a micro-batch of one
+    sample would break.
     """
 
     block_costs: tuple[float, ...]
