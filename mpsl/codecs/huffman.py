@@ -40,7 +40,7 @@ class Huffman(Affine):
     def _encode(self, flat: Floats) -> Sequence[NDArray[np.generic]]:
         lows, steps, packed = super()._encode(flat)
         deflate = zlib.compressobj(1, zlib.DEFLATED, RAW_DEFLATE, strategy=zlib.Z_HUFFMAN_ONLY)
-        stream = deflate.compress(packed) + deflate.flush()
+        stream = deflate.compress(packed.tobytes()) + deflate.flush()
         return (lows, steps, np.frombuffer(stream, np.uint8) if len(stream) < packed.nbytes else packed)
 
     def _decode(self, planes: Sequence[Plane], flat: Floats) -> None:

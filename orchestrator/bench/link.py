@@ -41,7 +41,7 @@ def command(sizes: str, total: int, engine: str, repeats: int) -> None:
             link.append(asyncio.run(_pair(engine, False, size, count, 512 * 1024)))
             bare.append(asyncio.run(_pair(engine, True, size, count, best)))
         ratios = [mine["mb_per_s"] / theirs["mb_per_s"] for mine, theirs in zip(link, bare, strict=True)]
-        row = {
+        row: dict[str, Any] = {
             "bytes": size, "count": count, "link": _medians(link), "bare": _medians(bare), "bare_chunk": best,
             "ratio": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
         }  # fmt: skip
