@@ -117,7 +117,7 @@ class HopMachine(Participant):
             "copies": len(self.copies),
             "steps": self._steps,
             "stepped_at": self._stepped_at,
-            "busy_s": self._busy_s,
+            "busy_s": self._busy_s + (self.now - self._busy_since if self._queue.running else 0.0),
             "memory": memory,
         }
 

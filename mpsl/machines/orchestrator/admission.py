@@ -3,9 +3,11 @@
 from typing import TYPE_CHECKING
 
 from mpsl.batches import batches_per_epoch
+from mpsl.machines.census import Presence
 from mpsl.machines.effects import Run, SetTimer, Write
 from mpsl.machines.jobs import Exported, FoldUpdate
 from mpsl.machines.members import Book, Member, Place
+from mpsl.machines.orchestrator.pace import Pace, Reading
 from mpsl.machines.orchestrator.state import OrchestratorState
 from mpsl.messages import Accept, Admit, Evaluate, Finished, Slice, Update
 
@@ -21,6 +23,7 @@ class Admission:
     def __init__(self, machine: "OrchestratorMachine") -> None:
         self._machine = machine
         self._device_slices: Exported | None = None
+        self._pace: Pace | None = None
 
     def ready(self) -> list[str]:
         """Devices that can take part now."""
@@ -48,7 +51,9 @@ class Admission:
             return
         machine.round += 1
         machine.state = S.OPEN
-        machine.book = Book(machine.round, machine.plan.admit, machine.members, machine.now)
+        self._pace = self._pace or Pace(machine.plan.admit, machine.plan.admit_most)
+        self._pace.interrupted()
+        machine.book = Book(machine.round, self._pace.admit, machine.members, machine.now)
         machine.book.open_to(ready)
         if machine.job.fleet.round_timeout_s is not None:
             machine.do(SetTimer("round", machine.now + machine.job.fleet.round_timeout_s))
@@ -84,6 +89,24 @@ class Admission:
             machine.closing.begin(book)
         else:
             machine.evaluation.done(book)
+
+    def seen(self, presence: Presence) -> None:
+        """A node's telemetry: one more device may be in where the busiest seat idles though all places are taken."""
+        machine, book, seat = self._machine, self._machine.book, self._machine.seat_of(presence.id)
+        if presence.branch != "node" or seat is None or book is None or self._pace is None:
+            return
+        if machine.state is not S.OPEN or not book.at(Place.WAITING) or len(book.at(Place.ADMITTED)) < book.most:
+            self._pace.interrupted()
+            return
+        said = presence.telemetry
+        try:
+            reading = Reading(float(said["uptime_s"]), float(said["busy_s"]), int(said["steps"]))
+        except (KeyError, TypeError, ValueError):
+            return
+        if self._pace.seen(seat.address, reading, len(machine.seats)):
+            book.most = self._pace.admit
+            machine.log("info", "admitting-more", run=machine.run, round=machine.round, admit=book.most)
+            self.admit_more()
 
     def _call(self, member: Member, book: Book, slices: Exported) -> None:
         machine = self._machine

@@ -245,6 +245,8 @@ class OrchestratorMachine(Machine):
                     self.gathering.gather()
                 else:
                     self.departures.seen(presence)
+                    if topic.leaf == "tele":
+                        self.admission.seen(presence)
             case BinaryTopic() as topic if self.channel and topic.run == self.run:
                 self.heard_at = self.now
                 messages, outbound = self.channel.receive(topic, event.payload, self.now)

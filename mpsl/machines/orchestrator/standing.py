@@ -58,6 +58,7 @@ class Standing:
             "run": machine.run,
             "round": machine.round,
             "rounds": machine.job.run.rounds,
+            "admit": machine.book.most if machine.book else 0,
             "admitted": sorted(batches),
             "batches": sum(batches.values()) + sum(m.update.batches for m in members if m.update),
             "batches_in_round": due,
