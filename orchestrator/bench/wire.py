@@ -1,0 +1,240 @@
+"""`mpsl bench wire`: bytes over a device's link and final accuracy for each pair of codecs; what a slow link costs.
+
+Two tasks, each on a fleet of real processes over a real broker that trains one job after another; bytes are those of
+the runs' own summaries: MQTT payloads with headers, acknowledgements and weights, without evaluations.
+"""
+
+import asyncio
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from broker.address import parse_broker
+from broker.engines.engine import running_broker
+from broker.options import Network
+from broker.slow_link import parse_link
+from mpsl.codecs import parse
+from mpsl.errors import RunFailed, UsageError
+from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection
+from mpsl.topics import Topics
+from orchestrator import datasets, shards
+from orchestrator.commands.train import orchestrate
+from orchestrator.datasets import Dataset, Samples
+from orchestrator.processes import children
+
+PLAIN = "fp32/fp32"
+CODECS = (
+    "fp16/fp16,bf16/bf16,int8/int8,int4/int4,huffman:4/huffman:4,huffman:3/huffman:3,"
+    "huffman:2/huffman:2,affine:3/topk:0.1"
+)
+TRAINING, HELD_OUT = 1500, 2000
+"""Samples of Fashion-MNIST: the first ones of either file."""
+LEAST_LOSS = 0.005
+"""What accuracy a codec may cost and still be the best."""
+GOAL = 0.95
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job to train with every codec, and its data."""
+
+    name: str
+    shown: str
+    model: ModelSection
+    optimizer: OptimizerSection
+    run: RunSection
+    devices: int
+
+    @property
+    def hops(self) -> int:
+        """Of the job."""
+        return len(self.model.cuts or ()) - 1
+
+    def dataset(self) -> Dataset:
+        """The same for every codec and seed."""
+        if self.name == "digits":
+            return datasets.load("digits", 0)
+        whole = datasets.load("fashion-mnist", 0)
+        return Dataset(
+            _halved(whole.x[:TRAINING]), whole.y[:TRAINING], _halved(whole.x_test[:HELD_OUT]), whole.y_test[:HELD_OUT]
+        )
+
+    def job(self, codecs: str, seed: int, evaluate_every: int) -> Job:
+        """The job with activations and gradients in these codecs."""
+        activations, _, gradients = codecs.partition("/")
+        run = replace(self.run, seed=seed, evaluate_every=evaluate_every)
+        fleet = FleetSection(self.devices, self.hops, start_timeout_s=120.0)
+        return Job(run, self.model, self.optimizer, fleet, WireSection(activations, gradients))
+
+
+TASKS = [
+    Task(
+        "digits",
+        "digits-cnn on the 1437 digits, 360 held out; 4 devices, 2 hops, 6 rounds of 2 local epochs",
+        ModelSection("digits-cnn", {}, (2, 5, 8)),
+        OptimizerSection("adam", 0.003),
+        RunSection("wire-digits", 6, 32, local_epochs=2),
+        4,
+    ),
+    Task(
+        "fashion-mnist",
+        f"resnet18 on the first {TRAINING} of Fashion-MNIST, halved to 14×14, the first {HELD_OUT} held out; "
+        "2 devices, 2 hops, 3 rounds",
+        ModelSection("resnet18", {"num_classes": 10, "in_channels": 1, "image_size": 14}, (1, 5, 9)),
+        OptimizerSection("adam", 0.001),
+        RunSection("wire-fashion", 3, 32),
+        2,
+    ),
+]
+
+
+@click.command()
+@click.option("--codecs", default=CODECS, help="ACTIVATIONS/GRADIENTS,…; fp32/fp32 always comes first.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--quick", is_flag=True, help="The digits only, one seed, and no slow link.")
+@click.option(
+    "--slow-link",
+    default="8mbit/20ms",
+    show_default=True,
+    metavar="RATE/LATENCY",
+    help="Of the devices, in the last part.",
+)
+@click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
+def command(codecs: str, seeds: int, quick: bool, slow_link: str, engine: str) -> None:
+    """Train with each pair of codecs; prints one JSON object last."""
+    parse_link(slow_link)
+    pairs = [PLAIN, *(pair for pair in _pairs(codecs) if pair != PLAIN)]
+    tasks, seeds = (TASKS[:1], 1) if quick else (TASKS, seeds)
+    found: dict[str, Any] = {"benchmark": "wire", "cores": os.cpu_count(), "seeds": seeds, "tasks": {}}
+    for task in tasks:
+        click.echo(f"\n{task.shown}; batch {task.run.batch_size}; {seeds} seeds", err=True)
+        found["tasks"][task.name] = {"task": task.shown, "codecs": asyncio.run(_compare(task, pairs, seeds, engine))}
+    best = _best(pairs, [entry["codecs"] for entry in found["tasks"].values()])
+    found["best"] = best
+    if not quick:
+        click.echo(f"\ndigits over {slow_link} for each device: seconds of training to {GOAL:.0%}", err=True)
+        chosen = list(dict.fromkeys([PLAIN, best]))
+        found["slow_link"] = {"link": slow_link, "codecs": asyncio.run(_race(chosen, seeds, engine, slow_link))}
+    click.echo(json.dumps(found))
+
+
+def _pairs(codecs: str) -> list[str]:
+    pairs = [pair.strip() for pair in codecs.split(",") if pair.strip()]
+    for pair in pairs:
+        activations, slash, gradients = pair.partition("/")
+        if not slash:
+            raise UsageError(f"--codecs {pair!r}: write the codec of activations / that of gradients, as in int8/int8")
+        parse(activations)
+        parse(gradients)
+    return pairs
+
+
+async def _compare(task: Task, pairs: Sequence[str], seeds: int, engine: str) -> dict[str, Any]:
+    """Bytes per sample and accuracy of each pair."""
+    found: dict[str, Any] = {}
+    click.echo(_HEAD, err=True)
+    async with _fleet(task, engine) as train:
+        for pair in pairs:
+            summaries = [await train(task.job(pair, seed, task.run.rounds)) for seed in range(seeds)]
+            found[pair] = _measured(summaries, task.run.local_epochs)
+            found[pair] |= _against(found[pair], found[PLAIN])
+            click.echo(_line(pair, found[pair]), err=True)
+    return found
+
+
+async def _race(pairs: Sequence[str], seeds: int, engine: str, link: str) -> dict[str, Any]:
+    """Seconds of training until the digits are at GOAL: rounds from opening to commit, without evaluations."""
+    found: dict[str, Any] = {}
+    async with _fleet(TASKS[0], engine, ["--link", link]) as train:
+        for pair in pairs:
+            seconds: list[float | None] = []
+            for seed in range(seeds):
+                rounds = (await train(TASKS[0].job(pair, seed, 1)))["rounds"]
+                reached = next((number for number, r in enumerate(rounds, 1) if r["accuracy"] >= GOAL), None)
+                seconds.append(sum(r["seconds"] for r in rounds[:reached]) if reached else None)
+            whole = [each for each in seconds if each is not None]
+            found[pair] = {"seconds": seconds, "median": statistics.median(whole) if whole else None}
+            click.echo(f"{pair:<22} {', '.join('never' if s is None else f'{s:.1f} s' for s in seconds)}", err=True)
+    return found
+
+
+@asynccontextmanager
+async def _fleet(task: Task, engine: str, device_options: Sequence[str] = ()) -> AsyncIterator[Any]:
+    """Broker, nodes and devices, each its own process with one thread; yields what trains a job on them."""
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
+    with tempfile.TemporaryDirectory(prefix="mpsl-wire-") as name:
+        directory = Path(name)
+        shards.write(shards.split(task.dataset(), task.devices, 0), directory)
+        async with running_broker(engine) as broker, children() as group:
+            shared = ["--broker", broker.url, "--threads", "1"]
+            for number in range(1, task.hops + 1):
+                await group.start(f"node-{number}", ["node", "--id", f"node-{number}", *shared], environment)
+            for path in sorted(directory.glob("*.npz")):
+                arguments = ["device", "--id", path.stem, "--data", str(path), *shared, *device_options]
+                await group.start(path.stem, arguments, environment)
+            network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+
+            async def train(job: Job) -> dict[str, Any]:
+                summary = await orchestrate(network, job, directory / "out")
+                if summary["state"] != "done":
+                    raise RunFailed(f"{job.wire.activations}/{job.wire.gradients}: {summary['reason']}")
+                return summary
+
+            yield train
+
+
+def _halved(x: Samples) -> Samples:
+    """Means of 2×2 pixels."""
+    count, channels, height, width = x.shape
+    return np.ascontiguousarray(x.reshape(count, channels, height // 2, 2, width // 2, 2).mean((3, 5)))
+
+
+def _measured(summaries: Sequence[Mapping[str, Any]], local_epochs: int) -> dict[str, Any]:
+    # The last round's bytes include the evaluation.
+    rounds = [each for summary in summaries for each in summary["rounds"][:-1]]
+    samples = sum(each["samples"] for each in rounds) * local_epochs
+    accuracies = [summary["accuracy"] for summary in summaries]
+    return {
+        "up": sum(each["bytes"]["device_up"] for each in rounds) / samples,
+        "down": sum(each["bytes"]["device_down"] for each in rounds) / samples,
+        "accuracy": statistics.mean(accuracies),
+        "spread": max(accuracies) - min(accuracies),
+        "accuracies": accuracies,
+    }
+
+
+def _against(measured: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        "fewer_up": plain["up"] / measured["up"],
+        "fewer_down": plain["down"] / measured["down"],
+        "fewer": (plain["up"] + plain["down"]) / (measured["up"] + measured["down"]),
+        "points": 100 * (measured["accuracy"] - plain["accuracy"]),
+    }
+
+
+def _best(pairs: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> str:
+    """The pair with the fewest bytes that costs no task more than LEAST_LOSS of its accuracy."""
+    sound = [pair for pair in pairs if all(task[pair]["points"] >= -100 * LEAST_LOSS for task in tasks)]
+    return max(sound, key=lambda pair: min(task[pair]["fewer"] for task in tasks))
+
+
+_HEAD = (
+    f"{'activations/gradients':<22} {'up B':>7} {'down B':>7} {'fewer':>20} {'accuracy':>9} {'points':>7} {'spread':>7}"
+)
+
+
+def _line(pair: str, measured: Mapping[str, Any]) -> str:
+    fewer = f"{measured['fewer_up']:.1f}/{measured['fewer_down']:.1f}/{measured['fewer']:.1f}×"
+    return (
+        f"{pair:<22} {measured['up']:>7.0f} {measured['down']:>7.0f} {fewer:>20} {measured['accuracy']:>9.2%} "
+        f"{measured['points']:>+7.2f} {100 * measured['spread']:>7.2f}"
+    )
