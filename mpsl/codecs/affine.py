@@ -103,12 +103,17 @@ class Affine(Codec):
     def _pack(self, integers: NDArray[np.uint32]) -> NDArray[np.uint8]:
         """Whole groups of integers, each in the lowest bits of its word, as bytes."""
         together, nbytes = self.word
-        columns = integers.reshape(-1, together)
-        columns &= 2**self.bits - 1
-        words = columns[:, 0].copy()
-        for place in range(1, together):
-            words |= columns[:, place] << np.uint32(place * self.bits)
-        return words.view(np.uint8).reshape(-1, 4)[:, :nbytes].reshape(-1)
+        lanes = integers.view(np.uint8)[::4].copy().view("<u8")
+        # Neighbours move together, then pairs, then fours: a lane of `width` bits holds `held` of them.
+        width, held = 8, self.bits
+        while width < 8 * together:
+            low = lanes & _each(2 * width, width)
+            lanes >>= np.uint64(width)
+            lanes &= _each(2 * width, width)
+            lanes <<= np.uint64(held)
+            lanes |= low
+            width, held = 2 * width, 2 * held
+        return lanes.view(np.uint8).reshape(-1, together)[:, :nbytes].reshape(-1)
 
     def _decode(self, planes: Sequence[Plane], flat: Floats) -> None:
         low, step = np.empty(len(planes[0]) // 2, "<f4"), np.empty(len(planes[1]) // 2, "<f4")
@@ -130,15 +135,26 @@ class Affine(Codec):
             flat[part] = padded[:size]
 
     def _unpack(self, packed: NDArray[np.uint8], values: Floats) -> None:
-        """The integers of `packed`, as floats, into the first of `values`."""
+        """The integers of `packed` as floats into `values`, whole groups; what `packed` does not reach is zero."""
         together, nbytes = self.word
-        words = np.zeros((len(packed) // nbytes, 4), np.uint8)
-        words[:, :nbytes] = packed.reshape(-1, nbytes)
-        column = words.view("<u4")[:, 0]
-        places = values[: len(column) * together].reshape(-1, together)
-        for place in range(together):
-            places[:, place] = (column >> np.uint32(place * self.bits)) & np.uint32(2**self.bits - 1)
+        spread = np.zeros((values.size // together, together), np.uint8)
+        spread[: len(packed) // nbytes, :nbytes] = packed.reshape(-1, nbytes)
+        lanes = spread.reshape(-1).view("<u8")
+        width, held = 4 * together, self.bits * together // 2
+        while width >= 8:
+            low = lanes & _each(2 * width, held)
+            lanes >>= np.uint64(held)
+            lanes &= _each(2 * width, held)
+            lanes <<= np.uint64(width)
+            lanes |= low
+            width, held = width // 2, held // 2
+        values[:] = lanes.view(np.uint8)
 
     def _packed(self, part: slice) -> slice:
         """Where the integers of the values in `part` lie."""
         return slice(self._packed_bytes(part.start), self._packed_bytes(part.stop))
+
+
+def _each(lane: int, ones: int) -> np.uint64:
+    """So many ones in the lowest bits of each lane of so many bits."""
+    return np.uint64(sum(((1 << ones) - 1) << start for start in range(0, 64, lane)))
