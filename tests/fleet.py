@@ -74,12 +74,13 @@ def run_fleet(
     out: Path,
     nodes: int,
     timeout: float = 120.0,
+    memory_budget: int | None = None,
 ) -> Outcome:
     """Run a job with these shards over the broker (by id where each has a user) and wait till all have left."""
     if callable(broker):
-        return asyncio.run(_run(broker, job, shards, out, nodes, timeout))
+        return asyncio.run(_run(broker, job, shards, out, nodes, timeout, memory_budget))
     address = parse_broker(broker) if isinstance(broker, str) else broker
-    return asyncio.run(_run(lambda id: address, job, shards, out, nodes, timeout))
+    return asyncio.run(_run(lambda id: address, job, shards, out, nodes, timeout, memory_budget))
 
 
 async def _run(
@@ -89,6 +90,7 @@ async def _run(
     out: Path,
     nodes: int,
     timeout: float,
+    memory_budget: int | None,
 ) -> Outcome:
     topics = Topics(f"t-{secrets.token_hex(6)}")
     worker = SharedWorker()
@@ -106,7 +108,7 @@ async def _run(
     drivers = {"orch": driver(orchestrator, OrchestratorPerformer(out), "orch", "orch")}
     for number in range(1, nodes + 1):
         id = f"node-{number}"
-        hop = HopMachine(id, secrets.token_hex(4), topics, {"memory_budget": None}, once=True)
+        hop = HopMachine(id, secrets.token_hex(4), topics, {"memory_budget": memory_budget}, once=True)
         drivers[id] = driver(hop, HopPerformer(id), "node", id)
     for id, shard in shards.items():
         device = DeviceMachine(id, secrets.token_hex(4), topics, {"samples": shard.samples}, once=True)

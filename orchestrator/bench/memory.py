@@ -32,7 +32,7 @@ LOOK_S = 0.5
 
 @dataclass(frozen=True)
 class Setting:
-    """One system to measure; `cuts` empty: cut as a run without cuts is."""
+    """One system to measure; `cuts` empty: cut as a run without cuts is; `admit` None: G is chosen."""
 
     model: str
     batch_size: int
@@ -41,15 +41,18 @@ class Setting:
     cuts: tuple[int, ...]
     batches: int
     threads: int
+    admit: int | None = None
 
     def job(self, devices: int) -> Job:
         """One round for so many devices."""
-        args = {key: value for key, value in CIFAR.items() if key in arguments(self.model)}
+        args: dict[str, Any] = {key: value for key, value in CIFAR.items() if key in arguments(self.model)}
+        if self.model == "vgg11":
+            args["head"] = "small"
         return Job(
             RunSection("memory", 1, self.batch_size),
             ModelSection(self.model, args, self.cuts or None),
             OptimizerSection("sgd", 0.01, momentum=0.9),
-            FleetSection(devices, self.hops, start_timeout_s=300.0),
+            FleetSection(devices, self.hops, admit=self.admit, start_timeout_s=300.0),
         )
 
 
@@ -80,9 +83,7 @@ def command(
     """Measure the peak resident memory of every node; prints one JSON object last."""
     chosen = tuple(int(cut) for cut in cuts.split(",")) if cuts else ()
     setting = Setting(model, batch_size, hops, memory_budget, chosen, batches, threads)
-    few, many = (asyncio.run(measure(setting, count)) for count in (devices // 4, devices))
-    for count, seen in ((devices // 4, few), (devices, many)):
-        click.echo(f"{count} devices: {table(seen)}", err=True)
+    few, many = (_measured(setting, count) for count in (devices // 4, devices))
     nodes = sorted(many.holders)
     result = {
         "benchmark": "memory",
@@ -98,6 +99,12 @@ def command(
         "device_process_peak_bytes": max(peak for name, peak in many.peaks.items() if name.startswith("devices")),
     }
     click.echo(json.dumps(result))
+
+
+def _measured(setting: Setting, devices: int) -> Seen:
+    seen = asyncio.run(measure(setting, devices))
+    click.echo(f"{devices} devices: {table(seen)}", err=True)
+    return seen
 
 
 async def measure(setting: Setting, devices: int) -> Seen:

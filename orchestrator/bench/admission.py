@@ -1,0 +1,46 @@
+"""`mpsl bench admission`: what it costs to let G devices in at a time, beside letting in all at once."""
+
+import asyncio
+import json
+import statistics
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from orchestrator.bench.memory import Setting, measure
+
+
+@click.command()
+@click.option("--model", default="vgg11", show_default=True, help="vgg11 has the small head.")
+@click.option("--devices", "counts", multiple=True, type=click.IntRange(2), default=(8, 40), show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--hops", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--batches", type=click.IntRange(1), default=2, show_default=True, help="Of each device.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+def command(model: str, counts: tuple[int, ...], batch_size: int, hops: int, batches: int, repeats: int) -> None:
+    """Measure a round's seconds with G and with all devices at once, alternating; prints one JSON object last."""
+    setting = Setting(model, batch_size, hops, None, (), batches, 1)
+    results = []
+    for devices in counts:
+        runs = []
+        for number in range(repeats):
+            few = asyncio.run(measure(setting, devices))
+            everyone = asyncio.run(measure(replace(setting, admit=devices), devices))
+            runs.append((few.seconds, everyone.seconds))
+            click.echo(
+                f"{devices} devices, {number + 1}: {few.seconds:.1f} s with G = {few.plan['admit']}, "
+                f"{everyone.seconds:.1f} s with all; {few.seconds / everyone.seconds:.3f}",
+                err=True,
+            )
+        results.append({"devices": devices, "admit": few.plan["admit"], **_figures(runs)})
+    click.echo(json.dumps({"benchmark": "admission", **vars(setting), "results": results}))
+
+
+def _figures(runs: list[tuple[float, float]]) -> dict[str, Any]:
+    prices = [few / everyone for few, everyone in runs]
+    return {
+        "seconds": statistics.median(few for few, _ in runs),
+        "seconds_all_at_once": statistics.median(everyone for _, everyone in runs),
+        "price": {"median": statistics.median(prices), "least": min(prices), "most": max(prices)},
+    }
