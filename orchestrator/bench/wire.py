@@ -99,6 +99,13 @@ TASKS = [
 
 @click.command()
 @click.option("--codecs", default=CODECS, help="ACTIVATIONS/GRADIENTS,…; fp32/fp32 always comes first.")
+@click.option(
+    "--task",
+    "names",
+    multiple=True,
+    type=click.Choice([task.name for task in TASKS]),
+    help="Again for each.  [default: all]",
+)
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--quick", is_flag=True, help="The digits only, one seed, and no slow link.")
 @click.option(
@@ -109,11 +116,12 @@ TASKS = [
     help="Of the devices, in the last part.",
 )
 @click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
-def command(codecs: str, seeds: int, quick: bool, slow_link: str, engine: str) -> None:
+def command(codecs: str, names: tuple[str, ...], seeds: int, quick: bool, slow_link: str, engine: str) -> None:
     """Train with each pair of codecs; prints one JSON object last."""
     parse_link(slow_link)
     pairs = [PLAIN, *(pair for pair in _pairs(codecs) if pair != PLAIN)]
-    tasks, seeds = (TASKS[:1], 1) if quick else (TASKS, seeds)
+    tasks = TASKS[:1] if quick else [task for task in TASKS if task.name in names or not names]
+    seeds = 1 if quick else seeds
     found: dict[str, Any] = {"benchmark": "wire", "cores": os.cpu_count(), "seeds": seeds, "tasks": {}}
     for task in tasks:
         click.echo(f"\n{task.shown}; batch {task.run.batch_size}; {seeds} seeds", err=True)
