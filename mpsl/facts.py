@@ -5,6 +5,7 @@ own `__post_init__` checks its ranges and raises ValueError with the text that t
 """
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -51,7 +52,7 @@ def _refuse_unknown(kind: object, data: object, where: str) -> None:
     for part in _dataclasses_in(kind):
         if isinstance(data, Mapping):
             fields = {field.name: field.type for field in dataclasses.fields(part)}
-            hints = typing.get_type_hints(part)
+            hints = _type_hints(part)
             for key, value in data.items():
                 if key not in fields:
                     raise UsageError(f"{where}: unknown key {key!r}; {nearest(str(key), fields)}")
@@ -64,6 +65,9 @@ def _refuse_unknown(kind: object, data: object, where: str) -> None:
     elif isinstance(data, Mapping) and typing.get_origin(kind) in (dict, Mapping) and arguments:
         for key, value in data.items():
             _refuse_unknown(arguments[1], value, f"{where}: {key}")
+
+
+_type_hints = functools.cache(typing.get_type_hints)
 
 
 def _dataclasses_in(kind: object) -> list[type]:

@@ -4,7 +4,7 @@ It turns messages into publishes and publishes into messages; what a message mea
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpsl import wire
@@ -67,6 +67,9 @@ class Channel:
         self._limits = limits
         self._senders: dict[tuple[Address, Lane], Sender] = {}
         self._receivers: dict[tuple[str, Lane], Receiver] = {}
+        # What there is to do, so that a thousand links that rest cost nothing.
+        self._unacknowledged: dict[tuple[Address, Lane], Sender] = {}
+        self._owing: dict[tuple[str, Lane], Receiver] = {}
         self._sessions = 0
 
     def know(self, peers: Mapping[str, Peer]) -> None:
@@ -74,8 +77,9 @@ class Channel:
         for id, peer in peers.items():
             if self.peers.get(id) not in (None, peer):
                 self.forget(id)
-                for source, lane in [key for key in self._receivers if key[0] == id]:
-                    del self._receivers[source, lane]
+                for key in [key for key in self._receivers if key[0] == id]:
+                    del self._receivers[key]
+                    self._owing.pop(key, None)
             self.peers[id] = peer
 
     def forget(self, id: str) -> None:
@@ -84,18 +88,19 @@ class Channel:
         The links from it stay: its process counts on, so only it can begin them anew.
         """
         address = self.peers[id].address if id in self.peers else id
-        for to, lane in [key for key in self._senders if key[0] == address]:
-            del self._senders[to, lane]
+        for key in [key for key in self._senders if key[0] == address]:
+            del self._senders[key]
+            self._unacknowledged.pop(key, None)
 
     @property
     def idle(self) -> bool:
         """Whether everything sent has been acknowledged."""
-        return all(sender.idle for sender in self._senders.values())
+        return not self._unacknowledged
 
     @property
     def in_flight_bytes(self) -> int:
         """Bytes sent and not acknowledged, over all links."""
-        return sum(sender.in_flight_bytes for sender in self._senders.values())
+        return sum(sender.in_flight_bytes for sender in self._unacknowledged.values())
 
     @property
     def held_bytes(self) -> int:
@@ -104,7 +109,7 @@ class Channel:
 
     def waiting_for(self) -> list[Address]:
         """The addresses with something not yet acknowledged."""
-        return sorted({to for (to, _), sender in self._senders.items() if not sender.idle})
+        return sorted({to for to, _ in self._unacknowledged})
 
     def send(self, to: Address, message: Message, now: float) -> list[Outbound]:
         """Queue `message` and publish what the windows allow."""
@@ -116,6 +121,7 @@ class Channel:
             )
         sender = self._senders[key]
         sender.send(wire.encode(message), label(message))
+        self._unacknowledged[key] = sender
         return self._publish(to, message.lane, sender.fill(now, self._limits.in_flight - self.in_flight_bytes))
 
     def receive(self, topic: BinaryTopic, payload: bytes, now: float) -> tuple[list[Message], list[Outbound]]:
@@ -136,17 +142,17 @@ class Channel:
     def due(self, now: float) -> list[Outbound]:
         """Acks whose delay is over and chunks whose retry time has come."""
         outbound = []
-        for (source, lane), receiver in self._receivers.items():
+        for (source, lane), receiver in list(self._owing.items()):
             if receiver.ack_at is not None and receiver.ack_at <= now:
                 outbound += self._ack(source, lane, receiver)
-        for (to, lane), sender in self._senders.items():
+        for (to, lane), sender in self._unacknowledged.items():
             outbound += self._publish(to, lane, sender.retry(now))
         return outbound
 
     def next_due(self) -> float | None:
         """When `due` wants to be called."""
-        times = [r.ack_at for r in self._receivers.values() if r.ack_at is not None]
-        times += [s.retry_at for s in self._senders.values() if s.retry_at is not None]
+        times = [receiver.ack_at for receiver in self._owing.values() if receiver.ack_at is not None]
+        times += [sender.retry_at for sender in self._unacknowledged.values() if sender.retry_at is not None]
         return min(times, default=None)
 
     def _drop(self, error: WireError) -> None:
@@ -169,13 +175,15 @@ class Channel:
         if lane is None or sender is None or ack.to_boot != self._boot or ack.session != sender.session:
             raise WireError("ack: of a link that is not ours, or no more")
         outbound = self._publish(peer.address, lane, sender.acknowledge(ack, now))
+        if sender.idle:
+            self._unacknowledged.pop((peer.address, lane), None)
         return outbound + self._fill(now)
 
     def _fill(self, now: float) -> list[Outbound]:
         """Room for one is room for all: the links that wait share it, least in flight first, so that none starves."""
         outbound = []
         room = self._limits.in_flight - self.in_flight_bytes
-        waiting = [(key, sender) for key, sender in self._senders.items() if sender.waiting]
+        waiting = [(key, sender) for key, sender in self._unacknowledged.items() if sender.waiting]
         waiting.sort(key=lambda item: item[1].in_flight_bytes)
         for number, ((to, lane), sender) in enumerate(waiting):
             share = max(room // (len(waiting) - number), min(room, self._limits.chunk_bytes))
@@ -192,9 +200,12 @@ class Channel:
         if receiver is None or receiver.boot != header.boot or receiver.session < header.session:
             receiver = Receiver(header.boot, header.session, self._limits.window, self._limits.message)
             self._receivers[key] = receiver
+            self._owing.pop(key, None)
         elif receiver.session > header.session:
             raise WireError("session: chunk of a former one")
         buffers = receiver.receive(header, body, now)
+        if receiver.ack_at is not None:
+            self._owing[key] = receiver
         outbound = []
         if receiver.ack_at is not None and receiver.ack_at <= now:
             outbound = self._ack(topic.source, topic.lane, receiver)
@@ -212,10 +223,13 @@ class Channel:
 
     def _ack(self, source: str, lane: Lane, receiver: Receiver) -> list[Outbound]:
         payload = chunk.encode_ack(receiver.ack(self._boot, self._term, lane))
+        self._owing.pop((source, lane), None)
         self.sent_bytes += len(payload)
         return [Outbound(self._topics.binary(self._run, self.peers[source].address, "ack", self._source), payload)]
 
-    def _publish(self, to: Address, lane: Lane, payloads: Iterable[Payload]) -> list[Outbound]:
+    def _publish(self, to: Address, lane: Lane, payloads: Sequence[Payload]) -> list[Outbound]:
+        if not payloads:
+            return []
         topic = self._topics.binary(self._run, to, lane, self._source)
         outbound = [Outbound(topic, payload.data, payload.label) for payload in payloads]
         self.sent_bytes += sum(len(each.payload) for each in outbound)

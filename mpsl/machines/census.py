@@ -81,6 +81,10 @@ class Census:
         found = [p for p in self._presences.values() if p.branch == branch and p.free(now)]
         return sorted(found, key=lambda presence: natural(presence.id))
 
+    def count_free(self, branch: Branch, now: float) -> int:
+        """How many those are."""
+        return sum(presence.free(now) for presence in self._presences.values() if presence.branch == branch)
+
     def of_other_protocol(self) -> Presence | None:
         """Someone online who speaks another protocol."""
         for presence in self._presences.values():

@@ -6,6 +6,7 @@ or its orchestrator falls silent. What the role does in the run it must never kn
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from mpsl import PROTOCOL, facts
@@ -153,7 +154,7 @@ class Participant(Online):
                 )
             return
         try:
-            plan = facts.read(Plan, content, topic)
+            plan = _read_plan(payload, topic)
         except UsageError as error:
             self.dropped["plan is malformed"] += 1
             self._log("warning", "plan-refused", reason=str(error))
@@ -287,6 +288,12 @@ class Participant(Online):
         former = self._leaving > 0
         self._leaving -= isinstance(job, Leave)
         return former or self.plan is None
+
+
+@lru_cache(maxsize=4)
+def _read_plan(payload: bytes, topic: str) -> Plan:
+    """The plan in a payload; a simulation has a thousand readers of the same one. Raises UsageError."""
+    return facts.read(Plan, from_json(payload), topic)
 
 
 def _peers(plan: Plan) -> dict[str, Peer]:

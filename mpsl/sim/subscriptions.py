@@ -19,15 +19,18 @@ class Subscriptions:
     def __init__(self) -> None:
         self._root = _Level()
         self._of: dict[str, set[str]] = {}
+        self._found: dict[str, list[str]] = {}
 
     def add(self, subscriber: str, filter: str) -> None:
         """Subscribe; again changes nothing."""
+        self._found.clear()
         self._of.setdefault(subscriber, set()).add(filter)
         level, rest = self._level(filter)
         (level.rest if rest else level.here).add(subscriber)
 
     def remove(self, subscriber: str, filter: str) -> None:
         """Unsubscribe, where subscribed."""
+        self._found.clear()
         self._of.get(subscriber, set()).discard(filter)
         level, rest = self._level(filter)
         (level.rest if rest else level.here).discard(subscriber)
@@ -39,7 +42,10 @@ class Subscriptions:
 
     def of(self, topic: str) -> list[str]:
         """Subscribers of a topic, each once, sorted."""
-        return sorted(set().union(*self._matching(topic)))
+        found = self._found.get(topic)
+        if found is None:
+            found = self._found[topic] = sorted(set().union(*self._matching(topic)))
+        return found
 
     def _level(self, filter: str) -> tuple[_Level, bool]:
         parts = filter.split("/")

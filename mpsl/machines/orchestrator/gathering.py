@@ -46,9 +46,9 @@ class Gathering:
                 "install the same version or use another --net"
             )
             return
-        nodes, devices = machine.census.free("node", machine.now), machine.census.free("dev", machine.now)
-        if machine.model is None or len(nodes) < fleet.nodes or len(devices) < fleet.devices:
+        if machine.model is None or self.missing():
             return
+        nodes, devices = machine.census.free("node", machine.now), machine.census.free("dev", machine.now)
         seating = Seating(nodes[: fleet.nodes], devices[: fleet.devices], machine.run, machine.boot)
         plan = seat_everyone(machine.job, machine.model, seating)
         if isinstance(plan, str):
@@ -73,8 +73,8 @@ class Gathering:
         """How many devices and nodes are still missing, in words."""
         machine, fleet = self._machine, self._machine.job.fleet
         missing = (
-            (fleet.devices - len(machine.census.free("dev", machine.now)), "device"),
-            (fleet.nodes - len(machine.census.free("node", machine.now)), "node"),
+            (fleet.devices - machine.census.count_free("dev", machine.now), "device"),
+            (fleet.nodes - machine.census.count_free("node", machine.now), "node"),
         )
         return [f"{count} more {what}{'s' if count > 1 else ''}" for count, what in missing if count > 0]
 
