@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := venv
-.PHONY: venv check test demo clean
+.PHONY: venv check test simulate demo clean
 
 venv: $(READY)
 
@@ -35,6 +35,11 @@ check: venv
 
 test: venv
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+# Any seeds of the simulator, from:to.
+SEEDS ?= 0:2000
+simulate: venv
+	MPSL_SEEDS=$(SEEDS) $(BIN)/python -m pytest -n auto --dist worksteal tests/test_simulator.py
 
 demo: venv
 	$(BIN)/mpsl demo $(ARGS)

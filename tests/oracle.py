@@ -87,7 +87,7 @@ def train(
                     words = np.random.SeedSequence(
                         [setting.seed, number, epoch, crc32(device.encode()), batch, micro, index]
                     )
-                    torch.manual_seed(int(words.generate_state(1, np.uint64)[0]))
+                    torch.default_generator.manual_seed(int(words.generate_state(1, np.uint64)[0]))
                     value = block(value)
                 mean = functional.cross_entropy(value, torch.from_numpy(y[part.numpy()]))
                 loss_sum += mean.item() * len(part)

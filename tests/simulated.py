@@ -133,7 +133,7 @@ def random_scenario(seed: int) -> Scenario:
     hops = chance.randint(0, 3)
     width = chance.choice([4, 4, 4, 40])
     hidden = (width,) * chance.randint(max(1, hops + 1), 4)
-    samples = tuple(chance.randint(1, 14) for _ in range(devices))
+    samples = tuple(chance.randint(1, 9) for _ in range(devices))
     batch_size = chance.randint(2, 6)
     micro_batches = chance.choice([1, 1, 2, 3])
     lone = min(smallest_micro_batch(size, batch_size, micro_batches) for size in samples) == 1
@@ -149,7 +149,7 @@ def random_scenario(seed: int) -> Scenario:
         residual=chance.random() < 0.3,
         optimizer=optimizer,
         momentum=0.9 if optimizer == "sgd" and chance.random() < 0.5 else 0.0,
-        rounds=chance.randint(1, 3),
+        rounds=chance.choice([1, 2, 2, 3]),
         batch_size=batch_size,
         local_epochs=chance.choice([1, 1, 2]),
         micro_batches=micro_batches,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from simulated import random_mishaps, random_scenario, run_and_check
 
-FIRST, END = (int(bound) for bound in os.environ.get("MPSL_SEEDS", "0:100").split(":"))
+FIRST, END = (int(bound) for bound in os.environ.get("MPSL_SEEDS", "0:120").split(":"))
 
 
 @pytest.mark.parametrize("seed", range(FIRST, END))
