@@ -1,0 +1,72 @@
+"""What `mpsl bench wire` makes of the summaries; its runs are those of everyone."""
+
+from typing import Any
+
+import pytest
+
+from mpsl.errors import UsageError
+from mpsl.job import WireSection, read_job
+from orchestrator.bench.wire import PLAIN, TASKS, _against, _best, _halved, _measured, _pairs
+
+
+def summary(accuracy: float, up: int, down: int, last: int) -> dict[str, Any]:
+    rounds = [{"samples": 10, "bytes": {"device_up": up, "device_down": down}}] * 2
+    return {
+        "accuracy": accuracy,
+        "rounds": [*rounds, {"samples": 10, "bytes": {"device_up": last, "device_down": last}}],
+    }
+
+
+def test_the_last_round_is_left_out_because_it_is_evaluated() -> None:
+    measured = _measured([summary(0.9, 4000, 2000, 10**9), summary(0.8, 4000, 2000, 10**9)], local_epochs=2)
+    assert (measured["up"], measured["down"]) == (200, 100)
+    assert measured["accuracy"] == pytest.approx(0.85)
+    assert measured["spread"] == pytest.approx(0.1)
+
+
+def test_each_way_and_both_are_compared() -> None:
+    plain, coded = _measured([summary(0.9, 4000, 2000, 0)], 1), _measured([summary(0.896, 400, 500, 0)], 1)
+    against = _against(coded, plain)
+    assert (against["fewer_up"], against["fewer_down"]) == (10, 4)
+    assert against["fewer"] == pytest.approx(6000 / 900)
+    assert against["points"] == pytest.approx(-0.4)
+
+
+def test_the_best_has_the_fewest_bytes_of_those_that_cost_no_task_too_much() -> None:
+    def entry(fewer: float, points: float) -> dict[str, float]:
+        return {"fewer": fewer, "points": points}
+
+    first = {PLAIN: entry(1, 0), "a/a": entry(8, -0.4), "b/b": entry(9, 0.2), "c/c": entry(20, 1.0)}
+    second = {PLAIN: entry(1, 0), "a/a": entry(8, 0.0), "b/b": entry(7, 0.0), "c/c": entry(20, -0.6)}
+    assert _best(list(first), [first]) == "c/c"
+    assert _best(list(first), [first, second]) == "a/a"
+
+
+def test_pairs_are_read_and_refused_before_anything_runs() -> None:
+    assert _pairs("int8/int8, huffman:3/topk:0.1,") == ["int8/int8", "huffman:3/topk:0.1"]
+    for bad in ("int8", "int9/int8", "int8/"):
+        with pytest.raises(UsageError):
+            _pairs(bad)
+
+
+def test_both_tasks_are_sound_jobs_of_their_data() -> None:
+    for task in TASKS:
+        job = task.job("affine:3/int8", 1, 2)
+        assert (job.hops, job.run.seed, job.run.evaluate_every) == (task.hops, 1, 2)
+        assert job.wire == WireSection("affine:3", "int8")
+        assert task.dataset().x.shape[1:] == ((1, 8, 8) if task.name == "digits" else (1, 14, 14))
+    assert _halved(TASKS[0].dataset().x).shape[2:] == (4, 4)
+
+
+def test_weights_travel_in_one_of_three_codecs() -> None:
+    job = {
+        "run": {"name": "a", "rounds": 1, "batch_size": 1},
+        "model": {"name": "mlp"},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "fleet": {"devices": 1, "nodes": 1},
+    }
+    assert read_job(job, "job").wire.weights == "fp32"
+    for spec in ("fp32", "fp16", "int8"):
+        assert read_job({**job, "wire": {"weights": spec}}, "job").wire.weights == spec
+    with pytest.raises(UsageError, match=r"wire\.weights"):
+        read_job({**job, "wire": {"weights": "int4"}}, "job")
