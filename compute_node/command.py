@@ -70,7 +70,7 @@ async def serve(
     network: Network, id: str, budget: int | None, scratch: Path | None, once: bool, threads: int | None
 ) -> Stop:
     """One compute node until it stops."""
-    from compute_node.memory import keep_large_for_reuse, return_large_at_once
+    from compute_node.memory import keep_for_reuse, return_large_at_once
     from compute_node.performer import HopPerformer
     from compute_node.storage import DIRECTORY
     from mpsl.nn.threads import computing_worker, limit_threads
@@ -78,7 +78,7 @@ async def serve(
     if budget is not None:
         return_large_at_once()
     else:
-        keep_large_for_reuse()
+        keep_for_reuse()
     boot = new_boot()
     info = {"memory_budget": budget, "cores": os.cpu_count(), "threads": limit_threads(threads)}
     machine = HopMachine(id, boot, network.topics, info, once)
