@@ -4,16 +4,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import aiomqtt
 from aiomqtt.exceptions import MqttConnectError
-from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from broker.address import BrokerAddress
+from broker.user_properties import UserProperties, skipping
 from mpsl.errors import BrokerError
 from mpsl.machines.effects import Publish
 
@@ -21,6 +20,8 @@ CONNECT_S = 8.0
 """How long one attempt to connect may take, up to the broker's answer."""
 ANSWER_S = 60.0
 """How long the broker may take to acknowledge a publish or a subscription."""
+FRAME_BYTES = 16
+"""The most that frames a publish: its type, length, packet id, and the lengths within."""
 KEEPALIVE_S = 20
 
 _FINAL = {1, 4, 5, 132, 134, 135, 138}
@@ -32,13 +33,35 @@ class Refused(BrokerError):
 
 
 class _Client(aiomqtt.Client):
-    """Remembers the broker's Maximum Packet Size, which aiomqtt drops."""
+    """Remembers the broker's Maximum Packet Size, which aiomqtt drops; writes at once what the socket takes."""
 
     max_packet: int | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._client.loop_read = skipping(self._client.loop_read)  # type: ignore[method-assign]
 
     def _on_connect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
         self.max_packet = getattr(properties, "MaximumPacketSize", None)
         super()._on_connect(client, userdata, flags, reason_code, properties)
+
+    def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
+        # Waiting until the socket is writable costs a turn of the event loop and two calls of epoll for each publish.
+        # While it connects, paho calls this from another thread.
+        if self._connected.done():
+            try:
+                client.loop_write()
+            except Exception as error:
+                if not self._disconnected.done():
+                    self._disconnected.set_exception(error)
+                return
+            if not client.want_write():
+                return
+        super()._on_socket_register_write(client, userdata, sock)
+
+    async def arrived(self) -> aiomqtt.Message:
+        """The next message; without a task of its own for one that is there already, as aiomqtt has for each."""
+        return await anext(self.messages) if self._queue.empty() else self._queue.get_nowait()
 
 
 class Connection:
@@ -58,13 +81,14 @@ class Connection:
 
         The client library would send that again for ever, because the broker answers it by ending the connection.
         """
-        size = _packet_bytes(publish)
+        packed = UserProperties(publish.properties if self._version == "5" else ())
+        size = len(publish.payload) + len(publish.topic.encode()) + len(packed.packed) + FRAME_BYTES
         if self.max_packet is not None and size > self.max_packet:
             raise Refused(
                 f"{publish.topic}: a publish of {size:,} bytes, and the broker takes at most {self.max_packet:,} "
                 "(its Maximum Packet Size): make chunk_bytes smaller, or raise its limit (mosquitto: max_packet_size)"
             )
-        properties = _properties(publish.properties) if self._version == "5" and publish.properties else None
+        properties = cast("Properties | None", packed if publish.properties else None)
         try:
             await self._client.publish(
                 publish.topic, publish.payload, publish.qos, publish.retain, properties, timeout=ANSWER_S
@@ -96,7 +120,8 @@ class Connection:
     async def messages(self) -> AsyncIterator[tuple[str, bytes, bool]]:
         """Topic, payload and retain flag of whatever arrives; raises BrokerError when the connection is gone."""
         try:
-            async for message in self._client.messages:
+            while True:
+                message = await self._client.arrived()
                 payload = message.payload
                 yield message.topic.value, payload if isinstance(payload, bytes) else b"", message.retain
         except aiomqtt.MqttError as error:
@@ -148,16 +173,3 @@ async def connect(
     finally:
         with contextlib.suppress(aiomqtt.MqttError):
             await client.__aexit__(None, None, None)
-
-
-def _packet_bytes(publish: Publish) -> int:
-    """An upper bound of the bytes of the MQTT packet: payload, topic, user properties, and what frames them."""
-    pairs = sum(len(key.encode()) + len(value.encode()) + 5 for key, value in publish.properties)
-    return len(publish.payload) + len(publish.topic.encode()) + pairs + 16
-
-
-@lru_cache(maxsize=512)
-def _properties(pairs: tuple[tuple[str, str], ...]) -> Properties:
-    properties: Properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    properties.UserProperty = list(pairs)
-    return properties

@@ -61,8 +61,8 @@ def return_large_at_once() -> None:
 def keep_for_reuse() -> None:
     """From now on freed memory stays with the process for the next tensor until `give_back`, where the C library can.
 
-    For a node without a budget: clearing pages anew is 6 % of the time of a resnet18 in plain PyTorch. One arena for all
-    threads, because those of other threads cannot hold a tensor of more than 32 MB. To be called before any thread starts.
+    For a node without a budget: clearing pages anew is 6 % of the time of a resnet18 in plain PyTorch. One arena for
+    all threads, because those of others cannot hold a tensor of more than 32 MB. To be called before any thread starts.
     """
     _set({_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: NEVER, _M_TRIM_THRESHOLD: NEVER})
 

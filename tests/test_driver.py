@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from brokers import SecureBroker, serving
 
-from broker import connection
 from broker.address import BrokerAddress, parse_broker
-from broker.connection import Connection, Refused, connect
+from broker.connection import FRAME_BYTES, Connection, Refused, connect
 from broker.driver import Driver
 from broker.engines.engine import BrokerProcess
+from broker.user_properties import UserProperties
 from device_agent.performer import DevicePerformer
 from device_agent.shard import Shard
 from mpsl.errors import BrokerError
@@ -279,7 +279,7 @@ def test_a_publish_over_the_brokers_limit_is_refused_before_it_is_sent(tmp_path:
             topic = topics.binary("run-1", "1.0", "fwd", "dev-1")
             await client.subscribe((topic,))
             fits = Publish(topic, b"", 1, False, (("kind", "activation"), ("shape", "1x2")))
-            room = 65_536 - connection._packet_bytes(fits)
+            room = 65_536 - len(topic) - len(UserProperties(fits.properties).packed) - FRAME_BYTES
             await client.publish(dataclasses.replace(fits, payload=bytes(room)))
             async with asyncio.timeout(PATIENCE_S):
                 assert len(await anext(payload async for _, payload, _ in client.messages())) == room

@@ -17,7 +17,7 @@ from mpsl.link import chunk
 from mpsl.link.channel import Channel, Limits, Outbound, Peer
 from mpsl.link.chunk import Ack, ChunkHeader
 from mpsl.link.receiver import ACK_DELAY_S, Receiver, aligned_buffer
-from mpsl.link.sender import FIRST_RETRY_S, HEAD_BYTES, HEADER_ALLOWANCE, LONGEST_RETRY_S, Payload, Sender
+from mpsl.link.sender import FIRST_RETRY_S, HEADER_ALLOWANCE, LONGEST_RETRY_S, Payload, Sender
 from mpsl.messages import Activation, Admit, Commit, Discarded, Fault, Message, Tensor, Ticket
 from mpsl.nn import weights
 from mpsl.topics import BinaryTopic, Topics
@@ -653,11 +653,12 @@ def test_a_large_part_reaches_a_slow_reader_in_bounded_memory(megabytes: int) ->
 
 @pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 8192, 20_001])
 @pytest.mark.parametrize("chunk_bytes", [300, 4096, 4400, 9000])
-def test_only_the_small_first_chunk_carries_the_label(size: int, chunk_bytes: int) -> None:
+def test_a_message_is_cut_in_equal_chunks_and_only_the_first_carries_the_label(size: int, chunk_bytes: int) -> None:
     sender = Sender("s", 1, 1, 1 << 20, chunk_bytes)
     sender.send([bytes(size)], (("kind", "slice"),))
     payloads = sender.fill(0.0, 1 << 20)
     assert [bool(payload.label) for payload in payloads] == [True] + [False] * (len(payloads) - 1)
     bodies = [decoded[1].nbytes for payload in payloads if isinstance(decoded := chunk.decode(payload.data), tuple)]
     assert sum(bodies) == size
-    assert bodies[0] <= HEAD_BYTES
+    assert set(bodies[:-1]) <= {chunk_bytes - HEADER_ALLOWANCE}
+    assert len(bodies) == -(-size // (chunk_bytes - HEADER_ALLOWANCE))

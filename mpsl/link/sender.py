@@ -13,9 +13,6 @@ from mpsl.wire import Buffer
 
 FIRST_RETRY_S = 2.0
 LONGEST_RETRY_S = 30.0
-HEAD_BYTES = 4096
-"""The body of a message's first chunk, its header and little more. It alone carries user properties: a reader in Python
-(paho) copies the rest of a packet once for each of them: 5 ms for nine of them on 512 KiB."""
 HEADER_ALLOWANCE = 256
 """Bytes of a chunk that its own header may take; the body gets the rest of the configured chunk."""
 
@@ -60,7 +57,6 @@ class Sender:
         self._term = term
         self._window = window
         self._body = max(1, chunk_bytes - HEADER_ALLOWANCE)
-        self._head = min(HEAD_BYTES, self._body)
         self._queue: deque[Outgoing] = deque()
         self._queued_index = 0
         self._messages = 0
@@ -169,12 +165,12 @@ class Sender:
         return self._payload(sequence)
 
     def _total(self, outgoing: Outgoing) -> int:
-        return 1 + max(0, -(-(outgoing.size - self._head) // self._body))
+        return -(-outgoing.size // self._body)
 
     def _span(self, outgoing: Outgoing, index: int) -> tuple[int, int]:
         """Offset and length in bytes of a message's chunk number `index`."""
-        offset = 0 if index == 0 else self._head + (index - 1) * self._body
-        return offset, min(self._head if index == 0 else self._body, outgoing.size - offset)
+        offset = index * self._body
+        return offset, min(self._body, outgoing.size - offset)
 
     def _payload(self, sequence: int) -> Payload:
         chunk = self._in_flight[sequence]
