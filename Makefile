@@ -7,9 +7,6 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 BIN := .venv/bin
 READY := .venv/ready
 
-# What failed runs once more, alone: a deadline that a crowded machine broke is told from a fault, which fails again.
-AGAIN := $(BIN)/python -m pytest --last-failed --last-failed-no-failures none
-
 # Tests and roles share the cores as processes; a torch that takes them all for its threads makes everything slower.
 export OMP_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -34,10 +31,10 @@ check: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m 'not slow' -n auto --dist worksteal || $(AGAIN)
+	$(BIN)/python -m pytest -m 'not slow' -n auto --dist worksteal
 
 test: venv
-	$(BIN)/python -m pytest -n auto --dist worksteal || $(AGAIN)
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # Any seeds of the simulator, from:to.
 SEEDS ?= 0:2000

@@ -12,6 +12,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from broker.address import BrokerAddress
+from broker.slow_link import FRAME_BYTES
 from broker.user_properties import UserProperties, skipping
 from mpsl.errors import BrokerError
 from mpsl.machines.effects import Publish
@@ -20,8 +21,6 @@ CONNECT_S = 8.0
 """How long one attempt to connect may take, up to the broker's answer."""
 ANSWER_S = 60.0
 """How long the broker may take to acknowledge a publish or a subscription."""
-FRAME_BYTES = 16
-"""The most that frames a publish: its type, length, packet id, and the lengths within."""
 KEEPALIVE_S = 20
 
 _FINAL = {1, 4, 5, 132, 134, 135, 138}

@@ -10,6 +10,7 @@ import math
 import random
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -110,7 +111,8 @@ class Outbox:
 class Driver:
     """Drives one machine until it stops, and then ends `worker`, the one thread that computes.
 
-    `patience_s`: give up when the first connection takes longer; None: never.
+    `patience_s`: give up when the first connection takes longer; None: never. `think_s`: how many seconds
+    longer than its computing each job takes, as on a slower processor; others of the same worker do not wait for it.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class Driver:
         log: Logger,
         patience_s: float | None = None,
         worker: ThreadPoolExecutor | None = None,
+        think_s: Callable[[Job], float] | None = None,
     ) -> None:
         self._machine = machine
         self._performer = performer
@@ -129,6 +132,7 @@ class Driver:
         self._client_id = client_id
         self._log = log
         self._patience_s = patience_s
+        self._think_s = think_s
         self._binary = Outbox()
         self._json = Outbox()
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
@@ -226,6 +230,8 @@ class Driver:
             job = await self._jobs.get()
             try:
                 result = await loop.run_in_executor(self._worker, self._performer.perform, job)
+                if self._think_s is not None:
+                    await asyncio.sleep(self._think_s(job))
             except MpslError as error:
                 self._handle(JobFailed(job, str(error)))
             except Exception as error:

@@ -5,7 +5,7 @@ One thread computes for all of them, because torch's generator belongs to the pr
 
 import asyncio
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from broker.driver import Driver
@@ -15,6 +15,7 @@ from device_agent.shard import Shard
 from mpsl.errors import MpslError, UsageError
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Stop
+from mpsl.machines.jobs import Begin, Complete, Job, Turn, WholeBatch
 from mpsl.nn.threads import limit_threads
 from mpsl.topics import client_id
 
@@ -33,13 +34,16 @@ class SharedWorker(ThreadPoolExecutor):
         super().shutdown(wait=False, cancel_futures=True)
 
 
-async def serve(network: Network, shards: Mapping[str, Shard], once: bool, threads: int | None) -> dict[str, Stop]:
+async def serve(
+    network: Network, shards: Mapping[str, Shard], once: bool, threads: int | None, think_s: float = 0.0
+) -> dict[str, Stop]:
     """One agent for each shard, by id, until all have stopped; SIGTERM and SIGINT ask them to.
 
-    An agent that ends with an error leaves the others alone.
+    `think_s`: seconds that each batch takes longer than this machine needs. An agent that ends with an error leaves the
+    others alone.
     """
     worker = SharedWorker(threads)
-    drivers = {id: _driver(network, id, shard, once, threads, worker) for id, shard in shards.items()}
+    drivers = {id: _driver(network, id, shard, once, threads, think_s, worker) for id, shard in shards.items()}
     loop = asyncio.get_running_loop()
 
     def stop_all() -> None:
@@ -58,7 +62,13 @@ async def serve(network: Network, shards: Mapping[str, Shard], once: bool, threa
 
 
 def _driver(
-    network: Network, id: str, shard: Shard, once: bool, threads: int | None, worker: ThreadPoolExecutor
+    network: Network,
+    id: str,
+    shard: Shard,
+    once: bool,
+    threads: int | None,
+    think_s: float,
+    worker: ThreadPoolExecutor,
 ) -> Driver:
     boot = new_boot()
     info = {
@@ -74,7 +84,23 @@ def _driver(
         client_id("device", id, boot),
         network.logger(role="device", id=id),
         worker=worker,
+        think_s=thinking(think_s) if think_s else None,
     )
+
+
+def thinking(batch_s: float) -> Callable[[Job], float]:
+    """How much longer each job takes for a batch to take so many seconds longer: a third each time it is here."""
+
+    def think_s(job: Job) -> float:
+        match job:
+            case Begin(ticket) | Turn(ticket) | Complete(ticket):
+                return batch_s / 3 / ticket.micros
+            case WholeBatch():
+                return batch_s
+            case _:
+                return 0.0
+
+    return think_s
 
 
 async def _run(network: Network, id: str, driver: Driver) -> Stop:

@@ -25,11 +25,22 @@ from mpsl.names import check_id
     "--count", type=click.IntRange(1), metavar="N", help="N devices in this process, named as the files of --data DIR."
 )
 @click.option("--link", metavar="RATE/LATENCY", help="Emulate a slow link to the broker: 8mbit/20ms.")
+@click.option(
+    "--think-ms", type=click.FloatRange(0.0), default=0.0, help="Emulate a slower processor: this much longer a batch."
+)
 @click.option("--once", is_flag=True, help="Leave after one run, with its exit status.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: torch's own choice]")
 def device(
-    *, network: Network, id: str | None, data: str, count: int | None, link: str | None, once: bool, threads: int | None
-) -> int:  # fmt: skip
+    *,
+    network: Network,
+    id: str | None,
+    data: str,
+    count: int | None,
+    link: str | None,
+    think_ms: float,
+    once: bool,
+    threads: int | None,
+) -> int:
     """Take part in runs with the data in SHARD, which never leaves this machine."""
     if link:
         network = replace(network, address=replace(network.address, link=parse_link(link)))
@@ -41,7 +52,7 @@ def device(
         shards = shards_in(Path(data), count)
     from device_agent.agents import serve
 
-    stops = asyncio.run(serve(network, shards, once, threads))
+    stops = asyncio.run(serve(network, shards, once, threads, think_ms / 1e3))
     return report(network, stops, count is not None)
 
 

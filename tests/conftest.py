@@ -1,5 +1,13 @@
-"""What every test file can use: the brokers of tests/brokers.py."""
+"""What every test file can use: the brokers of tests/brokers.py. Who uses one is slow: `make check` runs no broker."""
 
+import pytest
 from brokers import each_broker, embedded, mosquitto, secure_mosquitto
 
 __all__ = ["each_broker", "embedded", "mosquitto", "secure_mosquitto"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what asks for a broker."""
+    for item in items:
+        if isinstance(item, pytest.Function) and not {*__all__}.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.slow)

@@ -22,6 +22,7 @@ from broker.address import BrokerAddress, parse_broker
 from broker.connection import connect
 from broker.engines.engine import BrokerProcess
 
+pytestmark = pytest.mark.slow
 SHAPE = (1, 8, 8)
 
 

@@ -236,6 +236,7 @@ def test_golden_gaps_of_two_bytes() -> None:
     assert [plane.hex() for plane in received(parse("topk:0.00001").encode(x))] == ["004080bf", "0300ffffffffdd22"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS)
 @given(data=st.data())
 @settings(max_examples=60)

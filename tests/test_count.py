@@ -16,8 +16,11 @@ from safetensors.torch import load_file
 from test_exactness import setting_of
 
 from broker.engines.engine import BrokerProcess
+from device_agent.agents import thinking
 from device_agent.command import shards_in
 from mpsl.errors import UsageError
+from mpsl.machines.jobs import Begin, BeginProbe, Complete, Job, StartRound, Turn, WholeBatch
+from mpsl.messages import Tensor, Ticket
 
 JOB: dict[str, Any] = {
     "run": {"name": "count", "rounds": 2, "batch_size": 8},
@@ -162,3 +165,16 @@ def test_the_exit_status_is_the_worst(mosquitto: BrokerProcess, tmp_path: Path) 
     finally:
         first.kill()
         first.communicate()
+
+
+@pytest.mark.parametrize("micros", [1, 3])
+def test_a_slower_processor_takes_so_much_longer_for_a_whole_batch(micros: int) -> None:
+    think_s = thinking(0.6)
+    tensor = Tensor("fp32", "float32", (0,), ())
+    tickets = [Ticket(1, 1, "dev-1", 1, 0, 0, micro, micros) for micro in range(micros)]
+    jobs: list[Job] = [
+        job for ticket in tickets for job in (Begin(ticket), Turn(ticket, tensor), Complete(ticket, tensor))
+    ]
+    assert sum(map(think_s, jobs)) == pytest.approx(0.6)
+    assert think_s(WholeBatch(tickets[0])) == 0.6
+    assert think_s(BeginProbe(1, 1, 0)) == think_s(StartRound(1, 1)) == 0.0

@@ -20,17 +20,28 @@ import pytest
 from brokers import SecureBroker, serving
 
 from broker.address import BrokerAddress, parse_broker
-from broker.connection import FRAME_BYTES, Connection, Refused, connect
+from broker.connection import Connection, Refused, connect
 from broker.driver import Driver
 from broker.engines.engine import BrokerProcess
+from broker.slow_link import FRAME_BYTES
 from broker.user_properties import UserProperties
 from device_agent.performer import DevicePerformer
 from device_agent.shard import Shard
 from mpsl.errors import BrokerError
 from mpsl.link.channel import Channel, Limits, Outbound, Peer
 from mpsl.machines.device import DeviceMachine
-from mpsl.machines.effects import Effect, Publish, SetTimer, Stop, Subscribe, Write
-from mpsl.machines.events import Connected, Disconnected, Event, Received, StopRequested, Subscribed, TimerFired
+from mpsl.machines.effects import Effect, Publish, Run, SetTimer, Stop, Subscribe, Write
+from mpsl.machines.events import (
+    Connected,
+    Disconnected,
+    Event,
+    JobDone,
+    Received,
+    StopRequested,
+    Subscribed,
+    TimerFired,
+)
+from mpsl.machines.jobs import Leave, Result
 from mpsl.machines.machine import from_json
 from mpsl.nn import weights
 from mpsl.topics import LANES, BinaryTopic, Topics, client_id
@@ -288,6 +299,22 @@ def test_a_publish_over_the_brokers_limit_is_refused_before_it_is_sent(tmp_path:
     conf.write_text("listener 1883 127.0.0.1\nallow_anonymous true\nmax_packet_size 65536\n")
     with serving("mosquitto", conf=conf, host="127.0.0.1", port=0) as process:
         asyncio.run(scenario(parse_broker(process.url)))
+
+
+def test_a_job_takes_as_long_as_on_a_slower_processor(embedded: BrokerProcess) -> None:
+    class Leaves(NoJobs):
+        def perform(self, job: Any) -> Any:
+            return Result()
+
+    async def scenario(address: BrokerAddress) -> None:
+        began = time.monotonic()
+        machine = Recorder(new_topics(), lambda event: [Run(Leave())] if isinstance(event, Connected) else [])
+        driver = Driver(machine, Leaves(), address, client_id("test", "t", "1"), silent, think_s=lambda job: 0.3)
+        async with driving(driver):
+            await machine.until(lambda: machine.of(JobDone))
+        assert machine.now - began >= 0.3
+
+    asyncio.run(scenario(parse_broker(embedded.url)))
 
 
 class LinkEnd(Recorder):

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from mpsl.nn.models import build
 
 MPSL = [sys.executable, "-c", "from broker.command import main; main()"]
+pytestmark = pytest.mark.slow
 JOB = """
 [run]
 name = "local"
@@ -92,12 +93,11 @@ def test_local_is_exact_and_leaves_its_files(tmp_path: Path, engine: str) -> Non
 
 def test_wrong_use_is_status_2(tmp_path: Path) -> None:
     write_shards(tmp_path / "shards", [21, 14])
-    for settings, word in (({"cuts": [2, 5, 40]}, "cuts"), ({"rounds": 0}, "rounds"), ({"devices": 3}, "devices")):
-        job = write_job(tmp_path, **settings)
-        done = mpsl("local", str(job), "--data", str(tmp_path / "shards"), "--out", str(tmp_path / "out"))
-        assert done.returncode == 2, done.stderr
-        assert word in done.stderr
-        assert "Traceback" not in done.stderr
+    job = write_job(tmp_path, devices=3)
+    done = mpsl("local", str(job), "--data", str(tmp_path / "shards"), "--out", str(tmp_path / "out"))
+    assert done.returncode == 2, done.stderr
+    assert "devices" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_bad_shard_is_named_and_the_run_fails(tmp_path: Path) -> None:
@@ -146,7 +146,6 @@ def test_the_demo_leaves_no_process_behind(tmp_path: Path, number: signal.Signal
         time.sleep(0.1)
 
 
-@pytest.mark.slow
 def test_the_demo_reaches_its_accuracy(tmp_path: Path) -> None:
     done = mpsl("demo", "--out", str(tmp_path / "out"), "--json", timeout=170)
     assert done.returncode == 0, done.stderr

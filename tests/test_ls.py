@@ -157,6 +157,7 @@ def test_a_process_comes_and_is_killed(each_broker: BrokerProcess) -> None:
     assert [row["state"] for row in ls(each_broker.url, net)["nodes"]] == ["lost"]
 
 
+@pytest.mark.slow
 def test_it_gives_up_on_a_broker_that_does_not_answer() -> None:
     with socket.socket() as mute:
         mute.bind(("127.0.0.1", 0))

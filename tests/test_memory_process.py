@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from driven import allowed
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 
 

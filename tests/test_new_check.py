@@ -96,6 +96,7 @@ def job_and_shards(directory: Path, text: str = JOB, samples: tuple[int, ...] = 
     return job, data
 
 
+@pytest.mark.slow
 def test_the_command_new_then_check(tmp_path: Path) -> None:
     job = tmp_path / "job.toml"
     assert command("new", job).returncode == 0

@@ -10,9 +10,12 @@ import pytest
 from simulated import random_mishaps, random_scenario, run_and_check
 
 FIRST, END = (int(bound) for bound in os.environ.get("MPSL_SEEDS", "0:120").split(":"))
+QUICK = 12
+"""So many seeds of each kind are quick."""
+SEEDS = [pytest.param(seed, marks=[pytest.mark.slow] if seed >= FIRST + QUICK else []) for seed in range(FIRST, END)]
 
 
-@pytest.mark.parametrize("seed", range(FIRST, END))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_under_any_network_every_round_is_committed_with_the_reference_result(seed: int, tmp_path: Path) -> None:
     scenario = random_scenario(seed)
     outcome = run_and_check(scenario, tmp_path)
@@ -21,6 +24,6 @@ def test_under_any_network_every_round_is_committed_with_the_reference_result(se
     assert set(outcome.status.values()) == {0}
 
 
-@pytest.mark.parametrize("seed", range(FIRST, END))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_under_any_mishap_a_run_is_exact_or_fails_with_a_reason_and_never_hangs(seed: int, tmp_path: Path) -> None:
     run_and_check(random_mishaps(seed), tmp_path)

@@ -15,6 +15,7 @@ from mpsl.messages import Accept, Commit, Discard, Discarded, Message
 from mpsl.sim.faults import Faults, Mishap
 from mpsl.sim.network import NOTICE_S
 
+pytestmark = pytest.mark.slow
 THREE = Scenario(seed=0, hops=2, samples=(9, 6, 11), tests=(4, 0, 3), hidden=(4, 4, 4, 4), rounds=3, quorum=1)
 STEPS = [5, 12, 20, 33, 50, 70, 95]
 """Events that a process has handled when something befalls it: from its start to the middle of the run."""

@@ -196,6 +196,7 @@ def test_it_ends_cleanly_when_interrupted_and_when_nobody_reads(mosquitto: Broke
         assert process.stderr.read() == ""
 
 
+@pytest.mark.slow
 def test_it_gives_up_on_a_broker_that_is_not_there() -> None:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))

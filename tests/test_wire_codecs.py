@@ -144,6 +144,7 @@ def test_huffman_loses_what_affine_loses_in_fewer_bytes() -> None:
     assert parse("huffman:4").encode(noise).nbytes <= parse("huffman:4").max_bytes(noise.shape)
 
 
+@pytest.mark.slow
 def test_huffman_inflates_no_more_than_the_tensor_holds() -> None:
     codec, shape = parse("huffman:4"), (1 << 12,)
     lows, steps, _ = (bytes(plane) for plane in codec.encode(np.zeros(shape, np.float32)).planes)

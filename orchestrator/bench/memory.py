@@ -11,22 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
 from broker.options import Network
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
-from mpsl.nn.models import arguments, input_shape
+from mpsl.nn.models import arguments
 from mpsl.topics import Topics
+from orchestrator.bench.agents import start_agents
 from orchestrator.bench.readings import peak_resident
 from orchestrator.commands.train import orchestrate
-from orchestrator.processes import Children, children
+from orchestrator.processes import children
 
 CIFAR = {"num_classes": 10, "in_channels": 3, "image_size": 32}
-AGENTS = 25
-"""Devices in one process."""
 LOOK_S = 0.5
 
 
@@ -122,7 +120,7 @@ async def measure(setting: Setting, devices: int) -> Seen:
                 arguments_of_node = ["node", "--id", f"node-{number}", *shared, str(setting.threads), *budget]
                 child = await group.start(f"node-{number}", arguments_of_node, environment)
                 pids[child.name] = child.process.pid
-            pids |= await _start_devices(group, setting, devices, directory, [*shared, "1"], environment)
+            pids |= await start_agents(group, job, setting.batches, directory, [*shared, "1"], environment)
             network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             started = time.monotonic()
             async with _watching(seen, pids, network):
@@ -132,28 +130,6 @@ async def measure(setting: Setting, devices: int) -> Seen:
                 raise click.ClickException(f"{devices} devices: {summary['reason']}")
             seen.plan = json.loads((directory / "out" / "plan.json").read_text())
     return seen
-
-
-async def _start_devices(
-    group: Children, setting: Setting, devices: int, directory: Path, shared: list[str], environment: dict[str, str]
-) -> dict[str, int]:
-    """Devices with shards of random data, up to AGENTS in one process."""
-    job = setting.job(devices)
-    chance = np.random.default_rng(0)
-    shape = input_shape(job.model.name, **job.model.args)
-    samples = setting.batches * setting.batch_size
-    pids = {}
-    for first in range(0, devices, AGENTS):
-        data = directory / f"devices-{first}"
-        data.mkdir()
-        numbers = range(first + 1, min(first + AGENTS, devices) + 1)
-        for number in numbers:
-            x = chance.standard_normal((samples, *shape), dtype=np.float32)
-            np.savez(data / f"dev-{number}.npz", x=x, y=chance.integers(0, 10, samples))
-        count = ["--count", str(len(numbers)), "--data", str(data)]
-        child = await group.start(data.name, ["device", *count, *shared], environment)
-        pids[child.name] = child.process.pid
-    return pids
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,39 @@
+"""Devices with random data for a benchmark, many in one process."""
+
+from pathlib import Path
+
+import numpy as np
+
+from mpsl.job import Job
+from mpsl.nn.models import input_shape
+from orchestrator.processes import Children
+
+AGENTS = 25
+"""Devices in one process, unless the benchmark says otherwise."""
+
+
+async def start_agents(
+    group: Children,
+    job: Job,
+    batches: int,
+    directory: Path,
+    options: list[str],
+    environment: dict[str, str],
+    agents: int = AGENTS,
+) -> dict[str, int]:
+    """Start the devices of `job`, each with data for so many whole batches; the pids of their processes, by name."""
+    chance = np.random.default_rng(0)
+    shape = input_shape(job.model.name, **job.model.args)
+    samples, devices = batches * job.run.batch_size, job.fleet.devices
+    pids = {}
+    for first in range(0, devices, agents):
+        data = directory / f"devices-{first}"
+        data.mkdir()
+        numbers = range(first + 1, min(first + agents, devices) + 1)
+        for number in numbers:
+            x = chance.standard_normal((samples, *shape), dtype=np.float32)
+            np.savez(data / f"dev-{number}.npz", x=x, y=chance.integers(0, 10, samples))
+        count = ["--count", str(len(numbers)), "--data", str(data)]
+        child = await group.start(data.name, ["device", *count, *options], environment)
+        pids[child.name] = child.process.pid
+    return pids

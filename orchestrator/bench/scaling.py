@@ -1,0 +1,140 @@
+"""`mpsl bench scaling`: what a batch costs with few and with many devices, in time and in CPU seconds by role."""
+
+import asyncio
+import contextlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from broker.address import parse_broker
+from broker.connection import connect
+from broker.engines.engine import running_broker
+from broker.options import Network
+from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
+from mpsl.topics import Topics
+from orchestrator.bench.agents import start_agents
+from orchestrator.bench.readings import read_process
+from orchestrator.commands.train import orchestrate
+from orchestrator.processes import children
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One system: in every round each device has `batches`."""
+
+    model: str
+    batch_size: int
+    hops: int
+    batches: int
+    rounds: int
+
+    def job(self, devices: int) -> Job:
+        """So many devices; the first round warms everything up, and after the last one processes end as they like."""
+        return Job(
+            RunSection("scaling", 2 + self.rounds, self.batch_size),
+            ModelSection(self.model),
+            OptimizerSection("sgd", 0.01, momentum=0.9),
+            FleetSection(devices, self.hops, start_timeout_s=300.0),
+        )
+
+
+@dataclass
+class Seen:
+    """At the end of each round: when, and the CPU seconds of every role so far; `rounds` of them count."""
+
+    rounds: int
+    ends: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+
+    def row(self, devices: int, batches: int) -> dict[str, Any]:
+        """What a batch took between the end of the first round and that of the last but one, of `batches` a round."""
+        ends = self.ends[: self.rounds + 1]
+        (began, before), (ended, after) = ends[0], ends[-1]
+        counted = batches * (len(ends) - 1)
+        by_role = {role: (after[role] - before[role]) / counted for role in after}
+        total = sum(by_role.values())
+        return {
+            "devices": devices,
+            "seconds_per_batch": (ended - began) / counted,
+            "cpu_s_per_batch": total,
+            "by_role": by_role,
+            "orchestrator_share": by_role["orchestrator"] / total,
+        }
+
+
+@click.command()
+@click.option("--model", default="digits-cnn", show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option("--devices", "counts", multiple=True, type=click.IntRange(1), default=(2, 8, 32, 128), show_default=True)
+@click.option("--hops", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--batches", type=click.IntRange(1), default=16, show_default=True, help="Of each device and round.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Those that count.")
+@click.option("--agents", type=click.IntRange(1), default=32, show_default=True, help="Devices in one process.")
+def command(
+    model: str, batch_size: int, counts: tuple[int, ...], hops: int, batches: int, rounds: int, agents: int
+) -> None:
+    """Measure a batch's time and CPU seconds for each number of devices; prints one JSON object last."""
+    setting = Setting(model, batch_size, hops, batches, rounds)
+    rows = []
+    for devices in counts:
+        row = asyncio.run(_observe(setting, devices, agents)).row(devices, devices * batches)
+        rows.append(row)
+        roles = ", ".join(f"{role} {seconds * 1e3:.2f}" for role, seconds in row["by_role"].items())
+        click.echo(
+            f"{devices:4} devices: {row['seconds_per_batch'] * 1e3:.2f} ms a batch, "
+            f"{row['cpu_s_per_batch'] * 1e3:.2f} ms of CPU ({roles}); orchestrator {row['orchestrator_share']:.1%}",
+            err=True,
+        )
+    click.echo(json.dumps({"benchmark": "scaling", **vars(setting), "agents": agents, "rows": rows}))
+
+
+async def _observe(setting: Setting, devices: int, agents: int) -> Seen:
+    """One run; raises ClickException where it fails. This process is the orchestrator and does nothing else."""
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
+    seen = Seen(setting.rounds)
+    with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
+        directory, job = Path(name), setting.job(devices)
+        async with running_broker("auto") as broker, children(directory / "logs") as group:
+            shared = ["--broker", broker.url, "--once", "--threads", "1"]
+            nodes = []
+            for number in range(1, setting.hops + 1):
+                child = await group.start(f"node-{number}", ["node", "--id", f"node-{number}", *shared], environment)
+                nodes.append(child.process.pid)
+            devices_pids = await start_agents(group, job, setting.batches, directory, shared, environment, agents)
+            roles = {
+                "nodes": nodes, "devices": list(devices_pids.values()), "broker": [broker.pid],
+                "orchestrator": [os.getpid()],
+            }  # fmt: skip
+            network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            async with _reading(seen, roles, network):
+                summary = await orchestrate(network, job, directory / "out")
+            if summary["state"] != "done":
+                raise click.ClickException(f"{devices} devices: {summary['reason']}")
+    if len(seen.ends) <= setting.rounds:
+        raise click.ClickException(f"{devices} devices: the ends of the rounds were not seen")
+    return seen
+
+
+@contextlib.asynccontextmanager
+async def _reading(seen: Seen, roles: dict[str, list[int]], network: Network) -> AsyncIterator[None]:
+    """Read the CPU seconds of all processes whenever a round's metrics come, while the block lasts."""
+
+    async def listen() -> None:
+        async with connect(network.address, f"mpsl-bench-{time.monotonic_ns()}") as connection:
+            await connection.subscribe((network.topics.run("+", "metrics"),))
+            async for _ in connection.messages():
+                spent = {role: sum(read_process(pid).total_s for pid in pids) for role, pids in roles.items()}
+                seen.ends.append((time.monotonic(), spent))
+
+    task = asyncio.create_task(listen())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
