@@ -3,6 +3,7 @@
 import copy
 import functools
 import hashlib
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +48,7 @@ class HopPerformer:
         self._scratch = scratch
         self._plan: Plan | None = None
         self._copies: dict[str, Copy] = {}
+        self._coding = tensors.Coding(time.thread_time)
 
     @property
     def copies_alive(self) -> int:
@@ -64,7 +66,7 @@ class HopPerformer:
         if self._plan is None:
             return result
         self._ledger.count(self._committed, self._sum, self._copies.values())
-        return replace(result, memory=self._ledger.most())
+        return replace(result, memory=self._ledger.most(), coding_s=self._coding.take())
 
     @functools.singledispatchmethod
     def _perform(self, job: Job) -> Result:
@@ -179,7 +181,7 @@ class HopPerformer:
         return self._plan
 
     def _decode(self, job: Forward | Backward | ForwardProbe, codec: str) -> torch.Tensor:
-        return tensors.decode(job.tensor, codec, self._need().message_bytes)
+        return self._coding.decode(job.tensor, codec, self._need().message_bytes)
 
     def _encode(self, tensor: torch.Tensor, codec: str) -> Encoded:
-        return Encoded(tensors.encode(tensor, codec))
+        return Encoded(self._coding.encode(tensor, codec))

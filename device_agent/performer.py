@@ -4,6 +4,8 @@ Nothing but activations, gradients, weights and counts goes out.
 """
 
 import functools
+import time
+from dataclasses import replace
 
 import torch
 from torch.nn import functional
@@ -48,17 +50,21 @@ class DevicePerformer:
         self._id = id
         self._shard = shard
         self._plan: Plan | None = None
+        self._coding = tensors.Coding(time.thread_time)
 
     def write(self, source: str, message: Slice) -> None:
         """Take a slice of committed weights in."""
         weights.write(self._arrays[message.part], message, self._global_codecs[message.part])
 
-    @functools.singledispatchmethod
     def perform(self, job: Job) -> Result:
-        """Do one job; raises what goes wrong."""
+        """Do one job, and say how long the codecs took; raises what goes wrong."""
+        return replace(self._perform(job), coding_s=self._coding.take())
+
+    @functools.singledispatchmethod
+    def _perform(self, job: Job) -> Result:
         raise NotImplementedError(f"a device has no job {type(job).__name__}")
 
-    @perform.register
+    @_perform.register
     def _prepare(self, job: Prepare) -> Result:
         plan = job.plan
         section = plan.job.model
@@ -79,14 +85,14 @@ class DevicePerformer:
         globals_bytes = sum(weights.coded_bytes(arrays, codecs, wire.chunk_bytes) for arrays, codecs in coded)
         return Prepared(globals_bytes, self._shard.samples, test_batches)
 
-    @perform.register
+    @_perform.register
     def _leave(self, job: Leave) -> Result:
         for name in ("_parts", "_arrays", "_begun_with", "_feedback", "_first", "_last"):
             self.__dict__.pop(name, None)
         self._plan = None
         return Result()
 
-    @perform.register
+    @_perform.register
     def _start_round(self, job: StartRound) -> Result:
         optimizer, seed = self._need().job.optimizer, self._need().job.run.seed
         first, last = self._parts
@@ -99,25 +105,27 @@ class DevicePerformer:
         ]
         return Result()
 
-    @perform.register
+    @_perform.register
     def _begin(self, job: Begin) -> Result:
         samples, _ = self._samples(job.ticket)
-        return Encoded(tensors.encode(self._first.forward(job.ticket, samples), self._need().job.wire.activations))
+        return Encoded(self._coding.encode(self._first.forward(job.ticket, samples), self._need().job.wire.activations))
 
-    @perform.register
+    @_perform.register
     def _turn(self, job: Turn) -> Result:
         plan = self._need()
-        value = tensors.decode(job.tensor, plan.job.wire.activations, plan.message_bytes)
+        value = self._coding.decode(job.tensor, plan.job.wire.activations, plan.message_bytes)
         mean, gradient = self._loss_and_gradient(job.ticket, value)
-        return Turned(self._feedback.encode(gradient, self._indices(job.ticket)[job.ticket.micro].tolist()), mean)
+        rows = self._indices(job.ticket)[job.ticket.micro].tolist()
+        with self._coding.timed():
+            return Turned(self._feedback.encode(gradient, rows), mean)
 
-    @perform.register
+    @_perform.register
     def _complete(self, job: Complete) -> Result:
         plan = self._need()
-        self._first.backward(job.ticket, tensors.decode(job.tensor, plan.job.wire.gradients, plan.message_bytes))
+        self._first.backward(job.ticket, self._coding.decode(job.tensor, plan.job.wire.gradients, plan.message_bytes))
         return Result()
 
-    @perform.register
+    @_perform.register
     def _whole_batch(self, job: WholeBatch) -> Result:
         total = 0.0
         for micro in range(job.ticket.micros):
@@ -131,7 +139,7 @@ class DevicePerformer:
             self._first.backward(ticket, output.grad)
         return Trained(total)
 
-    @perform.register
+    @_perform.register
     def _export(self, job: Export) -> Result:
         chunk = self._need().job.wire.chunk_bytes
         found: list[Slice] = []
@@ -143,19 +151,20 @@ class DevicePerformer:
         self.__dict__.pop("_last", None)
         return Exported(found)
 
-    @perform.register
+    @_perform.register
     def _begin_probe(self, job: BeginProbe) -> Result:
         samples, _ = self._test(job.batch)
-        return Encoded(tensors.encode(probe(self._parts[0], samples), self._need().job.wire.activations))
+        return Encoded(self._coding.encode(probe(self._parts[0], samples), self._need().job.wire.activations))
 
-    @perform.register
+    @_perform.register
     def _score_probe(self, job: ScoreProbe) -> Result:
         plan = self._need()
         samples, labels = self._test(job.batch)
         if job.tensor is None:
             output = probe(self._parts[0], samples)
         else:
-            output = probe(self._parts[1], tensors.decode(job.tensor, plan.job.wire.activations, plan.message_bytes))
+            value = self._coding.decode(job.tensor, plan.job.wire.activations, plan.message_bytes)
+            output = probe(self._parts[1], value)
         if len(output) != len(labels):
             raise UsageError(f"evaluation batch {job.batch} came back with {len(output)} rows, {len(labels)} went out")
         return Scored(int((output.argmax(1) == labels).sum()), len(labels))

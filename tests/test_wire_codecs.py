@@ -1,7 +1,6 @@
 """Coded tensors and weights in real runs: how many bytes they take, and that both ends hold the same."""
 
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,9 @@ from mpsl.codecs import parse
 from mpsl.codecs.affine import GROUP
 from mpsl.codecs.pieces import PIECE
 from mpsl.errors import UsageError, WireError
-from mpsl.machines.jobs import ScoreProbe
+from mpsl.machines.jobs import Job, Result, ScoreProbe
 from mpsl.nn import weights
+from mpsl.nn.tensors import Coding
 from mpsl.nn.weights import RAW, WeightCodec
 from orchestrator.device_parts import DeviceParts
 
@@ -286,19 +286,19 @@ def test_only_matrices_are_coded_and_both_ends_must_say_so() -> None:
 
 
 @pytest.fixture
-def held() -> Iterator[dict[str, dict[str, torch.Tensor]]]:
+def held(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, torch.Tensor]]:
     """What every device holds of the model when it was last evaluated."""
     found: dict[str, dict[str, torch.Tensor]] = {}
-    score = vars(DevicePerformer)["perform"].dispatcher.dispatch(ScoreProbe)
+    perform = DevicePerformer.perform
 
-    def remember(self: DevicePerformer, job: ScoreProbe) -> Any:
-        parts = [part.state_dict() for part in self._parts]
-        found[self._id] = {name: tensor.clone() for part in parts for name, tensor in part.items()}
-        return score(self, job)
+    def remember(self: DevicePerformer, job: Job) -> Result:
+        if isinstance(job, ScoreProbe):
+            parts = [part.state_dict() for part in self._parts]
+            found[self._id] = {name: tensor.clone() for part in parts for name, tensor in part.items()}
+        return perform(self, job)
 
-    vars(DevicePerformer)["perform"].register(ScoreProbe, remember)
-    yield found
-    vars(DevicePerformer)["perform"].register(ScoreProbe, score)
+    monkeypatch.setattr(DevicePerformer, "perform", remember)
+    return found
 
 
 @pytest.mark.parametrize("spec", ["fp16", "int8"])
@@ -320,3 +320,13 @@ def test_a_run_with_coded_weights_commits_what_the_devices_hold(
     if not cuts:  # nothing but weights on the link
         assert raw["device_up"] / coded["device_up"] > {"fp16": 1.8, "int8": 3.2}[spec]
         assert raw["device_down"] / coded["device_down"] > 1.8
+
+
+def test_the_seconds_of_coding_are_counted_until_asked_for() -> None:
+    ticks = iter(range(100))
+    coding = Coding(lambda: float(next(ticks)))
+    tensor = torch.randn(3, 4)
+    assert torch.equal(coding.decode(coding.encode(tensor, "fp32"), "fp32", 48), tensor)
+    with pytest.raises(WireError):
+        coding.decode(coding.encode(tensor, "fp16"), "fp32", 48)
+    assert (coding.take(), coding.take()) == (4.0, 0.0)

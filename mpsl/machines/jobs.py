@@ -22,9 +22,11 @@ class Result:
     """Base of all results; a job that only changes something answers with this one.
 
     `memory`: the most bytes that each holder on a compute node has held so far; None from those who do not count.
+    `coding_s`: CPU seconds of this job that went into encoding and decoding.
     """
 
     memory: Mapping[str, int] | None = field(default=None, kw_only=True, repr=False, compare=False)
+    coding_s: float = field(default=0.0, kw_only=True, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

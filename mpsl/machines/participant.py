@@ -57,6 +57,7 @@ class Participant(Online):
         self.dropped: Counter[str] = Counter()
         self._once = once
         self._left: set[tuple[str, int]] = set()
+        self._coding_s = 0.0
         self._leaving = 0
         """Runs that were left and whose last job has yet to end."""
         self._outcome: tuple[int, str] | None = None
@@ -110,9 +111,9 @@ class Participant(Online):
         return [self.topics.binary(plan.run, self.address(plan), "+", "+"), self.topics.run(plan.run, "state")]
 
     def telemetry(self) -> dict[str, Any]:
-        """The role's progress, and how many messages were dropped."""
+        """The role's progress, how many messages were dropped, CPU seconds that codecs took since the process began."""
         dropped = sum(self.dropped.values()) + (sum(self.channel.dropped.values()) if self.channel else 0)
-        return {"dropped": dropped, **self.progress()}
+        return {"dropped": dropped, "coding_s": self._coding_s, **self.progress()}
 
     def back_online(self) -> None:
         """The links send again what was lost with the connection."""
@@ -272,6 +273,7 @@ class Participant(Online):
                 self._online_timer(name)
 
     def _job_done(self, event: JobDone) -> None:
+        self._coding_s += event.result.coding_s
         if not self._is_of_former_run(event.job):
             self.job_done(event)
 

@@ -1,5 +1,8 @@
 """Between torch and the wire: a tensor encoded into a message, and a message decoded into memory as torch has it."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
@@ -30,3 +33,35 @@ def decode(tensor: Tensor, codec: str, largest: int) -> torch.Tensor:
         moved[...] = array
         array = moved
     return torch.from_numpy(array)
+
+
+class Coding:
+    """Encodes and decodes, and counts the seconds of `clock` that this takes."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._seconds = 0.0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """What happens in the block counts."""
+        began = self._clock()
+        try:
+            yield
+        finally:
+            self._seconds += self._clock() - began
+
+    def encode(self, tensor: torch.Tensor, codec: str) -> Tensor:
+        """As `encode`."""
+        with self.timed():
+            return encode(tensor, codec)
+
+    def decode(self, tensor: Tensor, codec: str, largest: int) -> torch.Tensor:
+        """As `decode`."""
+        with self.timed():
+            return decode(tensor, codec, largest)
+
+    def take(self) -> float:
+        """The seconds since this was last asked."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds

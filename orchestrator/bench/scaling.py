@@ -73,7 +73,7 @@ class Seen:
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--devices", "counts", multiple=True, type=click.IntRange(1), default=(2, 8, 32, 128), show_default=True)
 @click.option("--hops", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--batches", type=click.IntRange(1), default=16, show_default=True, help="Of each device and round.")
+@click.option("--batches", type=click.IntRange(1), default=8, show_default=True, help="Of each device and round.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Those that count.")
 @click.option("--agents", type=click.IntRange(1), default=32, show_default=True, help="Devices in one process.")
 def command(

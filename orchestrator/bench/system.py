@@ -25,11 +25,12 @@ from orchestrator.processes import children
 
 @dataclass
 class Sample:
-    """One look at all processes: when, CPU of each, and what the telemetry of the nodes said last."""
+    """One look at all processes: when, CPU of each, what the telemetry said last of steps and of seconds of coding."""
 
     at: float
     readings: dict[str, Reading]
     steps: dict[str, tuple[int, float]]
+    coding: dict[str, float]
 
 
 @dataclass
@@ -83,15 +84,16 @@ async def observe(job: Job, batches: int, engine: str, threads: int = 1, every_s
 
 
 class _Watch:
-    """Samples the processes and listens to the nodes' telemetry."""
+    """Samples the processes and listens to everyone's telemetry."""
 
     def __init__(self, pids: dict[str, int], address: BrokerAddress, topics: Topics) -> None:
         self.samples: list[Sample] = []
         self.peaks: dict[str, int] = {}
         self._pids = pids
         self._address = address
-        self._filter = topics.participant("node", "+", "tele")
+        self._filters = topics.participant("node", "+", "tele"), topics.participant("dev", "+", "tele")
         self._steps: dict[str, tuple[int, float]] = {}
+        self._coding: dict[str, float] = {}
 
     @contextlib.asynccontextmanager
     async def running(self, every_s: float) -> Any:
@@ -106,14 +108,17 @@ class _Watch:
 
     async def _listen(self) -> None:
         async with connect(self._address, f"mpsl-bench-{time.monotonic_ns()}") as connection:
-            await connection.subscribe((self._filter,))
+            await connection.subscribe(self._filters)
             async for topic, payload, _ in connection.messages():
                 telemetry = json.loads(payload)
-                self._steps[topic.split("/")[4]] = (telemetry["steps"], telemetry["stepped_at"])
+                _, _, _, branch, id, _ = topic.split("/")
+                self._coding[id] = telemetry["coding_s"]
+                if branch == "node":
+                    self._steps[id] = (telemetry["steps"], telemetry["stepped_at"])
 
     async def _sample(self, every_s: float) -> None:
         while True:
             readings = {name: read_process(pid) for name, pid in self._pids.items()}
-            self.samples.append(Sample(time.perf_counter(), readings, dict(self._steps)))
+            self.samples.append(Sample(time.perf_counter(), readings, dict(self._steps), dict(self._coding)))
             self.peaks |= {name: max(self.peaks.get(name, 0), peak_resident(pid)) for name, pid in self._pids.items()}
             await asyncio.sleep(every_s)

@@ -131,10 +131,12 @@ def _processes(observed: Observed, first: Any, end: Any, batches: int, wall: flo
     found = {}
     for name, reading in end.readings.items():
         spent = reading - first.readings[name]
-        compute = 0.0 if name == "broker" else spent.worker_s
+        worker = 0.0 if name == "broker" else spent.worker_s
+        coding = end.coding.get(name, 0.0) - first.coding.get(name, 0.0)
         found[name] = {
-            "compute_s": compute,
-            "messaging_s": spent.total_s - compute,
+            "compute_s": worker - coding,
+            "encode_s": coding,
+            "send_s": spent.total_s - worker,
             "wait_s": max(0.0, wall - spent.total_s),
             "cpu_s_per_batch": spent.total_s / batches,
             "peak_mb": observed.peaks.get(name, 0) / 1e6,
@@ -143,10 +145,10 @@ def _processes(observed: Observed, first: Any, end: Any, batches: int, wall: flo
 
 
 def _where_time_went(processes: dict[str, dict[str, float]]) -> str:
-    lines = [f"{'process':<10} {'compute':>9} {'messaging':>10} {'wait':>8} {'CPU s/batch':>12} {'peak MB':>8}"]
+    lines = [f"{'process':<10} {'compute':>9} {'encode':>9} {'send':>9} {'wait':>8} {'CPU s/batch':>12} {'peak MB':>8}"]
     for name, spent in processes.items():
         lines.append(
-            f"{name:<10} {spent['compute_s']:>8.2f}s {spent['messaging_s']:>9.2f}s {spent['wait_s']:>7.2f}s "
-            f"{spent['cpu_s_per_batch']:>12.4f} {spent['peak_mb']:>8.0f}"
+            f"{name:<10} {spent['compute_s']:>8.2f}s {spent['encode_s']:>8.2f}s {spent['send_s']:>8.2f}s "
+            f"{spent['wait_s']:>7.2f}s {spent['cpu_s_per_batch']:>12.4f} {spent['peak_mb']:>8.0f}"
         )
     return "\n".join(lines)
