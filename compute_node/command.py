@@ -70,9 +70,9 @@ async def serve(
     network: Network, id: str, budget: int | None, scratch: Path | None, once: bool, threads: int | None
 ) -> Stop:
     """One compute node until it stops."""
-    from compute_node.memory import keep_for_reuse, return_large_at_once
     from compute_node.performer import HopPerformer
     from compute_node.storage import DIRECTORY
+    from mpsl.nn.allocation import keep_for_reuse, return_large_at_once
     from mpsl.nn.threads import computing_worker, limit_threads
 
     if budget is not None:

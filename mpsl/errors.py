@@ -26,3 +26,7 @@ class BrokerError(MpslError):
 
 class RunFailed(MpslError):
     """A run ended without its result; the text is the reason that the person who started it reads."""
+
+
+class MeasurementError(MpslError):
+    """A measurement that does not hold: what was measured disagrees with itself. Names both figures."""

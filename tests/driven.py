@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compute_node.memory import most_resident_bytes, resident_bytes, return_large_at_once
+from compute_node.memory import most_resident_bytes, resident_bytes
 from compute_node.performer import HopPerformer
 from mpsl.job import Job, read_job
 from mpsl.machines.census import Presence

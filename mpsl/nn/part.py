@@ -42,11 +42,15 @@ class Seeds:
     def forward(self, part: nn.Sequential, ticket: Ticket, value: torch.Tensor) -> torch.Tensor:
         """The part's output in training mode for the micro-batch that the ticket names."""
         for name, block in part.named_children():
-            torch.default_generator.manual_seed(
-                block_seed(self.seed, ticket.device, ticket.round, ticket.epoch, ticket.batch, ticket.micro, int(name))
-            )
-            value = block(value)
+            value = self.block_forward(ticket, int(name), block, value)
         return value
+
+    def block_forward(self, ticket: Ticket, number: int, block: nn.Module, value: torch.Tensor) -> torch.Tensor:
+        """The output of block `number` of the whole model."""
+        seed = block_seed(self.seed, ticket.device, ticket.round, ticket.epoch, ticket.batch, ticket.micro, number)
+        torch.default_generator.manual_seed(seed)
+        output: torch.Tensor = block(value)
+        return output
 
 
 def probe(part: nn.Sequential, value: torch.Tensor) -> torch.Tensor:

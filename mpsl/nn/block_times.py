@@ -1,0 +1,197 @@
+"""Seconds of every block in training, measured in its place in the chain, and of the whole model beside them.
+
+What runs is the very copy that devices and hops train. The whole model is one part, so that every block finds the
+caches as its neighbours leave them; looking at the clock between blocks must not count as a block's time. The clock is
+passed in.
+"""
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mpsl.errors import MeasurementError
+from mpsl.job import OptimizerSection
+from mpsl.messages import Ticket
+from mpsl.nn.copy import Copy
+from mpsl.nn.part import Seeds
+
+Clock = Callable[[], float]
+"""Seconds from any beginning."""
+
+TOLERANCE = 0.05
+"""How far the sum of the blocks may be from the whole model, as a part of the whole."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: at least so many seconds and pairs of batches; twice as much where the sum does not hold."""
+
+    warm_s: float = 1.0
+    warm_batches: int = 3
+    seconds: float = 4.0
+    pairs: int = 5
+    attempts: int = 4
+
+
+@dataclass(frozen=True)
+class BlockTimes:
+    """Median seconds of one batch: by block, and of the whole model in one go.
+
+    The last block's hold those of the loss; the first block makes no gradient of its input, as on a device.
+    """
+
+    forward: tuple[float, ...]
+    backward: tuple[float, ...]
+    step: tuple[float, ...]
+    whole: float
+
+    @property
+    def total(self) -> float:
+        """The sum over the blocks."""
+        return sum((*self.forward, *self.backward, *self.step))
+
+    @property
+    def disagreement(self) -> float:
+        """How far the sum is from the whole, as a part of the whole."""
+        return abs(self.total - self.whole) / self.whole
+
+
+class Chain(Copy):
+    """A whole model in training on one batch, which can be watched from block to block."""
+
+    def __init__(
+        self, part: nn.Sequential, optimizer: OptimizerSection, data: torch.Tensor, labels: torch.Tensor, clock: Clock
+    ) -> None:
+        super().__init__(part, optimizer, seed=0, input_gradient=False)
+        self._data = data
+        self._labels = labels
+        self._clock = clock
+        self._owners = {parameter: number for number, block in enumerate(part) for parameter in block.parameters()}
+        self._last = len(part) - 1
+        self._laps: _Laps | None = None
+        self._tickets = (Ticket(1, 1, "profile", 1, 0, number, 0, 1) for number in itertools.count())
+
+    def whole(self) -> float:
+        """Seconds of one batch update, not watched."""
+        started = self._clock()
+        self._train()
+        return self._clock() - started
+
+    def by_block(self) -> "_Laps":
+        """Seconds of one batch update in every block."""
+        laps = self._laps = _Laps(self._last + 1, self._clock)
+        seeds, self._seeds = self._seeds, _WatchedSeeds(self._seeds.seed, laps)
+        try:
+            laps.resume()
+            self._train()
+            laps.lap(laps.backward)
+        finally:
+            self._seeds, self._laps = seeds, None
+        return laps
+
+    def _train(self) -> None:
+        ticket = next(self._tickets)
+        output = self.forward(ticket, self._data).requires_grad_()
+        loss = functional.cross_entropy(output, self._labels)
+        if self._laps is not None:
+            self._laps.lap(self._laps.forward)
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert output.grad is not None
+        self.backward(ticket, output.grad)
+
+    def _step(self, parameter: nn.Parameter) -> None:
+        laps = self._laps
+        if laps is None:
+            super()._step(parameter)
+            return
+        laps.lap(laps.backward)
+        super()._step(parameter)
+        laps.lap(laps.step, self._owners[parameter])
+
+
+class _Laps:
+    """A stopwatch with a hand for each block and phase; `at` is the block that is being computed."""
+
+    def __init__(self, blocks: int, clock: Clock) -> None:
+        self.forward, self.backward, self.step = ([0.0] * blocks for _ in range(3))
+        self.at = 0
+        self._clock = clock
+        self._left = 0.0
+
+    def lap(self, phase: list[float], block: int | None = None) -> None:
+        """The time since the last lap was spent in this phase of this block."""
+        now = self._clock()
+        phase[self.at if block is None else block] += now - self._left
+        self.resume()
+
+    def resume(self) -> None:
+        """The time since the last lap was nobody's."""
+        self._left = self._clock()
+
+
+@dataclass(frozen=True)
+class _WatchedSeeds(Seeds):
+    """Looks at the watch after each block of a forward, and has backward do so where it comes to the block again."""
+
+    laps: _Laps
+
+    def block_forward(self, ticket: Ticket, number: int, block: nn.Module, value: torch.Tensor) -> torch.Tensor:
+        laps = self.laps
+        laps.at = number
+        output = super().block_forward(ticket, number, block, value)
+        laps.lap(laps.forward)
+        if output.requires_grad:
+            output.register_hook(partial(self._backward_reached, number))
+            laps.resume()
+        return output
+
+    def _backward_reached(self, number: int, gradient: torch.Tensor) -> None:
+        """The gradient of block `number`'s output is whole: what comes now is its own backward."""
+        self.laps.lap(self.laps.backward)
+        self.laps.at = number
+
+
+def block_times(chain: Chain, clock: Clock, effort: Effort) -> BlockTimes:
+    """Medians over pairs of batches, one watched and one not, until the blocks add up to the whole.
+
+    Raises MeasurementError with both figures where they never do within TOLERANCE.
+    """
+    for _ in _lasting(clock, effort.warm_s, effort.warm_batches):
+        chain.whole()
+    for attempt in range(effort.attempts):
+        found = _medians(chain, clock, effort.seconds * 2**attempt, effort.pairs * 2**attempt)
+        if found.disagreement <= TOLERANCE:
+            return found
+    raise MeasurementError(
+        f"the blocks add up to {found.total * 1e3:.3f} ms a batch, the whole model takes {found.whole * 1e3:.3f} ms: "
+        f"{found.disagreement:.1%} apart after {effort.attempts} attempts, more than {TOLERANCE:.0%}. Something else "
+        "uses these cores: end it and measure again"
+    )
+
+
+def _medians(chain: Chain, clock: Clock, seconds: float, pairs: int) -> BlockTimes:
+    watched: list[_Laps] = []
+    wholes: list[float] = []
+    for _ in _lasting(clock, seconds, pairs):
+        watched.append(chain.by_block())
+        wholes.append(chain.whole())
+    forward, backward, step = (
+        tuple(statistics.median(values) for values in zip(*rows, strict=True))
+        for rows in ([laps.forward for laps in watched], [laps.backward for laps in watched], [laps.step for laps in watched])
+    )
+    return BlockTimes(forward, backward, step, statistics.median(wholes))
+
+
+def _lasting(clock: Clock, seconds: float, least: int) -> Iterator[int]:
+    """Numbers from 0: at least so many, for at least so many seconds."""
+    started = clock()
+    for number in itertools.count():
+        if number >= least and clock() - started >= seconds:
+            return
+        yield number

@@ -1,0 +1,32 @@
+"""How fast a part is copied and folded: what a node does for each device at the two ends of its round."""
+
+import copy
+import statistics
+
+from torch import nn
+
+from mpsl.aggregation import Aggregation
+from mpsl.nn.block_times import Clock
+from mpsl.nn.part import state_tensors
+from mpsl.nn.weights import arrays_of, weights_bytes
+
+REPEATS = 7
+
+
+def copied_bytes_per_s(part: nn.Module, bare: nn.Module, rule: Aggregation, clock: Clock) -> float:
+    """Bytes a second, the part's once for the copy and once for the fold; the median of REPEATS after a first one.
+
+    `bare` is the same part on the meta device.
+    """
+    committed = arrays_of(state_tensors(part))
+    totals = [rule.empty(array) for array in committed]
+    seconds = []
+    for _ in range(REPEATS + 1):
+        started = clock()
+        fresh = arrays_of(state_tensors(copy.deepcopy(bare).to_empty(device="cpu")))
+        for empty, array in zip(fresh, committed, strict=True):
+            empty[...] = array
+        for total, array in zip(totals, fresh, strict=True):
+            rule.fold(total, array, 1)
+        seconds.append(clock() - started)
+    return 2 * weights_bytes(committed) / statistics.median(seconds[1:])

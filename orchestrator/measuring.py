@@ -1,0 +1,155 @@
+"""Measures a model as a run computes it: in a process like a node's, with others beside it that compute the same.
+
+The processes beside it only keep the cores, their caches and their way to memory as busy as a run does. They end with
+the process that started them, whatever happens to that.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from mpsl.errors import MeasurementError
+from mpsl.job import ModelSection, OptimizerSection
+
+if TYPE_CHECKING:
+    from mpsl.nn.block_times import Chain
+
+LEARNING_RATE = 1e-6
+"""Steps cost the same, and weights trained on noise stay numbers."""
+
+OPTIMIZERS = {
+    "sgd": OptimizerSection("sgd", LEARNING_RATE),
+    "momentum": OptimizerSection("sgd", LEARNING_RATE, momentum=0.9),
+    "adam": OptimizerSection("adam", LEARNING_RATE),
+}
+"""By the names that a fleet's file has for them."""
+
+READY = "ready"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is measured: the model in training with one optimizer, one batch size, so many threads a process."""
+
+    model: ModelSection
+    batch_size: int
+    optimizer: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds of one batch by block, of the whole model in one go, and bytes a second copied and folded."""
+
+    forward: tuple[float, ...]
+    backward: tuple[float, ...]
+    step: tuple[float, ...]
+    whole: float
+    copied_bytes_per_s: float
+
+
+def measure(task: Task, copies: int) -> Measured:
+    """Measure in one process while `copies - 1` others compute the same. Raises MeasurementError."""
+    with contextlib.ExitStack() as beside:
+        for _ in range(copies - 1):
+            beside.enter_context(_process("load", task))
+        with _process("measure", task) as measuring:
+            output, _ = measuring.communicate()
+    if measuring.returncode != 0:
+        raise MeasurementError(output.strip() or f"the measuring process ended with status {measuring.returncode}")
+    found = json.loads(output)
+    return Measured(**{key: tuple(value) if isinstance(value, list) else value for key, value in found.items()})
+
+
+@contextlib.contextmanager
+def _process(role: str, task: Task) -> Iterator["subprocess.Popen[str]"]:
+    """One process, warm when the block begins (a measuring one warms up by itself) and gone when it ends."""
+    threads = str(task.threads)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.measuring", role, json.dumps(asdict(task))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+    )
+    try:
+        if role == "load":
+            assert process.stdout is not None
+            if process.stdout.readline().strip() != READY:
+                raise MeasurementError("a process that was to compute beside the measured one did not start")
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _measured_here(task: Task) -> Measured:
+    from mpsl.aggregation import aggregations
+    from mpsl.nn.block_times import Effort, block_times
+    from mpsl.nn.copy_rate import copied_bytes_per_s
+    from mpsl.nn.part import bare_part
+
+    chain = _chain(task)
+    times = block_times(chain, time.perf_counter, Effort())
+    bare = bare_part(task.model, (0, len(chain.part)))
+    copied = copied_bytes_per_s(chain.part, bare, aggregations.get("splitfed-v1"), time.perf_counter)
+    return Measured(**asdict(times), copied_bytes_per_s=copied)
+
+
+def _load(task: Task) -> None:
+    """Compute until nobody holds the other end of our input."""
+    chain = _chain(task)
+    chain.whole()
+    print(READY, flush=True)
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        chain.whole()
+
+
+def _chain(task: Task) -> "Chain":
+    import torch
+
+    from mpsl.nn.block_times import Chain
+    from mpsl.nn.models import build, describe
+
+    torch.manual_seed(0)
+    described = describe(task.model.name, **task.model.args)
+    data = torch.randn(task.batch_size, *described.input_shape())
+    labels = torch.randint(described.num_classes, (task.batch_size,))
+    whole = build(task.model.name, **task.model.args)
+    return Chain(whole, OPTIMIZERS[task.optimizer], data, labels, time.perf_counter)
+
+
+def main() -> None:
+    """One of the processes: `python -m orchestrator.measuring measure|load TASK`."""
+    from mpsl import facts
+    from mpsl.nn.allocation import keep_for_reuse
+    from mpsl.nn.threads import computing_worker
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", choices=["measure", "load"])
+    parser.add_argument("task", type=json.loads)
+    arguments = parser.parse_args()
+    task = facts.read(Task, arguments.task, "task")
+    keep_for_reuse()
+    # In a worker thread, as in a node: the C library keeps memory for each thread on its own.
+    worker = computing_worker(task.threads)
+    try:
+        if arguments.role == "load":
+            worker.submit(_load, task).result()
+        else:
+            print(json.dumps(asdict(worker.submit(_measured_here, task).result())))
+    except MeasurementError as error:
+        print(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
