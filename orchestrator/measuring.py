@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from mpsl import facts
 from mpsl.errors import MeasurementError
 from mpsl.job import ModelSection, OptimizerSection
 
@@ -37,12 +38,16 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured: the model in training with one optimizer, one batch size, so many threads a process."""
+    """What is measured: the model in training with one optimizer, one batch size, so many threads a process.
+
+    `seconds`: how long at least, after a quarter of that to warm up.
+    """
 
     model: ModelSection
     batch_size: int
     optimizer: str
     threads: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,7 @@ def measure(task: Task, copies: int) -> Measured:
             output, _ = measuring.communicate()
     if measuring.returncode != 0:
         raise MeasurementError(output.strip() or f"the measuring process ended with status {measuring.returncode}")
-    found = json.loads(output)
-    return Measured(**{key: tuple(value) if isinstance(value, list) else value for key, value in found.items()})
+    return facts.read(Measured, json.loads(output), "the measuring process")
 
 
 @contextlib.contextmanager
@@ -98,7 +102,7 @@ def _measured_here(task: Task) -> Measured:
     from mpsl.nn.part import bare_part
 
     chain = _chain(task)
-    times = block_times(chain, time.perf_counter, Effort())
+    times = block_times(chain, time.perf_counter, Effort(task.seconds / 4, seconds=task.seconds))
     bare = bare_part(task.model, (0, len(chain.part)))
     copied = copied_bytes_per_s(chain.part, bare, aggregations.get("splitfed-v1"), time.perf_counter)
     return Measured(**asdict(times), copied_bytes_per_s=copied)
@@ -129,7 +133,6 @@ def _chain(task: Task) -> "Chain":
 
 def main() -> None:
     """One of the processes: `python -m orchestrator.measuring measure|load TASK`."""
-    from mpsl import facts
     from mpsl.nn.allocation import keep_for_reuse
     from mpsl.nn.threads import computing_worker
 

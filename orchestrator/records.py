@@ -21,7 +21,7 @@ class Records:
         """The unsplit model under its own parameter and buffer names."""
         beside = self._out / f".{name}.new"
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, beside)
-        self._put(beside, name)
+        _put(beside, self._out / name)
 
     def save_plan(self, plan: Mapping[str, Any]) -> None:
         """plan.json."""
@@ -39,16 +39,22 @@ class Records:
             os.fsync(file.fileno())
 
     def _write(self, name: str, text: str) -> None:
-        beside = self._out / f".{name}.new"
-        beside.write_text(text)
-        self._put(beside, name)
+        write_whole(self._out / name, text)
 
-    def _put(self, beside: Path, name: str) -> None:
-        with beside.open("rb") as file:
-            os.fsync(file.fileno())
-        beside.replace(self._out / name)
-        directory = os.open(self._out, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+
+def write_whole(path: Path, text: str) -> None:
+    """The file has all of `text`, or is as it was."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(text)
+    _put(beside, path)
+
+
+def _put(beside: Path, path: Path) -> None:
+    with beside.open("rb") as file:
+        os.fsync(file.fileno())
+    beside.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -34,6 +34,7 @@ from mpsl.machines.jobs import (
 from mpsl.machines.seat_memory import ways
 from mpsl.machines.seating import Seating, seat_everyone
 from mpsl.messages import Tensor, Ticket
+from mpsl.nn.allocation import return_large_at_once
 from mpsl.nn.tensors import encode
 from mpsl.plan import Plan
 from orchestrator.facts_of_model import facts_of_model

@@ -147,7 +147,7 @@ class _WatchedSeeds(Seeds):
         output = super().block_forward(ticket, number, block, value)
         laps.lap(laps.forward)
         if output.requires_grad:
-            output.register_hook(partial(self._backward_reached, number))
+            output.register_hook(partial(self._backward_reached, number))  # type: ignore[no-untyped-call]
             laps.resume()
         return output
 
@@ -183,7 +183,11 @@ def _medians(chain: Chain, clock: Clock, seconds: float, pairs: int) -> BlockTim
         wholes.append(chain.whole())
     forward, backward, step = (
         tuple(statistics.median(values) for values in zip(*rows, strict=True))
-        for rows in ([laps.forward for laps in watched], [laps.backward for laps in watched], [laps.step for laps in watched])
+        for rows in (
+            [laps.forward for laps in watched],
+            [laps.backward for laps in watched],
+            [laps.step for laps in watched],
+        )
     )
     return BlockTimes(forward, backward, step, statistics.median(wholes))
 

@@ -1,7 +1,10 @@
 """PROFILE.json: what a model costs, block by block, on each kind of hardware. All that planning knows of a model."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from mpsl import facts
+from mpsl.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,32 @@ class Profile:
                     raise ValueError(
                         f"hardware {name!r}: {key} has {len(values)} values for {len(self.blocks)} blocks; one a block"
                     )
+
+
+def merged(profile: Profile, other: Profile, where: str) -> Profile:
+    """`profile` with the hardware of `other`, which `where` names; what both have is that of `profile`.
+
+    Raises UsageError where they are not profiles of one model and one batch size.
+    """
+    for key in ("model", "args", "batch_size", "input_bytes"):
+        mine, theirs = getattr(profile, key), getattr(other, key)
+        if mine != theirs:
+            raise UsageError(f"{where}: {key} is {theirs!r}, here it is {mine!r}; only profiles of one model merge")
+    if len(profile.blocks) != len(other.blocks):
+        raise UsageError(
+            f"{where}: {len(other.blocks)} blocks, here the model has {len(profile.blocks)}; measure it again"
+        )
+    for number, (mine, theirs) in enumerate(zip(profile.blocks, other.blocks, strict=True)):
+        if mine != theirs:
+            raise UsageError(f"{where}: block {number} is {theirs}, here it is {mine}; measure it again")
+    return replace(profile, hardware={**other.hardware, **profile.hardware})
+
+
+def profile_data(profile: Profile) -> dict[str, Any]:
+    """What PROFILE.json holds; what is not known of a hardware is left out."""
+    data = facts.plain(profile)
+    hardware = {
+        name: {key: value for key, value in times.items() if value not in (None, [])}
+        for name, times in data["hardware"].items()
+    }
+    return {"model": data["model"], "args": data["args"], **data, "hardware": hardware}

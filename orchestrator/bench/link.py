@@ -35,11 +35,11 @@ def command(sizes: str, total: int, engine: str, repeats: int) -> None:
         count = max(4, min(2000, total // size))
         # The best chunk of the bare client is looked for once, with the counted runs' own count.
         chunks = [chunk for chunk in CHUNKS if chunk <= size] or [size]
-        best = max(chunks, key=lambda chunk: asyncio.run(_pair(engine, True, size, count, chunk))["mb_per_s"])
+        best = max(chunks, key=lambda chunk: asyncio.run(pair(engine, True, size, count, chunk))["mb_per_s"])
         link, bare = [], []
         for _ in range(repeats):
-            link.append(asyncio.run(_pair(engine, False, size, count, 512 * 1024)))
-            bare.append(asyncio.run(_pair(engine, True, size, count, best)))
+            link.append(asyncio.run(pair(engine, False, size, count, 512 * 1024)))
+            bare.append(asyncio.run(pair(engine, True, size, count, best)))
         ratios = [mine["mb_per_s"] / theirs["mb_per_s"] for mine, theirs in zip(link, bare, strict=True)]
         row: dict[str, Any] = {
             "bytes": size, "count": count, "link": _medians(link), "bare": _medians(bare), "bare_chunk": best,
@@ -60,7 +60,7 @@ def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
-async def _pair(engine: str, bare: bool, size: int, count: int, chunk: int) -> dict[str, float]:
+async def pair(engine: str, bare: bool, size: int, count: int, chunk: int) -> dict[str, float]:
     """One run: both ends as processes, started together once both are ready."""
     async with running_broker(engine) as broker:
         arguments = ["--broker", broker.url, "--size", str(size), "--count", str(count), "--chunk", str(chunk)]
