@@ -104,7 +104,8 @@ class WireSection:
 class FleetSection:
     """[fleet]: how many take part, how many must, and how long to wait (seconds).
 
-    `nodes` is the number of hops where the job has no cuts; with cuts, nodes beyond the hops are standbys.
+    Every stage has `replicas` nodes, which share the devices between them. Where the job has no cuts there are as many
+    hops as `nodes` can fill; nodes beyond the seats are standbys.
     """
 
     devices: int
@@ -113,13 +114,18 @@ class FleetSection:
     admit: int | None = None
     round_timeout_s: float | None = None
     start_timeout_s: float = 300.0
+    replicas: int = 1
 
     def __post_init__(self) -> None:
-        _at_least(1, devices=self.devices, quorum=self.quorum, admit=self.admit)
+        _at_least(1, devices=self.devices, quorum=self.quorum, admit=self.admit, replicas=self.replicas)
         _at_least(0, nodes=self.nodes)
         _positive(round_timeout_s=self.round_timeout_s, start_timeout_s=self.start_timeout_s)
         if self.quorum is not None and self.quorum > self.devices:
             raise ValueError(f"quorum = {self.quorum} is more than devices = {self.devices}")
+        if self.replicas > self.devices:
+            raise ValueError(
+                f"replicas = {self.replicas} is more than devices = {self.devices}: one would serve nobody"
+            )
 
 
 @dataclass(frozen=True)
@@ -133,19 +139,27 @@ class Job:
     wire: WireSection = WireSection()
 
     def __post_init__(self) -> None:
-        cuts, nodes = self.model.cuts, self.fleet.nodes
-        if nodes < self.hops:
+        cuts, nodes, replicas = self.model.cuts, self.fleet.nodes, self.fleet.replicas
+        if nodes < self.seats:
+            of_replicas = f" of {replicas} replicas" if replicas > 1 else ""
             raise ValueError(
-                f"[fleet] nodes = {nodes}, but {len(cuts or ())} cuts make {self.hops} hops; "
-                "name at least as many nodes"
+                f"[fleet] nodes = {nodes}, but {len(cuts or ())} cuts make {self.hops} hops{of_replicas}; "
+                f"name at least {self.seats} nodes"
             )
+        if cuts is None and 0 < nodes < replicas:
+            raise ValueError(f"[fleet] nodes = {nodes} are too few for one stage of replicas = {replicas}")
 
     @property
     def hops(self) -> int:
         """N: the parts that run on compute nodes."""
         if self.model.cuts is None:
-            return self.fleet.nodes
+            return self.fleet.nodes // self.fleet.replicas
         return max(0, len(self.model.cuts) - 1)
+
+    @property
+    def seats(self) -> int:
+        """How many nodes compute: hops × replicas."""
+        return self.hops * self.fleet.replicas
 
     @property
     def quorum(self) -> int:

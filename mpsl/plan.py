@@ -3,11 +3,14 @@
 Facts only; who decides them is the orchestrator. It must never hold anything that a device keeps to itself.
 """
 
+from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from mpsl import PROTOCOL
 from mpsl.job import Job
 from mpsl.names import ORCHESTRATOR
+from mpsl.planning.admission import seat_admission
 from mpsl.topics import Address, seat_address
 
 
@@ -87,6 +90,19 @@ class Plan:
     def chain(self, device: str) -> list[Address]:
         """The addresses that a device's activations pass, from stage 1 to stage N."""
         return [seat_address(stage, replica) for stage, replica in enumerate(self.devices[device].replicas, start=1)]
+
+    @cached_property
+    def replicated(self) -> bool:
+        """Whether a stage has more than one seat."""
+        return len(self.seats) > self.hops
+
+    @cached_property
+    def _served(self) -> Counter[Address]:
+        return Counter(address for device in self.devices for address in self.chain(device))
+
+    def places(self, seat: Address, admit: int) -> int:
+        """How many of `admit` admitted devices the seat may have at once: its share of all devices."""
+        return seat_admission(admit, self._served[seat] / len(self.devices))
 
     def with_boot(self, device: str, boot: str) -> "Plan":
         """The same plan with another process of a device."""

@@ -9,19 +9,36 @@ from mpsl.cuts import check_cuts, even_cuts
 from mpsl.errors import UsageError
 from mpsl.job import Job, read_job
 from mpsl.nn.cost import block_costs
+from mpsl.planning.plan_file import PlannedRun
+from orchestrator.plan_option import job_as_planned, load_plan, overruled
 
 
 def load_job(path: Path) -> Job:
     """The job in a TOML file; raises UsageError that names the file, the key and what to do."""
+    job = _read(path)
+    check_job(job, str(path))
+    return job
+
+
+def load_planned_job(path: Path, plan_path: Path) -> tuple[Job, PlannedRun, list[str]]:
+    """The job in a TOML file as a PLAN json wants it run, that plan, and where the plan overrules the job, in words.
+
+    Raises UsageError that names the file, also where the plan cannot be of this job's model.
+    """
+    job, planned = _read(path), load_plan(plan_path)
+    as_planned = job_as_planned(job, planned, str(plan_path))
+    check_job(as_planned, str(path))
+    return as_planned, planned, overruled(job, planned)
+
+
+def _read(path: Path) -> Job:
     try:
         data = tomllib.loads(path.read_text())
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: is no TOML: {error}") from None
-    job = read_job(data, str(path))
-    check_job(job, str(path))
-    return job
+    return read_job(data, str(path))
 
 
 def check_job(job: Job, where: str) -> None:

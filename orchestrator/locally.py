@@ -14,22 +14,23 @@ from broker.options import Network
 from mpsl.errors import UsageError
 from mpsl.job import Job
 from mpsl.names import check_id
+from mpsl.planning.plan_file import PlannedRun
 from orchestrator.commands.train import orchestrate
 from orchestrator.processes import children
 
 
 @dataclass(frozen=True)
 class LocalFleet:
-    """Where the shards of the devices are, how many nodes there are, and what they may use."""
+    """Where the shards of the devices are, who the nodes are, and what they may use."""
 
     shards: dict[str, Path]
-    nodes: int
+    nodes: list[str]
     memory_budget: str | None = None
 
     @property
     def threads(self) -> int:
         """Threads of torch for each process, so that together they use the cores and no more."""
-        return max(1, (os.cpu_count() or 1) // max(1, self.nodes + len(self.shards) + 1))
+        return max(1, (os.cpu_count() or 1) // max(1, len(self.nodes) + len(self.shards) + 1))
 
 
 def shards_in(directory: Path) -> dict[str, Path]:
@@ -42,6 +43,28 @@ def shards_in(directory: Path) -> dict[str, Path]:
     return found
 
 
+def node_ids(count: int) -> list[str]:
+    """node-1 and on: who the nodes are where no plan names them."""
+    return [f"node-{number}" for number in range(1, count + 1)]
+
+
+def check_shards(fleet: LocalFleet, planned: PlannedRun, where: str) -> None:
+    """Raise UsageError, naming the directory `where`, unless there is a shard for just the devices of the plan."""
+    missing = sorted(planned.devices.keys() - fleet.shards.keys())
+    if missing:
+        raise UsageError(
+            f"--data {where}: holds no shard of {_few(missing)}, whom the plan names; add ID.npz, or plan again"
+        )
+    strangers = sorted(fleet.shards.keys() - planned.devices.keys())
+    if strangers:
+        raise UsageError(f"--data {where}: not in the plan: {_few(strangers)}; move their shards away, or plan again")
+
+
+def _few(ids: list[str], most: int = 6) -> str:
+    more = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return ", ".join(ids[:most]) + more
+
+
 def job_for(job: Job, fleet: LocalFleet, where: str) -> Job:
     """The job for just these devices; raises UsageError where it asks for more than there are."""
     if job.fleet.devices > len(fleet.shards):
@@ -51,7 +74,9 @@ def job_for(job: Job, fleet: LocalFleet, where: str) -> Job:
     return replace(job, fleet=replace(job.fleet, devices=devices, quorum=min(quorum, devices)))
 
 
-async def run_locally(network: Network, job: Job, fleet: LocalFleet, out: Path, engine: str) -> dict[str, Any]:
+async def run_locally(
+    network: Network, job: Job, fleet: LocalFleet, out: Path, engine: str, planned: PlannedRun | None = None
+) -> dict[str, Any]:
     """Run a job with a broker of its own and return its summary; nothing is left behind, also on Ctrl-C."""
     protocol = network.address.version
     environment = {"OMP_NUM_THREADS": str(fleet.threads), "MKL_NUM_THREADS": str(fleet.threads)}
@@ -70,12 +95,12 @@ async def run_locally(network: Network, job: Job, fleet: LocalFleet, out: Path, 
             "--once",
         ]
         environment["MPSL_PASSWORD_FILE"] = ""
-        for number in range(1, fleet.nodes + 1):
-            budget = ["--memory-budget", fleet.memory_budget] if fleet.memory_budget else []
-            await group.start(f"node-{number}", ["node", "--id", f"node-{number}", *shared, *budget], environment)
+        budget = ["--memory-budget", fleet.memory_budget] if fleet.memory_budget else []
+        for id in fleet.nodes:
+            await group.start(id, ["node", "--id", id, *shared, *budget], environment)
         for id, path in fleet.shards.items():
             await group.start(id, ["device", "--id", id, "--data", str(path), *shared], environment)
-        running = asyncio.create_task(orchestrate(here, job, out), name="orchestrate")
+        running = asyncio.create_task(orchestrate(here, job, out, planned), name="orchestrate")
         failing = asyncio.create_task(group.first_failure(), name="children")
         dying = asyncio.create_task(broker.died(), name="broker")
         stopping = asyncio.create_task(interrupted.wait(), name="interrupted")

@@ -25,8 +25,10 @@ from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Stop
 from mpsl.machines.hop import HopMachine
 from mpsl.machines.orchestrator import OrchestratorMachine
+from mpsl.planning.plan_file import PlannedRun
 from mpsl.topics import Topics, client_id
 from orchestrator.performer import OrchestratorPerformer
+from orchestrator.plan_option import job_as_planned
 
 
 class SharedWorker(ThreadPoolExecutor):
@@ -75,12 +77,15 @@ def run_fleet(
     nodes: int,
     timeout: float = 120.0,
     memory_budget: int | None = None,
+    planned: PlannedRun | None = None,
 ) -> Outcome:
     """Run a job with these shards over the broker (by id where each has a user) and wait till all have left."""
-    if callable(broker):
-        return asyncio.run(_run(broker, job, shards, out, nodes, timeout, memory_budget))
-    address = parse_broker(broker) if isinstance(broker, str) else broker
-    return asyncio.run(_run(lambda id: address, job, shards, out, nodes, timeout, memory_budget))
+    address = broker if callable(broker) else _same(parse_broker(broker) if isinstance(broker, str) else broker)
+    return asyncio.run(_run(address, job, shards, out, nodes, timeout, memory_budget, planned))
+
+
+def _same(address: BrokerAddress) -> Callable[[str], BrokerAddress]:
+    return lambda id: address
 
 
 async def _run(
@@ -91,6 +96,7 @@ async def _run(
     nodes: int,
     timeout: float,
     memory_budget: int | None,
+    planned: PlannedRun | None,
 ) -> Outcome:
     topics = Topics(f"t-{secrets.token_hex(6)}")
     worker = SharedWorker()
@@ -102,9 +108,10 @@ async def _run(
     def driver(machine: Any, performer: Any, role: str, id: str) -> Driver:
         return Driver(machine, performer, address(id), client_id(role, id, machine.boot), logger(id), worker=worker)
 
-    orchestrator = OrchestratorMachine(
-        read_job(job, "job"), f"run-{secrets.token_hex(3)}", secrets.token_hex(4), topics
-    )
+    training = read_job(job, "job")
+    if planned is not None:
+        training = job_as_planned(training, planned, "plan")
+    orchestrator = OrchestratorMachine(training, f"run-{secrets.token_hex(3)}", secrets.token_hex(4), topics, planned)
     drivers = {"orch": driver(orchestrator, OrchestratorPerformer(out), "orch", "orch")}
     for number in range(1, nodes + 1):
         id = f"node-{number}"

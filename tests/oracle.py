@@ -5,6 +5,7 @@ Shares nothing with the stages but the definition of the model. Whoever doubts a
 
 from binascii import crc32
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,16 +33,45 @@ class Setting:
     shuffle: bool = True
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Blocks [first, end) of the model, which replica of them serves each device, and how many replicas there are."""
+
+    first: int
+    end: int
+    serving: dict[str, int]
+    replicas: int
+
+
+def stages_of(plan: dict[str, Any]) -> list[Stage]:
+    """The stages of a run's plan.json."""
+    return [
+        Stage(
+            first,
+            end,
+            {id: device["replicas"][number] for id, device in plan["devices"].items()},
+            sum(seat["stage"] == number + 1 for seat in plan["seats"]),
+        )
+        for number, (first, end) in enumerate(pairwise(plan["cuts"]))
+    ]
+
+
 def oracle(
-    setting: Setting, shards: dict[str, tuple[np.ndarray, np.ndarray]], accepted: list[list[str]]
+    setting: Setting,
+    shards: dict[str, tuple[np.ndarray, np.ndarray]],
+    accepted: list[list[str]],
+    stages: list[Stage] | None = None,
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The committed state and the rounds' losses, given in which order each round accepted which devices."""
+    """The committed state and the rounds' losses, given in which order each round accepted which devices.
+
+    With `stages` every replica adds up the devices that it serves, in that order; then the replicas' sums are added.
+    """
     torch.manual_seed(setting.seed)
     model = build(setting.model, **setting.args)
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     losses = []
     for number, devices in enumerate(accepted, start=1):
-        total: dict[str, torch.Tensor] = {}
+        sums: dict[tuple[str, int], torch.Tensor] = {}
         weight = 0
         loss_sum = sample_sum = 0.0
         for device in devices:
@@ -52,13 +82,27 @@ def oracle(
             sample_sum += len(x) * setting.local_epochs
             weight += len(x)
             for name, tensor in model.state_dict().items():
-                if tensor.is_floating_point():
-                    total[name] = total.get(name, torch.zeros_like(tensor)) + len(x) * tensor
-                else:
-                    total[name] = torch.maximum(total.get(name, tensor), tensor).clone()
+                key = (name, replica_of(name, device, stages or []))
+                sums[key] = added(sums.get(key), len(x) * tensor if tensor.is_floating_point() else tensor)
+        total: dict[str, torch.Tensor] = {}
+        for (name, _), each in sorted(sums.items(), key=lambda entry: entry[0][1]):
+            total[name] = added(total.get(name), each)
         state = {n: t / weight if t.is_floating_point() else t for n, t in total.items()}
         losses.append(loss_sum / sample_sum)
     return state, losses
+
+
+def replica_of(name: str, device: str, stages: list[Stage]) -> int:
+    """Which replica holds the tensor `name` ('block.…') of a device's copy; the device's own parts have one sum."""
+    block = int(name.split(".", maxsplit=1)[0])
+    return next((stage.serving[device] for stage in stages if stage.first <= block < stage.end), 0)
+
+
+def added(total: torch.Tensor | None, more: torch.Tensor) -> torch.Tensor:
+    """A sum with one more; of integers the larger."""
+    if not more.is_floating_point():
+        return (more if total is None else torch.maximum(total, more)).clone()
+    return (torch.zeros_like(more) if total is None else total) + more
 
 
 def train(

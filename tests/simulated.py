@@ -3,21 +3,24 @@
 What a run must keep whatever happens is checked here, after every event and at its end.
 """
 
+import json
 import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from oracle import Setting, oracle
+from oracle import Setting, oracle, stages_of
 from safetensors.torch import load_file
 
 from compute_node.performer import HopPerformer
 from device_agent.performer import DevicePerformer
 from device_agent.shard import Shard
+from mpsl import facts
 from mpsl.batches import smallest_micro_batch
 from mpsl.job import read_job
 from mpsl.machines.device import DeviceMachine
@@ -26,11 +29,14 @@ from mpsl.machines.jobs import Job
 from mpsl.machines.orchestrator import OrchestratorMachine, OrchestratorState
 from mpsl.machines.participant import Participant
 from mpsl.nn.models import build
+from mpsl.plan import Plan
+from mpsl.planning.plan_file import PlannedRun, PlannedSeat
 from mpsl.sim.faults import Faults, Mishap
 from mpsl.sim.process import Duration, Process
 from mpsl.sim.simulation import NO_FAULTS, Ending, Simulation
 from mpsl.topics import Topics
 from orchestrator.performer import OrchestratorPerformer
+from orchestrator.plan_option import job_as_planned
 
 TOPICS = Topics("sim")
 DEADLINE_S = 3600.0
@@ -67,6 +73,8 @@ class Scenario:
     max_packet: int | None = None
     slowest_job_s: float = 0.05
     faults: Faults = NO_FAULTS
+    replicas: int = 1
+    planned: PlannedRun | None = None
 
     @property
     def devices(self) -> list[str]:
@@ -75,8 +83,10 @@ class Scenario:
 
     @property
     def nodes(self) -> list[str]:
-        """node-1 and on."""
-        return [f"node-{number}" for number in range(1, self.hops + 1)]
+        """Those of the plan, or node-1 and on."""
+        if self.planned is not None:
+            return [seat.node for seat in self.planned.seats]
+        return [f"node-{number}" for number in range(1, self.hops * self.replicas + 1)]
 
     @property
     def model_args(self) -> dict[str, Any]:
@@ -90,12 +100,21 @@ class Scenario:
             "residual": self.residual,
         }
 
-    def job(self) -> Any:
-        """As JOB.toml would say it."""
+    @property
+    def cuts(self) -> list[int]:
+        """Hops of one block each, anywhere."""
         blocks = len(self.hidden) + 1
         first = random.Random(self.seed).randint(1, blocks - self.hops - 1) if self.hops else 0
-        cuts = [first + hop for hop in range(self.hops + 1)] if self.hops else []
-        fleet = {"devices": len(self.samples), "nodes": self.hops, "start_timeout_s": self.start_timeout_s}
+        return [first + hop for hop in range(self.hops + 1)] if self.hops else []
+
+    def job(self) -> Any:
+        """As JOB.toml would say it."""
+        fleet = {
+            "devices": len(self.samples),
+            "nodes": len(self.nodes),
+            "replicas": self.replicas,
+            "start_timeout_s": self.start_timeout_s,
+        }
         chosen = {"quorum": self.quorum, "admit": self.admit, "round_timeout_s": self.round_timeout_s}
         return {
             "run": {
@@ -108,7 +127,7 @@ class Scenario:
                 "shuffle": self.shuffle,
                 "evaluate_every": self.evaluate_every,
             },
-            "model": {"name": "mlp", "args": self.model_args, "cuts": cuts},
+            "model": {"name": "mlp", "args": self.model_args, "cuts": self.cuts},
             "optimizer": {"name": self.optimizer, "lr": 0.05, "momentum": self.momentum},
             "wire": {"chunk_bytes": 4096},
             "fleet": fleet | {key: value for key, value in chosen.items() if value is not None},
@@ -138,7 +157,7 @@ def random_scenario(seed: int) -> Scenario:
     micro_batches = chance.choice([1, 1, 2, 3])
     lone = min(smallest_micro_batch(size, batch_size, micro_batches) for size in samples) == 1
     optimizer = chance.choice(["sgd", "adam"])
-    return Scenario(
+    scenario = Scenario(
         seed=seed,
         hops=hops,
         samples=samples,
@@ -165,6 +184,25 @@ def random_scenario(seed: int) -> Scenario:
             longest_delay_s=chance.choice([0.05, 1.0, 6.0]),
         ),
     )
+    if not hops:
+        return scenario
+    if chance.random() < 0.4:
+        return replace(scenario, admit=None, planned=random_plan(scenario, chance))
+    return replace(scenario, replicas=chance.choice([1, 1, min(2, devices), min(3, devices)]))
+
+
+def random_plan(scenario: Scenario, chance: random.Random) -> PlannedRun:
+    """Any replicas of each stage, which serve any devices or none, on nodes in any order."""
+    replicas = [chance.choice([1, 1, 2, 3]) for _ in range(scenario.hops)]
+    nodes = [f"node-{number}" for number in range(1, sum(replicas) + 1)]
+    chance.shuffle(nodes)
+    seats = tuple(
+        PlannedSeat(stage, replica, nodes.pop(), blocks)
+        for stage, (count, blocks) in enumerate(zip(replicas, pairwise(scenario.cuts), strict=True), start=1)
+        for replica in range(count)
+    )
+    devices = {id: tuple(chance.randrange(count) for count in replicas) for id in scenario.devices}
+    return PlannedRun(tuple(scenario.cuts), seats, devices, chance.randint(1, len(devices)))
 
 
 def random_mishaps(seed: int, kinds: tuple[str, ...] = ("crash", "cut", "freeze", "outage")) -> Scenario:
@@ -239,7 +277,10 @@ class World:
 
         def start(boot: str) -> Any:
             run = f"sim-{len(self.orchestrators):06x}"
-            machine = OrchestratorMachine(read_job(self.scenario.job(), "job"), run, boot, TOPICS)
+            job, planned = read_job(self.scenario.job(), "job"), self.scenario.planned
+            if planned is not None:
+                job = job_as_planned(job, planned, "plan")
+            machine = OrchestratorMachine(job, run, boot, TOPICS, planned)
             self.orchestrators[id] = machine
             return machine, OrchestratorPerformer(out)
 
@@ -315,8 +356,12 @@ def check(outcome: Outcome) -> None:
     if summary["state"] == "failed":
         assert summary["reason"]
         return
-    admit = scenario.admit or len(scenario.samples)
-    assert all(most <= admit for most in outcome.most_copies.values()), f"{outcome.most_copies} copies with G = {admit}"
+    plan = facts.read(Plan, json.loads((outcome.out / "plan.json").read_text()), "plan")
+    admit = scenario.admit or plan.admit_most
+    places = {seat.node: plan.places(seat.address, admit) for seat in plan.seats}
+    assert all(most <= places.get(node, 0) for node, most in outcome.most_copies.items()), (
+        f"{outcome.most_copies} copies, {places} places with G = {admit}"
+    )
     check_result(outcome)
 
 
@@ -329,7 +374,8 @@ def check_result(outcome: Outcome) -> None:
     for entry in summary["rounds"]:
         assert len(set(entry["devices"])) == len(entry["devices"])
         assert entry["samples"] == sum(shards[id].samples for id in entry["devices"])
-    state, losses = oracle(setting_of(scenario), {id: (s.x, s.y) for id, s in shards.items()}, accepted)
+    stages = stages_of(json.loads((outcome.out / "plan.json").read_text()))
+    state, losses = oracle(setting_of(scenario), {id: (s.x, s.y) for id, s in shards.items()}, accepted, stages)
     found = load_file(outcome.out / "model.safetensors")
     assert found.keys() == state.keys()
     for name, tensor in state.items():

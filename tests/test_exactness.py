@@ -1,15 +1,17 @@
 """The promise: split training gives the weights of FedAvg of the unsplit model, bit for bit, over a real broker."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fleet import make_shards, run_fleet
-from oracle import Setting, oracle
+from oracle import Setting, oracle, stages_of
 from safetensors.torch import load_file
 
 from broker.engines.engine import BrokerProcess
+from mpsl.planning.plan_file import PlannedRun, PlannedSeat
 
 DIGITS = ("digits-cnn", {"dropout": 0.2}, (1, 8, 8))
 MLP = (
@@ -75,3 +77,51 @@ def test_bit_identical(mosquitto: BrokerProcess, tmp_path: Path, name: str, eval
     assert [m["loss"] for m in outcome.summary["rounds"]] == pytest.approx(losses, rel=1e-6)
     assert (outcome.summary["accuracy"] is not None) == evaluated
     assert {stop.status for stop in outcome.stops.values()} == {0}
+
+
+PLANNED = PlannedRun(
+    (2, 5, 8),
+    (
+        PlannedSeat(1, 0, "node-4", (2, 5)),
+        PlannedSeat(1, 1, "node-1", (2, 5)),
+        PlannedSeat(2, 0, "node-3", (5, 8)),
+        PlannedSeat(2, 1, "node-2", (5, 8)),
+    ),
+    {"dev-1": (0, 0), "dev-2": (1, 0), "dev-3": (1, 1), "dev-4": (1, 0)},
+    3,
+)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_replicas_of_a_stage_add_up_each_their_own_devices_and_are_merged_in_order(
+    mosquitto: BrokerProcess, tmp_path: Path, micro_batches: int
+) -> None:
+    torch.set_num_threads(1)
+    model, args, shape = DIGITS
+    job = {
+        "run": {"name": "replicas", "rounds": 2, "batch_size": 8, "micro_batches": micro_batches},
+        "model": {"name": model, "args": args},
+        "optimizer": SGD,
+        "fleet": {"devices": 4, "nodes": 4},
+    }
+    shards = make_shards([19, 27, 10, 15], shape, 10, test=6)
+    outcome = run_fleet(mosquitto.url, job, shards, tmp_path, 4, planned=PLANNED)
+
+    assert outcome.summary["state"] == "done", outcome.summary["reason"]
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert [(seat["node"], seat["stage"], seat["replica"]) for seat in plan["seats"]] == [
+        (seat.node, seat.stage, seat.replica) for seat in PLANNED.seats
+    ]
+    accepted = [metrics["devices"] for metrics in outcome.summary["rounds"]]
+    data = {id: (s.x, s.y) for id, s in shards.items()}
+    expected, losses = oracle(setting_of(job), data, accepted, stages_of(plan))
+    actual = load_file(tmp_path / "model.safetensors")
+    assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
+    assert [m["loss"] for m in outcome.summary["rounds"]] == pytest.approx(losses, rel=1e-6)
+
+    # Added up in one sum it is the same but for the order of the additions.
+    in_one, _ = oracle(setting_of(job), data, accepted)
+    initial = load_file(tmp_path / "initial.safetensors")
+    apart = torch.cat([(actual[name] - in_one[name]).flatten() for name in in_one])
+    update = torch.cat([(in_one[name] - initial[name]).flatten() for name in in_one])
+    assert apart.norm() <= 1e-5 * update.norm()

@@ -210,7 +210,7 @@ def test_cuts_make_hops(cuts: list[int] | None, hops: int) -> None:
 
 def test_cuts_that_make_no_sense_here() -> None:
     assert "one cut leaves no hop" in refusal(model__cuts=[3])
-    assert "nodes = 2, but 4 cuts make 3 hops; name at least as many nodes" in refusal(model__cuts=[1, 2, 3, 4])
+    assert "nodes = 2, but 4 cuts make 3 hops; name at least 3 nodes" in refusal(model__cuts=[1, 2, 3, 4])
 
 
 @pytest.mark.parametrize("data", [None, [], "job", 5, {"run": None}, {1: 2}])

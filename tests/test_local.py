@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 from fleet import make_shards
-from oracle import Setting, oracle
+from oracle import Setting, oracle, stages_of
 from safetensors.torch import load_file
 
 from mpsl.nn.models import build
@@ -110,6 +110,32 @@ def test_a_bad_shard_is_named_and_the_run_fails(tmp_path: Path) -> None:
     assert done.returncode in (1, 2)
     assert "dev-2.npz" in done.stderr
     assert "NaN" in done.stderr
+
+
+def test_local_runs_a_plan_with_its_nodes_and_replicas(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    shards = write_shards(tmp_path / "shards", [21, 14, 9])
+    seats = [
+        {"stage": 1, "replica": 0, "node": "attic", "blocks": [2, 5]},
+        {"stage": 2, "replica": 0, "node": "cellar-2", "blocks": [5, 8]},
+        {"stage": 2, "replica": 1, "node": "cellar-1", "blocks": [5, 8]},
+    ]
+    devices = {"dev-1": [0, 1], "dev-2": [0, 0], "dev-3": [0, 1]}
+    (tmp_path / "plan.json").write_text(
+        json.dumps({"cuts": [2, 5, 8], "seats": seats, "devices": devices, "admit": 2, "solver_ms": 4.0})
+    )
+    job, out = write_job(tmp_path, devices=3, nodes=3), tmp_path / "out"
+    arguments = ["--data", str(tmp_path / "shards"), "--plan", str(tmp_path / "plan.json"), "--out", str(out), "--json"]
+    done = mpsl("local", str(job), *arguments)
+    assert done.returncode == 0, done.stderr
+    summary, plan = json.loads(done.stdout.splitlines()[-1]), json.loads((out / "plan.json").read_text())
+    assert [seat["node"] for seat in plan["seats"]] == ["attic", "cellar-2", "cellar-1"]
+    assert {id: entry["replicas"] for id, entry in plan["devices"].items()} == devices
+    setting = Setting("digits-cnn", {"dropout": 0.2}, "sgd", 0.05, 2, 8, momentum=0.9)
+    accepted = [metrics["devices"] for metrics in summary["rounds"]]
+    expected, _ = oracle(setting, shards, accepted, stages_of(plan))
+    found = load_file(out / "model.safetensors")
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
 
 
 def of_this_run(mark: str) -> list[psutil.Process]:

@@ -4,10 +4,12 @@ Decides who is admitted next and who contributes; sends nothing.
 """
 
 import enum
+from collections import Counter
 from dataclasses import dataclass, field
 
 from mpsl.machines.arrivals import Arrivals
 from mpsl.messages import Update
+from mpsl.plan import Plan
 from mpsl.topics import Address
 
 
@@ -59,6 +61,7 @@ class Book:
     round: int
     most: int
     members: dict[str, Member]
+    plan: Plan
     opened_at: float
     accepted: dict[str, int] = field(default_factory=dict)
     """Training samples of the accepted devices, in the order of acceptance."""
@@ -79,13 +82,18 @@ class Book:
     def next_admission(self) -> Member | None:
         """The slowest that waits, so that the end of the round is short; None while G are in.
 
-        A place is given away only once every seat has forgotten the device that had it.
+        A place is given away only once every seat has forgotten the device that had it. A replica of a stage has its
+        share of the places, so that its memory is bounded too.
         """
-        occupied = len(self.at(Place.ADMITTED)) + len(self.at(Place.DISCARDING))
+        occupying = self.at(Place.ADMITTED) + self.at(Place.DISCARDING)
         waiting = self.at(Place.WAITING)
-        if occupied >= self.most or not waiting:
+        if len(occupying) >= self.most or not waiting:
             return None
-        return max(waiting, key=lambda member: (member.last_seconds, member.samples))
+        if self.plan.replicated:
+            taken = Counter(address for member in occupying for address in self.plan.chain(member.id))
+            full = {seat for seat, copies in taken.items() if copies >= self.plan.places(seat, self.most)}
+            waiting = [member for member in waiting if full.isdisjoint(self.plan.chain(member.id))]
+        return max(waiting, key=lambda member: (member.last_seconds, member.samples), default=None)
 
     @property
     def decided(self) -> bool:

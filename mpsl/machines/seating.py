@@ -10,7 +10,8 @@ from mpsl.machines.census import Presence
 from mpsl.machines.jobs import ModelBuilt
 from mpsl.machines.seat_memory import SeatMemory, best_way, ways
 from mpsl.plan import DeviceEntry, Plan, Seat
-from mpsl.planning.admission import MARGIN, starting_admission
+from mpsl.planning.admission import MARGIN, largest_admission, seat_admission, starting_admission
+from mpsl.planning.plan_file import PlannedRun, PlannedSeat
 
 SLACK_BYTES = 64 * 1024
 """Room for headers in the largest message."""
@@ -18,12 +19,16 @@ SLACK_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Seating:
-    """The nodes and devices that take part, in order, and whose run it is."""
+    """The nodes and devices that take part, in order, whose run it is, and the plan that says who sits where, if any.
+
+    With a plan the job has its cuts and its G already.
+    """
 
     nodes: list[Presence]
     devices: list[Presence]
     run: str
     boot: str
+    planned: PlannedRun | None = None
 
 
 def seat_everyone(job: Job, model: ModelBuilt, fleet: Seating) -> Plan | str:
@@ -33,11 +38,14 @@ def seat_everyone(job: Job, model: ModelBuilt, fleet: Seating) -> Plan | str:
         cuts = tuple(even_cuts(model.block_costs, job.hops)) if job.model.cuts is None else job.model.cuts
     except UsageError as error:
         return str(error)
-    seats = [
-        Seat(stage, 0, node.id, node.boot, (cuts[stage - 1], cuts[stage]))
-        for stage, node in enumerate(fleet.nodes[: job.hops], start=1)
-    ]
-    admission = _admission(job, model, seats, fleet)
+    if fleet.planned is None:
+        places, served = dealt(job, cuts, [node.id for node in fleet.nodes], [device.id for device in fleet.devices])
+    else:
+        places, served = fleet.planned.seats, fleet.planned.devices
+    boots = {member.id: member.boot for member in (*fleet.nodes, *fleet.devices)}
+    seats = [Seat(place.stage, place.replica, place.node, boots[place.node], place.blocks) for place in places]
+    demands = [_demand(job, model, seat, served, fleet) for seat in seats]
+    admission = _admission(job, model, demands, len(served))
     if isinstance(admission, str):
         return admission
     seats = [
@@ -49,11 +57,48 @@ def seat_everyone(job: Job, model: ModelBuilt, fleet: Seating) -> Plan | str:
     largest = max([*(2 * edge for edge in edges), job.wire.chunk_bytes]) + SLACK_BYTES
     for codec in (job.wire.activations, job.wire.gradients):
         parse(codec)
-    entries = {device.id: DeviceEntry(device.boot, (0,) * len(seats)) for device in fleet.devices}
+    entries = {id: DeviceEntry(boots[id], replicas) for id, replicas in served.items()}
     return Plan(
         fleet.run, 1, fleet.boot, job, blocks, cuts, tuple(seats), entries, admission.admit, largest,
         admit_most=admission.most, shortfall=admission.shortfall,
     )  # fmt: skip
+
+
+def dealt(
+    job: Job, cuts: tuple[int, ...], nodes: list[str], devices: list[str]
+) -> tuple[tuple[PlannedSeat, ...], dict[str, tuple[int, ...]]]:
+    """Who sits where without a plan: nodes that follow one another replicate a stage, devices go to them in turn."""
+    replicas = job.fleet.replicas
+    places = tuple(
+        PlannedSeat(stage, replica, nodes[(stage - 1) * replicas + replica], (cuts[stage - 1], cuts[stage]))
+        for stage in range(1, job.hops + 1)
+        for replica in range(replicas)
+    )
+    return places, {id: (number % replicas,) * job.hops for number, id in enumerate(devices)}
+
+
+@dataclass(frozen=True)
+class _Demand:
+    """What is asked of a seat: its share of all devices, what they cost it, how it can be filled, and its budget."""
+
+    seat: Seat
+    share: float
+    cost: float
+    options: tuple[SeatMemory, ...]
+    budget: int | None
+
+    def copies(self, admit: int) -> int:
+        """How many of `admit` devices sit here at once."""
+        return seat_admission(admit, self.share)
+
+
+def _demand(job: Job, model: ModelBuilt, seat: Seat, served: dict[str, tuple[int, ...]], fleet: Seating) -> _Demand:
+    devices = sum(replicas[seat.stage - 1] == seat.replica for replicas in served.values())
+    # A plan may leave a slow replica without devices: it is judged as if it had one.
+    share = max(1, devices) / len(served)
+    cost = sum(model.block_costs[slice(*seat.blocks)]) * share
+    budget = next(node for node in fleet.nodes if node.id == seat.node).info.get("memory_budget")
+    return _Demand(seat, share, cost, ways(model, seat.blocks, job.run), budget if isinstance(budget, int) else None)
 
 
 @dataclass(frozen=True)
@@ -66,51 +111,52 @@ class _Admission:
     shortfall: str = ""
 
 
-def _admission(job: Job, model: ModelBuilt, seats: list[Seat], fleet: Seating) -> _Admission | str:
+def _admission(job: Job, model: ModelBuilt, demands: list[_Demand], devices: int) -> _Admission | str:
     """Section 6 of the design with estimated compute for time, as far as the nodes' budgets allow; or a reason."""
-    devices = len(fleet.devices)
     cycle = sum(model.block_costs)
-    slowest = max((sum(model.block_costs[slice(*seat.blocks)]) for seat in seats), default=0.0)
+    slowest = max((demand.cost for demand in demands), default=0.0)
     wanted = min(devices, job.fleet.admit or starting_admission(devices, cycle, slowest))
     cover = min(wanted, MARGIN * cycle / slowest) if slowest else float(wanted)
-    options = [ways(model, seat.blocks, job.run) for seat in seats]
-    budgets = [_budget(node) for node, _ in zip(fleet.nodes, seats, strict=False)]
     admit, tightest = wanted, 0
-    for number, (seat, option, budget) in enumerate(zip(seats, options, budgets, strict=True)):
-        if budget is None:
+    for number, demand in enumerate(demands):
+        if demand.budget is None:
             continue
-        way = best_way(option, budget, admit, cover)
+        way = best_way(demand.options, demand.budget, demand.copies(admit), cover * demand.share)
         if way is None:
             return (
-                f"seat {seat.address} on {seat.node}: its part needs {min(way.needed(1) for way in option):,} bytes "
-                f"for one admitted device, the node's --memory-budget is {budget:,}; raise it, make batch_size "
-                "smaller, or use more hops"
+                f"seat {demand.seat.address} on {demand.seat.node}: its part needs "
+                f"{min(way.needed(1) for way in demand.options):,} bytes for one admitted device, the node's "
+                f"--memory-budget is {demand.budget:,}; raise it, make batch_size smaller, or use more hops"
             )
-        if way.copies(budget) < admit:
-            admit, tightest = way.copies(budget), number
+        possible = largest_admission(way.copies(demand.budget), demand.share, devices)
+        if possible < admit:
+            admit, tightest = possible, number
     # The tightest seat has decided; the others make do with no less than that takes.
     chosen = [
-        next(way for way in option if budget is None or way.copies(budget) >= admit)
-        for option, budget in zip(options, budgets, strict=True)
+        next(
+            way for way in demand.options if demand.budget is None or way.copies(demand.budget) >= demand.copies(admit)
+        )
+        for demand in demands
     ]
-    limits = [way.copies(budget) for way, budget in zip(chosen, budgets, strict=True) if budget is not None]
+    limits = [
+        largest_admission(way.copies(demand.budget), demand.share, devices)
+        for way, demand in zip(chosen, demands, strict=True)
+        if demand.budget is not None
+    ]
     most = admit if job.fleet.admit else min([devices, *limits])
-    throughput = min((way.throughput(admit, cover) for way in chosen), default=1.0)
+    filled = zip(chosen, demands, strict=True)
+    throughput = min((way.throughput(seat.copies(admit), cover * seat.share) for way, seat in filled), default=1.0)
     if throughput > 0.995:
         return _Admission(admit, most, chosen)
     slow = tightest if admit < wanted else next(number for number, way in enumerate(chosen) if way.recompute)
     again = ", activations are computed again" if chosen[slow].recompute else ""
-    enough = min(way.needed(wanted) for way in options[slow] if not way.recompute)
+    short = demands[slow]
+    enough = min(way.needed(short.copies(wanted)) for way in short.options if not way.recompute)
     return _Admission(
         admit,
         most,
         chosen,
-        f"the memory budget of {seats[slow].node} ({budgets[slow]:,} bytes) lets {admit} of the {wanted} devices "
+        f"the memory budget of {short.seat.node} ({short.budget:,} bytes) lets {admit} of the {wanted} devices "
         f"in at a time that cover a cycle{again}: about {1 - throughput:.0%} less throughput; "
         f"{enough:,} bytes would avoid it",
     )
-
-
-def _budget(node: Presence) -> int | None:
-    budget = node.info.get("memory_budget")
-    return budget if isinstance(budget, int) else None

@@ -1,7 +1,12 @@
 """PLAN json: a plan as `mpsl plan --json` prints it and `mpsl train --plan` reads it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from itertools import pairwise
+
+from mpsl import facts
+from mpsl.errors import UsageError
+from mpsl.names import check_id
 
 
 @dataclass(frozen=True)
@@ -12,6 +17,53 @@ class PlannedSeat:
     replica: int
     node: str
     blocks: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What a run takes of a plan: where to cut, who sits where, which replica serves whom, how many are in at once."""
+
+    cuts: tuple[int, ...]
+    seats: tuple[PlannedSeat, ...]
+    devices: dict[str, tuple[int, ...]]
+    """Which replica serves each device at each stage."""
+    admit: int
+
+    def __post_init__(self) -> None:
+        parts = list(pairwise(self.cuts))
+        if len(self.cuts) == 1 or any(left >= right for left, right in parts):
+            raise ValueError(f"cuts = {list(self.cuts)} must rise strictly, N + 1 of them for N hops")
+        replicas = [0] * len(parts)
+        for seat in self.seats:
+            if not 1 <= seat.stage <= len(parts) or seat.blocks != parts[seat.stage - 1]:
+                raise ValueError(
+                    f"seat {seat.stage}.{seat.replica} has blocks {list(seat.blocks)}, which the cuts lack"
+                )
+            if seat.replica != replicas[seat.stage - 1]:
+                raise ValueError(f"seat {seat.stage}.{seat.replica} stands out of order; replicas count from 0")
+            replicas[seat.stage - 1] += 1
+        if 0 in replicas:
+            raise ValueError(f"stage {replicas.index(0) + 1} has no seat")
+        self._check_ids()
+        for device, chosen in self.devices.items():
+            if len(chosen) != len(parts) or any(
+                not 0 <= replica < count for replica, count in zip(chosen, replicas, strict=True)
+            ):
+                raise ValueError(f"device {device!r}: {list(chosen)} is no choice of a replica at each stage")
+        if not 1 <= self.admit <= max(1, len(self.devices)):
+            raise ValueError(f"admit = {self.admit} must lie within 1 and the number of devices, {len(self.devices)}")
+
+    def _check_ids(self) -> None:
+        """Each id has the form of one and stands once: a node has one seat, and no device is a node."""
+        seen: set[str] = set()
+        for id in [*(seat.node for seat in self.seats), *self.devices]:
+            try:
+                check_id(id, "id")
+            except UsageError as error:
+                raise ValueError(str(error)) from None
+            if id in seen:
+                raise ValueError(f"id {id!r} stands twice; a node has one seat, and no device has the id of a node")
+            seen.add(id)
 
 
 @dataclass(frozen=True)
@@ -41,14 +93,9 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class PlanFile:
+class PlanFile(PlannedRun):
     """Everything that a run needs of a plan, and how good it is."""
 
-    cuts: tuple[int, ...]
-    seats: tuple[PlannedSeat, ...]
-    devices: dict[str, tuple[int, ...]]
-    """Which replica serves each device at each stage."""
-    admit: int
     predicted: Predicted
     lower_bound_s: float
     """No placement with fluid shares has a shorter round; where money was minimised, the round in which this placement
@@ -58,25 +105,13 @@ class PlanFile:
     """How much better another placement could be at most, as a share of this one's time, or money."""
     solver_ms: float | None = None
 
-    def __post_init__(self) -> None:
-        parts = list(pairwise(self.cuts))
-        if len(self.cuts) == 1 or any(left >= right for left, right in parts):
-            raise ValueError(f"cuts = {list(self.cuts)} must rise strictly, N + 1 of them for N hops")
-        replicas = [0] * len(parts)
-        for seat in self.seats:
-            if not 1 <= seat.stage <= len(parts) or seat.blocks != parts[seat.stage - 1]:
-                raise ValueError(
-                    f"seat {seat.stage}.{seat.replica} has blocks {list(seat.blocks)}, which the cuts lack"
-                )
-            if seat.replica != replicas[seat.stage - 1]:
-                raise ValueError(f"seat {seat.stage}.{seat.replica} stands out of order; replicas count from 0")
-            replicas[seat.stage - 1] += 1
-        if 0 in replicas:
-            raise ValueError(f"stage {replicas.index(0) + 1} has no seat")
-        for device, chosen in self.devices.items():
-            if len(chosen) != len(parts) or any(
-                not 0 <= replica < count for replica, count in zip(chosen, replicas, strict=True)
-            ):
-                raise ValueError(f"device {device!r}: {list(chosen)} is no choice of a replica at each stage")
-        if not 1 <= self.admit <= max(1, len(self.devices)):
-            raise ValueError(f"admit = {self.admit} must lie within 1 and the number of devices, {len(self.devices)}")
+
+BESIDE = {field.name for field in fields(PlanFile)} - {field.name for field in fields(PlannedRun)} | {"compare"}
+"""Keys of a plan that say how good it is, or what was compared with it: nothing that a run needs."""
+
+
+def planned_run(data: object, where: str) -> PlannedRun:
+    """What a run takes of a PLAN json; raises UsageError that names `where`, the key, and what is wrong."""
+    if isinstance(data, Mapping):
+        data = {key: value for key, value in data.items() if key not in BESIDE}
+    return facts.read(PlannedRun, data, where)

@@ -13,7 +13,7 @@ from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSecti
 from orchestrator import datasets, shards
 from orchestrator.commands.train import report
 from orchestrator.job_file import check_job
-from orchestrator.locally import LocalFleet, run_locally, shards_in
+from orchestrator.locally import LocalFleet, node_ids, run_locally, shards_in
 
 ROUNDS = {"digits": 8, "fashion-mnist": 3}
 
@@ -50,7 +50,7 @@ def demo(
             "each its own process",
             file=sys.stderr,
         )
-        fleet = LocalFleet(shards_in(Path(directory)), hops)
+        fleet = LocalFleet(shards_in(Path(directory)), node_ids(hops))
         return report(network, out, asyncio.run(run_locally(network, job, fleet, out, engine)))
 
 

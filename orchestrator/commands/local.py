@@ -7,8 +7,9 @@ import click
 
 from broker.options import Network, network_options
 from orchestrator.commands.train import report
-from orchestrator.job_file import load_job
-from orchestrator.locally import LocalFleet, job_for, run_locally, shards_in
+from orchestrator.job_file import load_job, load_planned_job
+from orchestrator.locally import LocalFleet, check_shards, job_for, node_ids, run_locally, shards_in
+from orchestrator.plan_option import plan_option, say_overruled
 
 
 @click.command()
@@ -20,9 +21,19 @@ from orchestrator.locally import LocalFleet, job_for, run_locally, shards_in
 )
 @click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
 @click.option("--memory-budget", metavar="SIZE", help="Of each node: 2GiB.")
-def local(*, network: Network, job: Path, data: Path, out: Path, engine: str, memory_budget: str | None) -> int:
+@plan_option
+def local(
+    *, network: Network, job: Path, data: Path, out: Path, engine: str, memory_budget: str | None, plan: Path | None
+) -> int:
     """Run JOB with a broker, its nodes and one device per shard, each its own process here."""
-    training = load_job(job)
-    fleet = LocalFleet(shards_in(data), training.fleet.nodes, memory_budget)
-    training = job_for(training, fleet, str(job))
-    return report(network, out, asyncio.run(run_locally(network, training, fleet, out, engine)))
+    planned = None
+    if plan is None:
+        training = load_job(job)
+        fleet = LocalFleet(shards_in(data), node_ids(training.fleet.nodes), memory_budget)
+        training = job_for(training, fleet, str(job))
+    else:
+        training, planned, overruled = load_planned_job(job, plan)
+        say_overruled(plan, overruled)
+        fleet = LocalFleet(shards_in(data), [seat.node for seat in planned.seats], memory_budget)
+        check_shards(fleet, planned, str(data))
+    return report(network, out, asyncio.run(run_locally(network, training, fleet, out, engine, planned)))

@@ -43,6 +43,7 @@ weights = "fp32"              # codec of the devices' parts on their way to and 
 [fleet]
 devices = 4                   # required; the run starts when so many are there
 nodes = 2                     # required; at least the hops. Without cuts it is the number of hops; more are standbys
+replicas = 1                  # of every stage, each for some of the devices; nodes = hops × replicas
 # quorum = 4                  # devices that a round needs, so that it can go on without the others; left out: all
 # admit = 2                   # devices in their round at once, which bounds the memory of a node; left out: chosen
 # round_timeout_s = 600.0     # who is not done by then is left out of the round; left out: by the pace seen

@@ -17,8 +17,10 @@ from mpsl.job import Job
 from mpsl.machines.effects import Stop
 from mpsl.machines.orchestrator import OrchestratorMachine
 from mpsl.names import ORCHESTRATOR
+from mpsl.planning.plan_file import PlannedRun
 from mpsl.topics import client_id
-from orchestrator.job_file import load_job
+from orchestrator.job_file import load_job, load_planned_job
+from orchestrator.plan_option import plan_option, say_overruled
 from orchestrator.progress import Progress
 
 PATIENCE_S = 10.0
@@ -30,10 +32,16 @@ PATIENCE_S = 10.0
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where model and metrics go."
 )
-def train(*, network: Network, job: Path, out: Path) -> int:
+@plan_option
+def train(*, network: Network, job: Path, out: Path, plan: Path | None) -> int:
     """Wait for the nodes and devices of JOB, train, and leave model, metrics and summary in DIR."""
-    training = load_job(job)
-    return report(network, out, asyncio.run(orchestrate(network, training, out)))
+    planned = None
+    if plan is None:
+        training = load_job(job)
+    else:
+        training, planned, overruled = load_planned_job(job, plan)
+        say_overruled(plan, overruled)
+    return report(network, out, asyncio.run(orchestrate(network, training, out, planned)))
 
 
 def report(network: Network, out: Path, summary: dict[str, Any]) -> int:
@@ -50,14 +58,14 @@ def report(network: Network, out: Path, summary: dict[str, Any]) -> int:
     return 0 if summary["state"] == "done" else 1
 
 
-async def orchestrate(network: Network, job: Job, out: Path) -> dict[str, Any]:
-    """Run one job to its end and return its summary; raises BrokerError when the broker was never reached."""
+async def orchestrate(network: Network, job: Job, out: Path, planned: PlannedRun | None = None) -> dict[str, Any]:
+    """Run one job to its end, as planned where it is, and return its summary; raises BrokerError where no broker is."""
     from mpsl.nn.threads import computing_worker
     from orchestrator.performer import OrchestratorPerformer
 
     run = f"{job.run.name}-{secrets.token_hex(3)}"
     boot = new_boot()
-    machine = OrchestratorMachine(job, run, boot, network.topics)
+    machine = OrchestratorMachine(job, run, boot, network.topics, planned)
     performer = OrchestratorPerformer(out)
     progress = Progress(machine, network.verbose)
     driver = Driver(

@@ -53,7 +53,7 @@ class Admission:
         machine.state = S.OPEN
         self._pace = self._pace or Pace(machine.plan.admit, machine.plan.admit_most)
         self._pace.interrupted()
-        machine.book = Book(machine.round, self._pace.admit, machine.members, machine.now)
+        machine.book = Book(machine.round, self._pace.admit, machine.members, machine.plan, machine.now)
         machine.book.open_to(ready)
         if machine.job.fleet.round_timeout_s is not None:
             machine.do(SetTimer("round", machine.now + machine.job.fleet.round_timeout_s))
@@ -95,6 +95,9 @@ class Admission:
         machine, book, seat = self._machine, self._machine.book, self._machine.seat_of(presence.id)
         if presence.branch != "node" or seat is None or book is None or self._pace is None:
             return
+        serving = {address for id in machine.members for address in machine.chain(id)}
+        if seat.address not in serving:
+            return
         if machine.state is not S.OPEN or not book.at(Place.WAITING) or len(book.at(Place.ADMITTED)) < book.most:
             self._pace.interrupted()
             return
@@ -103,7 +106,7 @@ class Admission:
             reading = Reading(float(said["uptime_s"]), float(said["busy_s"]), int(said["steps"]))
         except (KeyError, TypeError, ValueError):
             return
-        if self._pace.seen(seat.address, reading, len(machine.seats)):
+        if self._pace.seen(seat.address, reading, len(serving), book.plan.places(seat.address, self._pace.admit)):
             book.most = self._pace.admit
             machine.log("info", "admitting-more", run=machine.run, round=machine.round, admit=book.most)
             self.admit_more()

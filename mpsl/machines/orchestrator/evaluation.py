@@ -21,7 +21,7 @@ class Evaluation:
         machine = self._machine
         assert machine.plan is not None
         machine.state = OrchestratorState.EVALUATING
-        machine.book = Book(machine.round, machine.plan.admit, machine.members, machine.now)
+        machine.book = Book(machine.round, machine.plan.admit, machine.members, machine.plan, machine.now)
         machine.book.open_to([id for id in machine.admission.ready() if machine.members[id].test_batches])
         machine.admission.fetch_device_slices(machine.round)
 

@@ -11,7 +11,8 @@ from mpsl.machines.orchestrator.state import OrchestratorState
 from mpsl.machines.seating import Seating, seat_everyone
 from mpsl.messages import Joined
 from mpsl.names import ORCHESTRATOR
-from mpsl.topics import Address
+from mpsl.planning.plan_file import PlannedRun
+from mpsl.topics import Address, Branch
 
 if TYPE_CHECKING:
     from mpsl.machines.orchestrator.machine import OrchestratorMachine
@@ -25,6 +26,7 @@ class Gathering:
     def __init__(self, machine: "OrchestratorMachine") -> None:
         self._machine = machine
         self._joined_seats: set[Address] = set()
+        self._strangers: set[str] = set()
         self.started_at: float | None = None
         """When the broker first took us."""
 
@@ -49,7 +51,12 @@ class Gathering:
         if machine.model is None or self.missing():
             return
         nodes, devices = machine.census.free("node", machine.now), machine.census.free("dev", machine.now)
-        seating = Seating(nodes[: fleet.nodes], devices[: fleet.devices], machine.run, machine.boot)
+        if machine.planned is None:
+            nodes, devices = nodes[: fleet.nodes], devices[: fleet.devices]
+        else:
+            named = _named_by(machine.planned)
+            nodes, devices = ([each for each in free if (each.branch, each.id) in named] for free in (nodes, devices))
+        seating = Seating(nodes, devices, machine.run, machine.boot, machine.planned)
         plan = seat_everyone(machine.job, machine.model, seating)
         if isinstance(plan, str):
             machine.fail(plan)
@@ -70,13 +77,31 @@ class Gathering:
         machine.standing.publish_plan()
 
     def missing(self) -> list[str]:
-        """How many devices and nodes are still missing, in words."""
+        """Whom the plan names and who is not there; without a plan how many devices and nodes, in words."""
         machine, fleet = self._machine, self._machine.job.fleet
+        if machine.planned is not None:
+            return [id for branch, id in _named_by(machine.planned) if not self._is_free(branch, id)]
         missing = (
             (fleet.devices - machine.census.count_free("dev", machine.now), "device"),
             (fleet.nodes - machine.census.count_free("node", machine.now), "node"),
         )
         return [f"{count} more {what}{'s' if count > 1 else ''}" for count, what in missing if count > 0]
+
+    def _is_free(self, branch: Branch, id: str) -> bool:
+        presence = self._machine.census.get(branch, id)
+        return presence is not None and presence.free(self._machine.now)
+
+    def note_strangers(self) -> None:
+        """Say once of each who could take part that the plan has no place for it."""
+        machine = self._machine
+        if machine.planned is None:
+            return
+        named = _named_by(machine.planned)
+        branches: tuple[Branch, ...] = ("node", "dev")
+        for presence in [each for branch in branches for each in machine.census.free(branch, machine.now)]:
+            if (presence.branch, presence.id) not in named and presence.id not in self._strangers:
+                self._strangers.add(presence.id)
+                machine.log("warning", "not-in-the-plan", run=machine.run, role=presence.branch, id=presence.id)
 
     def not_joined(self) -> list[str]:
         """Who has not answered the plan yet."""
@@ -88,7 +113,10 @@ class Gathering:
         """start_timeout_s is over."""
         limit = self._machine.job.fleet.start_timeout_s
         missing = ", ".join(self._machine.waiting_for())
-        self._machine.fail(f"not everyone was there after start_timeout_s = {limit:g} s; waiting for: {missing}")
+        strangers = f"; there, but not in the plan: {', '.join(sorted(self._strangers))}" if self._strangers else ""
+        self._machine.fail(
+            f"not everyone was there after start_timeout_s = {limit:g} s; waiting for: {missing}{strangers}"
+        )
 
     def joined(self, source: str, message: Joined) -> None:
         """Someone of the plan can, or cannot, take part."""
@@ -141,3 +169,9 @@ class Gathering:
                         "choose a batch_size that leaves another rest"
                     )
         return ""
+
+
+def _named_by(planned: PlannedRun) -> dict[tuple[Branch, str], None]:
+    """Everyone of a plan: its nodes, then its devices."""
+    nodes: list[tuple[Branch, str]] = [("node", seat.node) for seat in planned.seats]
+    return dict.fromkeys([*nodes, *(("dev", id) for id in planned.devices)])

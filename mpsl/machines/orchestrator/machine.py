@@ -63,6 +63,7 @@ from mpsl.messages import (
 )
 from mpsl.names import ORCHESTRATOR
 from mpsl.plan import Plan, Seat
+from mpsl.planning.plan_file import PlannedRun
 from mpsl.topics import Address, BinaryTopic, ParticipantTopic, Topics
 
 WATCH_S = 1.0
@@ -104,9 +105,11 @@ class OrchestratorMachine(Machine):
         S.ENDING: {},
     }
 
-    def __init__(self, job: Job, run: str, boot: str, topics: Topics, out: str = "") -> None:
+    def __init__(self, job: Job, run: str, boot: str, topics: Topics, planned: PlannedRun | None = None) -> None:
         super().__init__()
         self.job = job
+        self.planned = planned
+        """Who sits where, and whom the run waits for; None where the job leaves that to us."""
         self.run = run
         self.boot = boot
         self.topics = topics
@@ -292,6 +295,7 @@ class OrchestratorMachine(Machine):
     def _watch(self) -> None:
         self.standing.publish()
         if self.state is S.GATHERING:
+            self.gathering.note_strangers()
             self.gathering.gather()
         if self.plan is not None and self.state is not S.ENDING:
             self.departures.watch()

@@ -40,12 +40,12 @@ class Pace:
         self._first.clear()
         self._shares.clear()
 
-    def seen(self, seat: str, reading: Reading, seats: int) -> bool:
-        """Take in what a seat did while all places were taken; whether G is one more now, of `seats` seats in all."""
+    def seen(self, seat: str, reading: Reading, seats: int, places: int) -> bool:
+        """Take in what one of `seats` seats did while all its `places` were taken; whether G is one more now."""
         first = self._first.setdefault(seat, reading)
         seconds = reading.at - first.at
         # Everyone's batch has passed twice, so that a long one does not look like an idle seat.
-        if self.admit >= self._most or seconds < LEAST_S or reading.steps - first.steps < 2 * self.admit:
+        if self.admit >= self._most or seconds < LEAST_S or reading.steps - first.steps < 2 * places:
             return False
         self._shares[seat] = (reading.busy_s - first.busy_s) / seconds
         if len(self._shares) < seats:

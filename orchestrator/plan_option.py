@@ -1,0 +1,70 @@
+"""`--plan PLAN.json`: a plan from disk held against the job before anything starts.
+
+A plan says where to cut, who sits where, who serves whom and how many are in; the job says everything else. Where both
+say something the plan wins, and that is said.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from mpsl.cuts import check_cuts
+from mpsl.errors import UsageError
+from mpsl.job import Job
+from mpsl.nn.cost import block_costs
+from mpsl.planning.plan_file import PlannedRun, planned_run
+
+plan_option = click.option(
+    "--plan", type=click.Path(path_type=Path), metavar="PLAN.json", help="Run as `mpsl plan --json` has planned it."
+)
+
+
+def load_plan(path: Path) -> PlannedRun:
+    """The plan in a file that `mpsl plan --json` has written; raises UsageError that names the file and the key."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UsageError(f"{path}: is no JSON: {error}; it is the last line that `mpsl plan --json` prints") from None
+    return planned_run(data, str(path))
+
+
+def job_as_planned(job: Job, planned: PlannedRun, where: str) -> Job:
+    """The job with the cuts, devices and G of the plan `where`; raises UsageError if it cannot have them."""
+    blocks = len(block_costs(job.model.name, job.model.args, 2))
+    try:
+        check_cuts(planned.cuts, blocks)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}; is it the plan of another model than {job.model.name}?") from None
+    fleet, devices = job.fleet, len(planned.devices)
+    if fleet.quorum is not None and fleet.quorum > devices:
+        raise UsageError(f"{where}: has {devices} devices, the job fleet.quorum = {fleet.quorum}; make it smaller")
+    nodes = max(fleet.nodes, len(planned.seats))
+    fleet = replace(fleet, devices=devices, nodes=nodes, admit=planned.admit, replicas=1)
+    return replace(job, model=replace(job.model, cuts=planned.cuts), fleet=fleet)
+
+
+def overruled(job: Job, planned: PlannedRun) -> list[str]:
+    """Where the job says otherwise than its plan, in words: the plan was asked for, so it wins."""
+    fleet, seats = job.fleet, len(planned.seats)
+    pairs: list[tuple[str, object, object]] = [
+        ("model.cuts", planned.cuts if job.model.cuts is None else job.model.cuts, planned.cuts),
+        ("fleet.devices", fleet.devices, len(planned.devices)),
+        ("fleet.nodes", fleet.nodes, max(fleet.nodes, seats)),
+        ("fleet.admit", planned.admit if fleet.admit is None else fleet.admit, planned.admit),
+    ]
+    return [f"{key} = {_shown(ours)} is {_shown(theirs)} in the plan" for key, ours, theirs in pairs if ours != theirs]
+
+
+def say_overruled(path: Path, differences: list[str]) -> None:
+    """Tell the person who started the run."""
+    for difference in differences:
+        print(f"{path}: {difference}", file=sys.stderr)
+
+
+def _shown(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
