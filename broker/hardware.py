@@ -1,8 +1,27 @@
-"""What this machine is called where times are kept by hardware: the same on every machine of its kind."""
+"""What a process says of the machine that it runs on, and where it keeps what it has measured there."""
 
+import os
 import platform
 import re
+import socket
 from pathlib import Path
+from typing import Any
+
+
+def machine_info(threads: int, kernel: Path = Path("/proc/sys/kernel/random/boot_id")) -> dict[str, Any]:
+    """For `info`: hardware (the same on machines of a kind), host (the same where cores are shared), cores, threads."""
+    try:
+        # All containers of a machine have it in common, and no two machines, as host names may.
+        host = kernel.read_text().strip()[:13]
+    except OSError:
+        host = socket.gethostname()
+    return {"hardware": hardware_name(), "host": host, "cores": os.cpu_count() or 1, "threads": threads}
+
+
+def cache_directory() -> Path:
+    """Where times are kept from run to run: $XDG_CACHE_HOME/mpsl/profiles, ~/.cache without it."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "mpsl" / "profiles"
 
 
 def hardware_name(board: Path = Path("/proc/device-tree/model"), cpu: Path = Path("/proc/cpuinfo")) -> str:

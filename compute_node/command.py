@@ -1,15 +1,16 @@
 """`mpsl node`: one compute node as a service; stays after a run until SIGTERM, unless --once."""
 
 import json
-import os
 import re
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from broker.driver import Driver
+from broker.hardware import cache_directory, machine_info
 from broker.options import Network, default_id, network_options, new_boot
 from broker.service import drive, run_service
 from broker.slow_link import parse_link
@@ -73,6 +74,7 @@ async def serve(
     from compute_node.performer import HopPerformer
     from compute_node.storage import DIRECTORY
     from mpsl.nn.allocation import keep_for_reuse, return_large_at_once
+    from mpsl.nn.profiler import Profiler
     from mpsl.nn.threads import computing_worker, limit_threads
 
     if budget is not None:
@@ -80,11 +82,13 @@ async def serve(
     else:
         keep_for_reuse()
     boot = new_boot()
-    info = {"memory_budget": budget, "cores": os.cpu_count(), "threads": limit_threads(threads)}
+    machine_is = machine_info(limit_threads(threads))
+    info = {"memory_budget": budget, **machine_is}
+    profiler = Profiler(time.perf_counter, machine_is["hardware"], machine_is["threads"], cache_directory(), budget)
     machine = HopMachine(id, boot, network.topics, info, once)
     driver = Driver(
         machine,
-        HopPerformer(id, scratch or DIRECTORY),
+        HopPerformer(id, scratch or DIRECTORY, profiler),
         network.address,
         client_id("node", id, boot),
         network.logger(role="node", id=id),

@@ -15,6 +15,7 @@ from compute_node.storage import DIRECTORY, Storage
 from mpsl.aggregation import Array, aggregations
 from mpsl.machines.jobs import (
     Backward,
+    BlocksMeasured,
     CommitPart,
     CopyPart,
     DropCopy,
@@ -26,6 +27,7 @@ from mpsl.machines.jobs import (
     ForwardProbe,
     Job,
     Leave,
+    MeasureBlocks,
     Prepare,
     Prepared,
     Result,
@@ -34,6 +36,7 @@ from mpsl.messages import Slice
 from mpsl.nn import tensors, weights
 from mpsl.nn.copy import Copy
 from mpsl.nn.part import bare_part, probe, state_tensors
+from mpsl.nn.profiler import Profiler
 from mpsl.plan import Plan
 
 PIECE = 1 << 20
@@ -43,8 +46,9 @@ PIECE = 1 << 20
 class HopPerformer:
     """Performs the jobs of one compute node, one at a time; files that memory has no room for go to `scratch`."""
 
-    def __init__(self, id: str, scratch: Path = DIRECTORY) -> None:
+    def __init__(self, id: str, scratch: Path = DIRECTORY, profiler: Profiler | None = None) -> None:
         self._id = id
+        self._profiler = profiler
         self._scratch = scratch
         self._plan: Plan | None = None
         self._copies: dict[str, Copy] = {}
@@ -71,6 +75,14 @@ class HopPerformer:
     @functools.singledispatchmethod
     def _perform(self, job: Job) -> Result:
         raise NotImplementedError(f"a compute node has no job {type(job).__name__}")
+
+    @_perform.register
+    def _measure(self, job: MeasureBlocks) -> Result:
+        if self._profiler is None:
+            raise RuntimeError("this node cannot measure")
+        times = self._profiler.answer(job.question)
+        give_back()
+        return BlocksMeasured(times)
 
     @_perform.register
     def _prepare(self, job: Prepare) -> Result:

@@ -5,10 +5,12 @@ One thread computes for all of them, because torch's generator belongs to the pr
 
 import asyncio
 import signal
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from broker.driver import Driver
+from broker.hardware import cache_directory, machine_info
 from broker.options import Network, new_boot
 from device_agent.performer import DevicePerformer
 from device_agent.shard import Shard
@@ -16,6 +18,7 @@ from mpsl.errors import MpslError, UsageError
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Stop
 from mpsl.machines.jobs import Begin, Complete, Job, Turn, WholeBatch
+from mpsl.nn.profiler import Profiler
 from mpsl.nn.threads import limit_threads
 from mpsl.topics import client_id
 
@@ -71,15 +74,17 @@ def _driver(
     worker: ThreadPoolExecutor,
 ) -> Driver:
     boot = new_boot()
+    machine_is = machine_info(limit_threads(threads))
+    profiler = Profiler(time.perf_counter, machine_is["hardware"], machine_is["threads"], cache_directory())
     info = {
         "samples": shard.samples,
         "test_samples": shard.test_samples,
         "shape": list(shard.x.shape[1:]),
-        "threads": limit_threads(threads),
+        **machine_is,
     }
     return Driver(
         DeviceMachine(id, boot, network.topics, info, once),
-        DevicePerformer(id, shard),
+        DevicePerformer(id, shard, profiler),
         network.address,
         client_id("device", id, boot),
         network.logger(role="device", id=id),

@@ -17,12 +17,14 @@ from mpsl.errors import UsageError
 from mpsl.machines.jobs import (
     Begin,
     BeginProbe,
+    BlocksMeasured,
     Complete,
     Encoded,
     Export,
     Exported,
     Job,
     Leave,
+    MeasureBlocks,
     Prepare,
     Prepared,
     Result,
@@ -39,6 +41,7 @@ from mpsl.nn import tensors, weights
 from mpsl.nn.copy import Copy
 from mpsl.nn.models import describe
 from mpsl.nn.part import build_part, probe, state_tensors
+from mpsl.nn.profiler import Profiler
 from mpsl.nn.weights import RAW, WeightCodec
 from mpsl.plan import Plan
 
@@ -46,8 +49,9 @@ from mpsl.plan import Plan
 class DevicePerformer:
     """Performs the jobs of one device with its `shard`, one at a time."""
 
-    def __init__(self, id: str, shard: Shard) -> None:
+    def __init__(self, id: str, shard: Shard, profiler: Profiler | None = None) -> None:
         self._id = id
+        self._profiler = profiler
         self._shard = shard
         self._plan: Plan | None = None
         self._coding = tensors.Coding(time.thread_time)
@@ -63,6 +67,12 @@ class DevicePerformer:
     @functools.singledispatchmethod
     def _perform(self, job: Job) -> Result:
         raise NotImplementedError(f"a device has no job {type(job).__name__}")
+
+    @_perform.register
+    def _measure(self, job: MeasureBlocks) -> Result:
+        if self._profiler is None:
+            raise RuntimeError("this device cannot measure")
+        return BlocksMeasured(self._profiler.answer(job.question))
 
     @_perform.register
     def _prepare(self, job: Prepare) -> Result:

@@ -18,20 +18,11 @@ from typing import TYPE_CHECKING
 
 from mpsl import facts
 from mpsl.errors import MeasurementError
-from mpsl.job import ModelSection, OptimizerSection
+from mpsl.job import ModelSection
+from mpsl.profiling import OPTIMIZERS
 
 if TYPE_CHECKING:
     from mpsl.nn.block_times import Chain
-
-LEARNING_RATE = 1e-6
-"""Steps cost the same, and weights trained on noise stay numbers."""
-
-OPTIMIZERS = {
-    "sgd": OptimizerSection("sgd", LEARNING_RATE),
-    "momentum": OptimizerSection("sgd", LEARNING_RATE, momentum=0.9),
-    "adam": OptimizerSection("adam", LEARNING_RATE),
-}
-"""By the names that a fleet's file has for them."""
 
 READY = "ready"
 

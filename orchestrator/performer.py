@@ -18,11 +18,13 @@ from mpsl.machines.jobs import (
     Checkpoint,
     Export,
     Exported,
+    FindPlan,
     Finish,
     FoldUpdate,
     Job,
     LaidOut,
     LayOut,
+    PlanFound,
     RecordRound,
     Result,
 )
@@ -32,6 +34,9 @@ from mpsl.nn.models import build
 from mpsl.nn.part import state_tensors
 from mpsl.nn.weights import WeightCodec
 from mpsl.plan import Plan
+from mpsl.planning.planner import plan as find_plan
+from mpsl.planning.shape import Shape
+from mpsl.planning.system import system_of
 from orchestrator.device_parts import DeviceParts
 from orchestrator.facts_of_model import facts_of_model
 from orchestrator.records import Records
@@ -71,6 +76,10 @@ class OrchestratorPerformer:
         return facts_of_model(training, self._model)
 
     @perform.register
+    def _find_plan(self, job: FindPlan) -> Result:
+        return PlanFound(find_plan(system_of(job.profile, job.fleet), Shape(job.hops)))
+
+    @perform.register
     def _lay_out(self, job: LayOut) -> Result:
         plan = job.plan
         self._plan = plan
@@ -81,7 +90,8 @@ class OrchestratorPerformer:
         self._device_sums = self._empty_sums()
         self._stages = {seat.stage: weights.arrays_of(self._tensors(seat.blocks)) for seat in plan.seats}
         self._seat_sums = {seat.address: [np.empty_like(a) for a in self._stages[seat.stage]] for seat in plan.seats}
-        self._records.save_plan(facts.plain(plan))
+        found = {} if job.found is None else {"found": facts.plain(job.found)}
+        self._records.save_plan(facts.plain(plan) | found)
         part_bytes = tuple(weights.weights_bytes(self._stages[stage]) for stage in sorted(self._stages))
         return LaidOut(self._device_parts.update_bytes, part_bytes)
 

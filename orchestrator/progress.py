@@ -82,4 +82,5 @@ def state_line(state: Mapping[str, Any]) -> str:
 def _round_line(facts: Mapping[str, Any]) -> str:
     accuracy = facts["accuracy"]
     shown = "" if accuracy is None else f" · accuracy {accuracy:.2%}"
-    return f"round {facts['round']} · loss {facts['loss']:.4f}{shown} · {facts['seconds']:.2f} s"
+    predicted = f" (predicted {facts['predicted_s']:.2f})" if "predicted_s" in facts else ""
+    return f"round {facts['round']} · loss {facts['loss']:.4f}{shown} · {facts['seconds']:.2f} s{predicted}"

@@ -10,6 +10,10 @@ from typing import Any
 from mpsl.job import Job as TrainingJob
 from mpsl.messages import Slice, Tensor, Ticket
 from mpsl.plan import Plan
+from mpsl.planning.fleet import Fleet
+from mpsl.planning.plan_file import PlanFile
+from mpsl.planning.profile import Profile
+from mpsl.profiling import BlockSeconds, Question
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,20 @@ class Store(Job):
     """What a `Write` effect does; named only when it fails."""
 
     source: str
+
+
+@dataclass(frozen=True)
+class MeasureBlocks(Job):
+    """Measure blocks of a model in this process, before any run."""
+
+    question: Question
+
+
+@dataclass(frozen=True)
+class BlocksMeasured(Result):
+    """What they take."""
+
+    times: BlockSeconds
 
 
 # Device
@@ -265,10 +283,30 @@ class ModelBuilt(Result):
 
 
 @dataclass(frozen=True)
+class FindPlan(Job):
+    """Find the best chain of exactly `hops` hops; raises UsageError where none fits."""
+
+    profile: Profile
+    fleet: Fleet
+    hops: int
+
+
+@dataclass(frozen=True)
+class PlanFound(Result):
+    """The chain, and what it is predicted to take."""
+
+    plan: PlanFile
+
+
+@dataclass(frozen=True)
 class LayOut(Job):
-    """Lay out the model's tensors by the plan's parts, so that slices can be sent and received."""
+    """Lay out the model's tensors by the plan's parts, so that slices can be sent and received.
+
+    `found`: what the plan was made from, where it was measured and planned for.
+    """
 
     plan: Plan
+    found: PlanFile | None = None
 
 
 @dataclass(frozen=True)

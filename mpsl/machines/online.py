@@ -51,6 +51,10 @@ class Online(Machine):
         """What the telemetry says beside who and where we are."""
         raise NotImplementedError
 
+    def info(self) -> dict[str, Any]:
+        """What `info` says beside what it said at the start."""
+        raise NotImplementedError
+
     def back_online(self) -> None:
         """We are connected, subscribed and announced: for the first time, or again."""
         raise NotImplementedError
@@ -101,7 +105,9 @@ class Online(Machine):
         self.back_online()
 
     def _publish_info(self) -> None:
-        self._publish(self._own("info"), {"boot": self.boot, "run": self.run_name, **self._info}, retain=True)
+        self._publish(
+            self._own("info"), {"boot": self.boot, "run": self.run_name, **self._info, **self.info()}, retain=True
+        )
 
     def _telemetry(self) -> None:
         if self._online:

@@ -23,10 +23,11 @@ from mpsl.machines.events import (
     Subscribed,
     TimerFired,
 )
-from mpsl.machines.jobs import Job, Leave, Prepare, Store
+from mpsl.machines.jobs import Job, Leave, MeasureBlocks, Prepare, Store
 from mpsl.machines.machine import from_json
 from mpsl.machines.online import Online
 from mpsl.machines.permissions import may_send
+from mpsl.machines.self_profile import SelfProfile
 from mpsl.messages import Counters, End, Fault, Joined, Message, Report
 from mpsl.names import ORCHESTRATOR
 from mpsl.plan import Plan
@@ -62,6 +63,7 @@ class Participant(Online):
         """Runs that were left and whose last job has yet to end."""
         self._outcome: tuple[int, str] | None = None
         """How the run has ended, where the orchestrator's state said so before its `End` came."""
+        self._profile = SelfProfile(boot, lambda job: self._do(Run(job)))
 
     # What a role adds
 
@@ -121,6 +123,8 @@ class Participant(Online):
 
     def _received(self, event: Received) -> None:
         match self.topics.parse(event.topic):
+            case ParticipantTopic(branch, id, "cmd") if branch == self.branch and id == self.id:
+                self._commanded(event)
             case ParticipantTopic(branch, id, leaf) if branch == self.branch and id == self.id:
                 self._seen_own_id(leaf, event.payload)
             case RunTopic(run, "plan"):
@@ -131,6 +135,26 @@ class Participant(Online):
                 self._binary(topic, event.payload)
             case _:
                 self.dropped["topic"] += 1
+
+    def _commanded(self, event: Received) -> None:
+        if self.plan is not None:
+            self.dropped["command in a run"] += 1
+            return
+        try:
+            if self._profile.commanded(event.payload, event.topic):
+                self._tell()
+        except UsageError as error:
+            self.dropped["command is malformed"] += 1
+            self._log("warning", "command-refused", reason=str(error))
+
+    def _tell(self) -> None:
+        """Publish `info`, where the connection is there; otherwise being back does."""
+        if self._online:
+            self._publish_info()
+
+    def info(self) -> dict[str, Any]:
+        """How fast we are, once we have been asked."""
+        return self._profile.info()
 
     def _seen_plan(self, run: str, topic: str, payload: bytes) -> None:
         if not payload:
@@ -216,8 +240,8 @@ class Participant(Online):
         self.channel = None
         if self._once:
             self._quit(status, reason)
-        elif self._online:
-            self._publish_info()
+        else:
+            self._tell()
 
     def _binary(self, topic: BinaryTopic, payload: bytes) -> None:
         assert self.channel is not None
@@ -274,12 +298,18 @@ class Participant(Online):
 
     def _job_done(self, event: JobDone) -> None:
         self._coding_s += event.result.coding_s
-        if not self._is_of_former_run(event.job):
+        if isinstance(event.job, MeasureBlocks):
+            self._profile.done(event.result)
+            self._tell()
+        elif not self._is_of_former_run(event.job):
             self.job_done(event)
 
     def _job_failed(self, event: JobFailed) -> None:
         self._log("error", "job-failed", job=type(event.job).__name__, reason=event.reason)
-        if not self._is_of_former_run(event.job):
+        if isinstance(event.job, MeasureBlocks):
+            self._profile.failed(event.reason)
+            self._tell()
+        elif not self._is_of_former_run(event.job):
             refused = isinstance(event.job, Prepare)
             self._send(ORCHESTRATOR, Joined(event.reason) if refused else Fault(event.reason))
             if not isinstance(event.job, Store):

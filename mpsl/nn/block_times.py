@@ -7,7 +7,7 @@ passed in.
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -63,18 +63,29 @@ class BlockTimes:
 
 
 class Chain(Copy):
-    """A whole model in training on one batch, which can be watched from block to block."""
+    """Blocks that follow one another, in training on one batch, which can be watched from block to block.
+
+    With `labels` they end with the model's last block and its loss, without them with the gradient of an output.
+    """
 
     def __init__(
-        self, part: nn.Sequential, optimizer: OptimizerSection, data: torch.Tensor, labels: torch.Tensor, clock: Clock
+        self,
+        part: nn.Sequential,
+        optimizer: OptimizerSection,
+        data: torch.Tensor,
+        labels: torch.Tensor | None,
+        clock: Clock,
+        input_gradient: bool = False,
     ) -> None:
-        super().__init__(part, optimizer, seed=0, input_gradient=False)
+        super().__init__(part, optimizer, seed=0, input_gradient=input_gradient)
         self._data = data
         self._labels = labels
+        self._gradient = torch.empty(0)
         self._clock = clock
-        self._owners = {parameter: number for number, block in enumerate(part) for parameter in block.parameters()}
-        self._last = len(part) - 1
-        self._laps: _Laps | None = None
+        blocks = [(int(name), block) for name, block in part.named_children()]
+        self._owners = {parameter: number for number, block in blocks for parameter in block.parameters()}
+        self._numbers = [number for number, _ in blocks]
+        self._laps: Laps | None = None
         self._tickets = (Ticket(1, 1, "profile", 1, 0, number, 0, 1) for number in itertools.count())
 
     def whole(self) -> float:
@@ -83,9 +94,9 @@ class Chain(Copy):
         self._train()
         return self._clock() - started
 
-    def by_block(self) -> "_Laps":
+    def by_block(self) -> "Laps":
         """Seconds of one batch update in every block."""
-        laps = self._laps = _Laps(self._last + 1, self._clock)
+        laps = self._laps = Laps(self._numbers, self._clock)
         seeds, self._seeds = self._seeds, _WatchedSeeds(self._seeds.seed, laps)
         try:
             laps.resume()
@@ -97,13 +108,21 @@ class Chain(Copy):
 
     def _train(self) -> None:
         ticket = next(self._tickets)
-        output = self.forward(ticket, self._data).requires_grad_()
+        output = self.forward(ticket, self._data.detach())
+        self.backward(ticket, self._gradient_of(output))
+
+    def _gradient_of(self, output: torch.Tensor) -> torch.Tensor:
+        if self._labels is None:
+            if self._gradient.shape != output.shape:
+                self._gradient = torch.full_like(output, 1e-3)
+            return self._gradient
+        output.requires_grad_()
         loss = functional.cross_entropy(output, self._labels)
         if self._laps is not None:
             self._laps.lap(self._laps.forward)
         loss.backward()  # type: ignore[no-untyped-call]
         assert output.grad is not None
-        self.backward(ticket, output.grad)
+        return output.grad
 
     def _step(self, parameter: nn.Parameter) -> None:
         laps = self._laps
@@ -115,16 +134,16 @@ class Chain(Copy):
         laps.lap(laps.step, self._owners[parameter])
 
 
-class _Laps:
+class Laps:
     """A stopwatch with a hand for each block and phase; `at` is the block that is being computed."""
 
-    def __init__(self, blocks: int, clock: Clock) -> None:
-        self.forward, self.backward, self.step = ([0.0] * blocks for _ in range(3))
-        self.at = 0
+    def __init__(self, blocks: list[int], clock: Clock) -> None:
+        self.forward, self.backward, self.step = (dict.fromkeys(blocks, 0.0) for _ in range(3))
+        self.at = blocks[0]
         self._clock = clock
         self._left = 0.0
 
-    def lap(self, phase: list[float], block: int | None = None) -> None:
+    def lap(self, phase: dict[int, float], block: int | None = None) -> None:
         """The time since the last lap was spent in this phase of this block."""
         now = self._clock()
         phase[self.at if block is None else block] += now - self._left
@@ -139,7 +158,7 @@ class _Laps:
 class _WatchedSeeds(Seeds):
     """Looks at the watch after each block of a forward, and has backward do so where it comes to the block again."""
 
-    laps: _Laps
+    laps: Laps
 
     def block_forward(self, ticket: Ticket, number: int, block: nn.Module, value: torch.Tensor) -> torch.Tensor:
         laps = self.laps
@@ -162,7 +181,7 @@ def block_times(chain: Chain, clock: Clock, effort: Effort) -> BlockTimes:
 
     Raises MeasurementError with both figures where they never do within TOLERANCE.
     """
-    for _ in _lasting(clock, effort.warm_s, effort.warm_batches):
+    for _ in lasting(clock, effort.warm_s, effort.warm_batches):
         chain.whole()
     for attempt in range(effort.attempts):
         found = _medians(chain, clock, effort.seconds * 2**attempt, effort.pairs * 2**attempt)
@@ -176,23 +195,25 @@ def block_times(chain: Chain, clock: Clock, effort: Effort) -> BlockTimes:
 
 
 def _medians(chain: Chain, clock: Clock, seconds: float, pairs: int) -> BlockTimes:
-    watched: list[_Laps] = []
+    watched: list[Laps] = []
     wholes: list[float] = []
-    for _ in _lasting(clock, seconds, pairs):
+    for _ in lasting(clock, seconds, pairs):
         watched.append(chain.by_block())
         wholes.append(chain.whole())
+    return BlockTimes(*medians(watched), statistics.median(wholes))
+
+
+def medians(watched: Sequence[Laps]) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Seconds forward, backward and of the step, block by block: the medians over the watched batches."""
+    rows = ([laps.forward for laps in watched], [laps.backward for laps in watched], [laps.step for laps in watched])
     forward, backward, step = (
-        tuple(statistics.median(values) for values in zip(*rows, strict=True))
-        for rows in (
-            [laps.forward for laps in watched],
-            [laps.backward for laps in watched],
-            [laps.step for laps in watched],
-        )
+        tuple(statistics.median(values) for values in zip(*(each.values() for each in row), strict=True))
+        for row in rows
     )
-    return BlockTimes(forward, backward, step, statistics.median(wholes))
+    return forward, backward, step
 
 
-def _lasting(clock: Clock, seconds: float, least: int) -> Iterator[int]:
+def lasting(clock: Clock, seconds: float, least: int) -> Iterator[int]:
     """Numbers from 0: at least so many, for at least so many seconds."""
     started = clock()
     for number in itertools.count():

@@ -12,8 +12,9 @@ from broker.hardware import hardware_name
 from mpsl.errors import UsageError
 from mpsl.job import ModelSection
 from mpsl.planning.profile import HardwareTimes, Profile, merged, profile_data
+from mpsl.profiling import OPTIMIZERS
 from orchestrator.commands.plan import read_profile
-from orchestrator.measuring import OPTIMIZERS, Measured, Task, measure
+from orchestrator.measuring import Measured, Task, measure
 from orchestrator.records import write_whole
 from orchestrator.wire_cost import tensor_bytes, wire_cpu_s_per_gb
 

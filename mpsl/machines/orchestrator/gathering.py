@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from mpsl.batches import smallest_micro_batch
+from mpsl.job import Job
 from mpsl.link.channel import CHUNK_BYTES, Channel, Limits
 from mpsl.machines.effects import CancelTimer, Run, SetTimer
 from mpsl.machines.jobs import BuildModel, LayOut
@@ -56,8 +57,16 @@ class Gathering:
         else:
             named = _named_by(machine.planned)
             nodes, devices = ([each for each in free if (each.branch, each.id) in named] for free in (nodes, devices))
-        seating = Seating(nodes, devices, machine.run, machine.boot, machine.planned)
-        plan = seat_everyone(machine.job, machine.model, seating)
+        if machine.profiling.wanted([*nodes, *devices]):
+            machine.profiling.begin(nodes, devices)
+        else:
+            self.seat(machine.job, Seating(nodes, devices, machine.run, machine.boot, machine.planned))
+
+    def seat(self, job: Job, seating: Seating) -> None:
+        """Seat these for a job that may have been given its cuts meanwhile, and tell everyone."""
+        machine = self._machine
+        assert machine.model is not None
+        plan = seat_everyone(job, machine.model, seating)
         if isinstance(plan, str):
             machine.fail(plan)
             return
@@ -73,7 +82,7 @@ class Gathering:
         machine.log("info", "seated", run=machine.run, cuts=list(plan.cuts), admit=plan.admit, seats=seats)
         if plan.shortfall:
             machine.log("warning", "short-of-memory", run=machine.run, reason=plan.shortfall)
-        machine.do(Run(LayOut(plan)))
+        machine.do(Run(LayOut(plan, machine.profiling.found)))
         machine.standing.publish_plan()
 
     def missing(self) -> list[str]:

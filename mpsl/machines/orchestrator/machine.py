@@ -28,11 +28,13 @@ from mpsl.machines.jobs import (
     Checkpoint,
     Export,
     Exported,
+    FindPlan,
     Finish,
     FoldUpdate,
     LaidOut,
     LayOut,
     ModelBuilt,
+    PlanFound,
 )
 from mpsl.machines.machine import Machine, as_json
 from mpsl.machines.members import Book, Member
@@ -43,6 +45,7 @@ from mpsl.machines.orchestrator.ending import Ending
 from mpsl.machines.orchestrator.evaluation import Evaluation
 from mpsl.machines.orchestrator.gathering import Gathering
 from mpsl.machines.orchestrator.loading import Loading
+from mpsl.machines.orchestrator.profiling import Profiling
 from mpsl.machines.orchestrator.reporting import Reporting
 from mpsl.machines.orchestrator.standing import Standing
 from mpsl.machines.orchestrator.state import OrchestratorState
@@ -64,7 +67,7 @@ from mpsl.messages import (
 from mpsl.names import ORCHESTRATOR
 from mpsl.plan import Plan, Seat
 from mpsl.planning.plan_file import PlannedRun
-from mpsl.topics import Address, BinaryTopic, ParticipantTopic, Topics
+from mpsl.topics import Address, BinaryTopic, Branch, ParticipantTopic, Topics
 
 WATCH_S = 1.0
 BROKER_S = 10.0
@@ -94,6 +97,7 @@ class OrchestratorMachine(Machine):
     """Messages that every state allows: kind -> phase.method(source, message)."""
     TABLE: ClassVar[Mapping[OrchestratorState, Mapping[type[Message], str]]] = {
         S.GATHERING: {},
+        S.PROFILING: {},
         S.JOINING: {},
         S.LOADING: {Loaded: "loading.loaded"},
         S.OPEN: {Slice: "admission.slice", Update: "admission.update", Finished: "admission.finished"},
@@ -140,6 +144,7 @@ class OrchestratorMachine(Machine):
         }
         self.standing = Standing(self)
         self.gathering = Gathering(self)
+        self.profiling = Profiling(self)
         self.loading = Loading(self)
         self.admission = Admission(self)
         self.departures = Departures(self)
@@ -196,6 +201,10 @@ class OrchestratorMachine(Machine):
         """Publish on a JSON topic of the run; None clears a retained one."""
         self._publish(self.topics.run(self.run, leaf), content, retain)
 
+    def command(self, branch: Branch, id: str, content: Mapping[str, Any]) -> None:
+        """Publish a command to a device or node."""
+        self._publish(self.topics.participant(branch, id, "cmd"), content)
+
     def fail(self, reason: str) -> None:
         """The run cannot go on."""
         self.ending.fail(reason)
@@ -246,6 +255,8 @@ class OrchestratorMachine(Machine):
                     self.dropped[f"{topic.leaf} is malformed or old"] += bool(event.payload)
                 elif self.state is S.GATHERING:
                     self.gathering.gather()
+                elif self.state is S.PROFILING:
+                    self.profiling.go_on()
                 else:
                     self.departures.seen(presence)
                     if topic.leaf == "tele":
@@ -281,6 +292,8 @@ class OrchestratorMachine(Machine):
                 self._wake()
             case "start":
                 self.gathering.too_late()
+            case "profiling":
+                self.profiling.too_late()
             case "round":
                 self.admission.too_late()
             case "report":
@@ -297,6 +310,8 @@ class OrchestratorMachine(Machine):
         if self.state is S.GATHERING:
             self.gathering.note_strangers()
             self.gathering.gather()
+        elif self.state is S.PROFILING:
+            self.profiling.go_on()
         if self.plan is not None and self.state is not S.ENDING:
             self.departures.watch()
 
@@ -306,6 +321,8 @@ class OrchestratorMachine(Machine):
                 self.model = built
                 if self.state is S.GATHERING:
                     self.gathering.gather()
+            case FindPlan(), PlanFound(plan=found):
+                self.profiling.planned(found)
             case LayOut(), LaidOut() as laid_out:
                 self.loading.laid_out(laid_out)
             case Export(part=part), Exported() as exported:
@@ -320,6 +337,9 @@ class OrchestratorMachine(Machine):
 
     def _job_failed(self, event: JobFailed) -> None:
         name = type(event.job).__name__
+        if isinstance(event.job, FindPlan):
+            self.profiling.failed(event.reason)
+            return
         if isinstance(event.job, Finish):
             self.log("error", "summary-not-written", reason=event.reason)
             self.ending.summary_written = True

@@ -32,6 +32,8 @@ class Standing:
         match machine.state:
             case S.GATHERING:
                 return machine.gathering.missing()
+            case S.PROFILING:
+                return machine.profiling.waiting_for()
             case S.JOINING:
                 return machine.gathering.not_joined()
             case S.LOADING | S.CLOSING | S.COMMITTING:

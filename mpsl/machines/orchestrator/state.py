@@ -7,6 +7,7 @@ class OrchestratorState(enum.Enum):
     """The phases of a run, in their order; OPEN to REPORTING repeat every round."""
 
     GATHERING = "gathering"
+    PROFILING = "profiling"
     JOINING = "joining"
     LOADING = "loading"
     OPEN = "open"

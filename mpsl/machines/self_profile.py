@@ -1,0 +1,57 @@
+"""A participant's answer to how fast it is: asked on its `cmd` topic, measured by its worker, told in its `info`.
+
+The question comes again until `info` answers it; a participant in a run measures nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mpsl import facts
+from mpsl.errors import UsageError
+from mpsl.machines.jobs import BlocksMeasured, MeasureBlocks, Result
+from mpsl.machines.machine import from_json
+from mpsl.profiling import Answer, Question
+
+COMMAND = "profile"
+"""What `do` says in the command."""
+
+
+def command(boot: str, question: Question) -> dict[str, Any]:
+    """The command that asks the process `boot`."""
+    return {"do": COMMAND, "boot": boot, "question": facts.plain(question)}
+
+
+class SelfProfile:
+    """Which question is being measured, and the last answer; `measure` asks the worker."""
+
+    def __init__(self, boot: str, measure: Callable[[MeasureBlocks], None]) -> None:
+        self._boot = boot
+        self._measure = measure
+        self._measuring = ""
+        self._answer: Answer | None = None
+
+    def info(self) -> dict[str, Any]:
+        """What `info` says of it."""
+        return {} if self._answer is None else {"profile": facts.plain(self._answer)}
+
+    def commanded(self, payload: bytes, where: str) -> bool:
+        """Take a command in; whether `info` answers it already. Raises UsageError for what is no command to us."""
+        content: Mapping[str, Any] = from_json(payload) or {}
+        if content.get("do") != COMMAND or content.get("boot") != self._boot:
+            raise UsageError(f"{where}: no command to this process")
+        question = facts.read(Question, content.get("question"), where)
+        if self._answer is not None and self._answer.question == question.digest:
+            return True
+        if not self._measuring:
+            self._measuring = question.digest
+            self._measure(MeasureBlocks(question))
+        return False
+
+    def done(self, result: Result) -> None:
+        """The worker has measured."""
+        assert isinstance(result, BlocksMeasured)
+        self._answer, self._measuring = Answer(self._measuring, result.times), ""
+
+    def failed(self, reason: str) -> None:
+        """The worker could not."""
+        self._answer, self._measuring = Answer(self._measuring, error=reason), ""

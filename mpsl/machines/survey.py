@@ -1,0 +1,191 @@
+"""What a fleet has said of itself, as the profile and the fleet that a plan is made from. Sums up; asks nobody.
+
+Devices keep the first and the last block, so they are asked for those and nodes for the rest. Processes of one machine
+that are of one kind are measured together, as many as its cores take, and share the figures.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any
+
+from mpsl import facts
+from mpsl.errors import UsageError
+from mpsl.job import Job
+from mpsl.machines.census import Presence
+from mpsl.machines.jobs import ModelBuilt
+from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
+from mpsl.planning.memory import BASE_BYTES, GIB
+from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
+from mpsl.profiling import Answer, BlockSeconds, Question, optimizer_kind, question
+from mpsl.topics import Branch
+
+NO_LIMIT_GIB = 1e6
+"""Of a node without a budget."""
+NO_LIMIT_MBPS = 1e6
+"""Of a link that nobody has measured."""
+SLACK_CORES = 1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What `info` says of the machine that a process runs on; `kind` is what its times are known by."""
+
+    host: str
+    kind: str
+    cores: int
+    threads: int
+
+
+def machine_of(presence: Presence) -> Machine | None:
+    """None for a process that does not say, and so cannot be asked."""
+    info = presence.info
+    hardware, host, cores, threads = (info.get(key) for key in ("hardware", "host", "cores", "threads"))
+    if not (isinstance(hardware, str) and isinstance(host, str)):
+        return None
+    cores = cores if isinstance(cores, int) and cores > 0 else SLACK_CORES
+    threads = min(threads, cores) if isinstance(threads, int) and threads > 0 else SLACK_CORES
+    return Machine(host, f"{presence.branch} {hardware} {threads}", cores, threads)
+
+
+def questions(job: Job, blocks: int) -> dict[Branch, Question]:
+    """What devices and what nodes are asked."""
+    return {"dev": question(job, ((0, 1), (blocks - 1, blocks))), "node": question(job, ((1, blocks - 1),))}
+
+
+def representatives(members: Iterable[Presence]) -> list[Presence]:
+    """Who is asked: of every kind on every machine as many as compute there at once."""
+    asked: dict[tuple[str, str], int] = {}
+    chosen = []
+    for member in members:
+        machine = machine_of(member)
+        if machine is None:
+            continue
+        place = (machine.host, machine.kind)
+        if asked.setdefault(place, 0) < max(1, machine.cores // machine.threads):
+            asked[place] += 1
+            chosen.append(member)
+    return chosen
+
+
+def may_ask(member: Presence, busy: Iterable[Presence]) -> bool:
+    """Whether the member's machine has cores left for it beside those that measure there."""
+    machine = machine_of(member)
+    assert machine is not None
+    beside = [other for other in map(machine_of, busy) if other is not None and other.host == machine.host]
+    return not beside or sum(other.threads for other in beside) + machine.threads <= machine.cores
+
+
+def answer_of(member: Presence, asked: Question) -> Answer | None:
+    """What the member's `info` answers to the question; None as long as it does not."""
+    content = member.info.get("profile")
+    if not isinstance(content, Mapping) or content.get("question") != asked.digest:
+        return None
+    try:
+        answer = facts.read(Answer, content, f"{member.branch}/{member.id}/info: profile")
+    except UsageError as error:
+        return Answer(asked.digest, error=str(error))
+    due = sum(end - first for first, end in asked.blocks)
+    if answer.times is not None and len(answer.times.forward_ms) != due:
+        return Answer(asked.digest, error=f"{len(answer.times.forward_ms)} times for {due} blocks")
+    return answer
+
+
+def profile_of(job: Job, model: ModelBuilt, members: Sequence[Presence]) -> Profile:
+    """The model on every kind of machine: of those that answered, the medians. Raises UsageError for a kind of none."""
+    count = len(model.block_costs)
+    asked = questions(job, count)
+    answers: dict[str, list[BlockSeconds]] = {}
+    machines: dict[str, Machine] = {}
+    for member in members:
+        machine, answer = machine_of(member), answer_of(member, asked[member.branch])
+        if machine is None:
+            raise UsageError(f"{member.id} does not say what machine it runs on")
+        machines[machine.kind] = machine
+        if answer is not None and answer.times is not None:
+            answers.setdefault(machine.kind, []).append(answer.times)
+    missing = sorted(machines.keys() - answers.keys())
+    if missing:
+        raise UsageError(f"nobody of the kind {missing[0]!r} has measured")
+    hardware = {}
+    for kind, found in answers.items():
+        places = [n for first, end in asked[_branch(kind)].blocks for n in range(first, end)]
+        forward, backward, step = (
+            _spread([getattr(each, key) for each in found], places, count)
+            for key in ("forward_ms", "backward_ms", "step_ms")
+        )
+        copied = statistics.median(each.copy_gb_per_s for each in found)
+        machine = machines[kind]
+        hardware[kind] = HardwareTimes(
+            forward, backward, step, copy_gb_per_s=copied, cores=machine.cores, threads=machine.threads
+        )
+    blocks = tuple(
+        BlockProfile(str(number), *sizes)
+        for number, sizes in enumerate(zip(model.state_bytes, model.output_bytes, model.stored_bytes, strict=True))
+    )
+    return Profile(job.model.name, job.run.batch_size, _input_bytes(job, model), blocks, hardware, job.model.args)
+
+
+def fleet_of(job: Job, model: ModelBuilt, members: Sequence[Presence]) -> Fleet:
+    """The members as a plan sees them. Raises UsageError where a figure cannot be."""
+    hosts: dict[str, int] = {}
+    devices, nodes = [], []
+    for member in members:
+        machine = machine_of(member)
+        if machine is None:
+            raise UsageError(f"{member.id} does not say what machine it runs on")
+        hosts[machine.host] = max(machine.cores, hosts.get(machine.host, 0))
+        if member.branch == "dev":
+            samples = _number(member.info.get("samples"), 1)
+            devices.append(
+                FleetDevice(
+                    member.id, machine.kind, int(samples), up_mbps=NO_LIMIT_MBPS, down_mbps=NO_LIMIT_MBPS,
+                    latency_ms=0.0, host=machine.host,
+                )
+            )  # fmt: skip
+        else:
+            budget = _number(member.info.get("memory_budget"), inf)
+            memory = min(NO_LIMIT_GIB, (budget + BASE_BYTES) / GIB)
+            nodes.append(FleetNode(member.id, machine.kind, memory, 0.0, link_mbps=NO_LIMIT_MBPS, host=machine.host))
+    planned = FleetJob(
+        local_epochs=job.run.local_epochs,
+        first_cut=1,
+        last_cut=len(model.block_costs) - 1,
+        micro_batches=job.run.micro_batches,
+        optimizer=optimizer_kind(job.optimizer),
+        activations=job.wire.activations,
+        gradients=job.wire.gradients,
+        admit=job.fleet.admit,
+    )
+    try:
+        return Fleet(
+            tuple(devices),
+            tuple(nodes),
+            FleetBroker(NO_LIMIT_MBPS, 0.0),
+            tuple(FleetHost(name, cores) for name, cores in hosts.items()),
+            planned,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _branch(kind: str) -> Branch:
+    return "dev" if kind.startswith("dev ") else "node"
+
+
+def _spread(rows: list[tuple[float, ...]], places: list[int], count: int) -> tuple[float, ...]:
+    """The medians of several rows at their blocks; 0 at those that this kind never computes."""
+    values = dict(zip(places, map(statistics.median, zip(*rows, strict=True)), strict=True))
+    return tuple(values.get(number, 0.0) for number in range(count))
+
+
+def _input_bytes(job: Job, model: ModelBuilt) -> int:
+    size = 4 * job.run.batch_size
+    for each in model.input_shape:
+        size *= each
+    return size
+
+
+def _number(value: Any, otherwise: float) -> float:
+    return value if isinstance(value, int | float) and value > 0 else otherwise

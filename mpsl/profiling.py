@@ -1,0 +1,88 @@
+"""What an orchestrator asks a participant to measure, and what that answers: facts that travel as JSON.
+
+Who has measured already answers from what it kept; so a question says all that the answer depends on, but for the
+machine.
+"""
+
+import functools
+import hashlib
+import json
+from dataclasses import dataclass
+
+from mpsl import VERSION, facts
+from mpsl.job import Job, ModelSection, OptimizerSection
+from mpsl.names import nearest
+
+LEARNING_RATE = 1e-6
+"""Steps cost the same, and weights trained on noise stay numbers."""
+
+OPTIMIZERS = {
+    "sgd": OptimizerSection("sgd", LEARNING_RATE),
+    "momentum": OptimizerSection("sgd", LEARNING_RATE, momentum=0.9),
+    "adam": OptimizerSection("adam", LEARNING_RATE),
+}
+"""Those that differ in what a step costs, by the names that a fleet's file has for them."""
+
+
+def optimizer_kind(section: OptimizerSection) -> str:
+    """The key of OPTIMIZERS whose step costs what the section's does."""
+    return "momentum" if section.name == "sgd" and section.momentum else section.name
+
+
+@dataclass(frozen=True)
+class Question:
+    """Measure `blocks`, a list of [a, b), of `model` in training with batches of this size."""
+
+    model: ModelSection
+    batch_size: int
+    optimizer: str
+    blocks: tuple[tuple[int, int], ...]
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size = {self.batch_size} must be at least 1")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"unknown optimizer {self.optimizer!r}; {nearest(self.optimizer, OPTIMIZERS)}")
+        if any(not 0 <= first < end for first, end in self.blocks):
+            raise ValueError(f"blocks = {[list(part) for part in self.blocks]} must be [a, b) with a below b")
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The same for equal questions to one version of the program."""
+        said = json.dumps([VERSION, facts.plain(self)], sort_keys=True)
+        return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
+
+
+def question(job: Job, blocks: tuple[tuple[int, int], ...]) -> Question:
+    """What to ask for a job."""
+    model = ModelSection(job.model.name, job.model.args)
+    return Question(model, job.run.batch_size, optimizer_kind(job.optimizer), blocks)
+
+
+@dataclass(frozen=True)
+class BlockSeconds:
+    """Of every block that was asked for, in order: ms of one batch; and how fast they are copied and folded."""
+
+    forward_ms: tuple[float, ...]
+    backward_ms: tuple[float, ...]
+    step_ms: tuple[float, ...]
+    copy_gb_per_s: float
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.forward_ms), len(self.backward_ms), len(self.step_ms)}
+        if len(lengths) != 1:
+            raise ValueError("forward_ms, backward_ms and step_ms must have one value a block each")
+        if any(not 0 <= ms < float("inf") for ms in (*self.forward_ms, *self.backward_ms, *self.step_ms)):
+            raise ValueError("a time is no time")
+        if not 0 < self.copy_gb_per_s < float("inf"):
+            raise ValueError(f"copy_gb_per_s is {self.copy_gb_per_s}; it is more than 0")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a participant's `info` says under `profile`: the times, or why there are none."""
+
+    question: str
+    """The question's digest."""
+    times: BlockSeconds | None = None
+    error: str = ""
