@@ -57,7 +57,7 @@ class RunSection:
 
 @dataclass(frozen=True)
 class ModelSection:
-    """[model]: which one, its arguments, where it is cut (None: cut evenly by estimated compute)."""
+    """[model]: which one, its arguments, where it is cut (None: planned from what everyone measures)."""
 
     name: str
     args: dict[str, Any] = field(default_factory=dict)

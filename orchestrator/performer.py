@@ -90,8 +90,8 @@ class OrchestratorPerformer:
         self._device_sums = self._empty_sums()
         self._stages = {seat.stage: weights.arrays_of(self._tensors(seat.blocks)) for seat in plan.seats}
         self._seat_sums = {seat.address: [np.empty_like(a) for a in self._stages[seat.stage]] for seat in plan.seats}
-        found = {} if job.found is None else {"found": facts.plain(job.found)}
-        self._records.save_plan(facts.plain(plan) | found)
+        predicted = {} if job.predicted is None else {"predicted": facts.plain(job.predicted)}
+        self._records.save_plan(facts.plain(plan) | predicted)
         part_bytes = tuple(weights.weights_bytes(self._stages[stage]) for stage in sorted(self._stages))
         return LaidOut(self._device_parts.update_bytes, part_bytes)
 

@@ -163,6 +163,8 @@ def _norm_problems(job: Job, where: str, devices: tuple[DeviceRow, ...]) -> list
 
 def _notes(job: Job, devices: tuple[DeviceRow, ...], shards: int | None) -> list[str]:
     notes = []
+    if job.model.cuts is None and job.hops:
+        notes.append("no cuts: shown evenly by estimated compute; a run decides them from what its fleet measures")
     if job.fleet.nodes > job.hops:
         notes.append(
             f"{job.fleet.nodes - job.hops} of the {job.fleet.nodes} nodes are standbys: there are {job.hops} hops"

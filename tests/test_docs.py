@@ -139,7 +139,7 @@ def test_the_topics_parse_and_their_examples_read() -> None:
     topics = Topics("main")
     examples = re.findall(r"(?m)^    (mpsl/v1/\S+)\n((?:    [{ ].*\n)+)", text)
     leaves = {topic.rsplit("/", 1)[1] for topic, _ in examples}
-    assert leaves == {"status", "info", "tele", "plan", "state", "metrics"}
+    assert leaves == {"status", "info", "tele", "cmd", "plan", "state", "metrics"}
     for topic, payload in examples:
         content = json.loads(textwrap.dedent(payload))
         if topic.endswith("plan"):

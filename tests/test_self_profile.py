@@ -107,14 +107,11 @@ def test_the_plan_follows_what_was_measured(tmp_path: Path) -> None:
     world = Surveyed(WithoutCuts(1, samples=(8,) * 6, tests=(3,) * 6), ms)
     outcome, plan = ran(world, tmp_path)
     assert (plan["cuts"], [seat["node"] for seat in plan["seats"]]) == ([1, 2, 5], ["node-2", "node-1"])
-    found = plan["found"]
-    assert (found["cuts"], found["optimal"]) == ([1, 2, 5], True)
-    assert found["predicted"]["round_s"] > 0
+    predicted = plan["predicted"]["round_s"]
+    assert predicted > 6 * 2 * 0.09  # the busiest node's own seconds
     rounds = outcome.summary["rounds"]
-    assert [entry["predicted_s"] for entry in rounds] == [found["predicted"]["round_s"]] * 2
-    assert (
-        json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["predicted_s"] == rounds[0]["predicted_s"]
-    )
+    assert [entry["predicted_s"] for entry in rounds] == [predicted] * 2
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["predicted_s"] == predicted
     blocks = {id: [question.blocks for question in asked] for id, asked in world.asked.items()}
     assert blocks["node-1"] == blocks["node-2"] == [((1, 5),)]
     assert blocks["dev-1"] == blocks["dev-6"] == [((0, 1), (5, 6))]
@@ -126,17 +123,17 @@ def test_on_one_machine_as_many_measure_at_once_as_it_has_cores_and_the_others_s
     _, plan = ran(world, tmp_path)
     assert sorted(id for id, asked in world.asked.items() if asked) == ["dev-1", "dev-2", "node-1", "node-2"]
     assert world.most_at_once == 2
-    assert len(plan["found"]["devices"]) == 5
+    assert "predicted" in plan
 
 
 def test_a_job_with_cuts_and_a_fleet_that_cannot_be_asked_are_not_measured(tmp_path: Path) -> None:
     world = Surveyed(Scenario(3))
     outcome, plan = ran(world, tmp_path / "cuts")
-    assert "found" not in plan
+    assert "predicted" not in plan
     assert "predicted_s" not in outcome.summary["rounds"][0]
     silent = Surveyed(WithoutCuts(3), hosts=lambda id: "" if id == "dev-2" else id)
     _, plan = ran(silent, tmp_path / "silent")
-    assert ("found" in plan, plan["cuts"]) == (False, [1, 3, 5])
+    assert ("predicted" in plan, plan["cuts"]) == (False, [1, 3, 5])
     assert not any([*world.asked.values(), *silent.asked.values()])
 
 
@@ -145,7 +142,7 @@ def test_a_lossy_network_only_delays_it(tmp_path: Path) -> None:
     for seed in range(5):
         world = Surveyed(WithoutCuts(seed, faults=faults), measuring_s=2.5)
         _, plan = ran(world, tmp_path / str(seed))
-        assert "found" in plan
+        assert "predicted" in plan
         assert all(len(asked) == 1 for asked in world.asked.values()), "asked again, measured once"
 
 
@@ -156,13 +153,13 @@ def test_one_that_crashes_while_it_measures_is_asked_again(tmp_path: Path, id: s
     outcome = simulate(world.scenario, tmp_path, world=world)
     assert outcome.summary["state"] == "done", outcome.trace()
     assert any("left-while-profiling" in line for line in outcome.simulation.trace.text().splitlines())
-    assert "found" in json.loads((tmp_path / "plan.json").read_text())
+    assert "predicted" in json.loads((tmp_path / "plan.json").read_text())
 
 
 def test_who_does_not_answer_in_time_does_not_stop_the_run(tmp_path: Path) -> None:
     world = Surveyed(WithoutCuts(5, start_timeout_s=300.0), measuring_s=130.0)
     outcome, plan = ran(world, tmp_path)
-    assert ("found" in plan, plan["cuts"]) == (False, [1, 3, 5])
+    assert ("predicted" in plan, plan["cuts"]) == (False, [1, 3, 5])
     assert "within 120 s; cut by estimated compute" in outcome.simulation.trace.text()
 
 
@@ -173,13 +170,13 @@ def test_one_that_cannot_measure_does_not_stop_the_run(tmp_path: Path) -> None:
         return 1.0
 
     outcome, plan = ran(Surveyed(WithoutCuts(6), ms), tmp_path)
-    assert "found" not in plan
+    assert "predicted" not in plan
     assert "dev-1: no memory for block 0; cut by estimated compute" in outcome.simulation.trace.text()
 
 
 def test_times_that_are_no_times_do_not_stop_the_run(tmp_path: Path) -> None:
     outcome, plan = ran(Surveyed(WithoutCuts(7), ms=lambda id, number: float("inf")), tmp_path)
-    assert "found" not in plan
+    assert "predicted" not in plan
     assert "a time is no time" in outcome.simulation.trace.text()
 
 
@@ -189,7 +186,7 @@ def test_where_nothing_can_be_planned_the_run_goes_on(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("orchestrator.performer.find_plan", find_plan)
     outcome, plan = ran(Surveyed(WithoutCuts(8)), tmp_path)
-    assert ("found" in plan, plan["cuts"]) == (False, [1, 3, 5])
+    assert ("predicted" in plan, plan["cuts"]) == (False, [1, 3, 5])
     assert "no placement fits; cut by estimated compute" in outcome.simulation.trace.text()
 
 

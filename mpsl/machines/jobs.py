@@ -11,7 +11,7 @@ from mpsl.job import Job as TrainingJob
 from mpsl.messages import Slice, Tensor, Ticket
 from mpsl.plan import Plan
 from mpsl.planning.fleet import Fleet
-from mpsl.planning.plan_file import PlanFile
+from mpsl.planning.plan_file import PlanFile, Predicted
 from mpsl.planning.profile import Profile
 from mpsl.profiling import BlockSeconds, Question
 
@@ -302,11 +302,11 @@ class PlanFound(Result):
 class LayOut(Job):
     """Lay out the model's tensors by the plan's parts, so that slices can be sent and received.
 
-    `found`: what the plan was made from, where it was measured and planned for.
+    `predicted`: what the plan is to take, where it was made from measured times.
     """
 
     plan: Plan
-    found: PlanFile | None = None
+    predicted: Predicted | None = None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ evaluate_every = 1            # rounds between two evaluations; the last round i
 name = "digits-cnn"           # required; `mpsl models` shows all, their arguments and their blocks
 args = {{ num_classes = 10, in_channels = 1, image_size = 8, dropout = 0.1 }}
 cuts = [2, 5, 8]              # device: blocks 0-1 and 8 to the end, hop 1: 2-4, hop 2: 5-7. [] means no hops.
-                              # Left out: the device keeps the first and the last block, the rest is cut by compute
+                              # Left out: the device keeps first and last block, the rest is planned from measured times
 
 [optimizer]
 name = "sgd"                  # required; sgd or adam. Starts afresh in every round

@@ -15,7 +15,7 @@ from mpsl.machines.orchestrator.state import OrchestratorState
 from mpsl.machines.seating import Seating
 from mpsl.machines.self_profile import command
 from mpsl.machines.survey import answer_of, fleet_of, machine_of, may_ask, profile_of, questions, representatives
-from mpsl.planning.plan_file import PlanFile
+from mpsl.planning.plan_file import PlanFile, Predicted
 from mpsl.topics import Branch
 
 if TYPE_CHECKING:
@@ -41,7 +41,12 @@ class Profiling:
         self._waiting: list[tuple[Branch, str]] = []
         self._asked: dict[tuple[Branch, str], float] = {}
         self._planning = False
-        self.found: PlanFile | None = None
+        self._found: PlanFile | None = None
+
+    @property
+    def predicted(self) -> Predicted | None:
+        """What the plan of the run is to take, where it was made here."""
+        return self._found.predicted if self._found else None
 
     def wanted(self, members: list[Presence]) -> bool:
         """Whether this fleet is to be measured: the job leaves the cuts open, and everyone can be asked.
@@ -102,7 +107,7 @@ class Profiling:
         machine = self._machine
         if machine.state is not S.PROFILING:
             return
-        self.found = found
+        self._found = found
         predicted = found.predicted
         machine.log(
             "info", "planned", run=machine.run, cuts=list(found.cuts), round_s=round(predicted.round_s, 3),
@@ -138,10 +143,10 @@ class Profiling:
         machine.do(Run(FindPlan(profile, fleet, machine.job.hops)))
 
     def _seat(self) -> None:
-        machine, found = self._machine, self.found
+        machine, found = self._machine, self._found
         machine.do(CancelTimer("profiling"))
         if not all(self._is_there(member) for member in self._members.values()):
-            self.found = None
+            self._found = None
             machine.state = S.GATHERING
             return
         job = machine.job

@@ -75,9 +75,9 @@ class Reporting:
         }
         metrics = machine.closing.metrics | {"bytes": {key: now[key] - self._before[key] for key in now}}
         self._before = now
-        found = machine.profiling.found
-        if found is not None:
-            metrics["predicted_s"] = found.predicted.round_s
+        predicted = machine.profiling.predicted
+        if predicted is not None:
+            metrics["predicted_s"] = predicted.round_s
         machine.summary["rounds"].append(metrics)
         machine.publish("metrics", metrics)
         shown = {
@@ -85,8 +85,8 @@ class Reporting:
             "accuracy": metrics["accuracy"],
             "seconds": round(metrics["seconds"], 2),
         }
-        if found is not None:
-            shown["predicted_s"] = round(found.predicted.round_s, 2)
+        if predicted is not None:
+            shown["predicted_s"] = round(predicted.round_s, 2)
         machine.log("info", "round", run=machine.run, round=machine.round, **shown)
         machine.do(Run(RecordRound(metrics)))
         if machine.round == machine.job.run.rounds:
