@@ -83,17 +83,31 @@ class Book:
         """The slowest that waits, so that the end of the round is short; None while G are in.
 
         A place is given away only once every seat has forgotten the device that had it. A replica of a stage has its
-        share of the places, so that its memory is bounded too.
+        share of the places, so that its memory is bounded too; and the emptiest replicas come first, so that none waits
+        for work while another has more than it needs.
         """
         occupying = self.at(Place.ADMITTED) + self.at(Place.DISCARDING)
         waiting = self.at(Place.WAITING)
         if len(occupying) >= self.most or not waiting:
             return None
-        if self.plan.replicated:
-            taken = Counter(address for member in occupying for address in self.plan.chain(member.id))
-            full = {seat for seat, copies in taken.items() if copies >= self.plan.places(seat, self.most)}
-            waiting = [member for member in waiting if full.isdisjoint(self.plan.chain(member.id))]
-        return max(waiting, key=lambda member: (member.last_seconds, member.samples), default=None)
+        if not self.plan.replicated:
+            return max(waiting, key=lambda member: (member.last_seconds, member.samples))
+        taken = Counter(address for member in occupying for address in self.plan.chain(member.id))
+        filled = {seat.address: taken[seat.address] / self._places(seat.address) for seat in self.plan.seats}
+
+        def fullest(member: Member) -> float:
+            """How full the fullest of the device's replicas is, as a share of its places."""
+            return max(filled[address] for address in self.plan.chain(member.id))
+
+        least = min(map(fullest, waiting))
+        if least >= 1:
+            return None
+        emptiest = [member for member in waiting if fullest(member) == least]
+        return max(emptiest, key=lambda member: (member.last_seconds, member.samples))
+
+    def _places(self, seat: Address) -> int:
+        # A replica that serves nobody has none, and nobody asks.
+        return self.plan.places(seat, self.most) or 1
 
     @property
     def decided(self) -> bool:

@@ -16,7 +16,7 @@ BAR = 20
 def chain_picture(system: System, found: PlanFile) -> str:
     """The chain from the devices through the stages and back; a bar shows how much of the round a seat computes."""
     placement = _placement(system, found)
-    devices = f"{len(system.devices)} device{'s' * (len(system.devices) > 1)}"
+    devices = count(len(system.devices), "device")
     if not placement.cuts:
         return f"{devices:<12} blocks [0, {system.blocks}), no hops"
     lines = [f"{devices:<12} blocks [0, {placement.cuts[0]})"]
@@ -33,7 +33,7 @@ def chain_picture(system: System, found: PlanFile) -> str:
             blocks = f"blocks [{seat.blocks[0]}, {seat.blocks[1]})" if seat.replica == 0 else ""
             memory = found.predicted.node_memory_bytes[seat.node] / GIB
             lines.append(
-                f"{place:<12} {blocks:<16} {seat.node:<14} {_bar(busy)} {busy:4.0%} busy  {memory:6.2f} GiB"
+                f"{place:<12} {blocks:<16} {seat.node:<14} {bar(busy)} {busy:4.0%} busy  {memory:6.2f} GiB"
                 f"  {len(served)} of {len(system.devices)} devices"
             )
     lines.append(_crossing(system, placement.cuts[-1]))
@@ -45,14 +45,14 @@ def summary(found: PlanFile) -> str:
     """The prediction in a few lines."""
     predicted = found.predicted
     proof = "optimal, proven" if found.optimal else f"not proven optimal, at most {found.gap:.2%} from it"
-    simulated = "" if predicted.simulated_s is None else f", simulated {_seconds(predicted.simulated_s)}"
+    simulated = "" if predicted.simulated_s is None else f", simulated {duration(predicted.simulated_s)}"
     searched = "" if found.solver_ms is None else f", found in {found.solver_ms:.0f} ms"
     return "\n".join(
         [
-            f"round       {_seconds(predicted.round_s)}{simulated}",
-            f"one batch   {_seconds(predicted.batch_s)} through the empty system",
+            f"round       {duration(predicted.round_s)}{simulated}",
+            f"one batch   {duration(predicted.batch_s)} through the empty system",
             f"bottleneck  {predicted.bottleneck.kind} {predicted.bottleneck.id}, "
-            f"{_seconds(predicted.bottleneck_s)} a batch update",
+            f"{duration(predicted.bottleneck_s)} a batch update",
             f"admit       {found.admit} of {len(found.devices)} devices at once",
             f"cost        {predicted.cost:.4g} a round",
             f"plan        {proof}{searched}; whole devices cost {predicted.rounding_loss:.2%} of the round",
@@ -69,8 +69,8 @@ def comparison(rows: Sequence[Row]) -> str:
             lines.append(f"{row.name:<26} {(row.reason or '').split('; blocks')[0]}")
             continue
         lines.append(
-            f"{row.name:<26} {_short(row.shape):<16} {_seconds(row.round_s):>10} "
-            f"{row.peak_node_bytes / GIB:>8.2f} GiB {row.cost:>10.4g} {_bar(row.round_s / longest if longest else 0.0)}"
+            f"{row.name:<26} {_short(row.shape):<16} {duration(row.round_s):>10} "
+            f"{row.peak_node_bytes / GIB:>8.2f} GiB {row.cost:>10.4g} {bar(row.round_s / longest if longest else 0.0)}"
         )
     return "\n".join(lines)
 
@@ -87,16 +87,23 @@ def _crossing(system: System, cut: int) -> str:
     return f"     │       ↓ {system.activation[cut] / 1e6:.3g} MB  ↑ {system.gradient[cut] / 1e6:.3g} MB"
 
 
-def _bar(share: float) -> str:
+def bar(share: float) -> str:
+    """A share from 0 to 1 as BAR characters."""
     full = round(BAR * min(1.0, max(0.0, share)))
     return "█" * full + "░" * (BAR - full)
+
+
+def count(number: int, what: str) -> str:
+    """So many of what."""
+    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def _short(shape: str) -> str:
     return shape if len(shape) <= 16 else f"{shape[:14]} …"
 
 
-def _seconds(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
     if seconds < 1:
         return f"{seconds * 1e3:.3g} ms"
     return f"{seconds:.2f} s" if seconds < 600 else f"{seconds / 60:.1f} min"

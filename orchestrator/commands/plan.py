@@ -20,12 +20,10 @@ from mpsl.planning.planner import plan as find_plan
 from mpsl.planning.profile import Profile
 from mpsl.planning.shape import Shape
 from mpsl.planning.system import system_of
+from mpsl.sim.rehearsal import simulated_seconds
 
-Simulate = Callable[[Profile, Fleet, PlanFile], float]
-"""Seconds that one round of a plan takes in the simulator."""
-
-simulate: Simulate | None = None
-"""What fills `predicted.simulated_s`; left null where there is none."""
+MOST_MESSAGES = 10_000
+"""A plan whose round has more messages between its parts is not simulated here: `mpsl simulate` is there for that."""
 
 File = TypeVar("File", Profile, Fleet)
 
@@ -45,9 +43,8 @@ def planned(profile: Profile, fleet: Fleet, shape: Shape, cheapest: bool) -> Pla
     started = time.perf_counter()
     found = find_plan(system_of(profile, fleet), shape, cheapest)
     found = dataclasses.replace(found, solver_ms=(time.perf_counter() - started) * 1e3)
-    if simulate is None:
-        return found
-    predicted = dataclasses.replace(found.predicted, simulated_s=simulate(profile, fleet, found))
+    simulated = simulated_seconds(profile, fleet, found, MOST_MESSAGES)
+    predicted = dataclasses.replace(found.predicted, simulated_s=simulated)
     return dataclasses.replace(found, predicted=predicted)
 
 

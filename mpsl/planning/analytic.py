@@ -1,0 +1,66 @@
+"""The papers' closed form of a round's time, for comparison: not what we plan by.
+
+After Tirana et al., "Estimating the Training Time in Single- and Multi-Hop Split Federated Learning" (EdgeSys '25,
+equation 4), as the papers describe it: the first batch's whole way through the empty system, and for every other batch
+update the largest time of a part forward plus the largest backward, each with its transfer. One part is taken to be
+busy forward while another is busy backward; a thread that does both is busy for the sum, which is why we do not use it.
+"""
+
+from collections.abc import Mapping
+
+from mpsl.planning.judgement import check_members
+from mpsl.planning.phases import Phases
+from mpsl.planning.plan_file import PlannedRun
+from mpsl.planning.system import Device, System
+
+
+def closed_form(
+    system: System, phases: Mapping[str, Phases], hardware: Mapping[str, str], planned: PlannedRun
+) -> float:
+    """Seconds of a round of `planned`; `hardware` names each device's and each node's kind. Raises UsageError."""
+    check_members(system, planned, "the plan")
+    ways = [_way(system, phases, hardware, planned, device) for device in system.devices]
+    first = max(sum(forward) + sum(backward) for forward, backward in ways)
+    stages = len(planned.cuts) - 1
+    if stages < 1:
+        return max(
+            device.batches * (sum(forward) + sum(backward))
+            for device, (forward, backward) in zip(system.devices, ways, strict=True)
+        )
+    # Only what many devices share delays the next batch: the nodes, each for the batches of its own devices.
+    paces = []
+    for seat in planned.seats:
+        served = [
+            (device, way)
+            for device, way in zip(system.devices, ways, strict=True)
+            if planned.devices[device.id][seat.stage - 1] == seat.replica
+        ]
+        batches = sum(device.batches for device, _ in served)
+        paces.append([batches] + [max((way[phase][seat.stage] for _, way in served), default=0.0) for phase in (0, 1)])
+    most = max(pace[0] for pace in paces)
+    return first + (most - 1) * (max(pace[1] for pace in paces) + max(pace[2] for pace in paces))
+
+
+def _way(
+    system: System, phases: Mapping[str, Phases], hardware: Mapping[str, str], planned: PlannedRun, device: Device
+) -> tuple[list[float], list[float]]:
+    """Seconds of each part of a batch's way, forward and backward: the device's first part, each stage, its last part.
+
+    A part's transfer of what it makes is counted with it; the step with its backward.
+    """
+    cuts = planned.cuts or (system.blocks, system.blocks)
+    own = phases[hardware[device.id]]
+    begin, end = own.of((0, cuts[0])), own.of((cuts[-1], system.blocks))
+    hops = len(planned.cuts) > 1
+    forward, backward = [begin[0]], [begin[1] + begin[2]]
+    if hops:
+        forward[0] += system.activation[cuts[0]] / device.up + 2 * device.latency
+    for stage, replica in enumerate(planned.devices[device.id], start=1):
+        seat = next(seat for seat in planned.seats if (seat.stage, seat.replica) == (stage, replica))
+        node = next(node for node in system.nodes if node.id == seat.node)
+        ahead, back, step = phases[hardware[node.id]].of(seat.blocks)
+        forward.append(ahead + system.activation[seat.blocks[1]] / node.rate + 2 * system.broker_latency)
+        backward.append(back + step + system.gradient[seat.blocks[0]] / node.rate + 2 * system.broker_latency)
+    forward.append(end[0])
+    backward.append(end[1] + end[2] + (system.gradient[cuts[-1]] / device.up + 2 * device.latency if hops else 0.0))
+    return forward, backward

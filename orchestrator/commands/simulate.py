@@ -1,0 +1,150 @@
+"""`mpsl simulate`: a round before it is run, by the very machines that then run it. Writes only what is asked for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mpsl import facts
+from mpsl.errors import MpslError, UsageError
+from mpsl.planning.analytic import closed_form
+from mpsl.planning.fleet import Fleet
+from mpsl.planning.memory import GIB
+from mpsl.planning.objective import Prediction
+from mpsl.planning.phases import phases_of
+from mpsl.planning.picture import bar, count, duration
+from mpsl.planning.plan_file import PlannedRun
+from mpsl.planning.planner import plan as find_plan
+from mpsl.planning.profile import Profile
+from mpsl.planning.shape import Shape
+from mpsl.planning.system import system_of
+from mpsl.sim.chrome_trace import chrome_trace
+from mpsl.sim.findings import Findings, findings
+from mpsl.sim.gantt import Row, gantt
+from mpsl.sim.record import Record
+from mpsl.sim.rehearsal import Rehearsal
+from mpsl.sim.timed_network import BROKER
+from orchestrator.commands.plan import read_fleet, read_profile
+from orchestrator.plan_option import load_plan
+from orchestrator.records import write_whole
+
+
+@click.command()
+@click.option("--profile", "profile_path", type=click.Path(path_type=Path), required=True, help="PROFILE.json.")
+@click.option("--fleet", "fleet_path", type=click.Path(path_type=Path), required=True, help="FLEET.toml.")
+@click.option(
+    "--plan", "plan_path", type=click.Path(path_type=Path), metavar="PLAN.json", help="[default: the best one]"
+)
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.json", help="For Perfetto.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.svg", help="One round in bars.")
+@click.option(
+    "--predict",
+    type=click.Choice(["simulation", "analytic"]),
+    default="simulation",
+    show_default=True,
+    help="analytic: the papers' closed form as well, for comparison.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object on the last line.")
+def simulate(
+    *, profile_path: Path, fleet_path: Path, plan_path: Path | None, rounds: int, trace: Path | None,
+    plot: Path | None, predict: str, as_json: bool,
+) -> None:  # fmt: skip
+    """Run a plan's rounds in virtual time, with the profile's times and the fleet's links."""
+    for path in (trace, plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise click.UsageError(f"{path}: there is no directory {path.parent}")
+    try:
+        profile, fleet = read_profile(profile_path), read_fleet(fleet_path)
+        planned, where = _planned(profile, fleet, plan_path)
+        rehearsal = Rehearsal(profile, fleet, planned, where, keep=bool(trace or plot))
+        closed = analytic_seconds(profile, fleet, planned) if predict == "analytic" else None
+    except UsageError as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        record = rehearsal.run(rounds)
+    except MpslError as error:
+        raise click.ClickException(str(error)) from None
+    found = findings(record, [seat.node for seat in planned.seats])
+    click.echo(table(profile, planned, rehearsal.judgement, found, closed), err=as_json)
+    if trace is not None:
+        write_whole(trace, json.dumps(chrome_trace(record, participants(planned))))
+        click.echo(f"{trace}: open it in ui.perfetto.dev", err=as_json)
+    if plot is not None:
+        write_whole(plot, picture(record, profile, planned, found))
+        click.echo(f"{plot}: the first round", err=as_json)
+    if as_json:
+        click.echo(json.dumps(told(planned, rehearsal.judgement, found, closed)))
+
+
+def analytic_seconds(profile: Profile, fleet: Fleet, planned: PlannedRun) -> float:
+    """The papers' closed form. Raises UsageError."""
+    hardware = {device.id: device.hardware for device in fleet.expanded_devices()}
+    hardware |= {node.id: node.hardware for node in fleet.expanded_nodes()}
+    return closed_form(system_of(profile, fleet), phases_of(profile), hardware, planned)
+
+
+def participants(planned: PlannedRun) -> list[str]:
+    """Everyone of a plan in the order in which they are shown: nodes by seat, devices, the broker."""
+    return [*(seat.node for seat in planned.seats), *planned.devices, BROKER]
+
+
+def table(profile: Profile, planned: PlannedRun, judged: Prediction, found: Findings, closed: float | None) -> str:
+    """What a person reads."""
+    rounds = f"   {len(found.rounds_s)} rounds: " + ", ".join(map(duration, found.rounds_s[:8]))
+    lines = [
+        f"{profile.model}, batches of {profile.batch_size}, {count(len(planned.devices), 'device')}, "
+        f"{count(max(0, len(planned.cuts) - 1), 'hop')} on {count(len(planned.seats), 'node')}, "
+        f"{planned.admit} admitted at once",
+        "",
+        f"round       {duration(found.simulated_s)} simulated{rounds if len(found.rounds_s) > 1 else ''}",
+        f"            {duration(judged.round_s)} by the planner's objective, "
+        f"bottleneck {judged.bottleneck[0]} {judged.bottleneck[1]}",
+    ]
+    if closed is not None:
+        lines.append(f"            {duration(closed)} by the papers' closed form")
+    lines.append(
+        f"in flight   {found.mean_in_flight_bytes / 1e6:.3g} MB on average, "
+        f"{found.peak_in_flight_bytes / 1e6:.3g} MB at most"
+    )
+    if planned.seats:
+        lines += ["", f"{'seat':<8} {'node':<16} {'computes':<27} {'wire CPU':>8} {'up':>5} {'down':>5} {'peak':>10}"]
+    for seat in planned.seats:
+        node = found.nodes[seat.node]
+        lines.append(
+            f"{f'{seat.stage}.{seat.replica}':<8} {seat.node:<16} {bar(node.compute)} {node.compute:>5.0%}  "
+            f"{node.wire_cpu:>8.0%} {node.up:>5.0%} {node.down:>5.0%} {node.peak_bytes / GIB:>6.2f} GiB"
+        )
+    return "\n".join(lines)
+
+
+def told(planned: PlannedRun, judged: Prediction, found: Findings, closed: float | None) -> dict[str, Any]:
+    """What a program reads; docs/planner.md explains every key."""
+    analytic = {} if closed is None else {"analytic_s": closed}
+    objective = {"round_s": judged.round_s, "batch_s": judged.batch_s, "bottleneck": list(judged.bottleneck)}
+    plan = {"cuts": list(planned.cuts), "seats": facts.plain(list(planned.seats)), "admit": planned.admit}
+    return {**facts.plain(found), **analytic, "objective": objective, "plan": plan}
+
+
+def picture(record: Record, profile: Profile, planned: PlannedRun, found: Findings) -> str:
+    """The first round as SVG."""
+    devices = list(planned.devices)
+    rows = [Row(device, f"devices, blocks {_ends(profile, planned)}") for device in devices]
+    rows += [Row(seat.node, f"stage {seat.stage}, blocks {list(seat.blocks)}") for seat in planned.seats]
+    title = (
+        f"{profile.model}: one round of {duration(found.rounds_s[0])}, {count(len(devices), 'device')}, "
+        f"{planned.admit} at once"
+    )
+    return gantt(record, rows, devices, title)
+
+
+def _ends(profile: Profile, planned: PlannedRun) -> str:
+    blocks = len(profile.blocks)
+    return f"[0, {planned.cuts[0]}] and [{planned.cuts[-1]}, {blocks}]" if planned.cuts else f"[0, {blocks}]"
+
+
+def _planned(profile: Profile, fleet: Fleet, path: Path | None) -> tuple[PlannedRun, str]:
+    if path is not None:
+        return load_plan(path), str(path)
+    return find_plan(system_of(profile, fleet), Shape()), "the plan"

@@ -1,0 +1,57 @@
+"""Who is admitted next: the slowest, and where stages have replicas one whose replicas are the emptiest."""
+
+from simulated import Scenario
+
+from mpsl.job import read_job
+from mpsl.machines.members import Book, Member, Place
+from mpsl.plan import DeviceEntry, Plan, Seat
+
+
+def book(replicas: dict[str, tuple[int, ...]], most: int) -> Book:
+    """One stage with two replicas, or as many as the devices name."""
+    count = 1 + max(chosen[0] for chosen in replicas.values())
+    seats = tuple(Seat(1, replica, f"node-{replica}", "b", (1, 2)) for replica in range(count))
+    devices = {id: DeviceEntry("b", chosen) for id, chosen in replicas.items()}
+    job = read_job(Scenario(0).job(), "job")
+    plan = Plan("r", 1, "b", job, 3, (1, 2), seats, devices, most, 1 << 20)
+    found = Book(1, most, {id: Member(id, "b") for id in replicas}, plan, 0.0)
+    found.open_to(list(replicas))
+    return found
+
+
+def admitted(book: Book) -> list[str]:
+    order = []
+    while (member := book.next_admission()) is not None:
+        member.place = Place.ADMITTED
+        order.append(member.id)
+    return order
+
+
+def test_the_slowest_comes_first() -> None:
+    found = book({"a": (0,), "b": (0,), "c": (0,)}, most=2)
+    for id, seconds in (("a", 1.0), ("b", 3.0), ("c", 2.0)):
+        found.members[id].last_seconds = seconds
+    assert admitted(found) == ["b", "c"]
+
+
+def test_replicas_fill_up_evenly() -> None:
+    """All of the first replica's devices are slower: even so the second does not wait until the first is full."""
+    found = book({"a": (0,), "b": (0,), "c": (1,), "d": (1,)}, most=4)
+    for number, member in enumerate(found.members.values()):
+        member.last_seconds = 10.0 - number
+    assert admitted(found) == ["a", "c", "b", "d"]
+
+
+def test_a_full_replica_holds_up_only_its_own_devices() -> None:
+    found = book({"a": (0,), "b": (0,), "c": (0,), "d": (1,)}, most=2)
+    assert found.plan.places("1.0", 2) == 2
+    for id in "abc":
+        found.members[id].last_seconds = 1.0
+    assert admitted(found) == ["a", "d"]
+    found.members["d"].place = Place.ACCEPTED
+    assert admitted(found) == ["b"]
+
+
+def test_a_replica_that_serves_nobody_is_asked_nothing() -> None:
+    found = book({"a": (1,), "b": (1,)}, most=2)
+    assert admitted(found) == ["a", "b"]
