@@ -83,6 +83,24 @@ def test_stepping_in_backward_equals_stepping_after_it(name: str, micros: int) -
     assert copied.optimizer_bytes() == states * sum(p.nbytes for p in whole.parameters())
 
 
+def test_a_batch_that_was_broken_off_leaves_nothing_in_the_part() -> None:
+    """A device whose attempt is discarded between two micro-batches begins the next one with the same part."""
+    section, _ = OPTIMIZERS["sgd"]
+    torch.manual_seed(0)
+    part = nn.Sequential(nn.Linear(4, 3))
+    fresh = copy.deepcopy(part)
+    value, gradient = torch.randn(2, 4), torch.randn(2, 3)
+    broken_off = Copy(part, section, 0, input_gradient=False)
+    for micro in (0, 1):
+        broken_off.forward(ticket(0, micro, 3), value)
+        broken_off.backward(ticket(0, micro, 3), gradient)
+    for each in (part, fresh):
+        again = Copy(each, section, 0, input_gradient=False)
+        again.forward(ticket(0), value)
+        again.backward(ticket(0), gradient)
+    assert all(map(torch.equal, part.parameters(), fresh.parameters()))
+
+
 def test_a_second_copy_of_the_same_part_steps_once() -> None:
     """A device trains the same part in every round, with a fresh optimizer."""
     part = nn.Sequential(nn.Linear(1, 1, bias=False))

@@ -43,6 +43,8 @@ class Copy:
         recompute: bool = False,
     ) -> None:
         self.part = part.train()
+        # A device's part is used again: a batch that was broken off between micro-batches leaves nothing behind.
+        self.part.zero_grad(set_to_none=True)
         self._optimizer = optimizers.get(optimizer.name)(optimizer)
         self._seeds = Seeds(seed)
         self._input_gradient = input_gradient
