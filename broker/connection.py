@@ -12,8 +12,9 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from broker.address import BrokerAddress
+from broker.mqtt_client import Arrived, Client
 from broker.slow_link import FRAME_BYTES
-from broker.user_properties import UserProperties, skipping
+from broker.user_properties import UserProperties
 from mpsl.errors import BrokerError
 from mpsl.machines.effects import Publish
 
@@ -31,42 +32,10 @@ class Refused(BrokerError):
     """The broker refuses us for good."""
 
 
-class _Client(aiomqtt.Client):
-    """Remembers the broker's Maximum Packet Size, which aiomqtt drops; writes at once what the socket takes."""
-
-    max_packet: int | None = None
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._client.loop_read = skipping(self._client.loop_read)  # type: ignore[method-assign]
-
-    def _on_connect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
-        self.max_packet = getattr(properties, "MaximumPacketSize", None)
-        super()._on_connect(client, userdata, flags, reason_code, properties)
-
-    def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
-        # Waiting until the socket is writable costs a turn of the event loop and two calls of epoll for each publish.
-        # While it connects, paho calls this from another thread.
-        if self._connected.done():
-            try:
-                client.loop_write()
-            except Exception as error:
-                if not self._disconnected.done():
-                    self._disconnected.set_exception(error)
-                return
-            if not client.want_write():
-                return
-        super()._on_socket_register_write(client, userdata, sock)
-
-    async def arrived(self) -> aiomqtt.Message:
-        """The next message; without a task of its own for one that is there already, as aiomqtt has for each."""
-        return await anext(self.messages) if self._queue.empty() else self._queue.get_nowait()
-
-
 class Connection:
     """An open connection; publishes and subscriptions return once the broker (QoS 1) or the socket (QoS 0) has them."""
 
-    def __init__(self, client: _Client, version: str) -> None:
+    def __init__(self, client: Client, version: str) -> None:
         self._client = client
         self._version = version
 
@@ -116,13 +85,11 @@ class Connection:
         except aiomqtt.MqttError as error:
             raise BrokerError(str(error)) from None
 
-    async def messages(self) -> AsyncIterator[tuple[str, bytes, bool]]:
+    async def messages(self) -> AsyncIterator[Arrived]:
         """Topic, payload and retain flag of whatever arrives; raises BrokerError when the connection is gone."""
         try:
             while True:
-                message = await self._client.arrived()
-                payload = message.payload
-                yield message.topic.value, payload if isinstance(payload, bytes) else b"", message.retain
+                yield await self._client.arrived()
         except aiomqtt.MqttError as error:
             raise BrokerError(str(error)) from None
 
@@ -136,7 +103,7 @@ async def connect(
     Raises BrokerError naming host, port and cause, Refused where trying again is no use.
     """
     five = address.version == "5"
-    client = _Client(
+    client = Client(
         address.host,
         address.port,
         username=address.user,

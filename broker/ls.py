@@ -17,6 +17,7 @@ from mpsl.machines.census import Census, Presence, natural
 from mpsl.machines.machine import from_json
 from mpsl.machines.online import TELEMETRY_S
 from mpsl.topics import Branch, ParticipantTopic, RunTopic, Topics
+from mpsl.wire import Buffer
 
 RETAINED_S = 0.5
 """What the broker keeps has arrived by then."""
@@ -64,7 +65,7 @@ class Roll:
         self._ids: set[tuple[Branch, str]] = set()
         self._runs: dict[str, Row] = {}
 
-    def note(self, topic: str, payload: bytes, now: float) -> None:
+    def note(self, topic: str, payload: Buffer, now: float) -> None:
         """Take a message in; what is malformed says nothing."""
         match self._topics.parse(topic):
             case ParticipantTopic(branch, id) as named:

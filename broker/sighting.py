@@ -14,6 +14,7 @@ from mpsl.machines.machine import from_json
 from mpsl.messages import KINDS
 from mpsl.names import ORCHESTRATOR
 from mpsl.topics import BinaryTopic, ParticipantTopic, RunTopic, Topics
+from mpsl.wire import Buffer
 
 FOREIGN = "foreign"
 REMEMBERED = 4096
@@ -42,7 +43,7 @@ class Watcher:
         self._topics = topics
         self._first_chunks: OrderedDict[tuple[object, ...], Sighting] = OrderedDict()
 
-    def see(self, topic: str, payload: bytes) -> Sighting:
+    def see(self, topic: str, payload: Buffer) -> Sighting:
         """What this message is."""
         match self._topics.parse(topic):
             case BinaryTopic() as binary:
@@ -54,7 +55,7 @@ class Watcher:
                 return _json(leaf, ORCHESTRATOR, None, payload)
         return Sighting(FOREIGN, note="no topic of ours")
 
-    def _binary(self, topic: BinaryTopic, payload: bytes) -> Sighting:
+    def _binary(self, topic: BinaryTopic, payload: Buffer) -> Sighting:
         blank = Sighting(FOREIGN, topic.source, topic.to)
         try:
             decoded = chunk.decode(payload)
@@ -82,7 +83,7 @@ class Watcher:
             self._first_chunks.popitem(last=False)
 
 
-def _json(leaf: str, src: str, dst: str | None, payload: bytes) -> Sighting:
+def _json(leaf: str, src: str, dst: str | None, payload: Buffer) -> Sighting:
     if not payload:
         return Sighting(leaf, src, dst, note="cleared")
     try:

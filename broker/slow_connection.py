@@ -10,11 +10,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from broker.connection import Connection
+from broker.mqtt_client import Arrived
 from broker.slow_link import LinkSpeed, OneWay, publish_bytes
 from mpsl.errors import BrokerError
 from mpsl.machines.effects import Publish
-
-Delivery = tuple[str, bytes, bool]
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class SlowConnection(Connection):
         self._speed = speed
         self._up, self._down = OneWay(speed), OneWay(speed)
         self._upload: asyncio.Queue[_OnItsWay] = asyncio.Queue()
-        self._download: asyncio.Queue[tuple[float, Delivery | BrokerError]] = asyncio.Queue()
+        self._download: asyncio.Queue[tuple[float, Arrived | BrokerError]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -68,7 +67,7 @@ class SlowConnection(Connection):
         await self._inner.unsubscribe(filters)
         await asyncio.sleep(self._speed.latency_s)
 
-    async def messages(self) -> AsyncIterator[Delivery]:
+    async def messages(self) -> AsyncIterator[Arrived]:
         """What `inner` delivers, each when its last byte would be here."""
         while True:
             at, delivery = await self._download.get()

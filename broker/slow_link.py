@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from mpsl.errors import UsageError
+from mpsl.wire import Buffer
 
 FRAME_BYTES = 16
 """Bytes that MQTT frames a publish with, besides its topic and payload: an upper bound."""
@@ -41,7 +42,7 @@ def parse_link(text: str) -> LinkSpeed:
         raise UsageError(f"--link {text!r}: {error}") from None
 
 
-def publish_bytes(topic: str, payload: bytes) -> int:
+def publish_bytes(topic: str, payload: Buffer) -> int:
     """What a publish weighs on the link."""
     return len(payload) + len(topic.encode()) + FRAME_BYTES
 

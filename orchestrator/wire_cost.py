@@ -1,7 +1,8 @@
-"""What a byte on the wire costs in CPU at one end: the real link and driver, two processes, a broker between them."""
+"""What a byte on the wire costs in CPU, at an end and in the broker: the real link and driver, two processes."""
 
 import asyncio
 import statistics
+from dataclasses import dataclass
 
 from mpsl.planning.profile import Profile
 from orchestrator.bench.link import pair
@@ -19,11 +20,22 @@ def tensor_bytes(profile: Profile) -> int:
     return min(max(int(statistics.median(inner)), SMALLEST), LARGEST) // 4 * 4
 
 
-def wire_cpu_s_per_gb(size: int, engine: str) -> float:
-    """CPU seconds for 10⁹ bytes in tensors of `size` bytes: the mean of sender and receiver, the median of REPEATS.
+@dataclass(frozen=True)
+class WireCost:
+    """CPU seconds for 10⁹ bytes: of an end, the mean of sender and receiver, and of the broker between them."""
+
+    end: float
+    broker: float
+
+
+def wire_cost(size: int, engine: str) -> WireCost:
+    """Measured with tensors of `size` bytes, the medians of REPEATS.
 
     Raises UsageError or BrokerError where no broker can be started.
     """
     count = max(4, min(2000, TOTAL // size))
     runs = [asyncio.run(pair(engine, False, size, count, CHUNK_BYTES)) for _ in range(REPEATS)]
-    return statistics.median((run["send_cpu_s_per_gb"] + run["receive_cpu_s_per_gb"]) / 2 for run in runs)
+    return WireCost(
+        statistics.median((run["send_cpu_s_per_gb"] + run["receive_cpu_s_per_gb"]) / 2 for run in runs),
+        statistics.median(run["broker_cpu_s_per_gb"] for run in runs),
+    )

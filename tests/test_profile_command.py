@@ -21,7 +21,7 @@ from orchestrator import measuring
 from orchestrator.commands import plan as plan_command
 from orchestrator.commands import profile as command
 from orchestrator.measuring import Measured, Task
-from orchestrator.wire_cost import tensor_bytes
+from orchestrator.wire_cost import WireCost, tensor_bytes
 
 FLEET = """
 devices = [{ id = "pi", hardware = "small", count = 2, up_mbps = 20, down_mbps = 50, latency_ms = 5, samples = 100 }]
@@ -41,7 +41,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Task, int]]:
         return Measured((0.001,) * blocks, (0.002,) * blocks, (0.0005,) * blocks, 0.0036 * blocks, 2e9)
 
     monkeypatch.setattr(command, "measure", measure)
-    monkeypatch.setattr(command, "wire_cpu_s_per_gb", lambda size, engine: 1.5)
+    monkeypatch.setattr(command, "wire_cost", lambda size, engine: WireCost(1.5, 0.5))
     monkeypatch.setattr(command.os, "cpu_count", lambda: 4)
     return found
 

@@ -1,10 +1,10 @@
-"""User properties: what we write is what paho reads, and we alone step over them."""
+"""User properties: what we write is what paho reads."""
 
 import pytest
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from broker.user_properties import UserProperties, skipping
+from broker.user_properties import UserProperties
 
 PAIRS = [
     (),
@@ -32,21 +32,3 @@ def test_the_bytes_are_those_of_paho(pairs: tuple[tuple[str, str], ...]) -> None
     if pairs:
         theirs.UserProperty = list(pairs)
     assert UserProperties(pairs).pack() == theirs.pack()
-
-
-@pytest.mark.parametrize("pairs", PAIRS)
-def test_our_reading_steps_over_those_of_a_publish_and_of_nothing_else(pairs: tuple[tuple[str, str], ...]) -> None:
-    packed = UserProperties(pairs).pack()
-    assert skipping(read)(packed + b"payload") == ([], len(packed))
-    assert skipping(read)(packed, PacketTypes.CONNACK) == (list(pairs), len(packed))
-    assert read(packed) == (list(pairs), len(packed))
-
-
-def test_a_reading_that_fails_leaves_the_others_alone() -> None:
-    def failing() -> None:
-        raise ConnectionError
-
-    with pytest.raises(ConnectionError):
-        skipping(failing)()
-    packed = UserProperties(PAIRS[1]).pack()
-    assert read(packed) == (list(PAIRS[1]), len(packed))

@@ -124,7 +124,7 @@ class Channel:
         self._unacknowledged[key] = sender
         return self._publish(to, message.lane, sender.fill(now, self._limits.in_flight - self.in_flight_bytes))
 
-    def receive(self, topic: BinaryTopic, payload: bytes, now: float) -> tuple[list[Message], list[Outbound]]:
+    def receive(self, topic: BinaryTopic, payload: wire.Buffer, now: float) -> tuple[list[Message], list[Outbound]]:
         """Messages that are now complete, and what must be published in answer; the rest is counted and dropped."""
         self.received_bytes += len(payload)
         try:

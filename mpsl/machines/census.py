@@ -7,6 +7,7 @@ from typing import Any
 from mpsl import PROTOCOL
 from mpsl.machines.machine import from_json
 from mpsl.topics import Branch, ParticipantTopic
+from mpsl.wire import Buffer
 
 STALE_S = 30.0
 """How old the last telemetry of a live process may be."""
@@ -49,7 +50,7 @@ class Census:
     def __init__(self) -> None:
         self._presences: dict[tuple[Branch, str], Presence] = {}
 
-    def note(self, topic: ParticipantTopic, payload: bytes, now: float) -> Presence | None:
+    def note(self, topic: ParticipantTopic, payload: Buffer, now: float) -> Presence | None:
         """Take in a status, info or tele; None where it is malformed or says nothing (then nothing changes)."""
         content = from_json(payload)
         if content is None or not isinstance(content.get("boot"), str):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mpsl.machines.jobs import Job, Result
+from mpsl.wire import Buffer
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Received:
     """A publish arrived; any topic, any bytes."""
 
     topic: str
-    payload: bytes
+    payload: Buffer
 
 
 @dataclass(frozen=True)

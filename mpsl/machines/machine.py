@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from mpsl.errors import IllegalEvent
 from mpsl.machines.effects import Effect, Log, Publish
 from mpsl.machines.events import Event
+from mpsl.wire import Buffer
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:
@@ -18,10 +19,10 @@ def as_json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, separators=(",", ":")).encode()
 
 
-def from_json(payload: bytes) -> dict[str, Any] | None:
+def from_json(payload: Buffer) -> dict[str, Any] | None:
     """The object in a JSON payload; None for anything else (foreign, empty, truncated)."""
     try:
-        content = json.loads(payload)
+        content = json.loads(bytes(payload))
     except (ValueError, RecursionError):  # a thousand brackets, one in the other
         return None
     return content if isinstance(content, dict) else None

@@ -10,6 +10,7 @@ from mpsl.machines.effects import Publish, SetTimer, Stop, Subscribe
 from mpsl.machines.events import Connected, Disconnected, StopRequested, Subscribed
 from mpsl.machines.machine import Machine, as_json, from_json
 from mpsl.topics import Branch, Topics
+from mpsl.wire import Buffer
 
 ANNOUNCE_AFTER_S = 0.3
 """How long after the subscription a process looks for another one of its id before it announces itself."""
@@ -134,7 +135,7 @@ class Online(Machine):
             case "telemetry":
                 self._telemetry()
 
-    def _seen_own_id(self, leaf: str, payload: bytes) -> None:
+    def _seen_own_id(self, leaf: str, payload: Buffer) -> None:
         """Something on our own topics: ours come back to us, another boot's means another process of our id."""
         content = from_json(payload)
         other = content.get("boot") if content else None

@@ -32,6 +32,7 @@ from mpsl.messages import Counters, End, Fault, Joined, Message, Report
 from mpsl.names import ORCHESTRATOR
 from mpsl.plan import Plan
 from mpsl.topics import Address, BinaryTopic, ParticipantTopic, RunTopic, Topics
+from mpsl.wire import Buffer
 
 SILENCE_S = 45.0
 """How long a run goes on without a word from its orchestrator."""
@@ -156,7 +157,7 @@ class Participant(Online):
         """How fast we are, once we have been asked."""
         return self._profile.info()
 
-    def _seen_plan(self, run: str, topic: str, payload: bytes) -> None:
+    def _seen_plan(self, run: str, topic: str, payload: Buffer) -> None:
         if not payload:
             if self.plan and self.plan.run == run:
                 self._leave(*(self._outcome or (1, "the run was cleared before it ended")))
@@ -179,7 +180,7 @@ class Participant(Online):
                 )
             return
         try:
-            plan = _read_plan(payload, topic)
+            plan = _read_plan(bytes(payload), topic)
         except UsageError as error:
             self.dropped["plan is malformed"] += 1
             self._log("warning", "plan-refused", reason=str(error))
@@ -213,7 +214,7 @@ class Participant(Online):
         self._publish_info()
         self.begin_run(plan)
 
-    def _seen_state(self, payload: bytes) -> None:
+    def _seen_state(self, payload: Buffer) -> None:
         content = from_json(payload)
         if content is None or self.plan is None:
             return
@@ -243,7 +244,7 @@ class Participant(Online):
         else:
             self._tell()
 
-    def _binary(self, topic: BinaryTopic, payload: bytes) -> None:
+    def _binary(self, topic: BinaryTopic, payload: Buffer) -> None:
         assert self.channel is not None
         messages, outbound = self.channel.receive(topic, payload, self.now)
         self._post(outbound)

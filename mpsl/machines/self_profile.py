@@ -11,6 +11,7 @@ from mpsl.errors import UsageError
 from mpsl.machines.jobs import BlocksMeasured, MeasureBlocks, Result
 from mpsl.machines.machine import from_json
 from mpsl.profiling import Answer, Question
+from mpsl.wire import Buffer
 
 COMMAND = "profile"
 """What `do` says in the command."""
@@ -34,7 +35,7 @@ class SelfProfile:
         """What `info` says of it."""
         return {} if self._answer is None else {"profile": facts.plain(self._answer)}
 
-    def commanded(self, payload: bytes, where: str) -> bool:
+    def commanded(self, payload: Buffer, where: str) -> bool:
         """Take a command in; whether `info` answers it already. Raises UsageError for what is no command to us."""
         content: Mapping[str, Any] = from_json(payload) or {}
         if content.get("do") != COMMAND or content.get("boot") != self._boot:

@@ -9,6 +9,10 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 LARGE_BYTES = 4 * 2**20
+REUSED_BYTES = 8 * 2**20
+"""Freed at the end of the heap and kept for what comes next: several chunks, which would be cleared by the system anew
+each time they pass; that is half of what a byte on the wire costs.
+"""
 NEVER = 2**31 - 1
 """The largest number that mallopt takes: no block is so large."""
 
@@ -17,9 +21,10 @@ def return_large_at_once() -> None:
     """From now on freed memory of LARGE_BYTES and more goes back to the system at once, where the C library can.
 
     glibc would learn from the first activations to keep all tensors of up to 32 MB for later, hundreds of MB together.
-    The price is that the system clears each anew, some per cent of the time: only a node with a budget does this.
+    The price is that the system clears each anew, some per cent of the time of a node that only computes. What is
+    smaller is used again, up to REUSED_BYTES.
     """
-    _set({_M_MMAP_THRESHOLD: LARGE_BYTES})
+    _set({_M_MMAP_THRESHOLD: LARGE_BYTES, _M_TRIM_THRESHOLD: REUSED_BYTES})
 
 
 def keep_for_reuse() -> None:

@@ -3,8 +3,20 @@
 from mpsl.errors import UsageError
 from mpsl.names import nearest
 
-FACTORS = {"fp32": 1.0, "fp16": 0.5, "bf16": 0.5, "int8": 0.25, "int4": 0.125}
-"""Wire bytes per byte of fp32, for the codecs without a parameter; scales and headers are not counted."""
+FACTORS = {
+    "fp32": 1.0,
+    "fp16": 0.5,
+    "bf16": 0.5,
+    "int8": 0.25,
+    "int4": 0.125,
+    **{f"affine:{bits}": bits / 32 for bits in (4, 3, 2)},
+    "huffman:4": 1 / 8.2,
+    "huffman:3": 1 / 11.3,
+    "huffman:2": 1 / 18.4,
+}
+"""Wire bytes per byte of fp32; scales and headers are not counted. What huffman makes depends on the values: these are
+normally distributed, so that what follows a ReLU takes less.
+"""
 
 
 def wire_factor(codec: str) -> float:

@@ -5,7 +5,7 @@ from collections import deque
 from mpsl.errors import WireError
 from mpsl.link import chunk
 from mpsl.machines.events import JobDone, JobFailed, Received, TimerFired
-from mpsl.wire import header_of
+from mpsl.wire import Buffer, header_of
 
 
 class Trace:
@@ -45,9 +45,9 @@ def _short(fact: object) -> str:
     return text if len(text) <= 200 else text[:197] + "…"
 
 
-def _message(payload: bytes) -> str:
-    if not payload.startswith(chunk.MAGIC):
-        return payload[:200].decode(errors="replace")
+def _message(payload: Buffer) -> str:
+    if bytes(payload[:4]) != chunk.MAGIC:
+        return bytes(payload[:200]).decode(errors="replace")
     try:
         decoded = chunk.decode(payload)
         if isinstance(decoded, chunk.Ack):

@@ -15,6 +15,7 @@ from broker.connection import connect
 from broker.engines.engine import running_broker
 from mpsl.machines.effects import Publish
 from orchestrator.bench.link_ends import TOPICS
+from orchestrator.bench.readings import read_process
 
 CHUNKS = (256 * 1024, 512 * 1024, 1024 * 1024)
 READY_S = 60.0
@@ -80,8 +81,10 @@ async def pair(engine: str, bare: bool, size: int, count: int, chunk: int) -> di
                     ready.add(topic)
                     if len(ready) == len(ends):
                         break
+                before = read_process(broker.pid)
                 await start.publish(Publish("bare/go" if bare else f"{TOPICS.root}/go", b"1", 1))
             outputs = [(await asyncio.to_thread(end.communicate, timeout=END_S))[0] for end in ends]
+            passing = read_process(broker.pid) - before
         finally:
             for end in ends:
                 if end.poll() is None:
@@ -93,4 +96,5 @@ async def pair(engine: str, bare: bool, size: int, count: int, chunk: int) -> di
         "mb_per_s": gigabytes * 1e3 / receiver["seconds"],
         "send_cpu_s_per_gb": sender["cpu_s"] / gigabytes,
         "receive_cpu_s_per_gb": receiver["cpu_s"] / gigabytes,
+        "broker_cpu_s_per_gb": passing.total_s / gigabytes,
     }

@@ -25,6 +25,7 @@ from mpsl.machines.effects import Effect, Publish, SetTimer, Stop, Subscribe
 from mpsl.machines.events import Connected, Event, Received, Subscribed, TimerFired
 from mpsl.machines.jobs import Job, Result
 from mpsl.messages import Activation, Slice, Tensor, Ticket
+from mpsl.nn.allocation import keep_for_reuse
 from mpsl.topics import BinaryTopic, Topics
 
 TOPICS = Topics("bench")
@@ -164,6 +165,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, required=True)
     parser.add_argument("--bare", action="store_true")
     arguments = parser.parse_args(sys.argv[1:])
+    keep_for_reuse()  # as a node does
     print(json.dumps(_bare(arguments) if arguments.bare else asyncio.run(_link(arguments))))
 
 

@@ -145,7 +145,7 @@ async def _watching(seen: Seen, pids: dict[str, int], network: Network) -> Async
         async with connect(network.address, f"mpsl-bench-{time.monotonic_ns()}") as connection:
             await connection.subscribe((network.topics.participant("node", "+", "tele"),))
             async for topic, payload, _ in connection.messages():
-                node, telemetry = topic.split("/")[4], json.loads(payload)
+                node, telemetry = topic.split("/")[4], json.loads(bytes(payload))
                 seen.copies[node] = max(seen.copies.get(node, 0), telemetry["copies"])
                 seen.holders[node] = telemetry["memory"] or seen.holders.get(node, {})
 

@@ -123,7 +123,7 @@ async def _listening(seen: Telemetry, network: Network) -> AsyncIterator[None]:
         async with connect(network.address, f"mpsl-bench-{time.monotonic_ns()}") as connection:
             await connection.subscribe((network.topics.participant("node", "+", "tele"),))
             async for topic, payload, _ in connection.messages():
-                telemetry = json.loads(payload)
+                telemetry = json.loads(bytes(payload))
                 look = (telemetry["steps"], time.monotonic(), telemetry["busy_s"])
                 seen.setdefault(topic.split("/")[4], []).append(look)
 

@@ -110,7 +110,7 @@ class _Watch:
         async with connect(self._address, f"mpsl-bench-{time.monotonic_ns()}") as connection:
             await connection.subscribe(self._filters)
             async for topic, payload, _ in connection.messages():
-                telemetry = json.loads(payload)
+                telemetry = json.loads(bytes(payload))
                 _, _, _, branch, id, _ = topic.split("/")
                 self._coding[id] = telemetry["coding_s"]
                 if branch == "node":

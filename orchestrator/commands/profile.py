@@ -16,7 +16,7 @@ from mpsl.profiling import OPTIMIZERS
 from orchestrator.commands.plan import read_profile
 from orchestrator.measuring import Measured, Task, measure
 from orchestrator.records import write_whole
-from orchestrator.wire_cost import tensor_bytes, wire_cpu_s_per_gb
+from orchestrator.wire_cost import tensor_bytes, wire_cost
 
 
 @click.command()
@@ -64,9 +64,11 @@ def profile(
     name = hardware or hardware_name()
     click.echo(f"{name}: {copies} at once with {_count(threads, 'thread')} each, {_count(cores, 'core')}", err=True)
     measured = measure(Task(section, batch_size, optimizer, threads, seconds), copies)
-    cost = wire_cpu_s_per_gb(tensor_bytes(found), engine) if wire else 0.0
-    found = replace(found, hardware={name: _times(measured, cost, cores, threads)})
+    cost = wire_cost(tensor_bytes(found), engine) if wire else None
+    found = replace(found, hardware={name: times(measured, cost.end if cost else 0.0, cores, threads)})
     click.echo(table(found, name, measured.whole))
+    if cost is not None:
+        click.echo(f"a broker on this machine passes {1e3 / cost.broker:.0f} MB in a second of CPU: its max_mb_per_s")
     if other is not None:
         found = merged(found, other, str(merge))
     write_whole(out, json.dumps(profile_data(found), indent=1) + "\n")
@@ -102,7 +104,8 @@ def _row(name: str, sizes: tuple[int, ...], milliseconds: tuple[float, ...]) -> 
     return " ".join([f"{name[:42]:<42}", *(f"{size:>13,}" for size in sizes), *(f"{ms:>9.3f}" for ms in milliseconds)])
 
 
-def _times(measured: Measured, wire_cost: float, cores: int, threads: int) -> HardwareTimes:
+def times(measured: Measured, wire_cost: float, cores: int, threads: int) -> HardwareTimes:
+    """What was measured, in the profile's units."""
     forward, backward, step = (
         tuple(round(second * 1e3, 6) for second in seconds)
         for seconds in (measured.forward, measured.backward, measured.step)

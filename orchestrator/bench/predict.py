@@ -1,0 +1,253 @@
+"""`mpsl bench predict`: seconds of a round as predicted before anything runs, beside those of real rounds.
+
+One profile a model, all predictions written down, then the runs; nothing is fitted afterwards.
+"""
+
+import asyncio
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from broker.address import parse_broker
+from broker.engines.engine import running_broker
+from broker.options import Network
+from broker.slow_link import parse_link
+from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
+from mpsl.nn.block_sizes import profile_of_sizes
+from mpsl.nn.models import arguments
+from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
+from mpsl.planning.plan_file import PlanFile
+from mpsl.planning.planner import plan
+from mpsl.planning.profile import Profile
+from mpsl.planning.shape import Shape
+from mpsl.planning.system import system_of
+from mpsl.sim.rehearsal import Rehearsal
+from mpsl.topics import Topics
+from orchestrator.bench.agents import start_agents
+from orchestrator.bench.throughput import CIFAR
+from orchestrator.commands.profile import times
+from orchestrator.commands.simulate import analytic_seconds
+from orchestrator.commands.train import orchestrate
+from orchestrator.measuring import Task, measure
+from orchestrator.plan_option import job_as_planned
+from orchestrator.processes import children
+from orchestrator.records import write_whole
+from orchestrator.wire_cost import WireCost, tensor_bytes, wire_cost
+
+HERE = "here"
+FAST_MBPS = 1e6
+"""A link within one machine: its price is the CPU of its bytes, which the profile has."""
+ALONE, BESIDE = "alone", "beside"
+"""The two kinds of this machine's cores: one process computes, or as many as there are cores."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to predict, with what it is given and the samples of a batch."""
+
+    name: str
+    batch_size: int
+    head: str | None = None
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """10 classes and 32×32 images where the model has them."""
+        found = {key: value for key, value in CIFAR.items() if key in arguments(self.name)}
+        return found | ({"head": self.head} if self.head else {})
+
+
+MODELS = (Model("resnet18", 32), Model("vgg11", 32, "small"))
+
+
+@dataclass(frozen=True)
+class Known:
+    """What was measured of a model once, before any prediction."""
+
+    model: Model
+    profile: Profile
+    cost: WireCost
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One system to predict and to run; `link` as --link has it, or none."""
+
+    hops: int
+    devices: int
+    link: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is written down of a setting: seconds of a round by the simulator, the objective and the closed form."""
+
+    model: str
+    setting: Setting
+    batches: int
+    cuts: tuple[int, ...]
+    simulated_s: float
+    objective_s: float
+    closed_form_s: float
+
+
+@click.command()
+@click.option("--model", "models", multiple=True, type=click.Choice([m.name for m in MODELS]), help="[default: all]")
+@click.option("--hops", "hops", multiple=True, type=click.IntRange(1), default=(1, 2, 3), show_default=True)
+@click.option("--devices", "devices", multiple=True, type=click.IntRange(1), default=(4, 8), show_default=True)
+@click.option("--link", "links", multiple=True, default=("none", "100mbit/10ms"), show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Counted; one more goes before.")
+@click.option("--seconds", type=click.FloatRange(1.0), default=32.0, show_default=True, help="Of a round, at least.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Where the predictions are written first.")
+def command(
+    models: tuple[str, ...], hops: tuple[int, ...], devices: tuple[int, ...], links: tuple[str, ...], rounds: int,
+    seconds: float, out: Path | None,
+) -> None:  # fmt: skip
+    """Predict every setting, then run it; prints one JSON object last."""
+    for link in links:
+        if link != "none":
+            parse_link(link)
+    settings = [Setting(n, k, link) for n in hops for k in devices for link in links]
+    chosen = [model for model in MODELS if not models or model.name in models]
+    known = [measured(model) for model in chosen]
+    predicted = [(each, setting, *predict(each, setting, seconds)) for each in known for setting in settings]
+    said = [asdict(prediction) for _, _, _, prediction in predicted]
+    if out is not None:
+        write_whole(out, json.dumps(said, indent=1) + "\n")
+    for each_said in said:
+        click.echo(json.dumps(each_said), err=True)
+    rows = []
+    for each, setting, found, prediction in predicted:
+        row = compared(prediction, asyncio.run(run(each, setting, found, prediction.batches, rounds)))
+        rows.append(row)
+        click.echo(line(row), err=True)
+    click.echo(json.dumps({"benchmark": "predict", "cores": os.cpu_count(), "rows": rows, **summary(rows)}))
+
+
+def measured(model: Model) -> Known:
+    """Profile a model on this machine, alone and as many at once as there are cores, and what a byte costs."""
+    cores = os.cpu_count() or 1
+    section = ModelSection(model.name, model.args)
+    profile = profile_of_sizes(section, model.batch_size)
+    task = Task(section, model.batch_size, "momentum", 1, 20.0)
+    cost = wire_cost(tensor_bytes(profile), "auto")
+    kinds = {ALONE: 1, BESIDE: cores}
+    hardware = {kind: times(measure(task, copies), cost.end, cores, 1) for kind, copies in kinds.items()}
+    return Known(model, replace(profile, hardware=hardware), cost)
+
+
+def fleet_of(known: Known, setting: Setting, batches: int) -> Fleet:
+    """Everyone of a setting as processes of this machine, with data for so many batches."""
+    speed = None if setting.link == "none" else parse_link(setting.link)
+    mbps = FAST_MBPS if speed is None else speed.bytes_per_s * 8 / 1e6
+    latency = 0.0 if speed is None else speed.latency_s * 1e3
+    kind = ALONE if setting.hops == 1 else BESIDE
+    samples = batches * known.model.batch_size
+    return Fleet(
+        devices=(FleetDevice("dev", BESIDE, samples, setting.devices, mbps, mbps, latency, host=HERE),),
+        nodes=(FleetNode("node", kind, 64.0, 0.0, setting.hops, FAST_MBPS, HERE),),
+        broker=FleetBroker(FAST_MBPS, 0.0, 1e3 / known.cost.broker, HERE),
+        hosts=(FleetHost(HERE, os.cpu_count() or 1),),
+        job=FleetJob(first_cut=1, last_cut=len(known.profile.blocks) - 1, optimizer="momentum"),
+    )
+
+
+def predict(known: Known, setting: Setting, seconds: float) -> tuple[PlanFile, Prediction]:
+    """The plan of a setting, with as many batches as make a round of `seconds`, and what is said of its round."""
+    few, more = (_planned_seconds(known, setting, count) for count in (4, 8))
+    batches = max(2, 4 + ceil(4 * (seconds - few) / (more - few)))
+    fleet = fleet_of(known, setting, batches)
+    found = plan(system_of(known.profile, fleet), Shape(setting.hops))
+    prediction = Prediction(
+        known.model.name,
+        setting,
+        batches,
+        found.cuts,
+        rehearsed(known.profile, fleet, found),
+        found.predicted.round_s,
+        analytic_seconds(known.profile, fleet, found),
+    )
+    return found, prediction
+
+
+def _planned_seconds(known: Known, setting: Setting, batches: int) -> float:
+    fleet = fleet_of(known, setting, batches)
+    return rehearsed(known.profile, fleet, plan(system_of(known.profile, fleet), Shape(setting.hops)))
+
+
+def rehearsed(profile: Profile, fleet: Fleet, found: PlanFile) -> float:
+    """Seconds of the second of two rounds in the simulator."""
+    seconds = Rehearsal(profile, fleet, found, "the plan").run(2).rounds[1].seconds
+    assert seconds is not None
+    return seconds
+
+
+async def run(known: Known, setting: Setting, found: PlanFile, batches: int, rounds: int) -> list[float]:
+    """Seconds of each round after the first; every process on its own, one thread each."""
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
+    job = job_as_planned(_job(known, setting, rounds + 1), found, "the plan")
+    with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
+        directory = Path(name)
+        async with running_broker("auto") as broker, children(directory / "logs") as group:
+            shared = ["--broker", broker.url, "--once", "--threads", "1"]
+            for seat in found.seats:
+                await group.start(seat.node, ["node", "--id", seat.node, *shared], environment)
+            link = [] if setting.link == "none" else ["--link", setting.link]
+            await start_agents(group, job, batches, directory, [*shared, *link], environment, agents=1)
+            network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            summary = await orchestrate(network, job, directory / "out", found)
+    if summary["state"] != "done":
+        raise click.ClickException(f"{setting}: {summary['reason']}")
+    return [each["seconds"] for each in summary["rounds"][1:]]
+
+
+def _job(known: Known, setting: Setting, rounds: int) -> Job:
+    return Job(
+        RunSection("predict", rounds, known.model.batch_size, evaluate_every=rounds + 1),
+        ModelSection(known.model.name, known.model.args),
+        OptimizerSection("sgd", 0.01, momentum=0.9),
+        FleetSection(setting.devices, setting.hops, start_timeout_s=120.0),
+    )
+
+
+def compared(prediction: Prediction, rounds_s: Sequence[float]) -> dict[str, Any]:
+    """A setting with its rounds: their median, their spread as a share of it, and the error of each prediction."""
+    median = statistics.median(rounds_s)
+    said = {"simulated": prediction.simulated_s, "objective": prediction.objective_s}
+    said["closed_form"] = prediction.closed_form_s
+    return {
+        **asdict(prediction),
+        "rounds_s": list(rounds_s),
+        "measured_s": median,
+        "spread": (max(rounds_s) - min(rounds_s)) / median,
+        "error": {name: (seconds - median) / median for name, seconds in said.items()},
+    }
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Over all settings: the mean of |error|, the worst, and the mean spread of the rounds."""
+    names = ("simulated", "objective", "closed_form")
+    errors = {name: [abs(row["error"][name]) for row in rows] for name in names}
+    return {
+        "mean_error": {name: statistics.mean(each) for name, each in errors.items()},
+        "worst_error": {name: max(each) for name, each in errors.items()},
+        "mean_spread": statistics.mean(row["spread"] for row in rows),
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    """What a person reads of a setting."""
+    setting = row["setting"]
+    errors = ", ".join(f"{name.replace('_', ' ')} {error:+.1%}" for name, error in row["error"].items())
+    return (
+        f"{row['model']:<9} {setting['hops']} hops {setting['devices']} devices {setting['link']:<13} "
+        f"predicted {row['simulated_s']:.2f} s, measured {row['measured_s']:.2f} s "
+        f"(spread {row['spread']:.1%}): {errors}"
+    )
