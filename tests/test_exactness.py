@@ -119,9 +119,11 @@ def test_replicas_of_a_stage_add_up_each_their_own_devices_and_are_merged_in_ord
     assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
     assert [m["loss"] for m in outcome.summary["rounds"]] == pytest.approx(losses, rel=1e-6)
 
-    # Added up in one sum it is the same but for the order of the additions.
-    in_one, _ = oracle(setting_of(job), data, accepted)
+    # Added up in one sum a round is the same but for the order of the additions. A second round begins elsewhere, and
+    # a maximum that falls the other way (ReLU, pooling) makes a difference of another size.
+    in_one, _ = oracle(setting_of(job), data, accepted[:1])
+    in_two, _ = oracle(setting_of(job), data, accepted[:1], stages_of(plan))
     initial = load_file(tmp_path / "initial.safetensors")
-    apart = torch.cat([(actual[name] - in_one[name]).flatten() for name in in_one])
+    apart = torch.cat([(in_two[name] - in_one[name]).flatten() for name in in_one])
     update = torch.cat([(in_one[name] - initial[name]).flatten() for name in in_one])
     assert apart.norm() <= 1e-5 * update.norm()
