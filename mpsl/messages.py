@@ -324,3 +324,58 @@ class End(Message):
     kind = "end"
     state: Literal["done", "failed"]
     reason: str
+
+
+# Before there is a plan: how fast a participant's link is.
+
+
+@_kind
+@dataclass(frozen=True)
+class Echo(Message):
+    """A participant to itself: how long the way to the broker and back takes."""
+
+    kind = "echo"
+    number: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Linked(Message):
+    """A participant is ready to have its link measured; `latency_s` is half of its shortest way there and back."""
+
+    kind = "linked"
+    latency_s: float
+
+
+@_kind
+@dataclass(frozen=True)
+class Pull(Message):
+    """Send train `number`, of `size` bytes."""
+
+    kind = "pull"
+    number: int
+    size: int
+
+
+@_kind
+@dataclass(frozen=True)
+class Freight(Message):
+    """Piece `index` of the `count` of train `number`: bytes that mean nothing."""
+
+    kind = "freight"
+    lane = "weights"
+    number: int
+    index: int
+    count: int
+    tensor: Tensor
+
+
+@_kind
+@dataclass(frozen=True)
+class Took(Message):
+    """Train `number` is here: `received` bytes came in the `seconds` from its first piece to its last."""
+
+    kind = "took"
+    number: int
+    received: int
+    seconds: float

@@ -7,6 +7,7 @@ machine.
 import functools
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 
 from mpsl import VERSION, facts
@@ -86,3 +87,39 @@ class Answer:
     """The question's digest."""
     times: BlockSeconds | None = None
     error: str = ""
+
+
+NO_LIMIT_MBPS = 1e6
+"""Of a link that nobody has measured, and the most that counts of one that is faster."""
+FIRST_TERM = 2**32
+"""Measuring has terms of its own, beyond those of any plan, so that what is late in either is foreign in the other."""
+
+_RUN = re.compile(r"[a-z0-9-]{1,32}\Z")
+
+
+@dataclass(frozen=True)
+class LinkQuestion:
+    """Have your link measured, as a process of `run`, by the orchestrator of this boot, in chunks of that size."""
+
+    run: str
+    orchestrator: str
+    term: int
+    """Rises with every participant that an orchestrator turns to."""
+    chunk_bytes: int
+
+    def __post_init__(self) -> None:
+        if not _RUN.match(self.run):
+            raise ValueError(f"run = {self.run!r} cannot stand in a topic")
+        if not FIRST_TERM <= self.term < 2**63:
+            raise ValueError(f"term = {self.term} is none of measuring")
+        if self.chunk_bytes < 1:
+            raise ValueError(f"chunk_bytes = {self.chunk_bytes} must be at least 1")
+
+
+@dataclass(frozen=True)
+class LinkFigures:
+    """How fast a participant's link is: 10⁶ bit/s from it and to it, and ms of one way to the broker."""
+
+    up_mbps: float = NO_LIMIT_MBPS
+    down_mbps: float = NO_LIMIT_MBPS
+    latency_ms: float = 0.0

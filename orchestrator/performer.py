@@ -91,7 +91,8 @@ class OrchestratorPerformer:
         self._stages = {seat.stage: weights.arrays_of(self._tensors(seat.blocks)) for seat in plan.seats}
         self._seat_sums = {seat.address: [np.empty_like(a) for a in self._stages[seat.stage]] for seat in plan.seats}
         predicted = {} if job.predicted is None else {"predicted": facts.plain(job.predicted)}
-        self._records.save_plan(facts.plain(plan) | predicted)
+        links = {"links": facts.plain(job.links)} if job.links else {}
+        self._records.save_plan(facts.plain(plan) | predicted | links)
         part_bytes = tuple(weights.weights_bytes(self._stages[stage]) for stage in sorted(self._stages))
         return LaidOut(self._device_parts.update_bytes, part_bytes)
 

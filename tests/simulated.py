@@ -33,7 +33,7 @@ from mpsl.plan import Plan
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
 from mpsl.sim.faults import Faults, Mishap
 from mpsl.sim.process import Duration, Process
-from mpsl.sim.simulation import NO_FAULTS, Ending, Simulation
+from mpsl.sim.simulation import NO_FAULTS, Cables, Ending, Simulation, short_cables
 from mpsl.topics import Topics
 from orchestrator.performer import OrchestratorPerformer
 from orchestrator.plan_option import job_as_planned
@@ -41,6 +41,7 @@ from orchestrator.plan_option import job_as_planned
 TOPICS = Topics("sim")
 DEADLINE_S = 3600.0
 """Virtual seconds after which whoever still runs hangs."""
+TRACE_LENGTH = 6_000
 TRACE_LINES = 400
 CLASSES = 3
 FEATURES = 5
@@ -249,7 +250,13 @@ class Outcome:
 class World:
     """The processes of a scenario; `once`: devices and nodes leave after a run, otherwise they wait for the next."""
 
-    def __init__(self, scenario: Scenario, duration: Duration | None = None, once: bool = True) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        duration: Duration | None = None,
+        once: bool = True,
+        cables: Cables = short_cables,
+    ) -> None:
         torch.set_num_threads(1)
         self.scenario = scenario
         self.chance = random.Random(scenario.seed)
@@ -261,8 +268,10 @@ class World:
             self.chance,
             scenario.faults,
             duration or self._any_duration,
+            cables,
             watch=self._watch,
             max_packet=scenario.max_packet,
+            trace_length=TRACE_LENGTH,
         )
 
     def add_devices_and_nodes(self) -> None:
@@ -358,6 +367,7 @@ def check(outcome: Outcome) -> None:
         return
     content = json.loads((outcome.out / "plan.json").read_text())
     content.pop("predicted", None)
+    content.pop("links", None)
     plan = facts.read(Plan, content, "plan")
     admit = scenario.admit or plan.admit_most
     places = {seat.node: plan.places(seat.address, admit) for seat in plan.seats}

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mpsl.job import read_job
-from mpsl.machines.permissions import may_send
+from mpsl.machines.permissions import may_measure, may_send
 from mpsl.messages import (
     KINDS,
     Accept,
@@ -19,20 +19,25 @@ from mpsl.messages import (
     Counters,
     Discard,
     Discarded,
+    Echo,
     End,
     Evaluate,
     Fault,
     Finished,
+    Freight,
     Gradient,
     Joined,
+    Linked,
     Loaded,
     Message,
     Probe,
+    Pull,
     Report,
     Score,
     Slice,
     Tensor,
     Ticket,
+    Took,
     Update,
 )
 from mpsl.plan import DeviceEntry, Plan, Seat
@@ -73,7 +78,23 @@ ALLOWED: list[tuple[Message, set[tuple[str, str]]]] = [
     (Discarded("dev-1", 1), CHAIN | {("dev-1", "orch")}),
     (Update(1, 1, 3, 9, 0.5, 1.0), DEVICES),
     (Score(1, 2, 3, 4), DEVICES),
+    (Echo(1), set()),
+    (Linked(0.1), set()),
+    (Pull(1, 16), set()),
+    (Freight(1, 0, 8, TENSOR), set()),
+    (Took(1, 16, 0.1), set()),
 ]
+
+THERE, BACK = ("orch", "dev-1"), ("dev-1", "orch")
+MEASURING: dict[type[Message], set[tuple[str, str]]] = {
+    Echo: {("dev-1", "dev-1")},
+    Linked: {BACK},
+    Pull: {THERE},
+    Freight: {THERE, BACK},
+    Took: {BACK},
+    End: {THERE},
+}
+"""Who sends what to whom while the link of dev-1 is measured; nothing else is allowed then."""
 
 
 def plan() -> Plan:
@@ -106,6 +127,13 @@ def test_only_those_may_send_it(message: Message, allowed: set[tuple[str, str]])
     addresses = ["orch", "1.0", "1.1", "2.0", "dev-1", "dev-2"]
     found = {(source, to) for source in everyone for to in addresses if may_send(plan(), source, to, message)}
     assert found == allowed
+
+
+@pytest.mark.parametrize("message", [message for message, _ in ALLOWED], ids=lambda value: value.kind)
+def test_before_there_is_a_plan_only_the_orchestrator_and_the_measured_speak(message: Message) -> None:
+    everyone = ["orch", "dev-1", "dev-2", "node-1", "1.0"]
+    found = {(source, to) for source in everyone for to in everyone if may_measure("dev-1", source, to, message)}
+    assert found == MEASURING.get(type(message), set())
 
 
 @pytest.mark.parametrize("kind", [Activation, Gradient, Probe, Admit, Accept, Discard, Finished, Discarded])

@@ -20,6 +20,7 @@ from mpsl.machines.jobs import Job, MeasureBlocks
 from mpsl.nn.profiler import Profiler
 from mpsl.profiling import BlockSeconds, Question
 from mpsl.sim.faults import Faults, Mishap
+from mpsl.sim.simulation import Cables, short_cables
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ class Surveyed(World):
         hosts: Callable[[str], str] = lambda id: id,
         cores: int = 1,
         measuring_s: float = 1.0,
+        cables: Cables = short_cables,
     ) -> None:
         self.ms, self.hosts, self.cores, self.measuring_s = ms, hosts, cores, measuring_s
         self.asked: dict[str, list[Question]] = {}
         self.most_at_once = 0
-        super().__init__(scenario, self._takes)
+        super().__init__(scenario, self._takes, cables=cables)
 
     def _takes(self, process: str, job: Job) -> float:
         if isinstance(job, MeasureBlocks):

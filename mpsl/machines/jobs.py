@@ -13,7 +13,7 @@ from mpsl.plan import Plan
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.plan_file import PlanFile, Predicted
 from mpsl.planning.profile import Profile
-from mpsl.profiling import BlockSeconds, Question
+from mpsl.profiling import BlockSeconds, LinkFigures, Question
 
 
 @dataclass(frozen=True)
@@ -302,11 +302,12 @@ class PlanFound(Result):
 class LayOut(Job):
     """Lay out the model's tensors by the plan's parts, so that slices can be sent and received.
 
-    `predicted`: what the plan is to take, where it was made from measured times.
+    `predicted`: what the plan is to take, where it was made from measured times, and `links`: those it was made from.
     """
 
     plan: Plan
     predicted: Predicted | None = None
+    links: Mapping[str, LinkFigures] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from mpsl.machines.events import (
     TimerFired,
 )
 from mpsl.machines.jobs import Job, Leave, MeasureBlocks, Prepare, Store
+from mpsl.machines.link_check import COMMAND, TIMER, LinkCheck
 from mpsl.machines.machine import from_json
 from mpsl.machines.online import Online
 from mpsl.machines.permissions import may_send
@@ -65,6 +66,7 @@ class Participant(Online):
         self._outcome: tuple[int, str] | None = None
         """How the run has ended, where the orchestrator's state said so before its `End` came."""
         self._profile = SelfProfile(boot, lambda job: self._do(Run(job)))
+        self._link_check = LinkCheck(id, boot, topics, self._do, self._post)
 
     # What a role adds
 
@@ -107,10 +109,10 @@ class Participant(Online):
         return self.plan.run if self.plan else None
 
     def run_filters(self) -> list[str]:
-        """Our address in the run, and what its orchestrator says."""
+        """Our address in the run, and what its orchestrator says; before it, what measuring needs."""
         plan = self.plan
         if plan is None:
-            return []
+            return self._link_check.filters()
         return [self.topics.binary(plan.run, self.address(plan), "+", "+"), self.topics.run(plan.run, "state")]
 
     def telemetry(self) -> dict[str, Any]:
@@ -121,6 +123,7 @@ class Participant(Online):
     def back_online(self) -> None:
         """The links send again what was lost with the connection."""
         self._wake()
+        self._link_check.wake()
 
     def _received(self, event: Received) -> None:
         match self.topics.parse(event.topic):
@@ -134,6 +137,8 @@ class Participant(Online):
                 self._seen_state(event.payload)
             case BinaryTopic() as topic if self.plan and self.channel and topic.run == self.plan.run:
                 self._binary(topic, event.payload)
+            case BinaryTopic() as topic if topic.run == self._link_check.run:
+                self._link_check.receive(topic, event.payload, self.now)
             case _:
                 self.dropped["topic"] += 1
 
@@ -141,8 +146,11 @@ class Participant(Online):
         if self.plan is not None:
             self.dropped["command in a run"] += 1
             return
+        content = from_json(event.payload) or {}
         try:
-            if self._profile.commanded(event.payload, event.topic):
+            if content.get("do") == COMMAND:
+                self._link_check.commanded(content, event.topic, self.now, self._max_packet)
+            elif self._profile.commanded(content, event.topic):
                 self._tell()
         except UsageError as error:
             self.dropped["command is malformed"] += 1
@@ -203,6 +211,7 @@ class Participant(Online):
         )
 
     def _join(self, plan: Plan) -> None:
+        self._link_check.stop()
         self.plan = plan
         chunk = min(plan.job.wire.chunk_bytes, (self._max_packet or CHUNK_BYTES * 1024) - 1024)
         limits = Limits(chunk_bytes=chunk, message=plan.message_bytes)
@@ -294,6 +303,8 @@ class Participant(Online):
             case "link" if self.channel:
                 self._post(self.channel.due(self.now))
                 self._wake()
+            case name if name == TIMER:
+                self._link_check.fired(self.now)
             case name:
                 self._online_timer(name)
 

@@ -16,18 +16,23 @@ from mpsl.messages import (
     Counters,
     Discard,
     Discarded,
+    Echo,
     End,
     Evaluate,
     Fault,
     Finished,
+    Freight,
     Gradient,
     Joined,
+    Linked,
     Loaded,
     Message,
     Probe,
+    Pull,
     Report,
     Score,
     Slice,
+    Took,
     Update,
 )
 from mpsl.names import ORCHESTRATOR
@@ -56,6 +61,20 @@ def may_send(plan: Plan, source: str, to: Address, message: Message) -> bool:
             return source == ORCHESTRATOR and to in plan.devices
         case Report() | End():
             return source == ORCHESTRATOR
+    return False
+
+
+def may_measure(participant: str, source: str, to: Address, message: Message) -> bool:
+    """Whether `source` may send `message` to `to` while the link of `participant` is measured, before any plan."""
+    match message:
+        case Echo():
+            return source == to == participant
+        case Pull() | End():
+            return (source, to) == (ORCHESTRATOR, participant)
+        case Linked() | Took():
+            return (source, to) == (participant, ORCHESTRATOR)
+        case Freight():
+            return (source, to) in ((ORCHESTRATOR, participant), (participant, ORCHESTRATOR))
     return False
 
 

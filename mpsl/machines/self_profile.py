@@ -9,9 +9,7 @@ from typing import Any
 from mpsl import facts
 from mpsl.errors import UsageError
 from mpsl.machines.jobs import BlocksMeasured, MeasureBlocks, Result
-from mpsl.machines.machine import from_json
 from mpsl.profiling import Answer, Question
-from mpsl.wire import Buffer
 
 COMMAND = "profile"
 """What `do` says in the command."""
@@ -35,9 +33,8 @@ class SelfProfile:
         """What `info` says of it."""
         return {} if self._answer is None else {"profile": facts.plain(self._answer)}
 
-    def commanded(self, payload: Buffer, where: str) -> bool:
+    def commanded(self, content: Mapping[str, Any], where: str) -> bool:
         """Take a command in; whether `info` answers it already. Raises UsageError for what is no command to us."""
-        content: Mapping[str, Any] = from_json(payload) or {}
         if content.get("do") != COMMAND or content.get("boot") != self._boot:
             raise UsageError(f"{where}: no command to this process")
         question = facts.read(Question, content.get("question"), where)

@@ -18,14 +18,15 @@ from mpsl.machines.jobs import ModelBuilt
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
 from mpsl.planning.memory import BASE_BYTES, GIB
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
-from mpsl.profiling import Answer, BlockSeconds, Question, optimizer_kind, question
+from mpsl.profiling import NO_LIMIT_MBPS, Answer, BlockSeconds, LinkFigures, Question, optimizer_kind, question
 from mpsl.topics import Branch
 
 NO_LIMIT_GIB = 1e6
 """Of a node without a budget."""
-NO_LIMIT_MBPS = 1e6
-"""Of a link that nobody has measured."""
 SLACK_CORES = 1
+NEARLY = 1.25
+"""Links of nodes are equally fast up to this factor: what is measured is never the same twice, and a plan is found the
+sooner the fewer kinds of nodes there are."""
 
 
 @dataclass(frozen=True)
@@ -127,27 +128,33 @@ def profile_of(job: Job, model: ModelBuilt, members: Sequence[Presence]) -> Prof
     return Profile(job.model.name, job.run.batch_size, _input_bytes(job, model), blocks, hardware, job.model.args)
 
 
-def fleet_of(job: Job, model: ModelBuilt, members: Sequence[Presence]) -> Fleet:
-    """The members as a plan sees them. Raises UsageError where a figure cannot be."""
+def fleet_of(job: Job, model: ModelBuilt, members: Sequence[Presence], links: Mapping[str, LinkFigures]) -> Fleet:
+    """The members as a plan sees them; a link that is not in `links` counts as fast.
+
+    Raises UsageError where a figure cannot be.
+    """
     hosts: dict[str, int] = {}
     devices, nodes = [], []
+    of_nodes = {member.id: links.get(member.id, LinkFigures()) for member in members if member.branch == "node"}
+    rates = levelled({id: min(link.up_mbps, link.down_mbps) for id, link in of_nodes.items()})
+    latency_ms = statistics.median([link.latency_ms for link in of_nodes.values()] or [0.0])
     for member in members:
         machine = machine_of(member)
         if machine is None:
             raise UsageError(f"{member.id} does not say what machine it runs on")
         hosts[machine.host] = max(machine.cores, hosts.get(machine.host, 0))
         if member.branch == "dev":
-            samples = _number(member.info.get("samples"), 1)
+            samples, link = _number(member.info.get("samples"), 1), links.get(member.id, LinkFigures())
             devices.append(
                 FleetDevice(
-                    member.id, machine.kind, int(samples), up_mbps=NO_LIMIT_MBPS, down_mbps=NO_LIMIT_MBPS,
-                    latency_ms=0.0, host=machine.host,
+                    member.id, machine.kind, int(samples), up_mbps=link.up_mbps, down_mbps=link.down_mbps,
+                    latency_ms=link.latency_ms, host=machine.host,
                 )
             )  # fmt: skip
         else:
             budget = _number(member.info.get("memory_budget"), inf)
             memory = min(NO_LIMIT_GIB, (budget + BASE_BYTES) / GIB)
-            nodes.append(FleetNode(member.id, machine.kind, memory, 0.0, link_mbps=NO_LIMIT_MBPS, host=machine.host))
+            nodes.append(FleetNode(member.id, machine.kind, memory, 0.0, link_mbps=rates[member.id], host=machine.host))
     planned = FleetJob(
         local_epochs=job.run.local_epochs,
         first_cut=1,
@@ -162,12 +169,23 @@ def fleet_of(job: Job, model: ModelBuilt, members: Sequence[Presence]) -> Fleet:
         return Fleet(
             tuple(devices),
             tuple(nodes),
-            FleetBroker(NO_LIMIT_MBPS, 0.0),
+            FleetBroker(NO_LIMIT_MBPS, latency_ms),
             tuple(FleetHost(name, cores) for name, cores in hosts.items()),
             planned,
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def levelled(rates: Mapping[str, float]) -> dict[str, float]:
+    """The same rates, where those that are nearly the same have their median; from the slowest on."""
+    levels: list[list[str]] = []
+    for id in sorted(rates, key=lambda id: rates[id]):
+        if levels and rates[id] <= NEARLY * rates[levels[-1][0]]:
+            levels[-1].append(id)
+        else:
+            levels.append([id])
+    return {id: statistics.median(rates[other] for other in level) for level in levels for id in level}
 
 
 def _branch(kind: str) -> Branch:

@@ -38,6 +38,7 @@ class Ending:
         machine.state = S.ENDING
         for timer in ("start", "round", "report"):
             machine.do(CancelTimer(timer))
+        machine.profiling.links.abandon()
         started_at = machine.gathering.started_at
         seconds = 0.0 if started_at is None else machine.now - started_at
         machine.summary |= {"state": state, "reason": reason, "seconds": seconds}

@@ -82,7 +82,7 @@ class Gathering:
         machine.log("info", "seated", run=machine.run, cuts=list(plan.cuts), admit=plan.admit, seats=seats)
         if plan.shortfall:
             machine.log("warning", "short-of-memory", run=machine.run, reason=plan.shortfall)
-        machine.do(Run(LayOut(plan, machine.profiling.predicted)))
+        machine.do(Run(LayOut(plan, machine.profiling.predicted, machine.profiling.links.figures)))
         machine.standing.publish_plan()
 
     def missing(self) -> list[str]:

@@ -226,7 +226,7 @@ class OrchestratorMachine(Machine):
     def send(self, to: Address, message: Message) -> None:
         """Send over the link; before there is a plan nobody can be sent to."""
         if self.channel is not None:
-            self._post(self.channel.send(to, message, self.now))
+            self.post(self.channel.send(to, message, self.now))
             self._wake()
 
     def send_slices(self, to: Address, exported: Exported) -> None:
@@ -238,7 +238,8 @@ class OrchestratorMachine(Machine):
         """Drop a message that comes too late, too early or twice, and count it."""
         self.dropped[f"{message.kind} {why}"] += 1
 
-    def _post(self, outbound: list[Outbound]) -> None:
+    def post(self, outbound: list[Outbound]) -> None:
+        """Publish what a link sends."""
         self._do(*(Publish(each.topic, each.payload, 0, False, each.properties) for each in outbound))
 
     def _wake(self) -> None:
@@ -264,10 +265,12 @@ class OrchestratorMachine(Machine):
             case BinaryTopic() as topic if self.channel and topic.run == self.run:
                 self.heard_at = self.now
                 messages, outbound = self.channel.receive(topic, event.payload, self.now)
-                self._post(outbound)
+                self.post(outbound)
                 for message in messages:
                     self._deliver(topic.source, message)
                 self._wake()
+            case BinaryTopic() as topic if self.plan is None and topic.run == self.run:
+                self.profiling.links.receive(topic, event.payload)
             case _:
                 self.dropped["topic"] += 1
 
@@ -288,12 +291,14 @@ class OrchestratorMachine(Machine):
                 self._watch()
                 self._do(SetTimer("watch", self.now + WATCH_S))
             case "link" if self.channel:
-                self._post(self.channel.due(self.now))
+                self.post(self.channel.due(self.now))
                 self._wake()
             case "start":
                 self.gathering.too_late()
             case "profiling":
                 self.profiling.too_late()
+            case "links":
+                self.profiling.links.fired()
             case "round":
                 self.admission.too_late()
             case "report":

@@ -1,4 +1,4 @@
-"""Profiling: where the job has no cuts, everyone measures, and the plan is made from what they say.
+"""Profiling: where the job has no cuts, everyone measures, then the links are measured, and the plan is made from that.
 
 Nothing here may stop a run: where someone does not answer in time, or nothing can be planned, the model is cut evenly
 by estimated compute, and the log says why.
@@ -11,11 +11,13 @@ from mpsl.errors import UsageError
 from mpsl.machines.census import Presence
 from mpsl.machines.effects import CancelTimer, Run, SetTimer
 from mpsl.machines.jobs import FindPlan
+from mpsl.machines.orchestrator.link_survey import LinkSurvey
 from mpsl.machines.orchestrator.state import OrchestratorState
 from mpsl.machines.seating import Seating
 from mpsl.machines.self_profile import command
 from mpsl.machines.survey import answer_of, fleet_of, machine_of, may_ask, profile_of, questions, representatives
 from mpsl.planning.plan_file import PlanFile, Predicted
+from mpsl.planning.profile import Profile
 from mpsl.topics import Branch
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class Profiling:
         self._asked: dict[tuple[Branch, str], float] = {}
         self._planning = False
         self._found: PlanFile | None = None
+        self.links = LinkSurvey(machine)
 
     @property
     def predicted(self) -> Predicted | None:
@@ -79,7 +82,10 @@ class Profiling:
         if gone:
             machine.log("warning", "left-while-profiling", run=machine.run, gone=gone)
             machine.do(CancelTimer("profiling"))
+            self.links.abandon()
             machine.state = S.GATHERING
+            return
+        if self.links.busy:
             return
         assert machine.model is not None
         asked = questions(machine.job, len(machine.model.block_costs))
@@ -92,11 +98,11 @@ class Profiling:
                 self._asked[key] = machine.now
                 self._machine.command(*key, command(self._boots[key], asked[key[0]]))
         if not self._waiting:
-            self._plan()
+            self._sum_up()
 
     def waiting_for(self) -> list[str]:
-        """Who has yet to answer."""
-        return [id for _, id in self._waiting]
+        """Who has yet to answer, or whose link is being measured."""
+        return self.links.waiting_for() or [id for _, id in self._waiting]
 
     def too_late(self) -> None:
         """PATIENCE_S is over."""
@@ -122,7 +128,8 @@ class Profiling:
             machine.log("warning", "not-profiled", run=machine.run, reason=f"{reason}; cut by estimated compute")
             self._seat()
 
-    def _plan(self) -> None:
+    def _sum_up(self) -> None:
+        """All have answered: of the links is only asked where a plan can come of it."""
         machine = self._machine
         assert machine.model is not None
         machine.do(CancelTimer("profiling"))
@@ -135,7 +142,16 @@ class Profiling:
         members = list(self._members.values())
         try:
             profile = profile_of(machine.job, machine.model, members)
-            fleet = fleet_of(machine.job, machine.model, members)
+        except UsageError as error:
+            self.failed(str(error))
+            return
+        self.links.begin(members, lambda: self._plan(profile))
+
+    def _plan(self, profile: Profile) -> None:
+        machine = self._machine
+        assert machine.model is not None
+        try:
+            fleet = fleet_of(machine.job, machine.model, list(self._members.values()), self.links.figures)
         except UsageError as error:
             self.failed(str(error))
             return

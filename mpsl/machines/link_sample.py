@@ -1,0 +1,64 @@
+"""Whose links are measured where there are too many, and what those of the others count as. Sums up; asks nobody."""
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from mpsl.machines.census import Presence
+from mpsl.machines.survey import machine_of
+from mpsl.profiling import LinkFigures
+
+MOST_MEASURED = 32
+"""Of the devices, and of the nodes: one after the other, that takes a minute at most."""
+
+
+def sample(members: Sequence[Presence]) -> list[Presence]:
+    """At most so many of each branch: of every machine one before a second of any, and of every kind alike many."""
+    chosen: list[Presence] = []
+    for branch in ("node", "dev"):
+        of_branch = [member for member in members if member.branch == branch]
+        on_machine: Counter[tuple[str, str]] = Counter()
+        of_kind: Counter[tuple[str, int]] = Counter()
+        ranked = []
+        for number, member in enumerate(of_branch):
+            host, kind = place_of(member)
+            nth = on_machine[kind, host]
+            on_machine[kind, host] += 1
+            ranked.append((nth, of_kind[kind, nth], number))
+            of_kind[kind, nth] += 1
+        chosen += [of_branch[number] for *_, number in sorted(ranked)[:MOST_MEASURED]]
+    return chosen
+
+
+def filled(
+    members: Sequence[Presence], measured: Mapping[str, LinkFigures], silent: Sequence[str]
+) -> dict[str, LinkFigures]:
+    """The figures of all: who was not asked counts as the median of its kind on its machine, or of its kind anywhere.
+
+    Who was asked and has not answered has none.
+    """
+    groups: dict[tuple[str, ...], list[LinkFigures]] = {}
+    for member in members:
+        if member.id in measured:
+            host, kind = place_of(member)
+            for group in ((kind, host), (kind,)):
+                groups.setdefault(group, []).append(measured[member.id])
+    found = {}
+    for member in members:
+        host, kind = place_of(member)
+        if member.id in measured:
+            found[member.id] = measured[member.id]
+        elif member.id not in silent and (alike := groups.get((kind, host)) or groups.get((kind,))):
+            found[member.id] = LinkFigures(
+                *(
+                    statistics.median(getattr(each, name) for each in alike)
+                    for name in ("up_mbps", "down_mbps", "latency_ms")
+                )
+            )
+    return found
+
+
+def place_of(member: Presence) -> tuple[str, str]:
+    """The machine that a member runs on, and its kind."""
+    machine = machine_of(member)
+    return (machine.host, machine.kind) if machine else ("", member.branch)
