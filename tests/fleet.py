@@ -25,6 +25,7 @@ from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Stop
 from mpsl.machines.hop import HopMachine
 from mpsl.machines.orchestrator import OrchestratorMachine
+from mpsl.nn.profiler import Profiler
 from mpsl.planning.plan_file import PlannedRun
 from mpsl.topics import Topics, client_id
 from orchestrator.performer import OrchestratorPerformer
@@ -78,10 +79,15 @@ def run_fleet(
     timeout: float = 120.0,
     memory_budget: int | None = None,
     planned: PlannedRun | None = None,
+    info: dict[str, Any] | None = None,
+    profiler: Profiler | None = None,
 ) -> Outcome:
-    """Run a job with these shards over the broker (by id where each has a user) and wait till all have left."""
+    """Run a job with these shards over the broker (by id where each has a user) and wait till all have left.
+
+    `info` is what everyone says of its machine, and `profiler` what answers where they are asked how fast they are.
+    """
     address = broker if callable(broker) else _same(parse_broker(broker) if isinstance(broker, str) else broker)
-    return asyncio.run(_run(address, job, shards, out, nodes, timeout, memory_budget, planned))
+    return asyncio.run(_run(address, job, shards, out, nodes, timeout, memory_budget, planned, info or {}, profiler))
 
 
 def _same(address: BrokerAddress) -> Callable[[str], BrokerAddress]:
@@ -97,6 +103,8 @@ async def _run(
     timeout: float,
     memory_budget: int | None,
     planned: PlannedRun | None,
+    info: dict[str, Any],
+    profiler: Profiler | None,
 ) -> Outcome:
     topics = Topics(f"t-{secrets.token_hex(6)}")
     worker = SharedWorker()
@@ -115,11 +123,11 @@ async def _run(
     drivers = {"orch": driver(orchestrator, OrchestratorPerformer(out), "orch", "orch")}
     for number in range(1, nodes + 1):
         id = f"node-{number}"
-        hop = HopMachine(id, secrets.token_hex(4), topics, {"memory_budget": memory_budget}, once=True)
-        drivers[id] = driver(hop, HopPerformer(id), "node", id)
+        hop = HopMachine(id, secrets.token_hex(4), topics, {"memory_budget": memory_budget, **info}, once=True)
+        drivers[id] = driver(hop, HopPerformer(id, profiler=profiler), "node", id)
     for id, shard in shards.items():
-        device = DeviceMachine(id, secrets.token_hex(4), topics, {"samples": shard.samples}, once=True)
-        drivers[id] = driver(device, DevicePerformer(id, shard), "device", id)
+        device = DeviceMachine(id, secrets.token_hex(4), topics, {"samples": shard.samples, **info}, once=True)
+        drivers[id] = driver(device, DevicePerformer(id, shard, profiler), "device", id)
     try:
         async with asyncio.timeout(timeout):
             stops = await asyncio.gather(*(each.run() for each in drivers.values()))

@@ -21,7 +21,7 @@ def sample(members: Sequence[Presence]) -> list[Presence]:
         of_kind: Counter[tuple[str, int]] = Counter()
         ranked = []
         for number, member in enumerate(of_branch):
-            host, kind = place_of(member)
+            host, kind = _place(member)
             nth = on_machine[kind, host]
             on_machine[kind, host] += 1
             ranked.append((nth, of_kind[kind, nth], number))
@@ -33,22 +33,18 @@ def sample(members: Sequence[Presence]) -> list[Presence]:
 def filled(
     members: Sequence[Presence], measured: Mapping[str, LinkFigures], silent: Sequence[str]
 ) -> dict[str, LinkFigures]:
-    """The figures of all: who was not asked counts as the median of its kind on its machine, or of its kind anywhere.
-
-    Who was asked and has not answered has none.
-    """
+    """The figures of all: who was not asked counts as the median of those like it; who has not answered has none."""
     groups: dict[tuple[str, ...], list[LinkFigures]] = {}
     for member in members:
         if member.id in measured:
-            host, kind = place_of(member)
-            for group in ((kind, host), (kind,)):
+            for group in _groups(member):
                 groups.setdefault(group, []).append(measured[member.id])
     found = {}
     for member in members:
-        host, kind = place_of(member)
+        alike = next((groups[group] for group in _groups(member) if group in groups), [])
         if member.id in measured:
             found[member.id] = measured[member.id]
-        elif member.id not in silent and (alike := groups.get((kind, host)) or groups.get((kind,))):
+        elif alike and member.id not in silent:
             found[member.id] = LinkFigures(
                 *(
                     statistics.median(getattr(each, name) for each in alike)
@@ -58,7 +54,13 @@ def filled(
     return found
 
 
-def place_of(member: Presence) -> tuple[str, str]:
+def _groups(member: Presence) -> tuple[tuple[str, ...], ...]:
+    """Who is like a member: its kind on its machine, else its kind on any, else all devices or all nodes."""
+    host, kind = _place(member)
+    return (member.branch, kind, host), (member.branch, kind), (member.branch,)
+
+
+def _place(member: Presence) -> tuple[str, str]:
     """The machine that a member runs on, and its kind."""
     machine = machine_of(member)
     return (machine.host, machine.kind) if machine else ("", member.branch)
