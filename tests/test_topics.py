@@ -115,6 +115,9 @@ def test_access_rules_name_the_writer_last() -> None:
         levels = pattern.split("/")
         assert "%u" in (levels[-1], levels[4]), pattern
         assert len(levels) <= 8
+    # Devices and nodes alike, also before a plan: to themselves, and from and to the orchestrator.
+    assert "pattern read mpsl/v1/+/x/+/%u/#" in rules.splitlines()
+    assert "pattern write mpsl/v1/+/x/+/+/+/%u" in rules.splitlines()
 
 
 def test_client_ids_tell_boots_apart() -> None:
