@@ -3,6 +3,8 @@ run or outlive it.
 """
 
 import json
+import os
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 from brokers import SecureBroker
 from fleet import make_shards, run_fleet
-from simulated import TOPICS, Outcome, Scenario, simulate
+from simulated import TOPICS, Outcome, Scenario, run_and_check, simulate
 from test_permissions import plan as plan_of_all
 from test_self_profile import Surveyed, Told, WithoutCuts, ran
 
@@ -44,6 +46,12 @@ MBIT = 1e6 / 8
 FAST = (1000.0, 1000.0, 0.2)
 Speeds = dict[str, tuple[float, float, float]]
 """Mbit/s up, Mbit/s down, ms of one way; everyone else has FAST."""
+
+
+def seeds() -> range:
+    """Of random mishaps; `MPSL_SEEDS=from:to` asks for others."""
+    first, _, end = os.environ.get("MPSL_SEEDS", "0:12").partition(":")
+    return range(int(first), int(end))
 
 
 def cables(speeds: Speeds) -> Callable[[str], tuple[Cable, Cable]]:
@@ -312,6 +320,31 @@ def test_an_orchestrator_that_is_stopped_while_it_measures_says_so(tmp_path: Pat
     outcome = simulate(world.scenario, tmp_path, world=world)
     assert (world.mishap, outcome.summary["reason"]) == (None, "interrupted")
     world.simulation.run(outcome.ending.seconds + 0.1)
+    assert_nothing_is_left(outcome)
+
+
+def anything(seed: int) -> Struck:
+    """Any mishap to anyone while links are measured, on a network that loses, doubles, delays and reorders."""
+    chance = random.Random(f"links {seed}")
+    faults = Faults(
+        lost=chance.choice([0.0, 0.02, 0.2]),
+        doubled=chance.choice([0.0, 0.1]),
+        late=chance.choice([0.0, 0.3]),
+        longest_delay_s=chance.choice([0.05, 1.0, 6.0]),
+    )
+    kind: Any = chance.choice(["crash", "cut", "freeze", "outage"])
+    process = chance.choice(["node-1", "node-2", "dev-1", "dev-2", "orch"])
+    seconds = float("inf") if (kind, process) == ("crash", "orch") else chance.choice([0.2, 2.0, 8.0, 40.0])
+    mishap = Mishap(kind, process, int(10 ** chance.uniform(0, 2)), seconds)
+    hosts = chance.choice([lambda id: id, lambda id: "here"])
+    return Struck(mishap, WithoutCuts(seed, faults=faults, quorum=1, rounds=1), hosts=hosts, cores=2)
+
+
+@pytest.mark.parametrize("seed", seeds())
+def test_whatever_befalls_anyone_nothing_hangs_and_the_result_is_exact(tmp_path: Path, seed: int) -> None:
+    world = anything(seed)
+    outcome = run_and_check(world.scenario, tmp_path, world=world)
+    world.simulation.run(outcome.ending.seconds + 60)
     assert_nothing_is_left(outcome)
 
 
