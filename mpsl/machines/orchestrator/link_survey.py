@@ -14,6 +14,7 @@ from mpsl.machines.link_sample import filled, sample
 from mpsl.machines.orchestrator.link_visit import LinkVisit
 from mpsl.profiling import FIRST_TERM, LinkFigures, LinkQuestion
 from mpsl.topics import BinaryTopic
+from mpsl.wire import Buffer
 
 if TYPE_CHECKING:
     from mpsl.machines.orchestrator.machine import OrchestratorMachine
@@ -80,7 +81,7 @@ class LinkSurvey:
             self._machine.do(CancelTimer(TIMER))
         self._visit, self._waiting = None, []
 
-    def receive(self, topic: BinaryTopic, payload: bytes) -> None:
+    def receive(self, topic: BinaryTopic, payload: Buffer) -> None:
         """Something on our address, before there is a plan."""
         if self._visit is not None:
             answered = self._visit.answered

@@ -14,6 +14,7 @@ from mpsl.messages import End, Freight, Linked, Message, Pull, Took
 from mpsl.names import ORCHESTRATOR
 from mpsl.profiling import NO_LIMIT_MBPS, LinkFigures, LinkQuestion
 from mpsl.topics import BinaryTopic, Branch, Topics
+from mpsl.wire import Buffer
 
 
 class LinkVisit:
@@ -65,7 +66,7 @@ class LinkVisit:
         """Tell the participant that this was all; where that is lost, its own deadline tells it."""
         return self._channel.send(self.id, End("done", ""), now)
 
-    def receive(self, topic: BinaryTopic, payload: bytes, now: float) -> list[Outbound]:
+    def receive(self, topic: BinaryTopic, payload: Buffer, now: float) -> list[Outbound]:
         """Something on our address."""
         messages, outbound = self._channel.receive(topic, payload, now)
         for message in messages:
