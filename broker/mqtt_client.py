@@ -5,11 +5,13 @@ each; our packets are half a megabyte. What is replaced here are steps inside pa
 that moves them is noticed by tests/test_mqtt_client.py.
 """
 
+import socket
+import ssl
 import struct
 from typing import Any, NamedTuple
 
 import aiomqtt
-from paho.mqtt.client import MQTTv5
+from paho.mqtt.client import PUBLISH, MQTTv5
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.properties import VariableByteIntegers
@@ -18,6 +20,8 @@ MOST_READS = 16
 """Packets that are read in one turn of the event loop."""
 LARGE = 16 * 1024
 """Bytes of a payload that are worth not being copied."""
+LARGEST = 8 * 1024 * 1024
+"""Bytes of a packet that room is made for before they are there."""
 
 _LENGTH = struct.Struct("!H")
 
@@ -57,6 +61,31 @@ def read_publish(header: int, packet: bytearray, five: bool) -> tuple[Arrived, i
     return Arrived(topic, payload, bool(header & 1)), identifier
 
 
+class Parts:
+    """A packet that is sent from where its parts lie; paho asks for its length, and for what is left from a position."""
+
+    def __init__(self, *parts: memoryview) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, left: slice) -> "Parts":
+        skip, rest = left.start or 0, []
+        for part in self.parts:
+            if skip < len(part):
+                rest.append(part[skip:])
+            skip = max(0, skip - len(part))
+        return Parts(*rest)
+
+
+class Room(bytearray):
+    """A packet's bytes, received where they belong: that paho adds them once more changes nothing."""
+
+    def __iadd__(self, received: object) -> "Room":  # type: ignore[misc, override]
+        return self
+
+
 class Client(aiomqtt.Client):
     """Remembers the broker's Maximum Packet Size, which aiomqtt drops; reads and writes at once what the socket has."""
 
@@ -70,9 +99,13 @@ class Client(aiomqtt.Client):
             inner._packet_queue,
             inner._handle_publish,
         )
+        self._send_any, self._send_bytes, self._receive_bytes = inner._send_publish, inner._sock_send, inner._sock_recv
         inner.loop_read = self._read
         inner._packet_queue = self._queue_view
         inner._handle_publish = self._handle_publish
+        inner._send_publish = self._send_publish
+        inner._sock_send = self._send
+        inner._sock_recv = self._receive
 
     async def arrived(self) -> Arrived:
         """The next message; without a task of its own for one that is there already, as aiomqtt has for each."""
@@ -92,7 +125,51 @@ class Client(aiomqtt.Client):
 
     def _queue_view(self, command: int, packet: bytes | bytearray, *arguments: Any) -> Any:
         """paho cuts off what is left of a packet each time it writes: of a view that costs nothing."""
-        return self._queue_packet(command, memoryview(packet), *arguments)
+        return self._queue_packet(command, packet if isinstance(packet, Parts) else memoryview(packet), *arguments)
+
+    def _send_publish(
+        self, mid: int, topic: bytes, payload: bytes = b"", qos: int = 0, retain: bool = False, dup: bool = False,
+        info: Any = None, properties: Any = None,
+    ) -> Any:  # fmt: skip
+        """A large payload goes out from where it is, behind a head of its own (section 3.3)."""
+        inner: Any = self._client
+        if qos or len(payload) < LARGE or inner._sock is None:
+            return self._send_any(mid, topic, payload, qos, retain, dup, info, properties)
+        about = _LENGTH.pack(len(topic)) + topic
+        if inner._protocol == MQTTv5:
+            about += properties.pack() if properties is not None else bytes(1)
+        head = bytearray([PUBLISH | retain])
+        inner._pack_remaining_length(head, len(about) + len(payload))
+        return inner._packet_queue(PUBLISH, Parts(memoryview(head + about), memoryview(payload)), mid, 0, info)
+
+    def _send(self, packet: "Parts | memoryview") -> int:
+        """As paho does; the parts of a packet in one call of the system, where the socket can."""
+        if not isinstance(packet, Parts):
+            return int(self._send_bytes(packet))
+        inner: Any = self._client
+        if not isinstance(inner._sock, socket.socket) or isinstance(inner._sock, ssl.SSLSocket):
+            return int(self._send_bytes(packet.parts[0]))
+        try:
+            return inner._sock.sendmsg(packet.parts)
+        except BlockingIOError:
+            inner._call_socket_register_write()
+            raise
+
+    def _receive(self, size: int) -> Any:
+        """The rest of a large packet goes straight to its place; says by its length how much has come."""
+        inner: Any = self._client
+        packet = inner._in_packet
+        if not isinstance(packet["packet"], Room):
+            if size < LARGE or packet["remaining_length"] > LARGEST or packet["packet"]:
+                return self._receive_bytes(size)
+            packet["packet"] = Room(packet["remaining_length"])
+        if inner._sock is None:
+            raise ConnectionError("the socket is closed")
+        try:
+            with memoryview(packet["packet"]) as room:
+                return range(inner._sock.recv_into(room[len(room) - size :]))
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise BlockingIOError from None
 
     def _handle_publish(self) -> Any:
         """A publish has come in whole: hand it on, and acknowledge it where it asks for that."""

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 
 from compute_node.ledger import Ledger
-from compute_node.memory import give_back
 from compute_node.storage import DIRECTORY, Storage
 from mpsl.aggregation import Array, aggregations
 from mpsl.machines.jobs import (
@@ -34,6 +33,7 @@ from mpsl.machines.jobs import (
 )
 from mpsl.messages import Slice
 from mpsl.nn import tensors, weights
+from mpsl.nn.allocation import give_back
 from mpsl.nn.copy import Copy
 from mpsl.nn.part import bare_part, probe, state_tensors
 from mpsl.nn.profiler import Profiler

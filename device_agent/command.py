@@ -51,7 +51,9 @@ def device(
     else:
         shards = shards_in(Path(data), count)
     from device_agent.agents import serve
+    from mpsl.nn.allocation import keep_for_reuse
 
+    keep_for_reuse()
     stops = asyncio.run(serve(network, shards, once, threads, think_ms / 1e3))
     return report(network, stops, count is not None)
 

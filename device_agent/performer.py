@@ -38,6 +38,7 @@ from mpsl.machines.jobs import (
 )
 from mpsl.messages import Slice, Ticket
 from mpsl.nn import tensors, weights
+from mpsl.nn.allocation import give_back
 from mpsl.nn.copy import Copy
 from mpsl.nn.models import describe
 from mpsl.nn.part import build_part, probe, state_tensors
@@ -100,6 +101,7 @@ class DevicePerformer:
         for name in ("_parts", "_arrays", "_begun_with", "_feedback", "_first", "_last"):
             self.__dict__.pop(name, None)
         self._plan = None
+        give_back()
         return Result()
 
     @_perform.register
@@ -159,6 +161,8 @@ class DevicePerformer:
             found += weights.slices(changes, "update", job.version, job.attempt, part, chunk, codecs)
         self.__dict__.pop("_first", None)
         self.__dict__.pop("_last", None)
+        # Its next turn may be long in coming.
+        give_back()
         return Exported(found)
 
     @_perform.register

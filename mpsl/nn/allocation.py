@@ -1,9 +1,12 @@
 """How the C library keeps the memory of freed tensors: what a process chooses at its start, once.
 
-A node with a budget gives it back at once, one without keeps it, and whoever measures for a node does as the node does.
+A node with a budget gives it back at once; one without keeps it, and so does a device while it trains. Whoever measures
+for a node does as the node does.
 """
 
 import ctypes
+import functools
+from collections.abc import Callable
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -34,6 +37,23 @@ def keep_for_reuse() -> None:
     all threads, because those of others cannot hold a tensor of more than 32 MB. To be called before any thread starts.
     """
     _set({_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: NEVER, _M_TRIM_THRESHOLD: NEVER})
+
+
+@functools.cache
+def _trim() -> Callable[[int], int] | None:
+    """glibc's malloc_trim; None where the C library has none."""
+    try:
+        trim: Callable[[int], int] = ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):
+        return None
+    return trim
+
+
+def give_back() -> None:
+    """Return what is free on the heap to the system, where the C library can."""
+    trim = _trim()
+    if trim is not None:
+        trim(0)
 
 
 def _set(options: dict[int, int]) -> None:

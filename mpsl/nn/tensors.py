@@ -10,13 +10,14 @@ from mpsl.codecs import parse
 from mpsl.errors import WireError
 from mpsl.link.receiver import aligned_buffer
 from mpsl.messages import Tensor
+from mpsl.nn.halves import decode_half, encode_half
 from mpsl.wire import ALIGNMENT
 
 
 def encode(tensor: torch.Tensor, codec: str) -> Tensor:
     """A float32 tensor as it travels. With fp32 its planes are the tensor's own memory: leave that unchanged."""
-    array = tensor.detach().contiguous().numpy()
-    encoded = parse(codec).encode(array)
+    plain = tensor.detach().contiguous()
+    encoded = encode_half(plain, codec) or parse(codec).encode(plain.numpy())
     return Tensor(encoded.codec, encoded.dtype, encoded.shape, encoded.planes)
 
 
@@ -26,6 +27,9 @@ def decode(tensor: Tensor, codec: str, largest: int) -> torch.Tensor:
         raise WireError(f"tensor in {tensor.codec} of {tensor.dtype}, the job says {codec} of float32")
     if parse(codec).max_bytes(tensor.shape) > largest:
         raise WireError(f"tensor of shape {tensor.shape} is larger than any of this run")
+    half = decode_half(tensor.shape, tensor.planes, codec)
+    if half is not None:
+        return half
     array = parse(codec).decode(tensor.shape, tensor.planes)
     if array.ctypes.data % ALIGNMENT or not array.flags.writeable:
         # Kernels may round differently on memory aligned differently; torch's own is aligned to 64.

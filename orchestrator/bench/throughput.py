@@ -29,6 +29,7 @@ class Setting:
     wire: str
     engine: str
     batches: int
+    cuts: tuple[int, ...] | None = None
 
     @property
     def args(self) -> dict[str, Any]:
@@ -39,7 +40,7 @@ class Setting:
         """Two rounds of `batches` a device; nothing is evaluated, for there is no test data."""
         return Job(
             RunSection("bench", 2, self.batch_size),
-            ModelSection(self.model, self.args),
+            ModelSection(self.model, self.args, self.cuts),
             OptimizerSection("sgd", 0.01, momentum=0.9),
             FleetSection(self.devices, self.hops, start_timeout_s=120.0),
             WireSection(self.wire, self.wire),
@@ -55,11 +56,12 @@ class Setting:
 @click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
 @click.option("--batches", type=click.IntRange(4), default=12, show_default=True, help="Of each device and round.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
+@click.option("--cuts", help="Such as 2,5,9.  [default: planned, from what is measured]")
 def command(
-    model: str, batch_size: int, devices: int, hops: int, wire: str, engine: str, batches: int, repeats: int
+    model: str, batch_size: int, devices: int, hops: int, wire: str, engine: str, batches: int, repeats: int, cuts: str | None
 ) -> None:
     """Measure samples a second, alternating with the two references; prints one JSON object last."""
-    setting = Setting(model, batch_size, devices, hops, wire, engine, batches)
+    setting = Setting(model, batch_size, devices, hops, wire, engine, batches, tuple(int(c) for c in cuts.split(',')) if cuts else None)
     cores = os.cpu_count() or 1
     runs = []
     for number in range(1, repeats + 1):
