@@ -1,24 +1,14 @@
 """What `mpsl bench predict` writes down and what it makes of the rounds; its runs are those of everyone."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
-from orchestrator.bench.predict import (
-    ALONE,
-    BESIDE,
-    MODELS,
-    Known,
-    Prediction,
-    Setting,
-    compared,
-    fleet_of,
-    line,
-    predict,
-    summary,
-)
+from orchestrator.bench.predict import MODELS, Prediction, Setting, compared, line, predict, summary
+from orchestrator.bench.this_machine import ALONE, BESIDE, Known, fleet_of, least_on_devices
 from orchestrator.wire_cost import WireCost
 
 
@@ -34,7 +24,7 @@ def prediction(**seconds: float) -> Prediction:
 
 
 def test_a_setting_is_one_machine_and_its_slow_links_are_the_devices(known: Known) -> None:
-    fleet = fleet_of(known, Setting(2, 4, "100mbit/10ms"), 7)
+    fleet = fleet_of(known, 2, 4, 7, "100mbit/10ms")
     device, node = fleet.expanded_devices()[0], fleet.expanded_nodes()[1]
     assert (len(fleet.expanded_devices()), device.samples) == (4, 7 * 32)
     assert (device.up_mbps, device.down_mbps, device.latency_ms) == (100.0, 100.0, 10.0)
@@ -45,7 +35,7 @@ def test_a_setting_is_one_machine_and_its_slow_links_are_the_devices(known: Know
 
 
 def test_one_node_computes_alone(known: Known) -> None:
-    assert fleet_of(known, Setting(1, 4, "none"), 7).expanded_nodes()[0].hardware == ALONE
+    assert fleet_of(known, 1, 4, 7).expanded_nodes()[0].hardware == ALONE
 
 
 @pytest.mark.parametrize("setting", [Setting(1, 4, "none"), Setting(3, 2, "none"), Setting(2, 4, "100mbit/10ms")])
@@ -74,3 +64,14 @@ def test_errors_count_whatever_their_sign() -> None:
     assert said["mean_error"] == {"simulated": pytest.approx(0.03), "objective": 0.1, "closed_form": 0.2}
     assert said["worst_error"]["simulated"] == 0.04
     assert said["mean_spread"] == pytest.approx(0.02)
+
+
+def test_devices_hold_no_more_than_helps(known: Known) -> None:
+    def cuts(*forward_ms: float) -> tuple[int, ...]:
+        times = replace(known.profile.hardware[BESIDE], forward_ms=forward_ms, backward_ms=forward_ms)
+        profile = replace(known.profile, hardware={ALONE: times, BESIDE: times})
+        return least_on_devices(replace(known, profile=profile), 2, 4, 8).cuts
+
+    assert cuts(1.0, 20.0, 20.0, 20.0, 20.0, 1.0) == (1, 3, 5)
+    # Three equal blocks for two hops: one would wait for the other, so the devices take one of them.
+    assert cuts(1.0, 40.0, 40.0, 40.0, 1.0, 1.0)[0] == 2

@@ -21,10 +21,10 @@ from mpsl.nn.models import arguments
 from mpsl.topics import Topics
 from orchestrator.bench.agents import start_agents
 from orchestrator.bench.readings import peak_resident
+from orchestrator.bench.this_machine import CIFAR
 from orchestrator.commands.train import orchestrate
 from orchestrator.processes import children
 
-CIFAR = {"num_classes": 10, "in_channels": 3, "image_size": 32}
 LOOK_S = 0.5
 
 

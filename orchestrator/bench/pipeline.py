@@ -20,7 +20,7 @@ from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSecti
 from mpsl.nn.models import arguments
 from mpsl.topics import Topics
 from orchestrator.bench.agents import start_agents
-from orchestrator.bench.throughput import CIFAR
+from orchestrator.bench.this_machine import CIFAR
 from orchestrator.commands.train import orchestrate
 from orchestrator.processes import children
 

@@ -9,7 +9,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,7 @@ from broker.engines.engine import running_broker
 from broker.options import Network
 from broker.slow_link import parse_link
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
-from mpsl.nn.block_sizes import profile_of_sizes
-from mpsl.nn.models import arguments
-from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
+from mpsl.planning.fleet import Fleet
 from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.planner import plan
 from mpsl.planning.profile import Profile
@@ -32,48 +30,14 @@ from mpsl.planning.system import system_of
 from mpsl.sim.rehearsal import Rehearsal
 from mpsl.topics import Topics
 from orchestrator.bench.agents import start_agents
-from orchestrator.bench.throughput import CIFAR
-from orchestrator.commands.profile import times
+from orchestrator.bench.this_machine import Known, Model, fleet_of, measured
 from orchestrator.commands.simulate import analytic_seconds
 from orchestrator.commands.train import orchestrate
-from orchestrator.measuring import Task, measure
 from orchestrator.plan_option import job_as_planned
 from orchestrator.processes import children
 from orchestrator.records import write_whole
-from orchestrator.wire_cost import WireCost, tensor_bytes, wire_cost
-
-HERE = "here"
-FAST_MBPS = 1e6
-"""A link within one machine: its price is the CPU of its bytes, which the profile has."""
-ALONE, BESIDE = "alone", "beside"
-"""The two kinds of this machine's cores: one process computes, or as many as there are cores."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """A model to predict, with what it is given and the samples of a batch."""
-
-    name: str
-    batch_size: int
-    head: str | None = None
-
-    @property
-    def args(self) -> dict[str, Any]:
-        """10 classes and 32×32 images where the model has them."""
-        found = {key: value for key, value in CIFAR.items() if key in arguments(self.name)}
-        return found | ({"head": self.head} if self.head else {})
-
 
 MODELS = (Model("resnet18", 32), Model("vgg11", 32, "small"))
-
-
-@dataclass(frozen=True)
-class Known:
-    """What was measured of a model once, before any prediction."""
-
-    model: Model
-    profile: Profile
-    cost: WireCost
 
 
 @dataclass(frozen=True)
@@ -131,39 +95,11 @@ def command(
     click.echo(json.dumps({"benchmark": "predict", "cores": os.cpu_count(), "rows": rows, **summary(rows)}))
 
 
-def measured(model: Model) -> Known:
-    """Profile a model on this machine, alone and as many at once as there are cores, and what a byte costs."""
-    cores = os.cpu_count() or 1
-    section = ModelSection(model.name, model.args)
-    profile = profile_of_sizes(section, model.batch_size)
-    task = Task(section, model.batch_size, "momentum", 1, 20.0)
-    cost = wire_cost(tensor_bytes(profile), "auto")
-    kinds = {ALONE: 1, BESIDE: cores}
-    hardware = {kind: times(measure(task, copies), cost.end, cores, 1) for kind, copies in kinds.items()}
-    return Known(model, replace(profile, hardware=hardware), cost)
-
-
-def fleet_of(known: Known, setting: Setting, batches: int) -> Fleet:
-    """Everyone of a setting as processes of this machine, with data for so many batches."""
-    speed = None if setting.link == "none" else parse_link(setting.link)
-    mbps = FAST_MBPS if speed is None else speed.bytes_per_s * 8 / 1e6
-    latency = 0.0 if speed is None else speed.latency_s * 1e3
-    kind = ALONE if setting.hops == 1 else BESIDE
-    samples = batches * known.model.batch_size
-    return Fleet(
-        devices=(FleetDevice("dev", BESIDE, samples, setting.devices, mbps, mbps, latency, host=HERE),),
-        nodes=(FleetNode("node", kind, 64.0, 0.0, setting.hops, FAST_MBPS, HERE),),
-        broker=FleetBroker(FAST_MBPS, 0.0, 1e3 / known.cost.broker, HERE),
-        hosts=(FleetHost(HERE, os.cpu_count() or 1),),
-        job=FleetJob(first_cut=1, last_cut=len(known.profile.blocks) - 1, optimizer="momentum"),
-    )
-
-
 def predict(known: Known, setting: Setting, seconds: float) -> tuple[PlanFile, Prediction]:
     """The plan of a setting, with as many batches as make a round of `seconds`, and what is said of its round."""
     few, more = (_planned_seconds(known, setting, count) for count in (4, 8))
     batches = max(2, 4 + ceil(4 * (seconds - few) / (more - few)))
-    fleet = fleet_of(known, setting, batches)
+    fleet = fleet_of(known, setting.hops, setting.devices, batches, setting.link)
     found = plan(system_of(known.profile, fleet), Shape(setting.hops))
     prediction = Prediction(
         known.model.name,
@@ -178,7 +114,7 @@ def predict(known: Known, setting: Setting, seconds: float) -> tuple[PlanFile, P
 
 
 def _planned_seconds(known: Known, setting: Setting, batches: int) -> float:
-    fleet = fleet_of(known, setting, batches)
+    fleet = fleet_of(known, setting.hops, setting.devices, batches, setting.link)
     return rehearsed(known.profile, fleet, plan(system_of(known.profile, fleet), Shape(setting.hops)))
 
 

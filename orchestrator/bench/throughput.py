@@ -12,10 +12,9 @@ from typing import Any
 import click
 
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection
-from mpsl.nn.models import arguments
-from orchestrator.bench.system import Observed, observe
-
-CIFAR = {"num_classes": 10, "in_channels": 3, "image_size": 32}
+from mpsl.errors import MpslError, UsageError
+from orchestrator.bench.system import Observed, Sample, observe
+from orchestrator.bench.this_machine import Model, least_on_devices, measured
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,12 @@ class Setting:
     wire: str
     engine: str
     batches: int
-    cuts: tuple[int, ...] | None = None
+    cuts: tuple[int, ...]
 
     @property
     def args(self) -> dict[str, Any]:
-        """The model's arguments: 10 classes and 32×32 images where it has them."""
-        return {key: value for key, value in CIFAR.items() if key in arguments(self.model)}
+        """The model's arguments."""
+        return Model(self.model, self.batch_size).args
 
     def job(self) -> Job:
         """Two rounds of `batches` a device; nothing is evaluated, for there is no test data."""
@@ -56,27 +55,28 @@ class Setting:
 @click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
 @click.option("--batches", type=click.IntRange(4), default=12, show_default=True, help="Of each device and round.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--cuts", help="Such as 2,5,9.  [default: planned, from what is measured]")
+@click.option("--cuts", help="Such as 2,5,9.  [default: planned, from what is measured first]")
 def command(
-    model: str, batch_size: int, devices: int, hops: int, wire: str, engine: str, batches: int, repeats: int, cuts: str | None
-) -> None:
+    model: str, batch_size: int, devices: int, hops: int, wire: str, engine: str, batches: int, repeats: int,
+    cuts: str | None,
+) -> None:  # fmt: skip
     """Measure samples a second, alternating with the two references; prints one JSON object last."""
-    setting = Setting(model, batch_size, devices, hops, wire, engine, batches, tuple(int(c) for c in cuts.split(',')) if cuts else None)
+    try:
+        chosen = parse_cuts(cuts) if cuts else _planned(model, batch_size, devices, hops, batches)
+    except UsageError as error:
+        raise click.UsageError(str(error)) from None
+    except MpslError as error:
+        raise click.ClickException(str(error)) from None
+    setting = Setting(model, batch_size, devices, hops, wire, engine, batches, chosen)
+    click.echo(f"cuts {', '.join(map(str, chosen))}", err=True)
     cores = os.cpu_count() or 1
-    runs = []
+    runs, before = [], References.of(setting, cores)
     for number in range(1, repeats + 1):
         run = _system(setting)
-        run["plain"] = _plain(setting, [cores])
-        run["ceiling"] = _plain(setting, [1] * cores)
-        run["of_plain"] = run["steady"] / run["plain"]
-        run["of_ceiling"] = run["steady"] / run["ceiling"]
-        runs.append(run)
-        click.echo(
-            f"{number}: steady {run['steady']:.1f}, with round ends {run['with_round_ends']:.1f}, "
-            f"plain {run['plain']:.1f}, ceiling {run['ceiling']:.1f} samples/s; "
-            f"{run['of_plain']:.3f} of plain, {run['of_ceiling']:.3f} of the ceiling",
-            err=True,
-        )
+        after = References.of(setting, cores)
+        runs.append(run | before.beside(after, run["steady"]))
+        before = after
+        click.echo(_line(number, runs[-1]), err=True)
     click.echo(_where_time_went(runs[-1]["processes"]), err=True)
     figures = {
         key: _spread([run[key] for run in runs])
@@ -86,6 +86,46 @@ def command(
         json.dumps(
             {"benchmark": "throughput", **vars(setting), "cores": cores, **figures, "processes": runs[-1]["processes"]}
         )
+    )
+
+
+def parse_cuts(text: str) -> tuple[int, ...]:
+    """The cuts that "2,5,9" names; raises UsageError."""
+    try:
+        return tuple(int(cut) for cut in text.split(","))
+    except ValueError:
+        raise UsageError(f"--cuts {text!r}: write indices into the model's blocks, such as 2,5,9") from None
+
+
+def _planned(model: str, batch_size: int, devices: int, hops: int, batches: int) -> tuple[int, ...]:
+    """Where the planner cuts for this machine. Raises UsageError, MeasurementError."""
+    click.echo(f"measuring {model} for its cuts", err=True)
+    return least_on_devices(measured(Model(model, batch_size)), hops, devices, batches).cuts
+
+
+@dataclass(frozen=True)
+class References:
+    """Samples a second without any network: one process with all cores, and one for each core."""
+
+    plain: float
+    ceiling: float
+
+    @classmethod
+    def of(cls, setting: Setting, cores: int) -> "References":
+        """Measure both now."""
+        return cls(_plain(setting, [cores]), _plain(setting, [1] * cores))
+
+    def beside(self, after: "References", steady: float) -> dict[str, float]:
+        """What a run between two measurements is compared with, their means, and how it stands."""
+        plain, ceiling = (self.plain + after.plain) / 2, (self.ceiling + after.ceiling) / 2
+        return {"plain": plain, "ceiling": ceiling, "of_plain": steady / plain, "of_ceiling": steady / ceiling}
+
+
+def _line(number: int, run: dict[str, Any]) -> str:
+    return (
+        f"{number}: steady {run['steady']:.1f}, with round ends {run['with_round_ends']:.1f}, "
+        f"plain {run['plain']:.1f}, ceiling {run['ceiling']:.1f} samples/s; "
+        f"{run['of_plain']:.3f} of plain, {run['of_ceiling']:.3f} of the ceiling"
     )
 
 
@@ -119,17 +159,18 @@ def _system(setting: Setting) -> dict[str, Any]:
         raise click.ClickException("the round was too short to see a steady state; raise --batches")
     first, end = window
     (steps, began), (steps_end, ended) = first.steps[last], end.steps[last]
-    batches = steps_end - steps
-    wall = end.at - first.at
+    rate = (steps_end - steps) / (ended - began)
     second = observed.summary["rounds"][1]
     return {
-        "steady": batches * setting.batch_size / (ended - began),
+        "steady": rate * setting.batch_size,
         "with_round_ends": second["samples"] / second["seconds"],
-        "processes": _processes(observed, first, end, batches, wall),
+        "processes": _processes(observed, first, end, rate),
     }
 
 
-def _processes(observed: Observed, first: Any, end: Any, batches: int, wall: float) -> dict[str, dict[str, float]]:
+def _processes(observed: Observed, first: Sample, end: Sample, rate: float) -> dict[str, dict[str, float]]:
+    """Of each process between two samples, at `rate` batches a second."""
+    wall = end.at - first.at
     found = {}
     for name, reading in end.readings.items():
         spent = reading - first.readings[name]
@@ -140,7 +181,7 @@ def _processes(observed: Observed, first: Any, end: Any, batches: int, wall: flo
             "encode_s": coding,
             "send_s": spent.total_s - worker,
             "wait_s": max(0.0, wall - spent.total_s),
-            "cpu_s_per_batch": spent.total_s / batches,
+            "cpu_s_per_batch": spent.total_s / (rate * wall),
             "peak_mb": observed.peaks.get(name, 0) / 1e6,
         }
     return found
