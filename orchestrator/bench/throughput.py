@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection
 from mpsl.errors import MpslError, UsageError
+from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection
 from orchestrator.bench.system import Observed, Sample, observe
 from orchestrator.bench.this_machine import Model, least_on_devices, measured
 
