@@ -62,7 +62,7 @@ def read_publish(header: int, packet: bytearray, five: bool) -> tuple[Arrived, i
 
 
 class Parts:
-    """A packet that is sent from where its parts lie; paho asks for its length, and for what is left from a position."""
+    """A packet that is sent from where its parts lie: paho asks for its length, and for what is left of it."""
 
     def __init__(self, *parts: memoryview) -> None:
         self.parts = parts
@@ -82,7 +82,7 @@ class Parts:
 class Room(bytearray):
     """A packet's bytes, received where they belong: that paho adds them once more changes nothing."""
 
-    def __iadd__(self, received: object) -> "Room":  # type: ignore[misc, override]
+    def __iadd__(self, received: object) -> "Room":
         return self
 
 

@@ -8,7 +8,7 @@ import pytest
 from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
 from orchestrator.bench.predict import MODELS, Prediction, Setting, compared, line, predict, summary
-from orchestrator.bench.this_machine import ALONE, BESIDE, Known, fleet_of, least_on_devices
+from orchestrator.bench.this_machine import ALONE, BESIDE, Known, best_cuts, fleet_of
 from orchestrator.wire_cost import WireCost
 
 
@@ -70,7 +70,7 @@ def test_devices_hold_no_more_than_helps(known: Known) -> None:
     def cuts(*forward_ms: float) -> tuple[int, ...]:
         times = replace(known.profile.hardware[BESIDE], forward_ms=forward_ms, backward_ms=forward_ms)
         profile = replace(known.profile, hardware={ALONE: times, BESIDE: times})
-        return least_on_devices(replace(known, profile=profile), 2, 4, 8).cuts
+        return best_cuts(replace(known, profile=profile), 2, 4, 8)
 
     assert cuts(1.0, 20.0, 20.0, 20.0, 20.0, 1.0) == (1, 3, 5)
     # Three equal blocks for two hops: one would wait for the other, so the devices take one of them.

@@ -1,14 +1,18 @@
 """Our client reads a publish as paho does, copies nothing that is large, and hangs on steps that paho still has."""
 
+import socket
 import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from paho.mqtt import client as paho
 from paho.mqtt._packet import decode_publish
-from paho.mqtt.enums import MQTTProtocolVersion
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.exception import MalformedPacket
 
-from broker.mqtt_client import LARGE, Client, read_publish
+from broker.mqtt_client import LARGE, LARGEST, Client, Parts, read_publish
 from broker.user_properties import UserProperties
 
 PAIRS = (("kind", "activation"), ("größe", "½ MB"))
@@ -54,7 +58,10 @@ async def new_client() -> Client:
     return Client("localhost")
 
 
-@pytest.mark.parametrize("step", ["loop_read", "_packet_queue", "_handle_publish", "_packet_read", "_send_puback"])
+STEPS = {"loop_read", "_packet_queue", "_handle_publish", "_send_publish", "_sock_send", "_sock_recv"}
+
+
+@pytest.mark.parametrize("step", sorted(STEPS | {"_packet_read", "_send_puback", "_pack_remaining_length"}))
 def test_paho_still_has_the_steps_that_are_replaced_or_used(step: str) -> None:
     assert callable(getattr(paho.Client, step))
 
@@ -63,9 +70,9 @@ def test_every_client_of_ours_replaces_them_for_itself_alone() -> None:
     import asyncio
 
     ours = asyncio.run(new_client())._client
-    assert {"loop_read", "_packet_queue", "_handle_publish"} <= vars(ours).keys()
+    assert vars(ours).keys() >= STEPS
     theirs = paho.Client(paho.CallbackAPIVersion.VERSION2)
-    assert not {"loop_read", "_packet_queue", "_handle_publish"} & vars(theirs).keys()
+    assert not STEPS & vars(theirs).keys()
 
 
 def test_what_is_left_of_a_packet_is_no_copy() -> None:
@@ -78,3 +85,99 @@ def test_what_is_left_of_a_packet_is_no_copy() -> None:
     queued = ours._out_packet[-1]["packet"]
     assert isinstance(queued, memoryview)
     assert queued[10:].obj is data
+
+
+def test_what_is_left_of_parts_is_what_is_left_of_their_bytes() -> None:
+    parts = Parts(memoryview(b"head"), memoryview(b""), memoryview(b"payload"))
+    whole = b"headpayload"
+    assert len(parts) == len(whole)
+    for position in range(len(whole) + 1):
+        left = parts[position:]
+        assert b"".join(left.parts) == whole[position:]
+        assert len(left) == len(whole) - position
+        assert all(left.parts), "an empty part would be a call of the system for nothing"
+
+
+@dataclass
+class Wire:
+    """A client of ours and the other end of its connection, without a broker."""
+
+    inner: Any
+    far: socket.socket
+
+
+@pytest.fixture(params=[paho.MQTTv5, paho.MQTTv311])
+def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
+    import asyncio
+
+    inner: Any = asyncio.run(new_client())._client
+    inner._protocol = request.param
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        far.settimeout(10)
+        inner._sock = near
+        inner._on_socket_register_write = lambda *_: None
+        inner._call_socket_register_write = lambda: None
+        yield Wire(inner, far)
+
+
+@pytest.mark.parametrize("retain", [False, True])
+@pytest.mark.parametrize("size", [0, LARGE - 1, LARGE, 3 * LARGE + 1, 2 << 20])
+def test_a_publish_leaves_as_paho_would_send_it(wire: Wire, size: int, retain: bool) -> None:
+    payload = bytes(index % 251 for index in range(1000)) * (size // 1000 + 1)
+    payload = payload[:size]
+    properties = UserProperties(PAIRS) if wire.inner._protocol == paho.MQTTv5 else None
+    theirs = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=wire.inner._protocol)
+    theirs._sock = wire.inner._sock
+    theirs._on_socket_register_write = wire.inner._on_socket_register_write
+    for client in (wire.inner, theirs):
+        client._send_publish(1, b"mpsl/v1/x", payload, 0, retain, False, paho.MQTTMessageInfo(1), properties)
+    expected = bytes(theirs._out_packet[-1]["packet"])
+    received = bytearray()
+    while len(received) < len(expected):
+        wire.inner._packet_write()
+        received += wire.far.recv(1 << 16)
+    assert bytes(received) == expected
+    assert not wire.inner._out_packet
+
+
+@pytest.mark.parametrize("size", [0, 10, LARGE, 3 * LARGE + 1, 1 << 20, LARGEST + 1])
+def test_what_comes_in_pieces_arrives_whole(wire: Wire, size: int) -> None:
+    five = wire.inner._protocol == paho.MQTTv5
+    body = bytes(packet(bytes(index % 251 for index in range(size)), 0, five))
+    head = bytearray([0x30])
+    wire.inner._pack_remaining_length(head, len(body))
+    arrived: list[Any] = []
+
+    def handle() -> MQTTErrorCode:
+        arrived.append(read_publish(0x30, wire.inner._in_packet["packet"], five)[0])
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
+
+    wire.inner._handle_publish = handle
+    left = memoryview(bytes(head) + body + b"\xd0\x00")
+    while not arrived:
+        # The last two bytes are a packet of their own, which must not be taken for more of this one.
+        left = left[wire.far.send(left[: 1 << 16]) :]
+        assert wire.inner._packet_read() in (paho.MQTT_ERR_SUCCESS, paho.MQTT_ERR_AGAIN)
+    assert bytes(arrived[0].payload) == bytes(index % 251 for index in range(size))
+    assert arrived[0].topic == "mpsl/v1/größe"
+
+
+def test_a_socket_that_cannot_take_parts_gets_them_one_by_one(wire: Wire) -> None:
+    class Plain:
+        def send(self, data: memoryview) -> int:
+            return wire.far.send(bytes(data))
+
+    near, wire.inner._sock = wire.inner._sock, Plain()
+    assert wire.inner._sock_send(Parts(memoryview(b"head"), memoryview(b"payload"))) == 4
+    assert near.recv(100) == b"head"
+
+
+def test_a_connection_that_ends_within_a_packet_is_lost(wire: Wire) -> None:
+    head = bytearray([0x30])
+    wire.inner._pack_remaining_length(head, 4 * LARGE)
+    wire.far.send(bytes(head) + bytes(LARGE))
+    assert wire.inner._packet_read() == paho.MQTT_ERR_AGAIN
+    wire.far.close()
+    assert wire.inner._packet_read() == paho.MQTT_ERR_CONN_LOST

@@ -21,16 +21,13 @@ from broker.engines.engine import running_broker
 from broker.options import Network
 from broker.slow_link import parse_link
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
-from mpsl.planning.fleet import Fleet
 from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.planner import plan
-from mpsl.planning.profile import Profile
 from mpsl.planning.shape import Shape
 from mpsl.planning.system import system_of
-from mpsl.sim.rehearsal import Rehearsal
 from mpsl.topics import Topics
 from orchestrator.bench.agents import start_agents
-from orchestrator.bench.this_machine import Known, Model, fleet_of, measured
+from orchestrator.bench.this_machine import Known, Model, fleet_of, measured, rehearsed
 from orchestrator.commands.simulate import analytic_seconds
 from orchestrator.commands.train import orchestrate
 from orchestrator.plan_option import job_as_planned
@@ -106,7 +103,7 @@ def predict(known: Known, setting: Setting, seconds: float) -> tuple[PlanFile, P
         setting,
         batches,
         found.cuts,
-        rehearsed(known.profile, fleet, found),
+        rehearsed(known.profile, fleet, found, 2),
         found.predicted.round_s,
         analytic_seconds(known.profile, fleet, found),
     )
@@ -115,14 +112,7 @@ def predict(known: Known, setting: Setting, seconds: float) -> tuple[PlanFile, P
 
 def _planned_seconds(known: Known, setting: Setting, batches: int) -> float:
     fleet = fleet_of(known, setting.hops, setting.devices, batches, setting.link)
-    return rehearsed(known.profile, fleet, plan(system_of(known.profile, fleet), Shape(setting.hops)))
-
-
-def rehearsed(profile: Profile, fleet: Fleet, found: PlanFile) -> float:
-    """Seconds of the second of two rounds in the simulator."""
-    seconds = Rehearsal(profile, fleet, found, "the plan").run(2).rounds[1].seconds
-    assert seconds is not None
-    return seconds
+    return rehearsed(known.profile, fleet, plan(system_of(known.profile, fleet), Shape(setting.hops)), 2)
 
 
 async def run(known: Known, setting: Setting, found: PlanFile, batches: int, rounds: int) -> list[float]:

@@ -14,7 +14,7 @@ import click
 from mpsl.errors import MpslError, UsageError
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection
 from orchestrator.bench.system import Observed, Sample, observe
-from orchestrator.bench.this_machine import Model, least_on_devices, measured
+from orchestrator.bench.this_machine import Model, best_cuts, measured
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def parse_cuts(text: str) -> tuple[int, ...]:
 def _planned(model: str, batch_size: int, devices: int, hops: int, batches: int) -> tuple[int, ...]:
     """Where the planner cuts for this machine. Raises UsageError, MeasurementError."""
     click.echo(f"measuring {model} for its cuts", err=True)
-    return least_on_devices(measured(Model(model, batch_size)), hops, devices, batches).cuts
+    return best_cuts(measured(Model(model, batch_size)), hops, devices, batches)
 
 
 @dataclass(frozen=True)
