@@ -44,10 +44,16 @@ PIECE = 1 << 20
 
 
 class HopPerformer:
-    """Performs the jobs of one compute node, one at a time; files that memory has no room for go to `scratch`."""
+    """Performs the jobs of one compute node, one at a time; files that memory has no room for go to `scratch`.
 
-    def __init__(self, id: str, scratch: Path = DIRECTORY, profiler: Profiler | None = None) -> None:
+    `thrifty`: what a device leaves free goes back to the system at once, not only at the end of a run.
+    """
+
+    def __init__(
+        self, id: str, scratch: Path = DIRECTORY, profiler: Profiler | None = None, thrifty: bool = True
+    ) -> None:
         self._id = id
+        self._thrifty = thrifty
         self._profiler = profiler
         self._scratch = scratch
         self._plan: Plan | None = None
@@ -129,7 +135,8 @@ class HopPerformer:
     @_perform.register
     def _drop(self, job: DropCopy) -> Result:
         self._copies.pop(job.device, None)
-        give_back()
+        if self._thrifty:
+            give_back()
         return Result()
 
     @_perform.register
@@ -158,7 +165,8 @@ class HopPerformer:
         for total, array in zip(self._sum.each(), weights.arrays_of(state_tensors(part)), strict=True):
             self._rule.fold(total, array, job.samples)
         del part, array
-        give_back()
+        if self._thrifty:
+            give_back()
         return Result()
 
     @_perform.register

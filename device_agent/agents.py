@@ -19,7 +19,7 @@ from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Stop
 from mpsl.machines.jobs import Begin, Complete, Job, Turn, WholeBatch
 from mpsl.nn.profiler import Profiler
-from mpsl.nn.threads import limit_threads
+from mpsl.nn.threads import begin_computing, limit_threads
 from mpsl.topics import client_id
 
 
@@ -27,7 +27,7 @@ class SharedWorker(ThreadPoolExecutor):
     """The one computing thread; outlives the drivers that use it."""
 
     def __init__(self, threads: int | None) -> None:
-        super().__init__(1, thread_name_prefix="worker", initializer=limit_threads, initargs=(threads,))
+        super().__init__(1, thread_name_prefix="worker", initializer=begin_computing, initargs=(threads,))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """A driver that ends leaves the worker to the others."""

@@ -4,6 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+from mpsl.nn.turns import take_long_turns
+
 
 def limit_threads(threads: int | None) -> int:
     """Let torch use so many threads in the calling thread (None: leave its own choice); returns how many it uses."""
@@ -12,6 +14,12 @@ def limit_threads(threads: int | None) -> int:
     return torch.get_num_threads()
 
 
+def begin_computing(threads: int | None) -> None:
+    """Set up the calling thread as one that computes; OpenMP keeps a number of threads for each thread that asks."""
+    take_long_turns()
+    limit_threads(threads)
+
+
 def computing_worker(threads: int | None) -> ThreadPoolExecutor:
-    """The one thread that computes; OpenMP keeps a number of threads for each thread that asks, so it is set there."""
-    return ThreadPoolExecutor(1, thread_name_prefix="worker", initializer=limit_threads, initargs=(threads,))
+    """The one thread that computes."""
+    return ThreadPoolExecutor(1, thread_name_prefix="worker", initializer=begin_computing, initargs=(threads,))

@@ -77,7 +77,7 @@ def command(
             parse_link(link)
     settings = [Setting(n, k, link) for n in hops for k in devices for link in links]
     chosen = [model for model in MODELS if not models or model.name in models]
-    known = [measured(model) for model in chosen]
+    known = measured(chosen)
     predicted = [(each, setting, *predict(each, setting, seconds)) for each in known for setting in settings]
     said = [asdict(prediction) for _, _, _, prediction in predicted]
     if out is not None:

@@ -18,7 +18,7 @@ from mpsl.planning.shape import Shape, check_shape
 from mpsl.planning.system import system_of
 from mpsl.sim.rehearsal import Rehearsal
 from orchestrator.commands.profile import times
-from orchestrator.measuring import Task, measure
+from orchestrator.measuring import Measured, Task, measure
 from orchestrator.wire_cost import WireCost, tensor_bytes, wire_cost
 
 CIFAR = {"num_classes": 10, "in_channels": 3, "image_size": 32}
@@ -29,6 +29,8 @@ ALONE, BESIDE = "alone", "beside"
 """The two kinds of this machine's cores: one process computes, or as many as there are cores."""
 AS_GOOD = 0.03
 """How much longer a round may take for devices to hold less."""
+PASSES = 3
+PASS_S = 7.0
 MOST_FIRST = 3
 """Blocks that devices hold at the most before the first hop: they are the ones that have little."""
 
@@ -57,16 +59,29 @@ class Known:
     cost: WireCost
 
 
-def measured(model: Model) -> Known:
-    """Profile a model on this machine, alone and as many at once as there are cores, and what a byte costs."""
+def measured(models: Sequence[Model]) -> list[Known]:
+    """Profile models on this machine, alone and as many at once as there are cores, and what a byte costs.
+
+    In several passes over everything, of which the medians count: the speed of a machine that others share drifts.
+    """
     cores = os.cpu_count() or 1
-    section = ModelSection(model.name, model.args)
-    profile = profile_of_sizes(section, model.batch_size)
-    task = Task(section, model.batch_size, "momentum", 1, 20.0)
-    cost = wire_cost(tensor_bytes(profile), "auto")
     kinds = {ALONE: 1, BESIDE: cores}
-    hardware = {kind: times(measure(task, copies), cost.end, cores, 1) for kind, copies in kinds.items()}
-    return Known(model, replace(profile, hardware=hardware), cost)
+    sections = [ModelSection(model.name, model.args) for model in models]
+    tasks = [Task(section, m.batch_size, "momentum", 1, PASS_S) for m, section in zip(models, sections, strict=True)]
+    passes = [[[measure(task, copies) for copies in kinds.values()] for task in tasks] for _ in range(PASSES)]
+    known = []
+    for place, (model, section) in enumerate(zip(models, sections, strict=True)):
+        sizes = profile_of_sizes(section, model.batch_size)
+        cost = wire_cost(tensor_bytes(sizes), "auto")
+        found = [_middle([each[place][kind] for each in passes]) for kind in range(len(kinds))]
+        hardware = {kind: times(each, cost.end, cores, 1) for kind, each in zip(kinds, found, strict=True)}
+        known.append(Known(model, replace(sizes, hardware=hardware), cost))
+    return known
+
+
+def _middle(passes: Sequence[Measured]) -> Measured:
+    """The pass whose whole model took the median time: its blocks belong together."""
+    return sorted(passes, key=lambda each: each.whole)[len(passes) // 2]
 
 
 def fleet_of(known: Known, hops: int, devices: int, batches: int, link: str = "none", first_cut: int = 1) -> Fleet:

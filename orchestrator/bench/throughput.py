@@ -100,7 +100,8 @@ def parse_cuts(text: str) -> tuple[int, ...]:
 def _planned(model: str, batch_size: int, devices: int, hops: int, batches: int) -> tuple[int, ...]:
     """Where the planner cuts for this machine. Raises UsageError, MeasurementError."""
     click.echo(f"measuring {model} for its cuts", err=True)
-    return best_cuts(measured(Model(model, batch_size)), hops, devices, batches)
+    (known,) = measured([Model(model, batch_size)])
+    return best_cuts(known, hops, devices, batches)
 
 
 @dataclass(frozen=True)
