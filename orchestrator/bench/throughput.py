@@ -155,7 +155,8 @@ def _system(setting: Setting) -> dict[str, Any]:
         raise click.ClickException(observed.summary["reason"])
     last = f"node-{setting.hops}"
     per_round = setting.batches * setting.devices
-    window = observed.steady(setting.devices, per_round - setting.devices, last)
+    # The second round: in the first one the processes' memory grows and kernels are made.
+    window = observed.steady(per_round + setting.devices, 2 * per_round - setting.devices, last)
     if window is None:
         raise click.ClickException("the round was too short to see a steady state; raise --batches")
     first, end = window
