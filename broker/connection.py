@@ -58,6 +58,11 @@ class Connection:
             )
         properties = cast("Properties | None", packed if publish.properties else None)
         try:
+            if publish.qos == 0:
+                await self._client.publish_at_once(
+                    publish.topic, publish.payload, publish.retain, properties, timeout=ANSWER_S
+                )
+                return
             await self._client.publish(
                 publish.topic, publish.payload, publish.qos, publish.retain, properties, timeout=ANSWER_S
             )

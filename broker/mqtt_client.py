@@ -5,6 +5,7 @@ each; our packets are half a megabyte. What is replaced here are steps inside pa
 that moves them is noticed by tests/test_mqtt_client.py.
 """
 
+import asyncio
 import socket
 import ssl
 import struct
@@ -93,6 +94,7 @@ class Client(aiomqtt.Client):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._drained = asyncio.Event()
         inner: Any = self._client
         self._read_one, self._queue_packet, self._handle_any = (
             inner.loop_read,
@@ -106,6 +108,27 @@ class Client(aiomqtt.Client):
         inner._send_publish = self._send_publish
         inner._sock_send = self._send
         inner._sock_recv = self._receive
+
+    async def publish_at_once(
+        self, topic: str, payload: bytes, retain: bool, properties: Any, timeout: float
+    ) -> None:
+        """Publish at QoS 0; returns once the socket has everything that waited to be sent.
+
+        What paho and aiomqtt note of each publish (a lock, a reason, a confirmation) nobody asks for at QoS 0; it would
+        cost more than 64 KiB on the wire. Raises MqttError when the connection is gone, or takes nothing for `timeout`.
+        """
+        inner: Any = self._client
+        result = inner._send_publish(0, topic.encode(), payload, 0, retain, False, None, properties)
+        if result != MQTTErrorCode.MQTT_ERR_SUCCESS or self._disconnected.done():
+            raise aiomqtt.MqttCodeError(result, "Could not publish message")
+        try:
+            while inner.want_write():
+                self._drained.clear()
+                await asyncio.wait_for(self._drained.wait(), timeout)
+                if self._disconnected.done():
+                    raise aiomqtt.MqttError("Disconnected while a message was being sent")
+        except TimeoutError:
+            raise aiomqtt.MqttError("Operation timed out") from None
 
     async def arrived(self) -> Arrived:
         """The next message; without a task of its own for one that is there already, as aiomqtt has for each."""
@@ -125,22 +148,25 @@ class Client(aiomqtt.Client):
 
     def _queue_view(self, command: int, packet: bytes | bytearray, *arguments: Any) -> Any:
         """paho cuts off what is left of a packet each time it writes: of a view that costs nothing."""
-        return self._queue_packet(command, packet if isinstance(packet, Parts) else memoryview(packet), *arguments)
+        return self._queue_packet(command, memoryview(packet), *arguments)
 
     def _send_publish(
         self, mid: int, topic: bytes, payload: bytes = b"", qos: int = 0, retain: bool = False, dup: bool = False,
         info: Any = None, properties: Any = None,
     ) -> Any:  # fmt: skip
-        """A large payload goes out from where it is, behind a head of its own (section 3.3)."""
+        """At QoS 0 a payload goes out from where it is, behind a head of its own (section 3.3)."""
         inner: Any = self._client
-        if qos or len(payload) < LARGE or inner._sock is None:
+        if qos or info is not None or inner._sock is None:
             return self._send_any(mid, topic, payload, qos, retain, dup, info, properties)
         about = _LENGTH.pack(len(topic)) + topic
         if inner._protocol == MQTTv5:
             about += properties.pack() if properties is not None else bytes(1)
         head = bytearray([PUBLISH | retain])
         inner._pack_remaining_length(head, len(about) + len(payload))
-        return inner._packet_queue(PUBLISH, Parts(memoryview(head + about), memoryview(payload)), mid, 0, info)
+        head += about
+        packet = Parts(memoryview(head), memoryview(payload)) if len(payload) >= LARGE else memoryview(head + payload)
+        # At QoS 0 paho would say of each packet that it is sent, at some length; nobody listens.
+        return self._queue_packet(PUBLISH, packet, mid, 1, None)
 
     def _send(self, packet: "Parts | memoryview") -> int:
         """As paho does; the parts of a packet in one call of the system, where the socket can."""
@@ -187,6 +213,14 @@ class Client(aiomqtt.Client):
         self.max_packet = getattr(properties, "MaximumPacketSize", None)
         super()._on_connect(client, userdata, flags, reason_code, properties)
 
+    def _on_disconnect(self, *arguments: Any) -> None:
+        super()._on_disconnect(*arguments)
+        self._drained.set()
+
+    def _on_socket_unregister_write(self, client: Any, userdata: Any, sock: Any) -> None:
+        super()._on_socket_unregister_write(client, userdata, sock)
+        self._drained.set()
+
     def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
         # Waiting until the socket is writable costs a turn of the event loop and two calls of epoll for each publish.
         # While it connects, paho calls this from another thread.
@@ -196,6 +230,7 @@ class Client(aiomqtt.Client):
             except Exception as error:
                 if not self._disconnected.done():
                     self._disconnected.set_exception(error)
+                self._drained.set()
                 return
             if not client.want_write():
                 return

@@ -8,7 +8,7 @@ import pytest
 from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
 from orchestrator.bench.predict import MODELS, Prediction, Setting, compared, line, predict, summary
-from orchestrator.bench.this_machine import ALONE, BESIDE, Known, best_cuts, fleet_of
+from orchestrator.bench.this_machine import ALONE, BESIDE, Known, best_cuts, chain, fleet_of, rehearsed, slowed
 from orchestrator.wire_cost import WireCost
 
 
@@ -16,7 +16,7 @@ from orchestrator.wire_cost import WireCost
 def known() -> Known:
     blocks = tuple(BlockProfile(f"b{n}", 1_000_000, 2_000_000, 4_000_000) for n in range(6))
     times = HardwareTimes((10.0,) * 6, (20.0,) * 6, (1.0,) * 6, 1.0, 4.0, 2, 1)
-    return Known(MODELS[0], Profile("any", 32, 100_000, blocks, {ALONE: times, BESIDE: times}), WireCost(1.0, 0.5))
+    return Known(MODELS[0], Profile("any", 32, 100_000, blocks, {ALONE: times, BESIDE: times}), WireCost(1.0, 0.5), 0.2)
 
 
 def prediction(**seconds: float) -> Prediction:
@@ -49,19 +49,26 @@ def test_a_round_is_as_long_as_asked_for_and_the_plan_has_the_hops(known: Known,
 
 
 def test_the_rounds_are_compared_by_their_median() -> None:
-    row = compared(prediction(simulated_s=9.0, objective_s=10.0, closed_form_s=12.0), [9.0, 10.0, 12.0])
+    row = compared(prediction(simulated_s=9.0, objective_s=10.0, closed_form_s=12.0), [9.0, 10.0, 12.0], 1.05, 9.5)
     assert row["measured_s"] == 10.0
     assert row["spread"] == pytest.approx(0.3)
-    assert row["error"] == {"simulated": -0.1, "objective": 0.0, "closed_form": 0.2}
-    assert "predicted 9.00 s, measured 10.00 s (spread 30.0%): simulated -10.0%" in line(row)
+    assert row["error"] == {
+        "simulated": -0.1, "objective": 0.0, "closed_form": 0.2, "simulated_at_that_speed": -0.05,
+    }  # fmt: skip
+    assert "predicted 9.00 s, measured 10.00 s (spread 30.0%, machine 1.050 times as long): simulated -10.0%" in line(
+        row
+    )
 
 
 def test_errors_count_whatever_their_sign() -> None:
     def row(error: float) -> dict[str, Any]:
-        return {"error": {"simulated": error, "objective": 0.1, "closed_form": 0.2}, "spread": 0.02}
+        errors = {"simulated": error, "objective": 0.1, "closed_form": 0.2, "simulated_at_that_speed": 0.01}
+        return {"error": errors, "spread": 0.02}
 
     said = summary([row(-0.04), row(0.02)])
-    assert said["mean_error"] == {"simulated": pytest.approx(0.03), "objective": 0.1, "closed_form": 0.2}
+    assert said["mean_error"] == {
+        "simulated": pytest.approx(0.03), "objective": 0.1, "closed_form": 0.2, "simulated_at_that_speed": 0.01,
+    }  # fmt: skip
     assert said["worst_error"]["simulated"] == 0.04
     assert said["mean_spread"] == pytest.approx(0.02)
 
@@ -75,3 +82,10 @@ def test_devices_hold_no_more_than_helps(known: Known) -> None:
     assert cuts(1.0, 20.0, 20.0, 20.0, 20.0, 1.0) == (1, 3, 5)
     # Three equal blocks for two hops: one would wait for the other, so the devices take one of them.
     assert cuts(1.0, 40.0, 40.0, 40.0, 1.0, 1.0)[0] == 2
+
+
+def test_a_slower_machine_makes_a_round_that_computes_longer_in_proportion(known: Known) -> None:
+    fleet = fleet_of(known, 2, 4, 8)
+    planned = chain((1, 3, 5), 4)
+    before, after = (rehearsed(slowed(known.profile, factor), fleet, planned, 2) for factor in (1.0, 1.5))
+    assert after / before == pytest.approx(1.5, rel=0.02)

@@ -1,11 +1,13 @@
 """Our client reads a publish as paho does, copies nothing that is large, and hangs on steps that paho still has."""
 
+import asyncio
 import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import aiomqtt
 import pytest
 from paho.mqtt import client as paho
 from paho.mqtt._packet import decode_publish
@@ -67,8 +69,6 @@ def test_paho_still_has_the_steps_that_are_replaced_or_used(step: str) -> None:
 
 
 def test_every_client_of_ours_replaces_them_for_itself_alone() -> None:
-    import asyncio
-
     ours = asyncio.run(new_client())._client
     assert vars(ours).keys() >= STEPS
     theirs = paho.Client(paho.CallbackAPIVersion.VERSION2)
@@ -76,8 +76,6 @@ def test_every_client_of_ours_replaces_them_for_itself_alone() -> None:
 
 
 def test_what_is_left_of_a_packet_is_no_copy() -> None:
-    import asyncio
-
     ours = asyncio.run(new_client())._client
     ours._on_socket_register_write = lambda *_: None
     data = bytearray(b"x" * 100)
@@ -108,8 +106,6 @@ class Wire:
 
 @pytest.fixture(params=[paho.MQTTv5, paho.MQTTv311])
 def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
-    import asyncio
-
     inner: Any = asyncio.run(new_client())._client
     inner._protocol = request.param
     near, far = socket.socketpair()
@@ -122,6 +118,32 @@ def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
         yield Wire(inner, far)
 
 
+def test_a_publish_that_nobody_takes_waits_and_one_on_a_lost_connection_raises() -> None:
+    async def scenario() -> None:
+        client = Client("localhost")
+        inner: Any = client._client
+        near, far = socket.socketpair()
+        with near, far:
+            near.setblocking(False)
+            inner._sock = near
+            await asyncio.wait_for(client.publish_at_once("t", b"small", False, None, 10.0), 10)
+            with pytest.raises(aiomqtt.MqttError, match="timed out"):
+                await client.publish_at_once("t", bytes(8 << 20), False, None, 0.05)
+            waiting = asyncio.create_task(client.publish_at_once("t", b"next", False, None, 10.0))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            client._connected.set_result(None)
+            client._on_disconnect(inner, None, None, paho.MQTT_ERR_CONN_LOST)
+            with pytest.raises(aiomqtt.MqttError, match="while a message"):
+                await asyncio.wait_for(waiting, 10)
+            client._disconnected.exception()
+            inner._sock = None
+            with pytest.raises(aiomqtt.MqttError):
+                await client.publish_at_once("t", b"late", False, None, 10.0)
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("retain", [False, True])
 @pytest.mark.parametrize("size", [0, LARGE - 1, LARGE, 3 * LARGE + 1, 2 << 20])
 def test_a_publish_leaves_as_paho_would_send_it(wire: Wire, size: int, retain: bool) -> None:
@@ -131,8 +153,8 @@ def test_a_publish_leaves_as_paho_would_send_it(wire: Wire, size: int, retain: b
     theirs = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=wire.inner._protocol)
     theirs._sock = wire.inner._sock
     theirs._on_socket_register_write = wire.inner._on_socket_register_write
-    for client in (wire.inner, theirs):
-        client._send_publish(1, b"mpsl/v1/x", payload, 0, retain, False, paho.MQTTMessageInfo(1), properties)
+    wire.inner._send_publish(0, b"mpsl/v1/x", payload, 0, retain, False, None, properties)
+    theirs._send_publish(1, b"mpsl/v1/x", payload, 0, retain, False, paho.MQTTMessageInfo(1), properties)
     expected = bytes(theirs._out_packet[-1]["packet"])
     received = bytearray()
     while len(received) < len(expected):

@@ -31,6 +31,7 @@ AS_GOOD = 0.03
 """How much longer a round may take for devices to hold less."""
 PASSES = 3
 PASS_S = 7.0
+LOOK_S = 3.0
 MOST_FIRST = 3
 """Blocks that devices hold at the most before the first hop: they are the ones that have little."""
 
@@ -57,6 +58,8 @@ class Known:
     model: Model
     profile: Profile
     cost: WireCost
+    whole_s: float
+    """Of a batch of the whole model, with as many processes at once as there are cores."""
 
 
 def measured(models: Sequence[Model]) -> list[Known]:
@@ -66,17 +69,44 @@ def measured(models: Sequence[Model]) -> list[Known]:
     """
     cores = os.cpu_count() or 1
     kinds = {ALONE: 1, BESIDE: cores}
-    sections = [ModelSection(model.name, model.args) for model in models]
-    tasks = [Task(section, m.batch_size, "momentum", 1, PASS_S) for m, section in zip(models, sections, strict=True)]
+    tasks = [_task(model, PASS_S) for model in models]
     passes = [[[measure(task, copies) for copies in kinds.values()] for task in tasks] for _ in range(PASSES)]
     known = []
-    for place, (model, section) in enumerate(zip(models, sections, strict=True)):
-        sizes = profile_of_sizes(section, model.batch_size)
+    for place, model in enumerate(models):
+        sizes = profile_of_sizes(tasks[place].model, model.batch_size)
         cost = wire_cost(tensor_bytes(sizes), "auto")
         found = [_middle([each[place][kind] for each in passes]) for kind in range(len(kinds))]
         hardware = {kind: times(each, cost.end, cores, 1) for kind, each in zip(kinds, found, strict=True)}
-        known.append(Known(model, replace(sizes, hardware=hardware), cost))
+        known.append(Known(model, replace(sizes, hardware=hardware), cost, found[-1].whole))
     return known
+
+
+def slowness(known: Known) -> float:
+    """How many times as long as in its profile a batch of the model takes now."""
+    return measure(_task(known.model, LOOK_S), os.cpu_count() or 1).whole / known.whole_s
+
+
+def slowed(profile: Profile, times_as_long: float) -> Profile:
+    """The profile of machines on which all computing takes so many times as long."""
+
+    def longer(times_ms: Sequence[float]) -> tuple[float, ...]:
+        return tuple(each * times_as_long for each in times_ms)
+
+    hardware = {
+        name: replace(
+            each,
+            forward_ms=longer(each.forward_ms),
+            backward_ms=longer(each.backward_ms),
+            step_ms=longer(each.step_ms),
+            wire_cpu_s_per_gb=each.wire_cpu_s_per_gb * times_as_long,
+        )
+        for name, each in profile.hardware.items()
+    }
+    return replace(profile, hardware=hardware)
+
+
+def _task(model: Model, seconds: float) -> Task:
+    return Task(ModelSection(model.name, model.args), model.batch_size, "momentum", 1, seconds)
 
 
 def _middle(passes: Sequence[Measured]) -> Measured:
