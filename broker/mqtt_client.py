@@ -109,9 +109,7 @@ class Client(aiomqtt.Client):
         inner._sock_send = self._send
         inner._sock_recv = self._receive
 
-    async def publish_at_once(
-        self, topic: str, payload: bytes, retain: bool, properties: Any, timeout: float
-    ) -> None:
+    async def publish_at_once(self, topic: str, payload: bytes, retain: bool, properties: Any, timeout: float) -> None:
         """Publish at QoS 0; returns once the socket has everything that waited to be sent.
 
         What paho and aiomqtt note of each publish (a lock, a reason, a confirmation) nobody asks for at QoS 0; it would
