@@ -117,16 +117,16 @@ class Client(aiomqtt.Client):
         """
         inner: Any = self._client
         result = inner._send_publish(0, topic.encode(), payload, 0, retain, False, None, properties)
-        if result != MQTTErrorCode.MQTT_ERR_SUCCESS or self._disconnected.done():
+        if result != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttCodeError(result, "Could not publish message")
         try:
-            while inner.want_write():
+            while inner.want_write() and not self._disconnected.done():
                 self._drained.clear()
                 await asyncio.wait_for(self._drained.wait(), timeout)
-                if self._disconnected.done():
-                    raise aiomqtt.MqttError("Disconnected while a message was being sent")
         except TimeoutError:
             raise aiomqtt.MqttError("Operation timed out") from None
+        if self._disconnected.done():
+            raise aiomqtt.MqttError("Disconnected while a message was being sent")
 
     async def arrived(self) -> Arrived:
         """The next message; without a task of its own for one that is there already, as aiomqtt has for each."""
@@ -192,7 +192,10 @@ class Client(aiomqtt.Client):
         try:
             with memoryview(packet["packet"]) as room:
                 return range(inner._sock.recv_into(room[len(room) - size :]))
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+        except ssl.SSLWantReadError:
+            raise BlockingIOError from None
+        except ssl.SSLWantWriteError:
+            inner._call_socket_register_write()
             raise BlockingIOError from None
 
     def _handle_publish(self) -> Any:

@@ -21,7 +21,7 @@ from mpsl.nn.models import arguments
 from mpsl.topics import Topics
 from orchestrator.bench.agents import start_agents
 from orchestrator.bench.readings import peak_resident
-from orchestrator.bench.this_machine import CIFAR
+from orchestrator.bench.this_machine import CIFAR, parse_cuts
 from orchestrator.commands.train import orchestrate
 from orchestrator.processes import children
 
@@ -79,7 +79,7 @@ def command(
     threads: int,
 ) -> None:  # fmt: skip
     """Measure the peak resident memory of every node; prints one JSON object last."""
-    chosen = tuple(int(cut) for cut in cuts.split(",")) if cuts else ()
+    chosen = parse_cuts(cuts) if cuts else ()
     setting = Setting(model, batch_size, hops, memory_budget, chosen, batches, threads)
     few, many = (_measured(setting, count) for count in (devices // 4, devices))
     nodes = sorted(many.holders)

@@ -7,6 +7,7 @@ from itertools import combinations, pairwise
 from typing import Any
 
 from broker.slow_link import parse_link
+from mpsl.errors import UsageError
 from mpsl.job import ModelSection
 from mpsl.nn.block_sizes import profile_of_sizes
 from mpsl.nn.models import arguments
@@ -128,6 +129,14 @@ def fleet_of(known: Known, hops: int, devices: int, batches: int, link: str = "n
         hosts=(FleetHost(HERE, os.cpu_count() or 1),),
         job=FleetJob(first_cut=first_cut, last_cut=len(known.profile.blocks) - 1, optimizer="momentum"),
     )
+
+
+def parse_cuts(text: str) -> tuple[int, ...]:
+    """The cuts that "2,5,9" names; raises UsageError."""
+    try:
+        return tuple(int(cut) for cut in text.split(","))
+    except ValueError:
+        raise UsageError(f"--cuts {text!r}: write indices into the model's blocks, such as 2,5,9") from None
 
 
 def chain(cuts: Sequence[int], devices: int) -> PlannedRun:

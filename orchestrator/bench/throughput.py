@@ -14,7 +14,7 @@ import click
 from mpsl.errors import MpslError, UsageError
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection
 from orchestrator.bench.system import Observed, Sample, observe
-from orchestrator.bench.this_machine import Model, best_cuts, measured
+from orchestrator.bench.this_machine import Model, best_cuts, measured, parse_cuts
 
 
 @dataclass(frozen=True)
@@ -87,14 +87,6 @@ def command(
             {"benchmark": "throughput", **vars(setting), "cores": cores, **figures, "processes": runs[-1]["processes"]}
         )
     )
-
-
-def parse_cuts(text: str) -> tuple[int, ...]:
-    """The cuts that "2,5,9" names; raises UsageError."""
-    try:
-        return tuple(int(cut) for cut in text.split(","))
-    except ValueError:
-        raise UsageError(f"--cuts {text!r}: write indices into the model's blocks, such as 2,5,9") from None
 
 
 def _planned(model: str, batch_size: int, devices: int, hops: int, batches: int) -> tuple[int, ...]:
