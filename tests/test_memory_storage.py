@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from compute_node import performer
 from compute_node.memory import resident_bytes
 from compute_node.performer import HopPerformer
 from compute_node.storage import Storage
@@ -17,6 +18,7 @@ from mpsl.machines.jobs import (
     Backward,
     CommitPart,
     CopyPart,
+    DropCopy,
     Export,
     Exported,
     Fold,
@@ -53,8 +55,8 @@ def a_plan(batch_size: int = 16, **seat: bool) -> Plan:
 class Driven:
     """A node's performer through two rounds with two devices, everything from a fixed seed."""
 
-    def __init__(self, plan: Plan, scratch: Path) -> None:
-        self.performer = HopPerformer("node-1", scratch)
+    def __init__(self, plan: Plan, scratch: Path, thrifty: bool = True) -> None:
+        self.performer = HopPerformer("node-1", scratch, thrifty=thrifty)
         self.results: list[Result] = []
         self._do(Prepare(plan))
         chance = torch.Generator().manual_seed(5)
@@ -96,6 +98,19 @@ def test_a_short_budget_changes_no_bit(tmp_path: Path, seat: dict[str, bool]) ->
     assert len(plain.bytes_out()) == 16 + 2 + 1
     assert short.bytes_out() == plain.bytes_out()
     assert list(tmp_path.iterdir()) == [], "a file without a name leaves none behind"
+
+
+@pytest.mark.parametrize("thrifty", [True, False])
+def test_a_node_with_a_budget_gives_back_after_each_device_and_one_without_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thrifty: bool
+) -> None:
+    given: list[str] = []
+    monkeypatch.setattr(performer, "give_back", lambda: given.append("back"))
+    driven = Driven(a_plan(), tmp_path, thrifty)
+    driven.performer.perform(DropCopy("dev-1", 2))
+    assert len(given) == (2 * 2 + 1 if thrifty else 0), "two rounds of two devices, and one left out"
+    driven.performer.perform(Leave())
+    assert given[-1:] == ["back"]
 
 
 def test_the_ledger_says_what_there_is(tmp_path: Path) -> None:
