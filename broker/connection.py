@@ -64,7 +64,7 @@ class Connection:
                 )
                 return
             await self._client.publish(
-                publish.topic, publish.payload, publish.qos, publish.retain, properties, timeout=ANSWER_S
+                publish.topic, bytes(publish.payload), publish.qos, publish.retain, properties, timeout=ANSWER_S
             )
         except aiomqtt.MqttError as error:
             raise BrokerError(str(error)) from None
@@ -115,7 +115,7 @@ async def connect(
         password=address.password,
         identifier=client_id,
         protocol=aiomqtt.ProtocolVersion.V5 if five else aiomqtt.ProtocolVersion.V311,
-        will=aiomqtt.Will(will.topic, will.payload, will.qos, will.retain) if will else None,
+        will=aiomqtt.Will(will.topic, bytes(will.payload), will.qos, will.retain) if will else None,
         clean_session=None if five else True,
         clean_start=True if five else 3,
         timeout=patience_s,

@@ -17,6 +17,8 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.properties import VariableByteIntegers
 
+from mpsl.pieces import Content, Pieces
+
 MOST_READS = 16
 """Packets that are read in one turn of the event loop."""
 LARGE = 16 * 1024
@@ -109,7 +111,9 @@ class Client(aiomqtt.Client):
         inner._sock_send = self._send
         inner._sock_recv = self._receive
 
-    async def publish_at_once(self, topic: str, payload: bytes, retain: bool, properties: Any, timeout: float) -> None:
+    async def publish_at_once(
+        self, topic: str, payload: Content, retain: bool, properties: Any, timeout: float
+    ) -> None:
         """Publish at QoS 0; returns once the socket has everything that waited to be sent.
 
         What paho and aiomqtt note of each publish (a lock, a reason, a confirmation) nobody asks for at QoS 0; it would
@@ -149,20 +153,26 @@ class Client(aiomqtt.Client):
         return self._queue_packet(command, memoryview(packet), *arguments)
 
     def _send_publish(
-        self, mid: int, topic: bytes, payload: bytes = b"", qos: int = 0, retain: bool = False, dup: bool = False,
+        self, mid: int, topic: bytes, payload: Content = b"", qos: int = 0, retain: bool = False, dup: bool = False,
         info: Any = None, properties: Any = None,
     ) -> Any:  # fmt: skip
         """At QoS 0 a payload goes out from where it is, behind a head of its own (section 3.3)."""
         inner: Any = self._client
-        if qos or info is not None or inner._sock is None:
+        if qos or info is not None:
             return self._send_any(mid, topic, payload, qos, retain, dup, info, properties)
+        if inner._sock is None:
+            return MQTTErrorCode.MQTT_ERR_NO_CONN
         about = _LENGTH.pack(len(topic)) + topic
         if inner._protocol == MQTTv5:
             about += properties.pack() if properties is not None else bytes(1)
         head = bytearray([PUBLISH | retain])
         inner._pack_remaining_length(head, len(about) + len(payload))
         head += about
-        packet = Parts(memoryview(head), memoryview(payload)) if len(payload) >= LARGE else memoryview(head + payload)
+        if len(payload) >= LARGE:
+            buffers = payload.buffers if isinstance(payload, Pieces) else (memoryview(payload),)
+            packet: Parts | memoryview = Parts(memoryview(head), *buffers)
+        else:
+            packet = memoryview(head + bytes(payload))
         # At QoS 0 paho would say of each packet that it is sent, at some length; nobody listens.
         return self._queue_packet(PUBLISH, packet, mid, 1, None)
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 
 from mpsl.errors import UsageError
+from mpsl.pieces import Content
 from mpsl.wire import Buffer
 
 FRAME_BYTES = 16
@@ -42,7 +43,7 @@ def parse_link(text: str) -> LinkSpeed:
         raise UsageError(f"--link {text!r}: {error}") from None
 
 
-def publish_bytes(topic: str, payload: Buffer) -> int:
+def publish_bytes(topic: str, payload: Buffer | Content) -> int:
     """What a publish weighs on the link."""
     return len(payload) + len(topic.encode()) + FRAME_BYTES
 

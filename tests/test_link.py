@@ -71,7 +71,7 @@ class Network:
             self.now, _, outbound = heapq.heappop(self._pipe)
             topic = TOPICS.parse(outbound.topic)
             assert isinstance(topic, BinaryTopic)
-            messages, answer = self.channels[topic.to].receive(topic, outbound.payload, self.now)
+            messages, answer = self.channels[topic.to].receive(topic, bytes(outbound.payload), self.now)
             self.received[topic.to] += [(topic.source, message) for message in messages]
             self.publish(answer)
             return True
@@ -139,7 +139,7 @@ class Pair:
         self.receiver = Receiver("sender", 1, window, limit)
 
     def deliver(self, payload: Payload, now: float) -> list[wire.Buffer]:
-        decoded = chunk.decode(payload.data)
+        decoded = chunk.decode(bytes(payload.data))
         assert isinstance(decoded, tuple)
         return self.receiver.receive(*decoded, now)
 
@@ -148,7 +148,7 @@ class Pair:
 
 
 def header_of(payload: Payload) -> ChunkHeader:
-    decoded = chunk.decode(payload.data)
+    decoded = chunk.decode(bytes(payload.data))
     assert isinstance(decoded, tuple)
     return decoded[0]
 
@@ -365,7 +365,7 @@ def publishes(outbound: list[Outbound]) -> list[tuple[BinaryTopic, bytes]]:
     for each in outbound:
         topic = TOPICS.parse(each.topic)
         assert isinstance(topic, BinaryTopic)
-        found.append((topic, each.payload))
+        found.append((topic, bytes(each.payload)))
     return found
 
 
@@ -595,9 +595,9 @@ def test_what_foreigners_send_makes_no_new_keys() -> None:
             yield bytes(flipped)
             yield good[: chance.randrange(len(good))]
             yield chance.randbytes(chance.randrange(200))
-            yield chunk.encode_chunk(ChunkHeader(f"boot-{number}", 1, 1, 1, 1, 0, 1, 0, 5, 5), [bytes(5)])
-            yield chunk.encode_chunk(ChunkHeader("boot-a", number + 2, 1, 1, 1, 0, 1, 0, 5, 5), [bytes(5)])
-            yield chunk.encode_chunk(ChunkHeader("boot-a", 1, 1, number + 600, 1, 0, 1, 0, 5, 5), [bytes(5)])
+            yield bytes(chunk.encode_chunk(ChunkHeader(f"boot-{number}", 1, 1, 1, 1, 0, 1, 0, 5, 5), [bytes(5)]))
+            yield bytes(chunk.encode_chunk(ChunkHeader("boot-a", number + 2, 1, 1, 1, 0, 1, 0, 5, 5), [bytes(5)]))
+            yield bytes(chunk.encode_chunk(ChunkHeader("boot-a", 1, 1, number + 600, 1, 0, 1, 0, 5, 5), [bytes(5)]))
             yield b"MPSL" + bytes([number % 256, number % 7]) + bytes(90)
 
     for number, attack in enumerate(attacks()):
@@ -658,7 +658,9 @@ def test_a_message_is_cut_in_equal_chunks_and_only_the_first_carries_the_label(s
     sender.send([bytes(size)], (("kind", "slice"),))
     payloads = sender.fill(0.0, 1 << 20)
     assert [bool(payload.label) for payload in payloads] == [True] + [False] * (len(payloads) - 1)
-    bodies = [decoded[1].nbytes for payload in payloads if isinstance(decoded := chunk.decode(payload.data), tuple)]
+    bodies = [
+        decoded[1].nbytes for payload in payloads if isinstance(decoded := chunk.decode(bytes(payload.data)), tuple)
+    ]
     assert sum(bodies) == size
     assert set(bodies[:-1]) <= {chunk_bytes - HEADER_ALLOWANCE}
     assert len(bodies) == -(-size // (chunk_bytes - HEADER_ALLOWANCE))

@@ -367,7 +367,7 @@ class Measured:
         effects = self.machine.handle(event, now)
         for effect in list(effects):
             if isinstance(effect, Publish) and effect.topic.startswith(TOPICS.root + "/x/p-000000/node-1/"):
-                effects += self.handle(Received(effect.topic, effect.payload), now)
+                effects += self.handle(Received(effect.topic, bytes(effect.payload)), now)
         return effects
 
     def command(self, question: LinkQuestion, now: float) -> list[Effect]:
@@ -385,10 +385,10 @@ def test_a_repeated_command_is_recognised_while_it_is_measured_and_afterwards() 
     assert measured.machine.run_filters() == [*FILTER], "a new connection subscribes to it again"
     (linked_at,) = [each for each in effects if isinstance(each, Publish) and each.topic.endswith("/orch/ctl/node-1")]
     topic = TOPICS.parse(linked_at.topic)
-    assert measured.channel.receive(topic, linked_at.payload, 1.0)[0] == [Linked(0.0)]  # type: ignore[arg-type]
+    assert measured.channel.receive(topic, bytes(linked_at.payload), 1.0)[0] == [Linked(0.0)]  # type: ignore[arg-type]
     assert measured.command(QUESTION, 2.0) == []
     for outbound in measured.channel.send("node-1", End("done", ""), 2.0):
-        effects = measured.handle(Received(outbound.topic, outbound.payload), 2.0)
+        effects = measured.handle(Received(outbound.topic, bytes(outbound.payload)), 2.0)
     assert [each for each in effects if not isinstance(each, Publish | SetTimer)] == [
         Unsubscribe(FILTER), CancelTimer(TIMER)
     ]  # fmt: skip

@@ -55,7 +55,7 @@ class Rig:
             if isinstance(effect, Publish):
                 topic = TOPICS.parse(effect.topic)
                 if isinstance(topic, BinaryTopic):
-                    self._hear(topic, effect.payload)
+                    self._hear(topic, bytes(effect.payload))
         return found
 
     def _hear(self, topic: BinaryTopic, payload: bytes) -> None:
@@ -79,7 +79,7 @@ class Rig:
         address = self.machine.address(plan())
         found: list[Effect] = []
         for outbound in self.voices[source].send(address, message, self.now):
-            found += self.handle(Received(outbound.topic, outbound.payload))
+            found += self.handle(Received(outbound.topic, bytes(outbound.payload)))
         return found
 
     def done(self, job: Job, result: Result | None = None) -> list[Effect]:

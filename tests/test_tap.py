@@ -43,8 +43,10 @@ def chunks(message: Message, body: int = 1 << 20, number: int = 0) -> list[bytes
     whole = b"".join(wire.encode(message))
     pieces = [whole[start : start + body] for start in range(0, len(whole), body)]
     return [
-        encode_chunk(
-            ChunkHeader("b0", 1, 1, number + i, number, i, len(pieces), i * body, len(whole), len(piece)), [piece]
+        bytes(
+            encode_chunk(
+                ChunkHeader("b0", 1, 1, number + i, number, i, len(pieces), i * body, len(whole), len(piece)), [piece]
+            )
         )
         for i, piece in enumerate(pieces)
     ]
@@ -98,7 +100,12 @@ def test_control_acks_and_json() -> None:
         (SEAT, b"PNG" * 100),
         (SEAT, chunks(Activation(TICKET, tensor(4)))[0][:60]),
         (SEAT, chunks(Activation(TICKET, tensor(4)))[0].replace(b"MPSL\x01", b"MPSL" + bytes([PROTOCOL + 1]))),
-        (SEAT, encode_chunk(ChunkHeader("b", 1, 1, 0, 0, 0, 1, 0, 12, 12), [b"\x08\0\0\0\x82\xa1k\x91\x01\xa1f\x80"])),
+        (
+            SEAT,
+            bytes(
+                encode_chunk(ChunkHeader("b", 1, 1, 0, 0, 0, 1, 0, 12, 12), [b"\x08\0\0\0\x82\xa1k\x91\x01\xa1f\x80"])
+            ),
+        ),
         (TOPICS.participant("dev", "dev-1", "status"), b"\xff\xfe"),
         (TOPICS.participant("dev", "dev-1", "status"), b"[1]"),
         (TOPICS.participant("dev", "dev-1", "status"), b"[" * 200_000),

@@ -13,6 +13,7 @@ from mpsl.link import chunk
 from mpsl.link.receiver import Receiver
 from mpsl.link.sender import Payload, Sender
 from mpsl.messages import Message
+from mpsl.pieces import Content
 from mpsl.topics import LANES, Address, BinaryTopic, Lane, Topics
 
 WINDOW = 8 * 1024 * 1024
@@ -47,7 +48,7 @@ class Outbound:
     """One publish at QoS 0, not retained."""
 
     topic: str
-    payload: bytes
+    payload: Content
     properties: tuple[tuple[str, str], ...] = ()
 
 

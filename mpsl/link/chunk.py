@@ -14,6 +14,7 @@ import msgpack
 
 from mpsl import PROTOCOL
 from mpsl.errors import WireError
+from mpsl.pieces import Pieces
 from mpsl.wire import Buffer, padding
 
 MAGIC = b"MPSL"
@@ -87,9 +88,9 @@ class Ack:
             raise WireError("ack: names gaps outside of what it covers")
 
 
-def encode_chunk(header: ChunkHeader, body: Sequence[Buffer]) -> bytes:
-    """The payload of one publish; the one copy that sending makes on our side."""
-    return b"".join([_start(CHUNK, list(vars(header).values())), *body])
+def encode_chunk(header: ChunkHeader, body: Sequence[Buffer]) -> Pieces:
+    """The payload of one publish; the body stays where it is."""
+    return Pieces(_start(CHUNK, list(vars(header).values())), *body)
 
 
 def encode_ack(ack: Ack) -> bytes:

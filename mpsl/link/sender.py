@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpsl.link.chunk import MOST_AHEAD, Ack, ChunkHeader, encode_chunk
+from mpsl.pieces import Pieces
 from mpsl.wire import Buffer
 
 FIRST_RETRY_S = 2.0
@@ -43,7 +44,7 @@ class _InFlight:
 class Payload:
     """One publish: its bytes and the label of its message."""
 
-    data: bytes
+    data: Pieces
     label: tuple[tuple[str, str], ...]
 
 

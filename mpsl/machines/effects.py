@@ -1,10 +1,11 @@
 """What a machine wants done. Facts only: the driver (or the simulator) performs them, in the order given."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mpsl.machines.jobs import Job
 from mpsl.messages import Slice
+from mpsl.pieces import Content
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,14 @@ class Publish:
     """Publish once; JSON goes at QoS 1, binary at QoS 0 under the link's own acknowledgements."""
 
     topic: str
-    payload: bytes
+    payload: Content
     qos: Literal[0, 1] = 0
     retain: bool = False
     properties: tuple[tuple[str, str], ...] = ()
+
+    def joined(self) -> "Publish":
+        """The same with a payload of its own, which no one changes any more."""
+        return self if isinstance(self.payload, bytes) else replace(self, payload=bytes(self.payload))
 
 
 @dataclass(frozen=True)

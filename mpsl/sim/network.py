@@ -126,7 +126,7 @@ class Network:
 
     def publish(self, name: str, number: int, publish: Publish) -> None:
         """Send to the broker; without a connection it is lost."""
-        client = self._mine(name, number)
+        client, publish = self._mine(name, number), publish.joined()
         if client is not None:
             self._agenda.at(
                 client.up.arrival(self._agenda.now, self._weigh(publish)), self._arrived, name, number, publish
@@ -192,4 +192,4 @@ class Network:
         client = self._mine(name, number)
         if client is not None:
             self.delivered += 1
-            client.deliver(publish.topic, publish.payload)
+            client.deliver(publish.topic, bytes(publish.payload))

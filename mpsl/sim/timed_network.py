@@ -65,7 +65,7 @@ class TimedNetwork:
 
     def publish(self, name: str, publish: Publish) -> None:
         """Send a message on its way to everyone who has subscribed."""
-        sender = self._clients[name]
+        sender, publish = self._clients[name], publish.joined()
         size = weight(publish)
         if not size:
             if publish.retain:
@@ -87,7 +87,7 @@ class TimedNetwork:
 
     def _later(self, seconds: float, receiver: Client, publish: Publish) -> None:
         at = self._agenda.now + seconds + receiver.down.latency_s
-        self._agenda.at(at, receiver.deliver, publish.topic, publish.payload)
+        self._agenda.at(at, receiver.deliver, publish.topic, bytes(publish.payload))
 
     def _handled(self, client: Client, size: int, label: tuple[str, str], then: Callable[[], None]) -> None:
         """The CPU that `size` bytes take at a client, where they take any."""
@@ -119,7 +119,7 @@ class TimedNetwork:
 
         def deliver() -> None:
             self._record.under_way(-size, self._agenda.now)
-            receiver.deliver(publish.topic, publish.payload)
+            receiver.deliver(publish.topic, bytes(publish.payload))
 
         self._handled(receiver, size, label, deliver)
 
