@@ -20,7 +20,9 @@ from paho.mqtt.properties import VariableByteIntegers
 from mpsl.pieces import Content, Pieces
 
 MOST_READS = 16
-"""Packets that are read in one turn of the event loop."""
+"""Packets that are read in one turn of the event loop,"""
+MOST_READ_BYTES = 1024 * 1024
+"""or bytes of them: what is read has to be acknowledged before the sender's window is full."""
 LARGE = 16 * 1024
 """Bytes of a payload that are worth not being copied."""
 LARGEST = 8 * 1024 * 1024
@@ -141,10 +143,15 @@ class Client(aiomqtt.Client):
 
     def _read(self, *arguments: Any) -> Any:
         """Packets as long as there are any: each would cost a turn of the event loop."""
+        read = 0
         for _ in range(MOST_READS):
             before = self._queue.qsize()
             result = self._read_one(*arguments)
             if result != MQTTErrorCode.MQTT_ERR_SUCCESS or self._queue.qsize() == before:
+                break
+            newest: Any = self._queue
+            read += len(newest._queue[-1].payload)
+            if read >= MOST_READ_BYTES:
                 break
         return result
 

@@ -3,6 +3,7 @@
 They mirror a message's header for whoever watches the topics; the payload has all that is needed to decode it.
 """
 
+import functools
 import struct
 
 from paho.mqtt.properties import VariableByteIntegers
@@ -23,6 +24,8 @@ class UserProperties:
         return self.packed
 
 
+@functools.lru_cache(4096)
 def _utf8(text: str) -> bytes:
+    # Kinds, devices and small numbers: the same few over and over.
     data = text.encode()
     return struct.pack("!H", len(data)) + data
