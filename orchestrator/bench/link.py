@@ -33,7 +33,7 @@ def command(sizes: str, total: int, engine: str, repeats: int) -> None:
     """Measure MB/s and CPU seconds per GB on either side; prints one JSON object last."""
     rows = []
     for size in [int(text) for text in sizes.split(",")]:
-        count = max(4, min(2000, total // size))
+        count = max(4, min(8192, total // size))
         # The best chunk of the bare client is looked for once, with the counted runs' own count.
         chunks = [chunk for chunk in CHUNKS if chunk <= size] or [size]
         best = max(chunks, key=lambda chunk: asyncio.run(pair(engine, True, size, count, chunk))["mb_per_s"])
