@@ -1,6 +1,6 @@
 """Who is admitted next: the slowest, and where stages have replicas one whose replicas are the emptiest."""
 
-from simulated import Scenario
+from scenarios import Scenario
 
 from mpsl.job import read_job
 from mpsl.machines.members import Book, Member, Place

@@ -1,145 +1,40 @@
 """The driver over real brokers: foreign bytes, limits, cut connections, wrong passwords, doubles, sudden deaths."""
 
 import asyncio
-import contextlib
 import dataclasses
 import os
-import secrets
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from brokers import SecureBroker, serving
+from driving import PATIENCE_S, NoJobs, Recorder, device_driver, driver_of, driving, new_topics, next_of, silent
+from test_link_over_broker import Cable
 
 from broker.address import BrokerAddress, parse_broker
-from broker.connection import Connection, Refused, connect
+from broker.connection import Refused, connect
 from broker.driver import Driver
 from broker.engines.engine import BrokerProcess
 from broker.slow_link import FRAME_BYTES
 from broker.user_properties import UserProperties
-from device_agent.performer import DevicePerformer
-from device_agent.shard import Shard
 from mpsl.errors import BrokerError
-from mpsl.link.channel import Channel, Limits, Outbound, Peer
-from mpsl.machines.device import DeviceMachine
-from mpsl.machines.effects import Effect, Publish, Run, SetTimer, Stop, Subscribe, Write
+from mpsl.machines.effects import Effect, Publish, Run, Stop
 from mpsl.machines.events import (
     Connected,
     Disconnected,
-    Event,
     JobDone,
-    Received,
     StopRequested,
-    Subscribed,
-    TimerFired,
 )
 from mpsl.machines.jobs import Leave, Result
 from mpsl.machines.machine import from_json
-from mpsl.nn import weights
-from mpsl.topics import LANES, BinaryTopic, Topics, client_id
-
-PATIENCE_S = 30.0
-"""How long a test waits for what surely comes."""
-
-
-def silent(level: str, event: str, facts: object) -> None:
-    """A log that nobody reads."""
-
-
-class Recorder:
-    """A machine that keeps what happens, does what `answer` says, and can be waited for."""
-
-    def __init__(self, topics: Topics, answer: Callable[[Event], list[Effect]] | None = None) -> None:
-        self.events: list[Event] = []
-        self.now = 0.0
-        self._answer = answer or (lambda event: [])
-        self._topics = topics
-        self._changed = asyncio.Event()
-
-    @property
-    def will(self) -> Publish:
-        return Publish(self._topics.participant("dev", "recorder", "status"), b'{"state":"lost"}', 1, True)
-
-    def handle(self, event: Event, now: float) -> list[Effect]:
-        self.now = now
-        self.events.append(event)
-        self._changed.set()
-        if isinstance(event, StopRequested):
-            return [*self._answer(event), Stop(0)]
-        return self._answer(event)
-
-    def of(self, kind: type) -> list[Any]:
-        return [event for event in self.events if isinstance(event, kind)]
-
-    async def next_event(self) -> None:
-        """Wait until anything has happened."""
-        self._changed.clear()
-        async with asyncio.timeout(PATIENCE_S):
-            await self._changed.wait()
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait until `condition` holds; it is looked at whenever something has happened."""
-        while not condition():
-            await self.next_event()
-
-
-class NoJobs:
-    """A performer of a machine that asks for none."""
-
-    def perform(self, job: Any) -> Any:
-        raise AssertionError("no job is asked for")
-
-    def write(self, source: str, message: Any) -> None:
-        raise AssertionError("no write is asked for")
-
-
-@contextlib.asynccontextmanager
-async def driving(driver: Driver) -> AsyncIterator["asyncio.Task[Stop]"]:
-    """The driver runs for as long as the block lasts."""
-    task = asyncio.create_task(driver.run())
-    try:
-        yield task
-    finally:
-        driver.request_stop()
-        async with asyncio.timeout(PATIENCE_S):
-            await asyncio.gather(task, return_exceptions=True)
-
-
-def driver_of(machine: Any, address: BrokerAddress, performer: Any = None, patience_s: float | None = None) -> Driver:
-    name = client_id("test", "t", secrets.token_hex(4))
-    return Driver(machine, performer or NoJobs(), address, name, silent, patience_s)
-
-
-def new_topics() -> Topics:
-    return Topics(f"t-{secrets.token_hex(6)}")
-
-
-async def next_of(watch: Connection, wanted: Callable[[str, dict[str, Any]], bool]) -> dict[str, Any]:
-    """The first JSON object among the arriving messages that is wanted."""
-    async with asyncio.timeout(PATIENCE_S):
-        async for topic, payload, _ in watch.messages():
-            content = from_json(payload) or {}
-            if wanted(topic, content):
-                return content
-    raise AssertionError("unreachable")
-
-
-def device_driver(address: BrokerAddress, topics: Topics, id: str = "dev-1") -> tuple[DeviceMachine, Driver]:
-    """A real device with a shard of its own."""
-    shard = Shard(
-        id, np.zeros((4, 3), np.float32), np.zeros(4, np.int64), np.zeros((0, 3), np.float32), np.zeros(0, np.int64)
-    )
-    machine = DeviceMachine(id, secrets.token_hex(4), topics, {"samples": 4})
-    return machine, Driver(machine, DevicePerformer(id, shard), address, client_id("device", id, machine.boot), silent)
-
+from mpsl.topics import LANES, Topics, client_id
 
 GARBAGE = [
     b"", b"\0", b"\xff" * 100, b"MPSL", b"MPSL\x01\x01\xff\xff", b"MPSL\x01\x02\x00\x00", b"{", b"null", b"[]", b"5",
@@ -315,157 +210,6 @@ def test_a_job_takes_as_long_as_on_a_slower_processor(embedded: BrokerProcess) -
         assert machine.now - began >= 0.3
 
     asyncio.run(scenario(parse_broker(embedded.url)))
-
-
-class LinkEnd(Recorder):
-    """One end of a link as the machines use it: what arrives goes into a channel, what that gives is published."""
-
-    def __init__(self, topics: Topics, id: str, other: str, limits: Limits, reading_s: float = 0.0) -> None:
-        super().__init__(topics)
-        self.id = id
-        self.channel = Channel(topics, "run-1", id, f"boot-{id}", 1, limits)
-        self.channel.know({other: Peer(f"boot-{other}", other)})
-        self.arrived: list[int] = []
-        self._reading_s = reading_s
-
-    def send(self, to: str, message: Any) -> list[Effect]:
-        return self._publishes(self.channel.send(to, message, self.now))
-
-    def handle(self, event: Event, now: float) -> list[Effect]:
-        effects = super().handle(event, now)
-        match event:
-            case Connected():
-                effects.append(Subscribe((self._topics.binary("run-1", self.id, "+", "+"),)))
-            case Received(topic, payload):
-                self.events.pop()
-                time.sleep(self._reading_s)
-                parsed = self._topics.parse(topic)
-                assert isinstance(parsed, BinaryTopic)
-                messages, outbound = self.channel.receive(parsed, payload, now)
-                effects += [Write(parsed.source, message) for message in messages]  # type: ignore[arg-type]
-                effects += self._publishes(outbound)
-            case TimerFired():
-                effects += self._publishes(self.channel.due(now))
-        return effects + self.wake()
-
-    def wake(self) -> list[Effect]:
-        at = self.channel.next_due()
-        return [] if at is None else [SetTimer("link", at)]
-
-    def _publishes(self, outbound: list[Outbound]) -> list[Effect]:
-        return [Publish(each.topic, each.payload, 0, False, each.properties) for each in outbound]
-
-
-class Part(NoJobs):
-    """Weights that arrive are written into `arrays`; a message that comes twice or out of order is noted."""
-
-    def __init__(self, arrays: list[Any]) -> None:
-        self.arrays = arrays
-        self.offsets: list[tuple[int, int]] = []
-
-    def write(self, source: str, message: Any) -> None:
-        self.offsets.append((message.index, message.offset))
-        weights.write(self.arrays, message)
-
-
-class Cable:
-    """A TCP proxy on loopback between clients and a broker, which can be cut: all connections end at once."""
-
-    def __init__(self) -> None:
-        self.port = 0
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    @contextlib.asynccontextmanager
-    async def to(self, address: BrokerAddress) -> AsyncIterator[BrokerAddress]:
-        """The address to use instead of the broker's."""
-
-        async def join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            there, back = await asyncio.open_connection(address.host, address.port)
-            self._writers |= {writer, back}
-            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
-
-        server = await asyncio.start_server(join, "127.0.0.1", 0)
-        try:
-            yield dataclasses.replace(address, port=server.sockets[0].getsockname()[1])
-        finally:
-            server.close()
-            self.cut()
-
-    def cut(self) -> None:
-        """End all connections that there are; later ones are let through."""
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(1 << 16):
-                writer.write(data)
-                await writer.drain()
-        writer.transport.abort()
-
-
-def transfer(broker: BrokerAddress, megabytes: int, reading_s: float, cuts: int = 0) -> None:
-    """A part of that size over a link at QoS 0 to a slow reader, in spite of cuts: it arrives once, in order, whole."""
-    part = [np.arange(megabytes * 250_000 - 7, dtype=np.float32), np.arange(7, dtype=np.float32)]
-    topics, limits = new_topics(), Limits()
-    received = Part([np.zeros_like(array) for array in part])
-    slices = list(weights.slices(part, "sum", 1, 0, 1, limits.chunk_bytes))
-    subscribed = threading.Event()
-
-    async def read(address: BrokerAddress) -> None:
-        machine = LinkEnd(topics, "reader", "sender", limits, reading_s)
-        async with driving(driver_of(machine, address, received)):
-            await machine.until(lambda: machine.of(Subscribed))
-            subscribed.set()
-            await machine.until(lambda: len(received.offsets) >= len(slices))
-            await machine.until(lambda: machine.channel.next_due() is None)
-        assert not machine.channel.dropped
-
-    async def send(address: BrokerAddress, cut: Callable[[], None]) -> None:
-        cuts_made = 0
-        machine = LinkEnd(topics, "sender", "reader", limits)
-        driver = driver_of(machine, address)
-        async with driving(driver):
-            await machine.until(lambda: machine.of(Subscribed))
-            await asyncio.to_thread(subscribed.wait, PATIENCE_S)
-            machine.now = time.monotonic()
-            for each in slices:
-                for effect in machine.send("reader", each):
-                    driver._perform(effect)
-            driver._perform(machine.wake()[0])
-            most = 0
-            while not machine.channel.idle:
-                most = max(most, machine.channel.in_flight_bytes)
-                if cuts_made < cuts and len(received.offsets) > (1 + cuts_made) * len(slices) // (1 + cuts):
-                    cut()
-                    cuts_made += 1
-                await machine.next_event()
-            assert 0 < most <= limits.window
-            assert len(machine.of(Connected)) == 1 + cuts_made == 1 + cuts
-
-    async def both() -> None:
-        cable = Cable()
-        async with asyncio.timeout(10 * PATIENCE_S), cable.to(broker) as address:
-            await asyncio.gather(asyncio.to_thread(asyncio.run, read(address)), send(address, cable.cut))
-
-    asyncio.run(both())
-    assert received.offsets == [(each.index, each.offset) for each in slices]
-    for sent, got in zip(part, received.arrays, strict=True):
-        assert np.array_equal(sent, got)
-
-
-def test_a_large_part_reaches_a_slow_reader(each_broker: BrokerProcess) -> None:
-    transfer(parse_broker(each_broker.url), megabytes=40, reading_s=0.004)
-
-
-@pytest.mark.slow
-def test_half_a_gigabyte_reaches_a_slow_reader(mosquitto: BrokerProcess) -> None:
-    transfer(parse_broker(mosquitto.url), megabytes=500, reading_s=0.005)
-
-
-def test_a_link_goes_on_after_the_connection_was_cut(each_broker: BrokerProcess) -> None:
-    transfer(parse_broker(each_broker.url), megabytes=30, reading_s=0.001, cuts=2)
 
 
 def test_after_a_cut_a_device_is_online_again(each_broker: BrokerProcess) -> None:

@@ -1,7 +1,6 @@
 """The brokers that we start: they come up, go away surely, obey their configuration, and do what we ask of MQTT."""
 
 import asyncio
-import itertools
 import json
 import os
 import signal
@@ -9,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
@@ -19,8 +18,7 @@ import pytest
 from aiomqtt.exceptions import MqttConnectError
 from brokers import ROOT, SecureBroker, secured, serving
 from click.testing import CliRunner
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from mqtt_clients import ENGINES, client, receive, round_trip
 
 from broker.engines import engine, mosquitto
 from broker.engines.command import broker as command
@@ -28,24 +26,7 @@ from broker.engines.engine import BrokerProcess, choose, running_broker
 from broker.engines.mosquitto import Configuration
 from mpsl.errors import BrokerError, UsageError
 
-NUMBERS = itertools.count()
-ENGINES = ["mosquitto", "embedded"]
 COMMAND = [sys.executable, "-c", "from broker.engines.command import broker; broker()"]
-
-
-def client(process: BrokerProcess, name: str, **options: object) -> aiomqtt.Client:
-    options.setdefault("protocol", aiomqtt.ProtocolVersion.V5)
-    return aiomqtt.Client(process.host, process.port, identifier=f"{name}-{os.getpid()}-{next(NUMBERS)}", **options)  # type: ignore[arg-type]
-
-
-async def receive(source: aiomqtt.Client, count: int) -> list[aiomqtt.Message]:
-    found: list[aiomqtt.Message] = []
-    async with asyncio.timeout(10):
-        async for message in source.messages:
-            found.append(message)
-            if len(found) == count:
-                break
-    return found
 
 
 def accepts(host: str, port: int) -> bool:
@@ -61,9 +42,6 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> bool:
             return False
         time.sleep(0.01)
     return True
-
-
-# ---- starting and stopping -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -145,9 +123,6 @@ def test_a_killed_parent_leaves_no_broker(name: str) -> None:
     assert until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
 
 
-# ---- the command ---------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_command_serves_until_it_is_told_to_stop(number: int) -> None:
     arguments = ["--port", "0"]
@@ -199,9 +174,6 @@ def test_the_command_warns_before_it_serves_everyone_without_a_password() -> Non
         assert (b"everyone" in errors) is warned
 
 
-# ---- which engine --------------------------------------------------------------------------------
-
-
 def test_auto_prefers_mosquitto_then_the_embedded_broker_then_explains(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose("auto") == "mosquitto"
     monkeypatch.setattr(mosquitto, "program", lambda: None)
@@ -218,9 +190,6 @@ def test_auto_prefers_mosquitto_then_the_embedded_broker_then_explains(monkeypat
 def test_mosquitto_is_found_where_debian_puts_it_when_the_path_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert mosquitto.program() == "/usr/sbin/mosquitto"
-
-
-# ---- the configuration ---------------------------------------------------------------------------
 
 
 def settings(text: str) -> list[str]:
@@ -279,9 +248,6 @@ def test_relative_paths_in_the_file_keep_their_meaning(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     with serving("mosquitto", conf=Path("mosquitto.conf"), host="127.0.0.1", port=0):
         assert tmp_path.joinpath("here.log").exists()
-
-
-# ---- passwords, encryption, access ---------------------------------------------------------------
 
 
 def test_a_password_opens_the_secure_broker_and_nothing_else_does(secure_mosquitto: SecureBroker) -> None:
@@ -353,129 +319,3 @@ def test_the_secured_file_has_no_anonymous_listener() -> None:
         "listener 8883",
         "allow_anonymous false",
     ]
-
-
-# ---- what MP-SL asks of MQTT ---------------------------------------------------------------------
-
-
-async def round_trip(process: BrokerProcess, **options: object) -> None:
-    async with client(process, "trip", **options) as one:
-        await one.subscribe("trip/#", qos=1)
-        await one.publish("trip/a", b"x", qos=1)
-        assert [message.payload for message in await receive(one, 1)] == [b"x"]
-
-
-def scenario(test: Callable[[BrokerProcess, str], Awaitable[None]]) -> Callable[[BrokerProcess], None]:
-    """Run an async test on each broker, below a topic of its own."""
-
-    def run(each_broker: BrokerProcess) -> None:
-        asyncio.run(test(each_broker, f"test/{test.__name__}"))
-
-    run.__doc__ = test.__doc__
-    return run
-
-
-@scenario
-async def test_retained_reaches_who_subscribes_later(process: BrokerProcess, root: str) -> None:
-    async with client(process, "writer") as writer:
-        for name in ("a", "b"):
-            await writer.publish(f"{root}/{name}/status", b"old", qos=1, retain=True)
-            await writer.publish(f"{root}/{name}/status", name, qos=1, retain=True)
-        await writer.publish(f"{root}/b/status", b"", qos=1, retain=True)
-    async with client(process, "reader") as reader:
-        await reader.subscribe(f"{root}/+/status", qos=1)
-        (message,) = await receive(reader, 1)
-        assert (message.payload, str(message.topic)) == (b"a", f"{root}/a/status")
-        await reader.publish(f"{root}/c/status", b"last", qos=1)
-        assert [message.payload for message in await receive(reader, 1)] == [b"last"]
-
-
-@scenario
-async def test_a_will_is_published_and_retained_when_the_connection_breaks(process: BrokerProcess, root: str) -> None:
-    will = aiomqtt.Will(f"{root}/status", b"lost", qos=1, retain=True)
-    async with client(process, "witness") as witness:
-        await witness.subscribe(f"{root}/status", qos=1)
-        mortal = client(process, "mortal", will=will)
-        await mortal.__aenter__()
-        mortal._client.socket().shutdown(socket.SHUT_RDWR)  # what the broker sees of a kill -9
-        assert [message.payload for message in await receive(witness, 1)] == [b"lost"]
-        with pytest.raises(aiomqtt.MqttError):
-            await receive(mortal, 1)
-        await mortal.__aexit__(None, None, None)
-    async with client(process, "late") as late:
-        await late.subscribe(f"{root}/status", qos=1)
-        assert [message.payload for message in await receive(late, 1)] == [b"lost"]
-
-
-@scenario
-async def test_no_will_after_a_clean_goodbye(process: BrokerProcess, root: str) -> None:
-    async with client(process, "witness") as witness:
-        await witness.subscribe(f"{root}/#", qos=1)
-        async with client(process, "polite", will=aiomqtt.Will(f"{root}/status", b"lost", qos=1)) as polite:
-            await polite.publish(f"{root}/status", b"offline", qos=1)
-        async with client(process, "next") as after:
-            await after.publish(f"{root}/status", b"after", qos=1)
-        assert [message.payload for message in await receive(witness, 2)] == [b"offline", b"after"]
-
-
-@scenario
-async def test_big_chunks_arrive_in_order_at_both_qualities(process: BrokerProcess, root: str) -> None:
-    sizes = [0, 1, 1 << 10, 512 << 10, 1 << 20, 4 << 20]
-    for qos in (0, 1):
-        async with client(process, "reader") as reader, client(process, "writer") as writer:
-            await reader.subscribe(f"{root}/{qos}/+/fwd/#", qos=qos)
-            for number, size in enumerate(sizes):
-                await writer.publish(f"{root}/{qos}/1.0/fwd/dev-{number}", bytes([number]) * size, qos=qos)
-            messages = await receive(reader, len(sizes))
-        assert [str(message.topic)[-1] for message in messages] == [str(number) for number in range(len(sizes))]
-        assert all(
-            message.payload == bytes([number]) * size
-            for number, (size, message) in enumerate(zip(sizes, messages, strict=True))
-        )
-
-
-@scenario
-async def test_what_fits_the_windows_waits_for_a_stalled_reader(process: BrokerProcess, root: str) -> None:
-    """A seat and the orchestrator have many senders with a window of 8 MiB each, a device has few."""
-    chunk = bytes(512 << 10)
-    for topic, megabytes in (("seat/run/1.0/fwd", 96), ("x/run/orch/weights", 96), ("x/run/dev-1/bwd", 32)):
-        filters = f"mpsl/v1/stalled/{topic}".rpartition("/")[0] + "/#"
-        async with client(process, "reader") as reader, client(process, "writer") as writer:
-            await reader.subscribe(filters, qos=1)
-            sock, loop = reader._client.socket(), asyncio.get_running_loop()
-            loop.remove_reader(sock)
-            for _ in range(2 * megabytes):
-                await writer.publish(f"mpsl/v1/stalled/{topic}/src", chunk, qos=1)
-            loop.add_reader(sock, reader._client.loop_read)
-            assert len(await receive(reader, 2 * megabytes)) == 2 * megabytes
-
-
-@scenario
-async def test_user_properties_arrive(process: BrokerProcess, root: str) -> None:
-    properties = Properties(PacketTypes.PUBLISH)
-    properties.UserProperty = [("kind", "tensor"), ("shape", "64x3x8x8")]
-    async with client(process, "both") as both:
-        await both.subscribe(f"{root}/#", qos=0)
-        await both.publish(f"{root}/a", b"x", qos=0, properties=properties)
-        (message,) = await receive(both, 1)
-    assert message.properties is not None
-    assert message.properties.UserProperty == [("kind", "tensor"), ("shape", "64x3x8x8")]
-
-
-@scenario
-async def test_three_hundred_clients_are_connected_at_once(process: BrokerProcess, root: str) -> None:
-    clients = [client(process, f"many-{number}") for number in range(300)]
-    try:
-        for start in range(0, 300, 50):
-            await asyncio.gather(*(one.__aenter__() for one in clients[start : start + 50]))
-        await clients[0].subscribe(f"{root}/+", qos=1)
-        await asyncio.gather(*(one.publish(f"{root}/{number}", b"", qos=1) for number, one in enumerate(clients)))
-        assert len({str(message.topic) for message in await receive(clients[0], 300)}) == 300
-    finally:
-        await asyncio.gather(*(one.__aexit__(None, None, None) for one in clients), return_exceptions=True)
-
-
-@pytest.mark.parametrize("name", ENGINES)
-def test_mqtt_3_1_1_is_served(name: str) -> None:
-    with serving(name, protocol="3.1.1") as process:
-        asyncio.run(round_trip(process, protocol=aiomqtt.ProtocolVersion.V311))

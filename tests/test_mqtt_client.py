@@ -16,6 +16,7 @@ from paho.mqtt.exception import MalformedPacket
 
 from broker.mqtt_client import LARGE, LARGEST, Client, Parts, read_publish
 from broker.user_properties import UserProperties
+from mpsl.pieces import Pieces
 
 PAIRS = (("kind", "activation"), ("größe", "½ MB"))
 
@@ -144,16 +145,18 @@ def test_a_publish_that_nobody_takes_waits_and_one_on_a_lost_connection_raises()
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("in_pieces", [False, True])
 @pytest.mark.parametrize("retain", [False, True])
 @pytest.mark.parametrize("size", [0, LARGE - 1, LARGE, 3 * LARGE + 1, 2 << 20])
-def test_a_publish_leaves_as_paho_would_send_it(wire: Wire, size: int, retain: bool) -> None:
+def test_a_publish_leaves_as_paho_would_send_it(wire: Wire, size: int, retain: bool, in_pieces: bool) -> None:
     payload = bytes(index % 251 for index in range(1000)) * (size // 1000 + 1)
     payload = payload[:size]
     properties = UserProperties(PAIRS) if wire.inner._protocol == paho.MQTTv5 else None
     theirs = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=wire.inner._protocol)
     theirs._sock = wire.inner._sock
     theirs._on_socket_register_write = wire.inner._on_socket_register_write
-    wire.inner._send_publish(0, b"mpsl/v1/x", payload, 0, retain, False, None, properties)
+    content = Pieces(payload[:5], payload[5:70], payload[70:]) if in_pieces else payload
+    wire.inner._send_publish(0, b"mpsl/v1/x", content, 0, retain, False, None, properties)
     theirs._send_publish(1, b"mpsl/v1/x", payload, 0, retain, False, paho.MQTTMessageInfo(1), properties)
     expected = bytes(theirs._out_packet[-1]["packet"])
     received = bytearray()

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import Scenario, World, run_and_check
+from scenarios import Scenario
+from simulated import World, run_and_check
 
 from mpsl import facts
 from mpsl.errors import UsageError

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import TOPICS, Outcome, Scenario, World, check, simulate
+from scenarios import Scenario
+from simulated import TOPICS, Outcome, World, check, simulate
 
 from compute_node.performer import HopPerformer
 from device_agent.performer import DevicePerformer

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from simulated import random_mishaps, random_scenario, run_and_check
+from scenarios import random_mishaps, random_scenario
+from simulated import run_and_check
 
 FIRST, END = (int(bound) for bound in os.environ.get("MPSL_SEEDS", "0:120").split(":"))
 QUICK = 12

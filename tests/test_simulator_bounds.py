@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import TOPICS, Scenario, World, run_and_check
+from scenarios import Scenario
+from simulated import TOPICS, World, run_and_check
 
 from mpsl.machines.effects import Publish
 from mpsl.sim.faults import Faults

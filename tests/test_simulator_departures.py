@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import Scenario, World, check_result, run_and_check
+from scenarios import Scenario
+from simulated import World, check_result, run_and_check
 
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.jobs import Backward, Begin, Job

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from simulated import Scenario, random_mishaps, simulate
+from scenarios import Scenario, random_mishaps
+from simulated import simulate
 
 from mpsl.machines.effects import Publish
 from mpsl.sim.agenda import Agenda

@@ -1,0 +1,198 @@
+"""What is simulated: runs of every size, by hand or by chance, and what befalls them."""
+
+import math
+import random
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from device_agent.shard import Shard
+from mpsl.batches import smallest_micro_batch
+from mpsl.planning.plan_file import PlannedRun, PlannedSeat
+from mpsl.sim.faults import Faults, Mishap
+from mpsl.sim.simulation import NO_FAULTS
+
+CLASSES = 3
+
+
+FEATURES = 5
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A run: its job, its shards (training and test samples of each device), and what goes wrong."""
+
+    seed: int
+    hops: int = 1
+    samples: tuple[int, ...] = (9, 7)
+    tests: tuple[int, ...] = (4, 3)
+    hidden: tuple[int, ...] = (4, 4, 4)
+    dropout: float = 0.0
+    batch_norm: bool = False
+    residual: bool = False
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    rounds: int = 2
+    batch_size: int = 4
+    local_epochs: int = 1
+    micro_batches: int = 1
+    evaluate_every: int = 1
+    shuffle: bool = True
+    admit: int | None = None
+    quorum: int | None = None
+    round_timeout_s: float | None = None
+    start_timeout_s: float = 300.0
+    max_packet: int | None = None
+    slowest_job_s: float = 0.05
+    faults: Faults = NO_FAULTS
+    replicas: int = 1
+    planned: PlannedRun | None = None
+
+    @property
+    def devices(self) -> list[str]:
+        """dev-1 and on."""
+        return [f"dev-{number}" for number in range(1, len(self.samples) + 1)]
+
+    @property
+    def nodes(self) -> list[str]:
+        """Those of the plan, or node-1 and on."""
+        if self.planned is not None:
+            return [seat.node for seat in self.planned.seats]
+        return [f"node-{number}" for number in range(1, self.hops * self.replicas + 1)]
+
+    @property
+    def model_args(self) -> dict[str, Any]:
+        """Arguments of the mlp."""
+        return {
+            "in_features": FEATURES,
+            "num_classes": CLASSES,
+            "hidden": list(self.hidden),
+            "dropout": self.dropout,
+            "batch_norm": self.batch_norm,
+            "residual": self.residual,
+        }
+
+    @property
+    def cuts(self) -> list[int]:
+        """Hops of one block each, anywhere."""
+        blocks = len(self.hidden) + 1
+        first = random.Random(self.seed).randint(1, blocks - self.hops - 1) if self.hops else 0
+        return [first + hop for hop in range(self.hops + 1)] if self.hops else []
+
+    def job(self) -> Any:
+        """As JOB.toml would say it."""
+        fleet = {
+            "devices": len(self.samples),
+            "nodes": len(self.nodes),
+            "replicas": self.replicas,
+            "start_timeout_s": self.start_timeout_s,
+        }
+        chosen = {"quorum": self.quorum, "admit": self.admit, "round_timeout_s": self.round_timeout_s}
+        return {
+            "run": {
+                "name": "sim",
+                "rounds": self.rounds,
+                "batch_size": self.batch_size,
+                "local_epochs": self.local_epochs,
+                "micro_batches": self.micro_batches,
+                "seed": self.seed,
+                "shuffle": self.shuffle,
+                "evaluate_every": self.evaluate_every,
+            },
+            "model": {"name": "mlp", "args": self.model_args, "cuts": self.cuts},
+            "optimizer": {"name": self.optimizer, "lr": 0.05, "momentum": self.momentum},
+            "wire": {"chunk_bytes": 4096},
+            "fleet": fleet | {key: value for key, value in chosen.items() if value is not None},
+        }
+
+    def shards(self) -> dict[str, Shard]:
+        """Random samples."""
+        chance = np.random.default_rng(self.seed)
+
+        def one(id: str, size: int, test: int) -> Shard:
+            x = chance.standard_normal((size + test, FEATURES), dtype=np.float32)
+            y = chance.integers(0, CLASSES, size + test)
+            return Shard(id, x[:size], y[:size], x[size:], y[size:])
+
+        return {id: one(id, *sizes) for id, *sizes in zip(self.devices, self.samples, self.tests, strict=True)}
+
+
+def random_scenario(seed: int) -> Scenario:
+    """Anything that a job may say, on a network that loses, doubles, delays and reorders."""
+    chance = random.Random(f"scenario {seed}")
+    devices = chance.randint(1, 4)
+    hops = chance.randint(0, 3)
+    width = chance.choice([4, 4, 4, 40])
+    hidden = (width,) * chance.randint(max(1, hops + 1), 4)
+    samples = tuple(chance.randint(1, 9) for _ in range(devices))
+    batch_size = chance.randint(2, 6)
+    micro_batches = chance.choice([1, 1, 2, 3])
+    lone = min(smallest_micro_batch(size, batch_size, micro_batches) for size in samples) == 1
+    optimizer = chance.choice(["sgd", "adam"])
+    scenario = Scenario(
+        seed=seed,
+        hops=hops,
+        samples=samples,
+        tests=tuple(chance.choice([0, 3, 9]) for _ in range(devices)),
+        hidden=hidden,
+        dropout=chance.choice([0.0, 0.0, 0.3]),
+        batch_norm=not lone and chance.random() < 0.5,
+        residual=chance.random() < 0.3,
+        optimizer=optimizer,
+        momentum=0.9 if optimizer == "sgd" and chance.random() < 0.5 else 0.0,
+        rounds=chance.choice([1, 2, 2, 3]),
+        batch_size=batch_size,
+        local_epochs=chance.choice([1, 1, 2]),
+        micro_batches=micro_batches,
+        evaluate_every=chance.randint(1, 2),
+        shuffle=chance.random() < 0.8,
+        admit=chance.choice([None, 1, 2, 3]),
+        max_packet=chance.choice([None, 1500, 3000]),
+        slowest_job_s=chance.choice([0.001, 0.05, 0.5]),
+        faults=Faults(
+            lost=chance.choice([0.0, 0.02, 0.1]),
+            doubled=chance.choice([0.0, 0.1]),
+            late=chance.choice([0.0, 0.3]),
+            longest_delay_s=chance.choice([0.05, 1.0, 6.0]),
+        ),
+    )
+    if not hops:
+        return scenario
+    if chance.random() < 0.4:
+        return replace(scenario, admit=None, planned=random_plan(scenario, chance))
+    return replace(scenario, replicas=chance.choice([1, 1, min(2, devices), min(3, devices)]))
+
+
+def random_plan(scenario: Scenario, chance: random.Random) -> PlannedRun:
+    """Any replicas of each stage, which serve any devices or none, on nodes in any order."""
+    replicas = [chance.choice([1, 1, 2, 3]) for _ in range(scenario.hops)]
+    nodes = [f"node-{number}" for number in range(1, sum(replicas) + 1)]
+    chance.shuffle(nodes)
+    seats = tuple(
+        PlannedSeat(stage, replica, nodes.pop(), blocks)
+        for stage, (count, blocks) in enumerate(zip(replicas, pairwise(scenario.cuts), strict=True), start=1)
+        for replica in range(count)
+    )
+    devices = {id: tuple(chance.randrange(count) for count in replicas) for id in scenario.devices}
+    return PlannedRun(tuple(scenario.cuts), seats, devices, chance.randint(1, len(devices)))
+
+
+def random_mishaps(seed: int, kinds: tuple[str, ...] = ("crash", "cut", "freeze", "outage")) -> Scenario:
+    """A random scenario in which one or two mishaps befall anyone, and not everyone is needed."""
+    chance = random.Random(f"mishaps {seed}")
+    scenario = random_scenario(seed)
+
+    def mishap() -> Mishap:
+        kind: Any = chance.choice(kinds)
+        process = chance.choice([*scenario.devices, *scenario.devices, *scenario.nodes, "orch"])
+        seconds = chance.choice([0.2, 2.0, 10.0, 50.0, 200.0] + [math.inf] * (kind == "crash"))
+        if (kind, process) == ("crash", "orch"):
+            seconds = math.inf  # it does not come back by itself
+        return Mishap(kind, process, int(10 ** chance.uniform(0.5, 2.7)), seconds)
+
+    mishaps = tuple(mishap() for _ in range(chance.choice([1, 1, 2])))
+    quorum = chance.randint(1, len(scenario.samples))
+    timeout = chance.choice([None, 20.0])
+    return replace(scenario, quorum=quorum, round_timeout_s=timeout, faults=replace(scenario.faults, mishaps=mishaps))
