@@ -96,4 +96,4 @@ class Census:
 
 def natural(id: str) -> list[tuple[int, str]]:
     """Sort key: dev-2 before dev-10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", id)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", id)]
