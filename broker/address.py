@@ -5,7 +5,7 @@ import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from broker.slow_link import LinkSpeed
 from mpsl.errors import UsageError
@@ -35,6 +35,15 @@ class BrokerAddress:
         """For people and logs; never the password."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
+
+    @property
+    def options(self) -> list[str]:
+        """The options of a command that shall talk to it too; a password goes by $MPSL_PASSWORD_FILE."""
+        user = "" if self.user is None else f"{quote(self.user, safe='')}@"
+        found = ["--broker", self.shown.replace("://", f"://{user}", 1), "--mqtt", self.version]
+        for option, file in (("--ca", self.ca), ("--cert", self.cert), ("--key", self.key)):
+            found += [option, file] if file else []
+        return found
 
     def context(self) -> ssl.SSLContext | None:
         """The TLS context; raises UsageError for files that cannot be used."""

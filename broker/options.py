@@ -28,6 +28,8 @@ class Network:
     topics: Topics
     as_json: bool
     verbose: int
+    named: bool = False
+    """Whether --broker names the broker; otherwise it is the default, and who can start one of their own does."""
 
     def logger(self, **always: object) -> Logger:
         """A logger at the level that -v asks for."""
@@ -62,7 +64,7 @@ def network_options(command: Command) -> Command:
         as_json: bool, verbose: int, **rest: Any,
     ) -> Any:  # fmt: skip
         address = parse_broker(broker, ca, cert, key, mqtt)
-        network = Network(address, Topics(check_id(net, "--net")), as_json, verbose)
+        network = Network(address, Topics(check_id(net, "--net")), as_json, verbose, broker is not None)
         return command(network=network, **rest)
 
     wrapped.__doc__ = command.__doc__

@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from broker.address import parse_broker
+from broker.address import BrokerAddress, parse_broker
 from broker.engines.engine import running_broker
 from broker.options import Network
 from mpsl.errors import UsageError
@@ -77,24 +79,17 @@ def job_for(job: Job, fleet: LocalFleet, where: str) -> Job:
 async def run_locally(
     network: Network, job: Job, fleet: LocalFleet, out: Path, engine: str, planned: PlannedRun | None = None
 ) -> dict[str, Any]:
-    """Run a job with a broker of its own and return its summary; nothing is left behind, also on Ctrl-C."""
-    protocol = network.address.version
+    """Run a job and return its summary; nothing is left behind, also on Ctrl-C.
+
+    The broker is the one that --broker names, or else one of `engine`, started here.
+    """
     environment = {"OMP_NUM_THREADS": str(fleet.threads), "MKL_NUM_THREADS": str(fleet.threads)}
     interrupted = _interruption()
-    async with running_broker(engine, protocol=protocol) as broker, children(out / "logs") as group:
-        here = replace(network, address=parse_broker(broker.url, version=protocol))
-        shared = [
-            "--broker",
-            broker.url,
-            "--mqtt",
-            protocol,
-            "--net",
-            network.topics.net,
-            "--threads",
-            str(fleet.threads),
-            "--once",
-        ]
-        environment["MPSL_PASSWORD_FILE"] = ""
+    async with _broker(network, engine) as (address, died), children(out / "logs") as group:
+        here = replace(network, address=address)
+        shared = [*address.options, "--net", network.topics.net, "--threads", str(fleet.threads), "--once"]
+        if not network.named:
+            environment["MPSL_PASSWORD_FILE"] = ""
         budget = ["--memory-budget", fleet.memory_budget] if fleet.memory_budget else []
         for id in fleet.nodes:
             await group.start(id, ["node", "--id", id, *shared, *budget], environment)
@@ -102,7 +97,7 @@ async def run_locally(
             await group.start(id, ["device", "--id", id, "--data", str(path), *shared], environment)
         running = asyncio.create_task(orchestrate(here, job, out, planned), name="orchestrate")
         failing = asyncio.create_task(group.first_failure(), name="children")
-        dying = asyncio.create_task(broker.died(), name="broker")
+        dying = asyncio.ensure_future(died)
         stopping = asyncio.create_task(interrupted.wait(), name="interrupted")
         try:
             await asyncio.wait([running, failing, dying, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -125,6 +120,18 @@ async def run_locally(
             for task in (running, failing, dying, stopping):
                 task.cancel()
             await asyncio.gather(running, failing, dying, stopping, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _broker(network: Network, engine: str) -> AsyncIterator[tuple[BrokerAddress, Awaitable[str]]]:
+    """Where the broker is, and what returns why it ended, once it has; another's is not ours to watch."""
+    if network.named:
+        yield network.address, asyncio.get_running_loop().create_future()
+        return
+    version = network.address.version
+    async with running_broker(engine, protocol=version) as broker:
+        print(f"watch it with: mpsl tap --broker {broker.url}", file=sys.stderr)
+        yield parse_broker(broker.url, version=version), broker.died()
 
 
 def _interruption() -> asyncio.Event:

@@ -90,3 +90,21 @@ def test_tls_files_go_with_tls(tmp_path: Path) -> None:
     for ca in ("ca.crt", "missing.crt"):
         with pytest.raises(UsageError, match=f"--ca {tmp_path / ca}"):
             parse_broker("mqtts://broker", ca=str(tmp_path / ca)).context()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mqtt://127.0.0.1", "mqtt://[::1]:1884", "mqtts://a%40b%2F@broker.example:18883", "mqtt://dev-1@broker.example"],
+)
+def test_its_options_lead_another_command_to_the_same_broker(url: str, tmp_path: Path) -> None:
+    files = {name: str(tmp_path / name) for name in ("ca", "cert", "key")} if url.startswith("mqtts") else {}
+    address = parse_broker(url, **files, version="3.1.1")
+    options = dict(zip(address.options[::2], address.options[1::2], strict=True))
+    again = parse_broker(
+        options["--broker"],
+        options.get("--ca"),
+        options.get("--cert"),
+        options.get("--key"),
+        options["--mqtt"],  # type: ignore[arg-type]
+    )
+    assert again == address

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from fleet import make_shards
 from oracle import Setting, oracle, stages_of
 from safetensors.torch import load_file
 
+from broker.engines.engine import BrokerProcess
 from mpsl.nn.models import build
 
 MPSL = [sys.executable, "-c", "from broker.command import main; main()"]
@@ -89,6 +91,19 @@ def test_local_is_exact_and_leaves_its_files(tmp_path: Path, engine: str) -> Non
     assert all(torch.equal(initial[name], stored[name]) for name in initial)
     assert json.loads((out / "plan.json").read_text())["cuts"] == [2, 5, 8]
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_the_broker_that_is_named_is_the_one_that_runs_it(mosquitto: BrokerProcess, tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", [21, 14])
+    net = f"local-{os.getpid()}"
+    broker = ["--broker", mosquitto.url, "--net", net]
+    out = str(tmp_path / "out")
+    done = mpsl("local", str(write_job(tmp_path)), "--data", str(tmp_path / "shards"), "--out", out, *broker)
+    assert done.returncode == 0, done.stderr
+    assert "watch it with" not in done.stderr
+    # Runs that are done leave nothing retained; those who took part are still known there.
+    listed = mpsl("ls", *broker, "--json").stdout.splitlines()[-1]
+    assert set(re.findall(r"(?:dev|node)-\d", listed)) == {"dev-1", "dev-2", "node-1", "node-2"}
 
 
 def test_wrong_use_is_status_2(tmp_path: Path) -> None:

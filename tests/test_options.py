@@ -47,6 +47,7 @@ def test_defaults() -> None:
     assert network.address.shown == "mqtt://127.0.0.1:1883"
     assert network.topics.root == "mpsl/v1/main"
     assert (network.as_json, network.verbose, network.address.version) == (False, 0, "5")
+    assert not network.named
 
 
 def test_options_reach_the_network() -> None:
@@ -54,6 +55,7 @@ def test_options_reach_the_network() -> None:
         "--data", "x", "--broker", "mqtts://me@there", "--net", "lab", "--mqtt", "3.1.1", "--json", "-vv"
     )["network"]  # fmt: skip
     assert network.address.shown == "mqtts://there:8883"
+    assert network.named
     assert (network.address.user, network.address.version) == ("me", "3.1.1")
     assert network.topics.root == "mpsl/v1/lab"
     assert (network.as_json, network.verbose) == (True, 2)

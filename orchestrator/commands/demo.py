@@ -25,7 +25,13 @@ ROUNDS = {"digits": 8, "fashion-mnist": 3}
 @click.option("--rounds", type=click.IntRange(1), help="[default: 8 for the digits, 3 for fashion-mnist]")
 @click.option("--dataset", type=click.Choice(sorted(ROUNDS)), default="digits", show_default=True)
 @click.option("--non-iid", type=float, metavar="ALPHA", help="Split the labels by a Dirichlet distribution.")
-@click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="embedded", show_default=True)
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "mosquitto", "embedded"]),
+    default="embedded",
+    show_default=True,
+    help="Of the broker that is started, unless --broker names one.",
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--out",
@@ -45,8 +51,9 @@ def demo(
         parts = shards.split(datasets.load(dataset, seed), devices, seed, non_iid)
         shards.write(parts, Path(directory))
         samples = sum(len(part.x) for part in parts.values())
+        broker = network.address.shown if network.named else engine
         print(
-            f"demo: {dataset}, {samples} samples over {devices} devices, {hops} hops, broker {engine}; "
+            f"demo: {dataset}, {samples} samples over {devices} devices, {hops} hops, broker {broker}; "
             "each its own process",
             file=sys.stderr,
         )

@@ -19,13 +19,19 @@ from orchestrator.plan_option import plan_option, say_overruled
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where model and metrics go."
 )
-@click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "mosquitto", "embedded"]),
+    default="auto",
+    show_default=True,
+    help="Of the broker that is started, unless --broker names one.",
+)
 @click.option("--memory-budget", metavar="SIZE", help="Of each node: 2GiB.")
 @plan_option
 def local(
     *, network: Network, job: Path, data: Path, out: Path, engine: str, memory_budget: str | None, plan: Path | None
 ) -> int:
-    """Run JOB with a broker, its nodes and one device per shard, each its own process here."""
+    """Run JOB with its nodes and one device per shard, each its own process here; without --broker, a broker too."""
     planned = None
     if plan is None:
         training = load_job(job)
