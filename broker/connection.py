@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from broker.address import BrokerAddress
-from broker.mqtt_client import Arrived, Client
+from broker.mqtt_client import Arrived, Client, Unacknowledged
 from broker.slow_link import FRAME_BYTES
 from broker.user_properties import UserProperties
 from mpsl.errors import BrokerError
@@ -45,10 +45,29 @@ class Connection:
         return self._client.max_packet
 
     async def publish(self, publish: Publish) -> None:
-        """Send one; raises BrokerError when the connection is gone, Refused when it is larger than the broker takes.
+        """Send one; raises BrokerError when the connection is gone, Refused when it is larger than the broker takes."""
+        if publish.qos == 0:
+            await self.publish_together((publish,))
+            return
+        packed = self._checked(publish).properties
+        payload = bytes(publish.payload)
+        try:
+            await self._client.publish(
+                publish.topic, payload, publish.qos, publish.retain, cast("Properties | None", packed), timeout=ANSWER_S
+            )
+        except aiomqtt.MqttError as error:
+            raise BrokerError(str(error)) from None
 
-        The client library would send that again for ever, because the broker answers it by ending the connection.
-        """
+    async def publish_together(self, publishes: Sequence[Publish]) -> None:
+        """Send several at QoS 0, in order, at the price of one; raises as `publish` does, before the first is sent."""
+        unacknowledged = [self._checked(publish) for publish in publishes]
+        try:
+            await self._client.publish_at_once(unacknowledged, timeout=ANSWER_S)
+        except aiomqtt.MqttError as error:
+            raise BrokerError(str(error)) from None
+
+    def _checked(self, publish: Publish) -> Unacknowledged:
+        """What goes out of it. One that is too large ends the connection, and the client library sends it for ever."""
         packed = UserProperties(publish.properties if self._version == "5" else ())
         size = len(publish.payload) + len(publish.topic.encode()) + len(packed.packed) + FRAME_BYTES
         if self.max_packet is not None and size > self.max_packet:
@@ -56,18 +75,7 @@ class Connection:
                 f"{publish.topic}: a publish of {size:,} bytes, and the broker takes at most {self.max_packet:,} "
                 "(its Maximum Packet Size): make chunk_bytes smaller, or raise its limit (mosquitto: max_packet_size)"
             )
-        properties = cast("Properties | None", packed if publish.properties else None)
-        try:
-            if publish.qos == 0:
-                await self._client.publish_at_once(
-                    publish.topic, publish.payload, publish.retain, properties, timeout=ANSWER_S
-                )
-                return
-            await self._client.publish(
-                publish.topic, bytes(publish.payload), publish.qos, publish.retain, properties, timeout=ANSWER_S
-            )
-        except aiomqtt.MqttError as error:
-            raise BrokerError(str(error)) from None
+        return Unacknowledged(publish.topic, publish.payload, publish.retain, packed if publish.properties else None)
 
     async def subscribe(self, filters: tuple[str, ...]) -> None:
         """Subscribe at QoS 1 and wait for the grant; raises BrokerError when one is refused."""

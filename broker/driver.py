@@ -6,11 +6,12 @@ fails all end. It must never know what a message means, nor which role it drives
 
 import asyncio
 import contextlib
+import itertools
 import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -48,6 +49,10 @@ FIRST_BACKOFF_S = 0.5
 LONGEST_BACKOFF_S = 30.0
 LAST_ATTEMPT_S = 1.0
 """The least time that an attempt to connect gets, also when patience is about to end."""
+MOST_TOGETHER = 64
+"""Publishes that go out in one call of the system,"""
+MOST_TOGETHER_BYTES = 512 * 1024
+"""and their bytes: a message costs as much as some ten thousand bytes, most of it in the system, and in the broker."""
 DRAIN_S = 5.0
 FAREWELL_S = 2.0
 """How long the queue may take to empty at the end, and the goodbye after it."""
@@ -85,16 +90,26 @@ class Outbox:
         self._filled.set()
         self._empty.clear()
 
-    async def next(self) -> Effect:
-        """The oldest effect; it stays queued until `done`."""
+    async def next(self) -> Sequence[Effect]:
+        """The oldest effect, with publishes at QoS 0 those that follow and are small; queued until they are `done`."""
         while not self._entries:
             self._filled.clear()
             await self._filled.wait()
-        return self._entries[0]
+        together: list[Effect] = []
+        room = MOST_TOGETHER_BYTES
+        for effect in itertools.islice(self._entries, MOST_TOGETHER):
+            if not isinstance(effect, Publish) or effect.qos:
+                break
+            room -= len(effect.payload)
+            if together and room < 0:
+                break
+            together.append(effect)
+        return together or [self._entries[0]]
 
-    def done(self) -> None:
-        """The oldest effect has been performed."""
-        self._entries.popleft()
+    def done(self, count: int) -> None:
+        """The `count` oldest effects have been performed."""
+        for _ in range(count):
+            self._entries.popleft()
         if not self._entries:
             self._empty.set()
 
@@ -299,12 +314,15 @@ class Driver:
 
     async def _sending(self, connection: Connection, outbox: Outbox) -> None:
         while True:
-            effect = await outbox.next()
-            if isinstance(effect, Publish):
-                await connection.publish(effect)
-            elif isinstance(effect, Subscribe):
-                await connection.subscribe(effect.filters)
-                self._handle(Subscribed())
-            elif isinstance(effect, Unsubscribe):
-                await connection.unsubscribe(effect.filters)
-            outbox.done()
+            effects = await outbox.next()
+            match effects:
+                case [Subscribe(filters)]:
+                    await connection.subscribe(filters)
+                    self._handle(Subscribed())
+                case [Unsubscribe(filters)]:
+                    await connection.unsubscribe(filters)
+                case [Publish(qos=1) as publish]:
+                    await connection.publish(publish)
+                case _:
+                    await connection.publish_together([each for each in effects if isinstance(each, Publish)])
+            outbox.done(len(effects))

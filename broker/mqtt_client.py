@@ -9,6 +9,8 @@ import asyncio
 import socket
 import ssl
 import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import aiomqtt
@@ -17,6 +19,7 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.properties import VariableByteIntegers
 
+from broker.user_properties import UserProperties
 from mpsl.pieces import Content, Pieces
 
 MOST_READS = 16
@@ -25,6 +28,8 @@ MOST_READ_BYTES = 1024 * 1024
 """or bytes of them: what is read has to be acknowledged before the sender's window is full."""
 LARGE = 16 * 1024
 """Bytes of a payload that are worth not being copied."""
+MOST_PARTS = 1024
+"""What one call of the system takes (IOV_MAX of Linux)."""
 LARGEST = 8 * 1024 * 1024
 """Bytes of a packet that room is made for before they are there."""
 
@@ -66,6 +71,16 @@ def read_publish(header: int, packet: bytearray, five: bool) -> tuple[Arrived, i
     return Arrived(topic, payload, bool(header & 1)), identifier
 
 
+@dataclass(frozen=True)
+class Unacknowledged:
+    """A publish at QoS 0."""
+
+    topic: str
+    payload: Content
+    retain: bool
+    properties: UserProperties | None
+
+
 class Parts:
     """A packet that is sent from where its parts lie: paho asks for its length, and for what is left of it."""
 
@@ -105,24 +120,27 @@ class Client(aiomqtt.Client):
             inner._packet_queue,
             inner._handle_publish,
         )
-        self._send_any, self._send_bytes, self._receive_bytes = inner._send_publish, inner._sock_send, inner._sock_recv
+        self._send_bytes, self._receive_bytes = inner._sock_send, inner._sock_recv
         inner.loop_read = self._read
         inner._packet_queue = self._queue_view
         inner._handle_publish = self._handle_publish
-        inner._send_publish = self._send_publish
         inner._sock_send = self._send
         inner._sock_recv = self._receive
 
-    async def publish_at_once(
-        self, topic: str, payload: Content, retain: bool, properties: Any, timeout: float
-    ) -> None:
+    async def publish_at_once(self, messages: Sequence[Unacknowledged], timeout: float) -> None:
         """Publish at QoS 0; returns once the socket has everything that waited to be sent.
 
         What paho and aiomqtt note of each publish (a lock, a reason, a confirmation) nobody asks for at QoS 0; it would
-        cost more than 64 KiB on the wire. Raises MqttError when the connection is gone, or takes nothing for `timeout`.
+        cost more than 64 KiB on the wire. Several go out as what paho takes for one packet, in one call of the system.
+        Raises MqttError when the connection is gone, or takes nothing for `timeout`.
         """
         inner: Any = self._client
-        result = inner._send_publish(0, topic.encode(), payload, 0, retain, False, None, properties)
+        if inner._sock is None:
+            raise aiomqtt.MqttCodeError(MQTTErrorCode.MQTT_ERR_NO_CONN, "Could not publish message")
+        five = inner._protocol == MQTTv5
+        parts = [part for message in messages for part in self._packet(message, five)]
+        # At QoS 0 paho would say of each packet that it is sent, at some length; nobody listens.
+        result = self._queue_packet(PUBLISH, parts[0] if len(parts) == 1 else Parts(*parts), 0, 1, None)
         if result != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttCodeError(result, "Could not publish message")
         try:
@@ -159,29 +177,21 @@ class Client(aiomqtt.Client):
         """paho cuts off what is left of a packet each time it writes: of a view that costs nothing."""
         return self._queue_packet(command, memoryview(packet), *arguments)
 
-    def _send_publish(
-        self, mid: int, topic: bytes, payload: Content = b"", qos: int = 0, retain: bool = False, dup: bool = False,
-        info: Any = None, properties: Any = None,
-    ) -> Any:  # fmt: skip
-        """At QoS 0 a payload goes out from where it is, behind a head of its own (section 3.3)."""
-        inner: Any = self._client
-        if qos or info is not None:
-            return self._send_any(mid, topic, payload, qos, retain, dup, info, properties)
-        if inner._sock is None:
-            return MQTTErrorCode.MQTT_ERR_NO_CONN
+    def _packet(self, message: Unacknowledged, five: bool) -> Iterator[memoryview]:
+        """A head (section 3.3), and the payload where it is; a small one behind its head."""
+        topic, payload = message.topic.encode(), message.payload
         about = _LENGTH.pack(len(topic)) + topic
-        if inner._protocol == MQTTv5:
-            about += properties.pack() if properties is not None else bytes(1)
-        head = bytearray([PUBLISH | retain])
+        if five:
+            about += message.properties.pack() if message.properties is not None else bytes(1)
+        head = bytearray([PUBLISH | message.retain])
+        inner: Any = self._client
         inner._pack_remaining_length(head, len(about) + len(payload))
         head += about
-        if len(payload) >= LARGE:
-            buffers = payload.buffers if isinstance(payload, Pieces) else (memoryview(payload),)
-            packet: Parts | memoryview = Parts(memoryview(head), *buffers)
-        else:
-            packet = memoryview(head + bytes(payload))
-        # At QoS 0 paho would say of each packet that it is sent, at some length; nobody listens.
-        return self._queue_packet(PUBLISH, packet, mid, 1, None)
+        if len(payload) < LARGE:
+            yield memoryview(head + bytes(payload))
+            return
+        yield memoryview(head)
+        yield from payload.buffers if isinstance(payload, Pieces) else (memoryview(payload),)
 
     def _send(self, packet: "Parts | memoryview") -> int:
         """As paho does; the parts of a packet in one call of the system, where the socket can."""
@@ -191,7 +201,7 @@ class Client(aiomqtt.Client):
         if not isinstance(inner._sock, socket.socket) or isinstance(inner._sock, ssl.SSLSocket):
             return int(self._send_bytes(packet.parts[0]))
         try:
-            return inner._sock.sendmsg(packet.parts)
+            return inner._sock.sendmsg(packet.parts[:MOST_PARTS])
         except BlockingIOError:
             inner._call_socket_register_write()
             raise

@@ -5,7 +5,7 @@ connection behind it stays fast, and its pings keep it alive.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -54,6 +54,11 @@ class SlowConnection(Connection):
         else:
             await answered
             await asyncio.sleep(self._speed.latency_s)
+
+    async def publish_together(self, publishes: Sequence[Publish]) -> None:
+        """One after the other: here it is the bytes that take their time."""
+        for publish in publishes:
+            await self.publish(publish)
 
     async def subscribe(self, filters: tuple[str, ...]) -> None:
         """As `inner`, a way there and a way back later."""

@@ -16,7 +16,7 @@ class UserProperties:
     """The properties of one publish, packed once; takes the place of paho's Properties when sending."""
 
     def __init__(self, pairs: tuple[tuple[str, str], ...]) -> None:
-        body = b"".join(struct.pack("!B", _USER_PROPERTY) + _utf8(key) + _utf8(value) for key, value in pairs)
+        body = b"".join(map(_packed, pairs))
         self.packed: bytes = VariableByteIntegers.encode(len(body)) + body  # type: ignore[no-untyped-call]
 
     def pack(self) -> bytes:
@@ -25,7 +25,7 @@ class UserProperties:
 
 
 @functools.lru_cache(4096)
-def _utf8(text: str) -> bytes:
+def _packed(pair: tuple[str, str]) -> bytes:
     # Kinds, devices and small numbers: the same few over and over.
-    data = text.encode()
-    return struct.pack("!H", len(data)) + data
+    key, value = (text.encode() for text in pair)
+    return struct.pack("!BH", _USER_PROPERTY, len(key)) + key + struct.pack("!H", len(value)) + value

@@ -4,6 +4,7 @@ Section 4 of docs/topics.md: eight levels at most, destination before source, so
 a writer to its own name.
 """
 
+import functools
 import re
 from dataclasses import dataclass
 from typing import Literal
@@ -83,16 +84,22 @@ class Topics:
 
     def parse(self, topic: str) -> BinaryTopic | ParticipantTopic | RunTopic | None:
         """Take a topic apart; None for one that is not of this net or of this system, ids and leaves included."""
-        if not topic.startswith(self.root + "/"):
-            return None
-        match topic[len(self.root) + 1 :].split("/"):
-            case [("seat" | "x") as branch, run, to, lane, source] if lane in LANES and _ids(run, source):
-                return BinaryTopic(run, to, lane, source) if (_SEAT if branch == "seat" else _ID).match(to) else None
-            case [("dev" | "node") as branch, id, leaf] if leaf in LEAVES[branch] and _ids(id):
-                return ParticipantTopic(branch, id, leaf)
-            case ["run", run, leaf] if leaf in LEAVES["run"] and _ids(run):
-                return RunTopic(run, leaf)
+        return _parse(self.root, topic)
+
+
+@functools.lru_cache(4096)
+def _parse(root: str, topic: str) -> BinaryTopic | ParticipantTopic | RunTopic | None:
+    # The few topics that a process subscribes to come again with every message.
+    if not topic.startswith(root + "/"):
         return None
+    match topic[len(root) + 1 :].split("/"):
+        case [("seat" | "x") as branch, run, to, lane, source] if lane in LANES and _ids(run, source):
+            return BinaryTopic(run, to, lane, source) if (_SEAT if branch == "seat" else _ID).match(to) else None
+        case [("dev" | "node") as branch, id, leaf] if leaf in LEAVES[branch] and _ids(id):
+            return ParticipantTopic(branch, id, leaf)
+        case ["run", run, leaf] if leaf in LEAVES["run"] and _ids(run):
+            return RunTopic(run, leaf)
+    return None
 
 
 def client_id(role: str, id: str, boot: str) -> str:

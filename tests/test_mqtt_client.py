@@ -1,9 +1,11 @@
 """Our client reads a publish as paho does, copies nothing that is large, and hangs on steps that paho still has."""
 
 import asyncio
+import random
 import socket
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,7 @@ from paho.mqtt._packet import decode_publish
 from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.exception import MalformedPacket
 
-from broker.mqtt_client import LARGE, LARGEST, Client, Parts, read_publish
+from broker.mqtt_client import LARGE, LARGEST, MOST_PARTS, Client, Parts, Unacknowledged, read_publish
 from broker.user_properties import UserProperties
 from mpsl.pieces import Pieces
 
@@ -61,7 +63,7 @@ async def new_client() -> Client:
     return Client("localhost")
 
 
-STEPS = {"loop_read", "_packet_queue", "_handle_publish", "_send_publish", "_sock_send", "_sock_recv"}
+STEPS = {"loop_read", "_packet_queue", "_handle_publish", "_sock_send", "_sock_recv"}
 
 
 @pytest.mark.parametrize("step", sorted(STEPS | {"_packet_read", "_send_puback", "_pack_remaining_length"}))
@@ -119,6 +121,10 @@ def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
         yield Wire(inner, far)
 
 
+def plain(payload: bytes) -> Unacknowledged:
+    return Unacknowledged("t", payload, False, None)
+
+
 def test_a_publish_that_nobody_takes_waits_and_one_on_a_lost_connection_raises() -> None:
     async def scenario() -> None:
         client = Client("localhost")
@@ -127,10 +133,10 @@ def test_a_publish_that_nobody_takes_waits_and_one_on_a_lost_connection_raises()
         with near, far:
             near.setblocking(False)
             inner._sock = near
-            await asyncio.wait_for(client.publish_at_once("t", b"small", False, None, 10.0), 10)
+            await asyncio.wait_for(client.publish_at_once([plain(b"small")], 10.0), 10)
             with pytest.raises(aiomqtt.MqttError, match="timed out"):
-                await client.publish_at_once("t", bytes(8 << 20), False, None, 0.05)
-            waiting = asyncio.create_task(client.publish_at_once("t", b"next", False, None, 10.0))
+                await client.publish_at_once([plain(bytes(8 << 20))], 0.05)
+            waiting = asyncio.create_task(client.publish_at_once([plain(b"next")], 10.0))
             await asyncio.sleep(0)
             assert not waiting.done()
             client._connected.set_result(None)
@@ -140,31 +146,52 @@ def test_a_publish_that_nobody_takes_waits_and_one_on_a_lost_connection_raises()
             client._disconnected.exception()
             inner._sock = None
             with pytest.raises(aiomqtt.MqttError):
-                await client.publish_at_once("t", b"late", False, None, 10.0)
+                await client.publish_at_once([plain(b"late")], 10.0)
 
     asyncio.run(scenario())
 
 
 @pytest.mark.parametrize("in_pieces", [False, True])
 @pytest.mark.parametrize("retain", [False, True])
-@pytest.mark.parametrize("size", [0, LARGE - 1, LARGE, 3 * LARGE + 1, 2 << 20])
-def test_a_publish_leaves_as_paho_would_send_it(wire: Wire, size: int, retain: bool, in_pieces: bool) -> None:
-    payload = bytes(index % 251 for index in range(1000)) * (size // 1000 + 1)
-    payload = payload[:size]
-    properties = UserProperties(PAIRS) if wire.inner._protocol == paho.MQTTv5 else None
+@pytest.mark.parametrize(
+    "sizes",
+    [[0], [LARGE - 1], [LARGE], [3 * LARGE + 1], [2 << 20], [5, LARGE, 0, 2 * LARGE, LARGE - 1], [LARGE] * MOST_PARTS],
+    ids=lambda sizes: f"{len(sizes)}x{sizes[0]}",
+)
+def test_publishes_leave_as_paho_would_send_them(wire: Wire, sizes: list[int], retain: bool, in_pieces: bool) -> None:
+    five = wire.inner._protocol == paho.MQTTv5
     theirs = paho.Client(paho.CallbackAPIVersion.VERSION2, protocol=wire.inner._protocol)
     theirs._sock = wire.inner._sock
     theirs._on_socket_register_write = wire.inner._on_socket_register_write
-    content = Pieces(payload[:5], payload[5:70], payload[70:]) if in_pieces else payload
-    wire.inner._send_publish(0, b"mpsl/v1/x", content, 0, retain, False, None, properties)
-    theirs._send_publish(1, b"mpsl/v1/x", payload, 0, retain, False, paho.MQTTMessageInfo(1), properties)
-    expected = bytes(theirs._out_packet[-1]["packet"])
+    ours, expected = [], b""
+    for number, size in enumerate(sizes):
+        payload = random.Random(number).randbytes(size)
+        properties = UserProperties(PAIRS) if five and number % 2 == 0 else None
+        content = Pieces(payload[:5], payload[5:70], payload[70:]) if in_pieces else payload
+        ours.append(Unacknowledged(f"mpsl/v1/{number}", content, retain, properties))
+        theirs._send_publish(
+            1, f"mpsl/v1/{number}".encode(), payload, 0, retain, False, paho.MQTTMessageInfo(1), properties
+        )
+        expected += bytes(theirs._out_packet.pop()["packet"])
+
+    async def send() -> None:
+        client = Client("localhost", protocol=aiomqtt.ProtocolVersion(wire.inner._protocol))
+        inner: Any = client._client
+        inner._sock = wire.inner._sock
+        client._connected.set_result(None)
+        await client.publish_at_once(ours, 30.0)
+
     received = bytearray()
-    while len(received) < len(expected):
-        wire.inner._packet_write()
-        received += wire.far.recv(1 << 16)
+
+    def receive() -> None:
+        while len(received) < len(expected):
+            received.extend(wire.far.recv(1 << 20))
+
+    with ThreadPoolExecutor(1) as pool:
+        receiving = pool.submit(receive)
+        asyncio.run(send())
+        receiving.result(30)
     assert bytes(received) == expected
-    assert not wire.inner._out_packet
 
 
 @pytest.mark.parametrize("size", [0, 10, LARGE, 3 * LARGE + 1, 1 << 20, LARGEST + 1])

@@ -131,7 +131,7 @@ def decode(payload: Buffer) -> tuple[ChunkHeader, memoryview] | Ack:
 
 
 def _countable(*numbers: int) -> bool:
-    return all(type(number) is int and 0 <= number < 2**63 for number in numbers)
+    return {*map(type, numbers)} == {int} and min(numbers) >= 0 and max(numbers) < 2**63
 
 
 def _start(kind: int, fields: list[object]) -> bytes:
