@@ -136,6 +136,21 @@ def test_micro_batches_overlap_all_but_the_slowest_machine() -> None:
     assert prediction.batch_s == near(0.042 / 4 + 0.75 * 0.030)
 
 
+def test_another_devices_slow_link_is_not_on_the_way_of_a_batch() -> None:
+    some = system(micro_batches=2, device=MANY)
+    fast = [dataclasses.replace(device, batches=50) for device in some.devices[1:]]
+    slow = dataclasses.replace(some.devices[0], batches=1, up=1e6, down=1e6)
+    mixed = dataclasses.replace(some, devices=(slow, *fast))
+    prediction = judge(mixed)
+    assert prediction.batch_s > 2
+    # Half a batch's cycle more for the slowest seat; were it the link of `slow`, 950 batches would wait 2 s each.
+    assert prediction.bottleneck == ("seat", "n-2")
+    assert prediction.bottleneck_s == near(951 * 0.030)
+    solution = solve(mixed, Shape(2))
+    assert solution is not None
+    assert solution.value <= prediction.round_s
+
+
 def test_no_hops_is_the_devices_alone() -> None:
     prediction = judge(system(), Placement((), ()))
     assert prediction.bottleneck[0] in ("device", "admission")

@@ -152,12 +152,14 @@ def _memory_admission(system: System, seats: _Seats) -> int:
 def _cycles(system: System, placement: Placement, devices: Sequence[DeviceTerms]) -> list[float]:
     """Each device's whole batch update in an empty system; a stage counts with its slowest replica."""
     latency = sum(system.crossing[cut] for cut in placement.cuts) * system.broker_s_per_byte
-    slowest = max(terms.slowest for terms in devices)
+    slowest = 0.0
     for part, stage in stages_of(placement):
         terms = [seat_terms(system, system.nodes[node], *part) for node in stage]
         latency += max(seat.latency for seat in terms)
         slowest = max(slowest, *(seat.slowest for seat in terms))
-    return [device.latency + latency + system.waiting_share * slowest for device in devices]
+    return [
+        device.latency + latency + system.waiting_share * max(slowest, float(device.slowest)) for device in devices
+    ]
 
 
 def _broker_bytes(system: System, placement: Placement, device_part: int) -> float:

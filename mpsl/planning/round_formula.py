@@ -28,13 +28,22 @@ class RoundFormula:
         terms = [(device, count, device_terms(system, device, first, last, columns)) for device, count in alike.items()]
         fits = np.logical_and.reduce([figures.memory_bytes <= device.memory for device, _, figures in terms])
         self.first, self.last = first[fits], last[fits]
-        self._own = np.maximum.reduce([figures.latency for _, _, figures in terms])[fits]
-        self._slowest = np.maximum.reduce([figures.slowest for _, _, figures in terms])[fits]
-        rounds = [(device.batches, count, device.batches * f.latency + f.weights) for device, count, f in terms]
-        self._sum = np.sum([count * seconds for _, count, seconds in rounds], axis=0)[fits]
+        # With micro-batches each device waits for the slowest machine on its way: one of the chain's, or its own.
+        share = system.waiting_share
+        self._own = np.maximum.reduce([f.latency for _, _, f in terms])[fits]
+        self._own_waiting = np.maximum.reduce([f.latency + share * f.slowest for _, _, f in terms])[fits]
+        self._waiting = [(count * device.batches, np.asarray(f.slowest)[fits]) for device, count, f in terms]
+        rounds = [
+            (device.batches, count, device.batches * f.latency + f.weights, device.batches * share * f.slowest)
+            for device, count, f in terms
+        ]
+        self._sum = np.sum([count * seconds for _, count, seconds, _ in rounds], axis=0)[fits]
         self._longest = {
-            batches: np.maximum.reduce([seconds for other, _, seconds in rounds if other == batches])[fits]
-            for batches in sorted({batches for batches, _, _ in rounds})
+            batches: (
+                np.maximum.reduce([seconds for other, _, seconds, _ in rounds if other == batches])[fits],
+                np.maximum.reduce([seconds + waits for other, _, seconds, waits in rounds if other == batches])[fits],
+            )
+            for batches in sorted({batches for batches, *_ in rounds})
         }
         self._hosts = [
             (
@@ -58,12 +67,14 @@ class RoundFormula:
     def busiest(self, pair: Index, chain: Array) -> Array:
         """Seconds a round of the busiest resource; `chain` has the rows of a table first and any shape after."""
         system = self._system
-        latency = self._shared_latency(pair, chain)
+        latency, share = chain[LATENCY], system.waiting_share
         busy = np.maximum(chain[LOAD], chain[PASSED] / system.broker_rate)
-        cycles = self._sum[pair] + system.batches * latency
-        busy = np.maximum(busy, cycles * chain[WAVES] / len(system.devices))
-        for batches, seconds in self._longest.items():
-            busy = np.maximum(busy, seconds[pair] + batches * latency)
+        busy = np.maximum(busy, self._all_cycles(pair, chain) * chain[WAVES] / len(system.devices))
+        for batches, (seconds, waiting) in self._longest.items():
+            longest = seconds[pair] + batches * latency
+            if share:
+                longest = np.maximum(longest + batches * share * chain[SLOWEST], waiting[pair] + batches * latency)
+            busy = np.maximum(busy, longest)
         for row, cores, seconds, broker in self._hosts:
             passing = broker * chain[PASSED] if broker else 0.0
             busy = np.maximum(busy, (seconds[pair] + chain[row] + passing) / cores)
@@ -71,19 +82,26 @@ class RoundFormula:
 
     def seconds(self, pair: Index, chain: Array) -> Array:
         """The round's time T."""
-        return np.asarray(self.busiest(pair, chain) + self._own[pair] + self._shared_latency(pair, chain))
+        return np.asarray(self.busiest(pair, chain) + self._longest_cycle(pair, chain))
 
     def limits(self, pair: int, least: Array, seconds: float) -> tuple[float, float]:
         """The most load and waves of any stage in a round below `seconds`, when the chain has at least `least`."""
-        latency = self._shared_latency(pair, least)
-        busy = max(0.0, seconds - float(self._own[pair] + latency))
-        cycles = float(self._sum[pair] + self._system.batches * latency)
+        busy = max(0.0, seconds - float(self._longest_cycle(pair, least)))
+        cycles = float(self._all_cycles(pair, least))
         waves = busy * len(self._system.devices) / cycles if cycles > 0 else np.inf
         return busy, waves
 
-    def _shared_latency(self, pair: Index, chain: Array) -> Array:
-        """What every device's cycle has in common: all stages, the broker, and the slowest machine's micro-batches."""
-        share = self._system.waiting_share
-        if not share:
-            return np.asarray(chain[LATENCY])
-        return np.asarray(chain[LATENCY] + share * np.maximum(chain[SLOWEST], self._slowest[pair]))
+    def _longest_cycle(self, pair: Index, chain: Array) -> Array:
+        """The slowest device's cycle, one batch's latency through the empty system."""
+        share, own = self._system.waiting_share, self._own[pair]
+        if share:
+            own = np.maximum(own + share * chain[SLOWEST], self._own_waiting[pair])
+        return np.asarray(own + chain[LATENCY])
+
+    def _all_cycles(self, pair: Index, chain: Array) -> Array:
+        """The sum of all devices' cycles of a round, and of the seconds that their weights travel."""
+        seconds = self._sum[pair] + self._system.batches * chain[LATENCY]
+        if self._system.waiting_share:
+            for batches, slowest in self._waiting:
+                seconds = seconds + self._system.waiting_share * batches * np.maximum(chain[SLOWEST], slowest[pair])
+        return np.asarray(seconds)
