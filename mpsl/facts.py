@@ -25,7 +25,7 @@ def read(kind: type[Fact], data: object, where: str) -> Fact:
     try:
         return msgspec.convert(data, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {_readable(str(error))}") from None
+        raise UsageError(f"{where}: {_readable(_with_key(kind, data, str(error)))}") from None
 
 
 def plain(fact: object) -> Any:
@@ -45,7 +45,21 @@ def plain(fact: object) -> Any:
 def _readable(error: str) -> str:
     """msgspec's text with its path first: 'Expected `int` - at `$.run.rounds`' -> 'run.rounds: Expected `int`'."""
     text, separator, path = error.rpartition(" - at `$")
-    return f"{path.strip('`').lstrip('.')}: {text}" if separator else error
+    place = path.strip("`").lstrip(".")
+    return f"{place}: {text}" if separator and not text.startswith(f"{place}: ") else text if separator else error
+
+
+def _with_key(kind: type, data: object, error: str) -> str:
+    """msgspec's text with the key of a mapping's value that it calls [...]."""
+    if isinstance(data, Mapping) and "[...]" in error:
+        for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
+            values, arguments = data.get(field.name), typing.get_args(_type_hints(kind)[field.name])
+            for key, value in values.items() if isinstance(values, Mapping) and len(arguments) > 1 else ():
+                try:
+                    msgspec.convert(value, arguments[1], strict=True)
+                except msgspec.ValidationError:
+                    return error.replace(f"{field.name}[...]", f"{field.name}.{key}", 1)
+    return error
 
 
 def _refuse_unknown(kind: object, data: object, where: str) -> None:

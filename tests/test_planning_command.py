@@ -127,7 +127,15 @@ def test_errors_name_what_cannot_be_met(files: tuple[Path, Path], old: str, new:
     assert message in result.stderr
 
 
-@pytest.mark.parametrize(("hops", "message"), [("4", "4 hops need 4 nodes"), ("many", "a number of hops, or auto")])
+@pytest.mark.parametrize(
+    ("hops", "message"),
+    [
+        ("4", "4 hops need 4 nodes"),
+        ("many", "a number of hops, or auto"),
+        ("9" * 5000, "a number of hops"),
+        ("٣", "a number of hops"),
+    ],
+)
 def test_hops_that_cannot_be_are_refused(files: tuple[Path, Path], hops: str, message: str) -> None:
     result = run(files, "--hops", hops)
     assert result.exit_code == 2
@@ -139,3 +147,16 @@ def test_a_missing_file_is_named(files: tuple[Path, Path]) -> None:
     result = run(files)
     assert result.exit_code == 2
     assert "p.json: cannot be read" in result.stderr
+
+
+def test_a_model_that_takes_no_time_is_shown_as_idle(files: tuple[Path, Path]) -> None:
+    profile = json.loads(files[0].read_text())
+    nothing = {"forward_ms": [0.0] * 5, "backward_ms": [0.0] * 5}
+    profile["hardware"] = {"pi": nothing, "server": nothing}
+    profile["input_bytes"] = 0
+    profile["blocks"] = [{**block, "parameter_bytes": 0, "output_bytes": 0} for block in profile["blocks"]]
+    files[0].write_text(json.dumps(profile))
+    files[1].write_text(FLEET.replace("latency_ms = 5", "latency_ms = 0").replace("latency_ms = 0.5", "latency_ms = 0"))
+    result = run(files)
+    assert result.exit_code == 0, result.output
+    assert " 0% busy" in result.output

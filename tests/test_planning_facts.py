@@ -154,3 +154,23 @@ def test_bad_fleets_are_refused(fleet: dict[str, Any], message: str) -> None:
 def test_fleets_that_do_not_suit_the_profile_are_refused(fleet: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         system(fleet=fleet)
+
+
+def test_what_is_wrong_is_named_with_its_hardware_and_its_key_once() -> None:
+    short = profile_data()
+    short["hardware"]["pi 5"] = {"forward_ms": [1, 2, 3]}
+    with pytest.raises(UsageError, match=r"^p\.json: hardware\.pi 5: Object missing required field `backward_ms`$"):
+        facts.read(Profile, short, "p.json")
+    for job, message in (
+        ({"admit": 0}, "f.toml: job: admit is 0; it is more than 0"),
+        ({"activations": "fp8"}, "f.toml: job: activations: unknown codec 'fp8'; did you mean 'fp32'?"),
+    ):
+        with pytest.raises(UsageError) as refusal:
+            facts.read(Fleet, fleet_data(job=job), "f.toml")
+        assert str(refusal.value) == message
+
+
+def test_a_link_that_would_take_for_ever_is_refused() -> None:
+    device = {**fleet_data()["devices"][0], "up_mbps": 1e-320}
+    with pytest.raises(UsageError, match="up_mbps is 1e-320; it is 1e-06 or more"):
+        facts.read(Fleet, fleet_data(devices=[device]), "f.toml")

@@ -346,3 +346,30 @@ def test_loads_can_be_any_assignment() -> None:
     assert even is not None
     assert lopsided.bottleneck_s == near(0.4)
     assert even.bottleneck_s < lopsided.bottleneck_s
+
+
+def test_whole_devices_go_where_a_fixed_admission_leaves_room_for_them() -> None:
+    """Two replicas with memory for one copy each: a fast one and a slow one, each takes half of the devices."""
+    one_copy = (BASE_BYTES + 12_000_000 + 7_000_000) / GIB
+    some = system(admit=2, device={"count": 4}, node={"memory_gib": one_copy})
+    fast, slow = some.nodes
+    slow = dataclasses.replace(slow, hardware=dataclasses.replace(slow.hardware, seconds=(0, 0.02, 0.2, 0.4, 0.5)))
+    pair = Placement((1, 2), ((0, 1),))
+    uneven = dataclasses.replace(some, nodes=(fast, slow))
+    assert [load.devices for load in assign(uneven, pair).loads[0]] == [2, 2]
+    assert [load.devices for load in assign(dataclasses.replace(uneven, admit=None), pair).loads[0]] == [4, 0]
+
+
+def test_where_divided_devices_alone_fit_the_best_chain_without_replicas_is_the_plan() -> None:
+    """Three devices, two at once: replicas with room for one copy serve one and a half each, which nobody can."""
+    one_copy = (BASE_BYTES + 12_000_000 + 7_000_000) / GIB
+    some = system(admit=2, device={"count": 3}, node={"memory_gib": one_copy, "count": 3})
+    roomy = dataclasses.replace(some.nodes[2], memory=2 * some.nodes[2].memory, price=1.0)
+    slow = dataclasses.replace(roomy, hardware=dataclasses.replace(roomy.hardware, seconds=(0, 1, 2, 3, 4)))
+    found = plan(dataclasses.replace(some, nodes=(*some.nodes[:2], slow)), Shape())
+    assert found.admit == 2
+    assert {seat.replica for seat in found.seats} == {0}
+    assert found.lower_bound_s < found.predicted.round_s
+    assert not found.optimal
+    with pytest.raises(UsageError, match="only if devices could be divided"):
+        plan(dataclasses.replace(some, nodes=some.nodes[:2]), Shape())

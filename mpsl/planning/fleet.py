@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from mpsl.errors import UsageError
 from mpsl.names import check_id, nearest
+from mpsl.planning.wire_size import wire_factor
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ class FleetBroker:
             _positive("broker", max_mb_per_s=self.max_mb_per_s)
 
 
+SLOWEST_MBPS = 1e-6
+"""A bit a second: what takes longer takes for ever."""
 OPTIMIZER_STATES = {"sgd": 0, "momentum": 1, "adam": 2}
 """Copies of the parameters that each optimizer keeps as its state."""
 
@@ -106,6 +109,11 @@ class FleetJob:
         for key in ("batches_per_epoch", "first_cut", "last_cut", "max_hops", "admit"):
             if getattr(self, key) is not None:
                 _positive("job", **{key: getattr(self, key)})
+        for key in ("activations", "gradients"):
+            try:
+                wire_factor(getattr(self, key))
+            except UsageError as error:
+                raise ValueError(f"job: {key}: {error}") from None
         if self.optimizer not in OPTIMIZER_STATES:
             raise ValueError(f"job: unknown optimizer {self.optimizer!r}; {nearest(self.optimizer, OPTIMIZER_STATES)}")
 
@@ -175,7 +183,9 @@ def _link(where: str, **figures: float | None) -> None:
     missing: Iterable[str] = [key for key, value in figures.items() if value is None]
     if missing:
         raise ValueError(f"{where}: {' and '.join(missing)} missing; a plan needs the speed of every link, in Mbit/s")
-    _positive(where, **{key: value for key, value in figures.items() if value is not None})
+    for key, value in figures.items():
+        if value is not None and not SLOWEST_MBPS <= value < float("inf"):
+            raise ValueError(f"{where}: {key} is {value}; it is {SLOWEST_MBPS:g} or more")
 
 
 def _latency(where: str, latency_ms: float | None) -> None:

@@ -157,9 +157,7 @@ def _cycles(system: System, placement: Placement, devices: Sequence[DeviceTerms]
         terms = [seat_terms(system, system.nodes[node], *part) for node in stage]
         latency += max(seat.latency for seat in terms)
         slowest = max(slowest, *(seat.slowest for seat in terms))
-    return [
-        device.latency + latency + system.waiting_share * max(slowest, float(device.slowest)) for device in devices
-    ]
+    return [device.latency + latency + system.waiting_share * max(slowest, float(device.slowest)) for device in devices]
 
 
 def _broker_bytes(system: System, placement: Placement, device_part: int) -> float:

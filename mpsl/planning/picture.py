@@ -28,7 +28,8 @@ def chain_picture(system: System, found: PlanFile) -> str:
                 device.batches for device in system.devices if found.devices[device.id][stage - 1] == seat.replica
             ]
             compute = seat_terms(system, node, *seat.blocks).resources[0]
-            busy = compute.seconds(sum(served), len(served)) / found.predicted.round_s
+            computed = compute.seconds(sum(served), len(served))
+            busy = computed / found.predicted.round_s if computed else 0.0
             place = f"stage {stage}" if seat.replica == 0 else ""
             blocks = f"blocks [{seat.blocks[0]}, {seat.blocks[1]})" if seat.replica == 0 else ""
             memory = found.predicted.node_memory_bytes[seat.node] / GIB

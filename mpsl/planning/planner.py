@@ -24,7 +24,12 @@ def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
     placement = solution.placement
     assignment = assign(system, placement)
     whole = predict(system, placement, assignment.loads)
-    if whole is None:  # only where `admit` is fixed: whole devices may crowd a seat that fluid shares do not
+    if whole is None and (other := _without_replicas(system, shape, cheapest, solution.bound)):
+        # Only where `admit` is fixed: whole devices may crowd a seat that fluid shares do not.
+        solution, placement = other, other.placement
+        fluid, assignment = _judged_fluid(system, placement), assign(system, placement)
+        whole = predict(system, placement, assignment.loads)
+    if whole is None or fluid is None:
         relaxed = predict(dataclasses.replace(system, admit=None), placement, assignment.loads)
         most = relaxed.admit if relaxed else 0
         raise UsageError(
@@ -48,6 +53,16 @@ def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
         optimal=solution.optimal,
         gap=solution.gap,
     )
+
+
+def _without_replicas(system: System, shape: Shape, cheapest: bool, bound: float) -> Solution | None:
+    """The best chain whose every seat serves all devices, so that none has to be divided; `bound` is that of any."""
+    first, last = system.first_cut or 1, system.last_cut or system.blocks - 1
+    most = min(len(system.nodes), last - first, system.max_hops or last - first)
+    lengths = range(1, most + 1) if shape.hops is None and not shape.all_in_one else ()
+    found = [solution for hops in lengths if (solution := solve(system, Shape(hops), cheapest))]
+    best = min(found, key=lambda solution: solution.value, default=None)
+    return Solution(best.placement, best.value, min(bound, best.value)) if best else None
 
 
 def _without_hops(system: System) -> Solution | None:

@@ -25,6 +25,9 @@ from mpsl.sim.rehearsal import simulated_seconds
 MOST_MESSAGES = 10_000
 """A plan whose round has more messages between its parts is not simulated here: `mpsl simulate` is there for that."""
 
+MOST_DIGITS = 6
+"""Of a number of hops."""
+
 File = TypeVar("File", Profile, Fleet)
 
 
@@ -81,7 +84,7 @@ def plan(*, profile_path: Path, fleet_path: Path, hops: str, objective: str, com
 def _hops(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal():
+    if not (text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS):
         raise UsageError(f"--hops {text}: give a number of hops, or auto")
     return int(text)
 
