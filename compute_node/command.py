@@ -1,7 +1,6 @@
 """`mpsl node`: one compute node as a service; stays after a run until SIGTERM, unless --once."""
 
 import json
-import re
 import sys
 import time
 from dataclasses import replace
@@ -13,22 +12,12 @@ from broker.driver import Driver
 from broker.hardware import cache_directory, machine_info
 from broker.options import Network, default_id, network_options, new_boot
 from broker.service import drive, run_service
+from broker.sizes import parse_bytes
 from broker.slow_link import parse_link
-from mpsl.errors import UsageError
 from mpsl.machines.effects import Stop
 from mpsl.machines.hop import HopMachine
 from mpsl.names import check_id
 from mpsl.topics import client_id
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def parse_bytes(text: str, where: str) -> int:
-    """'2GiB', '500MB' or plain bytes, as bytes; raises UsageError."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
-    if not match or match[2].upper() not in _UNITS:
-        raise UsageError(f"{where} {text!r}: write a size such as 2GiB, 500MB or 1000000")
-    return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
 @click.command()

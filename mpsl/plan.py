@@ -89,7 +89,14 @@ class Plan:
 
     def chain(self, device: str) -> list[Address]:
         """The addresses that a device's activations pass, from stage 1 to stage N."""
-        return [seat_address(stage, replica) for stage, replica in enumerate(self.devices[device].replicas, start=1)]
+        return self._chains[device]
+
+    @cached_property
+    def _chains(self) -> dict[str, list[Address]]:
+        return {
+            device: [seat_address(stage, replica) for stage, replica in enumerate(entry.replicas, start=1)]
+            for device, entry in self.devices.items()
+        }
 
     @cached_property
     def replicated(self) -> bool:

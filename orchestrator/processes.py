@@ -7,13 +7,19 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from broker.engines import tether
+from mpsl.errors import RunFailed
+
+Outcome = TypeVar("Outcome")
 
 STOP_S = 5.0
+EXPLAINED_S = 5.0
+"""How long the others have to say what came of a child's end; a last will tells them, if it was connected."""
 TAIL_BYTES = 4000
 
 
@@ -87,6 +93,22 @@ class Children:
         finally:
             for task in waiting:
                 task.cancel()
+
+    async def attend(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        """What `work` returns; a child that ends with an error ends it, as RunFailed, unless it then ends by itself."""
+        working = asyncio.create_task(work, name="work")
+        failing = asyncio.create_task(self.first_failure(), name="children")
+        try:
+            await asyncio.wait([working, failing], return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                await asyncio.wait([working], timeout=EXPLAINED_S)
+            if not working.done():
+                raise RunFailed(failing.result())
+            return working.result()
+        finally:
+            for task in (working, failing):
+                task.cancel()
+            await asyncio.gather(working, failing, return_exceptions=True)
 
     async def stop(self) -> None:
         """SIGTERM to those still there, SIGKILL after a deadline."""

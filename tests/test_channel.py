@@ -1,6 +1,7 @@
 """All the links of a process: who counts, what is fenced, how much is in flight."""
 
 import heapq
+import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -176,6 +177,28 @@ def test_all_links_together_are_bounded() -> None:
     body = few.chunk_bytes - HEADER_ALLOWANCE
     assert most <= few.in_flight + (len(others) - 1) * body
     assert all(len(network.received[other]) == 1 for other in others)
+
+
+def test_what_is_in_flight_and_held_is_the_sum_over_all_links() -> None:
+    """Counted as it changes: through losses, repeats, a link begun anew and a peer with another boot."""
+    network = Network(seed=11, loss=0.15, double=0.1, latest_s=0.5)
+    names = ["a", "b", "c"]
+    for name in names:
+        network.join(name, limits(window=6000))
+    for number in range(30):
+        source, to = names[number % 3], names[(number + 1 + number % 2) % 3]
+        network.send(source, to, activation(number, bytes(1000 * (number % 7) + 10)))
+    for step in itertools.count():
+        for channel in network.channels.values():
+            assert channel.in_flight_bytes == sum(each.in_flight_bytes for each in channel._senders.values())
+            assert channel.held_bytes == sum(each.held_bytes for each in channel._receivers.values())
+        if step == 40:
+            network.channels["a"].forget("b")
+        if step == 60:
+            network.channels["b"].know({"c": Peer("another boot", "c")})
+        if not network.step() or network.now > 60:
+            break
+    assert step > 100
 
 
 def test_peers_that_do_not_answer_hold_up_nobody() -> None:

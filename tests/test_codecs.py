@@ -188,6 +188,22 @@ def test_integers_and_topk_refuse_what_is_not_finite(spec: str, strange: float, 
         parse(spec).encode(x)
 
 
+@pytest.mark.parametrize("spec", ["affine:2", "affine:3", "affine:4", "huffman:2", "huffman:3", "huffman:4"])
+@pytest.mark.parametrize("values", [[3.4028234e38, 3.3e38], [-1e38, 1e38], [-3.4028234e38, -3.4e38]])
+def test_affine_refuses_what_its_own_decoder_would_not_take(spec: str, values: list[float]) -> None:
+    with pytest.raises(UsageError, match=r"this tensor has larger ones.*diverged.*fp32"):
+        parse(spec).encode(np.array(values, np.float32))
+
+
+@pytest.mark.parametrize("size", [1, 3, 129, 255])
+def test_whatever_the_last_byte_of_int4_is_it_is_decoded(size: int) -> None:
+    codec = parse("int4")
+    scales, packed = received(codec.encode(np.ones(size, np.float32)))
+    for last in range(256):
+        values = codec.decode((size,), [scales, packed[:-1] + bytes([last])])
+        assert np.isfinite(values).all()
+
+
 @pytest.mark.parametrize("spec", ["topk:0.25", "topk:0.02"])
 def test_topk_keeps_the_first_of_equal_ones(spec: str) -> None:
     x = np.full(1000, -2, np.float32)

@@ -130,3 +130,17 @@ def test_a_plan_of_another_fleet_is_refused_by_name(files: tuple[Path, Path]) ->
     result = simulated(files, "--plan", str(path))
     assert result.exit_code == 2
     assert "plan.json: device 'pc-1' is not in the fleet" in result.stderr
+
+
+def test_the_picture_has_room_for_long_names(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Names end where the bars begin; the picture reaches as far to the left as the longest."""
+    out = tmp_path / "plot.svg"
+    long = "a-server-with-a-very-long-name"
+    files[1].write_text(FLEET.replace('id = "server"', f'id = "{long}"'))
+    assert simulated(files, "--plot", str(out)).exit_code == 0
+    root = ElementTree.fromstring(out.read_text())
+    name = next(each for each in root.iter("{http://www.w3.org/2000/svg}text") if (each.text or "").startswith(long))
+    left, _, width, _ = (float(number) for number in root.attrib["viewBox"].split())
+    assert float(name.attrib["x"]) - left > 6.5 * len(long)
+    assert width == float(root.attrib["width"])
+    assert "blocks [1, " in out.read_text()

@@ -31,8 +31,8 @@ class Affine(Codec):
     low is l rounded down to bf16, so low ≥ l − 2⁻⁷·|l|, and step is (h − low) / (2^bits − 1), at least 2⁻¹²⁶, rounded
     up to bf16, so at most 2⁻⁷ larger. |x − x̂| ≤ step / 2, but for rounding errors of 2⁻¹⁵ step + 2⁻²²·max(|l|, |h|).
     Where l = 0 zeros stay zeros. `bits` is 2, 3 or 4, and every group takes 4 bytes more. Planes: lows, steps (both
-    bf16), integers, eight of them in `bits` bytes, the first in the lowest bits. NaN, infinity and a group wider than
-    1.7e38 cannot be carried: `encode` raises UsageError.
+    bf16), integers, eight of them in `bits` bytes, the first in the lowest bits. NaN, infinity, a group wider than
+    1.7e38, and one that ends at the largest float32, cannot be carried: `encode` raises UsageError.
     """
 
     name = "affine"
@@ -88,7 +88,7 @@ class Affine(Codec):
         low, high = rows.min(axis=1), rows.max(axis=1)
         with np.errstate(over="ignore", invalid="ignore"):
             if not (high - low <= WIDEST).all():  # also true for NaN
-                raise not_finite(self.spec)
+                raise self._too_large(rows)
             bits = low.view("<u4")
             bits += np.where(low < 0, np.uint32(0xFFFF), np.uint32(0))  # away from zero, which is down
             bits &= 0xFFFF0000
@@ -96,9 +96,18 @@ class Affine(Codec):
             bits = step.view("<u4")
             bits += 0xFFFF
             bits &= 0xFFFF0000
-        if not np.isfinite(low).all():
-            raise not_finite(self.spec)
+            last = low + step * np.float32(2**self.bits - 1)
+        if not (np.isfinite(low) & np.isfinite(last)).all():
+            raise self._too_large(rows)
         return low, step
+
+    def _too_large(self, rows: Floats) -> UsageError:
+        if not np.isfinite(rows).all():
+            return not_finite(self.spec)
+        return UsageError(
+            f"codec {self.spec!r} carries groups of values up to 1.7e38 apart and below 3.3e38, and this tensor has "
+            "larger ones: the training has probably diverged; lower the learning rate, or use fp32 to let it go on"
+        )
 
     def _pack(self, integers: NDArray[np.uint32]) -> NDArray[np.uint8]:
         """Whole groups of integers, each in the lowest bits of its word, as bytes."""

@@ -41,4 +41,5 @@ class Integer4(Grouped):
         even = values.size // 2
         np.take(PAIRS, packed[:even], out=values[: 2 * even].view(np.uint64), mode="clip")
         if values.size % 2:
-            values[-1] = PAIRS[packed[even] : packed[even] + 1].view(np.float32)[0]
+            last = int(packed[even])
+            values[-1] = PAIRS[last : last + 1].view(np.float32)[0]

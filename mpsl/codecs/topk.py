@@ -31,10 +31,10 @@ class Layout(NamedTuple):
 class TopK(Codec):
     """Keeps the k = ⌈fraction · n⌉ largest magnitudes of the whole tensor, of equal ones the first; fraction in (0, 1].
 
-    ‖x − x̂‖² ≤ (1 − k/n · (1 − 2⁻¹⁶)) · ‖x‖²: kept values are rounded to bf16, which costs the 2⁻¹⁶. Planes: the kept
-    values in order, 2 bytes each; then their positions, in whichever form takes the fewest bytes for such k and n: a
-    bitmap of n bits, or the gaps in words of 1 or 2 bytes. NaN and infinity cannot be carried: `encode` raises
-    UsageError.
+    ‖x − x̂‖² ≤ (1 − k/n · (1 − 2⁻¹⁶)) · ‖x‖²: kept values are rounded to bf16, which costs the 2⁻¹⁶, and those below
+    2⁻¹²⁶ up to 2⁻¹³⁴ each. Planes: the kept values in order, 2 bytes each; then their positions, in whichever form
+    takes the fewest bytes for such k and n: a bitmap of n bits, or the gaps in words of 1 or 2 bytes. NaN and infinity
+    cannot be carried: `encode` raises UsageError.
     """
 
     name = "topk"

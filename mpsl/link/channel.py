@@ -6,6 +6,7 @@ It turns messages into publishes and publishes into messages; what a message mea
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from mpsl import wire
 from mpsl.errors import WireError
@@ -57,6 +58,10 @@ class Channel:
 
     def __init__(self, topics: Topics, run: str, source: str, boot: str, term: int, limits: Limits) -> None:
         self.dropped: Counter[str] = Counter()
+        self.in_flight_bytes = 0
+        """Sent and not acknowledged, over all links."""
+        self.held_bytes = 0
+        """Of messages of which some chunks have arrived, over all links."""
         self.sent_bytes = 0
         self.received_bytes = 0
         self.peers: dict[str, Peer] = {}
@@ -70,6 +75,7 @@ class Channel:
         self._receivers: dict[tuple[str, Lane], Receiver] = {}
         # What there is to do, so that a thousand links that rest cost nothing.
         self._unacknowledged: dict[tuple[Address, Lane], Sender] = {}
+        self._retry_at = inf
         self._owing: dict[tuple[str, Lane], Receiver] = {}
         self._sessions = 0
 
@@ -79,7 +85,7 @@ class Channel:
             if self.peers.get(id) not in (None, peer):
                 self.forget(id)
                 for key in [key for key in self._receivers if key[0] == id]:
-                    del self._receivers[key]
+                    self.held_bytes -= self._receivers.pop(key).held_bytes
                     self._owing.pop(key, None)
             self.peers[id] = peer
 
@@ -90,23 +96,13 @@ class Channel:
         """
         address = self.peers[id].address if id in self.peers else id
         for key in [key for key in self._senders if key[0] == address]:
-            del self._senders[key]
+            self.in_flight_bytes -= self._senders.pop(key).in_flight_bytes
             self._unacknowledged.pop(key, None)
 
     @property
     def idle(self) -> bool:
         """Whether everything sent has been acknowledged."""
         return not self._unacknowledged
-
-    @property
-    def in_flight_bytes(self) -> int:
-        """Bytes sent and not acknowledged, over all links."""
-        return sum(sender.in_flight_bytes for sender in self._unacknowledged.values())
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of messages of which some chunks have arrived, over all links."""
-        return sum(receiver.held_bytes for receiver in self._receivers.values())
 
     def waiting_for(self) -> list[Address]:
         """The addresses with something not yet acknowledged."""
@@ -123,7 +119,7 @@ class Channel:
         sender = self._senders[key]
         sender.send(wire.encode(message), label(message))
         self._unacknowledged[key] = sender
-        return self._publish(to, message.lane, sender.fill(now, self._limits.in_flight - self.in_flight_bytes))
+        return self._sent_by(sender, to, message.lane, now, self._limits.in_flight - self.in_flight_bytes)
 
     def receive(self, topic: BinaryTopic, payload: wire.Buffer, now: float) -> tuple[list[Message], list[Outbound]]:
         """Messages that are now complete, and what must be published in answer; the rest is counted and dropped."""
@@ -146,14 +142,17 @@ class Channel:
         for (source, lane), receiver in list(self._owing.items()):
             if receiver.ack_at is not None and receiver.ack_at <= now:
                 outbound += self._ack(source, lane, receiver)
-        for (to, lane), sender in self._unacknowledged.items():
-            outbound += self._publish(to, lane, sender.retry(now))
+        if now >= self._retry_at:
+            for (to, lane), sender in self._unacknowledged.items():
+                outbound += self._publish(to, lane, sender.retry(now))
+            self._retry_at = min((_retry_at(sender) for sender in self._unacknowledged.values()), default=inf)
         return outbound
 
     def next_due(self) -> float | None:
-        """When `due` wants to be called."""
+        """When `due` wants to be called; it may turn out then that an acknowledgement has put off what was to do."""
         times = [receiver.ack_at for receiver in self._owing.values() if receiver.ack_at is not None]
-        times += [sender.retry_at for sender in self._unacknowledged.values() if sender.retry_at is not None]
+        if self._unacknowledged and self._retry_at < inf:
+            times.append(self._retry_at)
         return min(times, default=None)
 
     def _drop(self, error: WireError) -> None:
@@ -175,7 +174,9 @@ class Channel:
         sender = self._senders.get((peer.address, lane)) if lane else None
         if lane is None or sender is None or ack.to_boot != self._boot or ack.session != sender.session:
             raise WireError("ack: of a link that is not ours, or no more")
+        before = sender.in_flight_bytes
         outbound = self._publish(peer.address, lane, sender.acknowledge(ack, now))
+        self.in_flight_bytes += sender.in_flight_bytes - before
         if sender.idle:
             self._unacknowledged.pop((peer.address, lane), None)
         return outbound + self._fill(now)
@@ -188,9 +189,17 @@ class Channel:
         waiting.sort(key=lambda item: item[1].in_flight_bytes)
         for number, ((to, lane), sender) in enumerate(waiting):
             share = max(room // (len(waiting) - number), min(room, self._limits.chunk_bytes))
-            before = sender.in_flight_bytes
-            outbound += self._publish(to, lane, sender.fill(now, share))
-            room -= sender.in_flight_bytes - before
+            before = self.in_flight_bytes
+            outbound += self._sent_by(sender, to, lane, now, share)
+            room -= self.in_flight_bytes - before
+        return outbound
+
+    def _sent_by(self, sender: Sender, to: Address, lane: Lane, now: float, allowance: int) -> list[Outbound]:
+        before = sender.in_flight_bytes
+        outbound = self._publish(to, lane, sender.fill(now, allowance))
+        self.in_flight_bytes += sender.in_flight_bytes - before
+        # The earliest of all is known again when it has come: with a thousand links, looking at each would cost more.
+        self._retry_at = min(self._retry_at, _retry_at(sender))
         return outbound
 
     def _arrived(
@@ -199,12 +208,17 @@ class Channel:
         key = (topic.source, topic.lane)
         receiver = self._receivers.get(key)
         if receiver is None or receiver.boot != header.boot or receiver.session < header.session:
+            self.held_bytes -= receiver.held_bytes if receiver is not None else 0
             receiver = Receiver(header.boot, header.session, self._limits.window, self._limits.message)
             self._receivers[key] = receiver
             self._owing.pop(key, None)
         elif receiver.session > header.session:
             raise WireError("session: chunk of a former one")
-        buffers = receiver.receive(header, body, now)
+        before = receiver.held_bytes
+        try:
+            buffers = receiver.receive(header, body, now)
+        finally:
+            self.held_bytes += receiver.held_bytes - before
         if receiver.ack_at is not None:
             self._owing[key] = receiver
         outbound = []
@@ -235,6 +249,10 @@ class Channel:
         outbound = [Outbound(topic, payload.data, payload.label) for payload in payloads]
         self.sent_bytes += sum(len(each.payload) for each in outbound)
         return outbound
+
+
+def _retry_at(sender: Sender) -> float:
+    return inf if sender.retry_at is None else sender.retry_at
 
 
 def label(message: Message) -> tuple[tuple[str, str], ...]:

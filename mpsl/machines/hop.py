@@ -169,14 +169,11 @@ class HopMachine(Participant):
     def _queued_bytes(self) -> int:
         """Tensors on their way in or out, or waiting for the worker."""
         assert self.channel is not None
-        waiting = sum(
-            job.tensor.nbytes for job in self._queue.jobs() if isinstance(job, Forward | Backward | ForwardProbe)
-        )
-        return waiting + self.channel.held_bytes + self.channel.in_flight_bytes
+        return self._queue.tensor_bytes + self.channel.held_bytes + self.channel.in_flight_bytes
 
     def _worker_free(self) -> None:
         """A job has ended: the next one starts at once."""
-        self._queue.running = None
+        self._queue.finish()
         self._busy_s += self.now - self._busy_since
         self._work()
 
@@ -231,7 +228,7 @@ class HopMachine(Participant):
         self.copies.pop(message.device, None)
         if message.device in self._early and self._early[message.device][0] <= attempt:
             del self._early[message.device]
-        self._queue.waiting = [entry for entry in self._queue.waiting if _device_of(entry[2]) != message.device]
+        self._queue.drop(lambda job: _device_of(job) == message.device)
         if self.channel is not None and self.plan is not None and message.device in self.plan.devices:
             self.channel.forget(message.device)
         self._queue_job(DropCopy(message.device, message.attempt))

@@ -224,7 +224,7 @@ class Participant(Online):
         self.begin_run(plan)
 
     def _seen_state(self, payload: Buffer) -> None:
-        content = from_json(payload)
+        content = _read_state(bytes(payload))
         if content is None or self.plan is None:
             return
         if content.get("state") == "lost":
@@ -338,6 +338,12 @@ class Participant(Online):
 def _read_plan(payload: bytes, topic: str) -> Plan:
     """The plan in a payload; a simulation has a thousand readers of the same one. Raises UsageError."""
     return facts.read(Plan, from_json(payload), topic)
+
+
+@lru_cache(maxsize=4)
+def _read_state(payload: bytes) -> Mapping[str, Any] | None:
+    """The state of a run; a simulation has a thousand readers of the same one."""
+    return from_json(payload)
 
 
 def _peers(plan: Plan) -> dict[str, Peer]:

@@ -1,33 +1,47 @@
 """The work of a compute node that is ready, by rank and then by arrival. Decides what is next; does nothing."""
 
+import heapq
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mpsl.machines.jobs import Job
+from mpsl.machines.jobs import Backward, Forward, ForwardProbe, Job
 
 
 @dataclass
 class ReadyQueue:
     """Work that is ready, and what is being worked on."""
 
-    waiting: list[tuple[int, int, Job]] = field(default_factory=list)
     running: Job | None = None
-    count: int = 0
+    tensor_bytes: int = 0
+    """Of all that waits and of what is being worked on."""
+    _waiting: list[tuple[int, int, Job]] = field(default_factory=list)
+    _count: int = 0
 
     def add(self, rank: int, job: Job) -> None:
         """Queue a job behind those of its rank."""
-        self.waiting.append((rank, self.count, job))
-        self.count += 1
-
-    def jobs(self) -> list[Job]:
-        """What waits, and what is being worked on."""
-        running = [self.running] if self.running is not None else []
-        return running + [job for _, _, job in self.waiting]
+        heapq.heappush(self._waiting, (rank, self._count, job))
+        self._count += 1
+        self.tensor_bytes += _tensor_bytes(job)
 
     def take(self) -> Job | None:
         """The next job, when the worker is free."""
-        if self.running is not None or not self.waiting:
+        if self.running is not None or not self._waiting:
             return None
-        first = min(self.waiting, key=lambda entry: entry[:2])
-        self.waiting.remove(first)
-        self.running = first[2]
+        self.running = heapq.heappop(self._waiting)[2]
         return self.running
+
+    def finish(self) -> None:
+        """What was being worked on is done."""
+        if self.running is not None:
+            self.tensor_bytes -= _tensor_bytes(self.running)
+        self.running = None
+
+    def drop(self, unwanted: Callable[[Job], bool]) -> None:
+        """Forget what waits and is not wanted any more."""
+        self.tensor_bytes -= sum(_tensor_bytes(job) for _, _, job in self._waiting if unwanted(job))
+        self._waiting = [entry for entry in self._waiting if not unwanted(entry[2])]
+        heapq.heapify(self._waiting)
+
+
+def _tensor_bytes(job: Job) -> int:
+    return job.tensor.nbytes if isinstance(job, Forward | Backward | ForwardProbe) else 0

@@ -1,6 +1,7 @@
 """A plan for a system: search, whole devices, prediction. The one door through which commands plan."""
 
 import dataclasses
+from math import inf
 
 from mpsl.errors import UsageError
 from mpsl.planning.assignment import assign
@@ -21,6 +22,8 @@ def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
     fluid = _judged_fluid(system, solution.placement) if solution else None
     if solution is None or fluid is None:
         raise UsageError(shortage(system, shape))
+    if not cheapest:
+        solution = dataclasses.replace(solution, placement=_cheaper_nodes(system, solution.placement))
     placement = solution.placement
     assignment = assign(system, placement)
     whole = predict(system, placement, assignment.loads)
@@ -53,6 +56,38 @@ def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
         optimal=solution.optimal,
         gap=solution.gap,
     )
+
+
+def _cheaper_nodes(system: System, placement: Placement) -> Placement:
+    """The same chain with cheaper nodes in their places, where its round is no longer with them."""
+    longest = _seconds(system, placement)
+    free = {
+        dataclasses.replace(node, id=""): place
+        for place, node in reversed(list(enumerate(system.nodes)))
+        if place not in {taken for stage in placement.stages for taken in stage}
+    }
+    for stage, nodes in enumerate(placement.stages):
+        for replica, node in enumerate(nodes):
+            for kind, other in sorted(free.items(), key=lambda item: item[0].price):
+                if kind.price >= system.nodes[node].price:
+                    break
+                exchanged = _exchanged(placement, stage, replica, other)
+                if all(now <= before for now, before in zip(_seconds(system, exchanged), longest, strict=True)):
+                    return _cheaper_nodes(system, exchanged)
+    return placement
+
+
+def _exchanged(placement: Placement, stage: int, replica: int, node: int) -> Placement:
+    stages = [list(nodes) for nodes in placement.stages]
+    stages[stage][replica] = node
+    return Placement(placement.cuts, tuple(map(tuple, stages)))
+
+
+def _seconds(system: System, placement: Placement) -> tuple[float, float]:
+    """A round's with divided and with whole devices; inf where they do not fit."""
+    whole = predict(system, placement, assign(system, placement).loads)
+    fluid = _judged_fluid(system, placement)
+    return (inf if fluid is None else fluid.round_s, inf if whole is None else whole.round_s)
 
 
 def _without_replicas(system: System, shape: Shape, cheapest: bool, bound: float) -> Solution | None:

@@ -15,13 +15,16 @@ MOST_DEVICES = 12
 """How many devices get a row; the others are counted."""
 LEAST_PIXELS = 0.6
 """Bars that are narrower melt into one with their neighbours."""
+LETTER = 7
+"""Pixels of a name's letter, about."""
 TICKS = 8
 GOLDEN_ANGLE = 137.508
 """Degrees between the hues of two devices that follow one another, so that neighbours differ."""
 
 LIGHTNESS = {"forward": 70, "forward and backward": 56, "backward": 44, "batch": 56, "copy": 86, "fold": 30}
 STYLE = (
-    "text{font:12px system-ui,sans-serif;fill:#222}.t{font-weight:600;font-size:15px}.s{fill:#666}"
+    "text{font:12px system-ui,sans-serif;fill:#222}.t{font-weight:600;font-size:15px}"
+    ".s{fill:#666}"
     ".a{fill:#666;font-size:11px}"
 )
 
@@ -47,10 +50,13 @@ def gantt(record: Record, rows: Sequence[Row], devices: Sequence[str], title: st
             spans.setdefault((span.process, span.lane), []).append(span)
     body: list[str] = []
     y, group = float(TOP), ""
+    hidden = len(rows) - len(shown)
+    last = next((row for row in reversed(shown) if row.process in hues), None)
     for row in shown:
         if row.group != group:
             group = row.group
             y += 8
+            body.append(f'<rect x="8" y="{y:g}" width="{LETTER * len(group)}" height="16" fill="#fff"/>')
             body.append(f'<text x="8" y="{y + 12:g}" class="s">{escape(group)}</text>')
             y += 18
         body.append(f'<text x="{LEFT - 8}" y="{y + ROW / 2 + 4:g}" text-anchor="end">{escape(row.process)}</text>')
@@ -63,20 +69,21 @@ def gantt(record: Record, rows: Sequence[Row], devices: Sequence[str], title: st
         busy = sum(min(span.ended, seconds) - span.began for span in computing) / seconds if seconds else 0.0
         body.append(f'<text x="{LEFT + WIDTH + 8}" y="{y + ROW / 2 + 4:g}" class="s">{busy:.0%}</text>')
         y += ROW + GAP + 2 * STRIP
-    hidden = len(rows) - len(shown)
-    if hidden:
-        body.append(f'<text x="{LEFT}" y="{y + 6:g}" class="s">and {hidden} more devices</text>')
-        y += 20
+        if hidden and row is last:
+            body.append(f'<text x="{LEFT}" y="{y + 6:g}" class="s">and {hidden} more devices</text>')
+            y += 20
     head = [
         f'<text x="8" y="24" class="t">{escape(title)}</text>',
         *_legend(),
         *_axis(seconds, scale, y),
     ]
-    width, height = LEFT + WIDTH + RIGHT, y + 34
+    # Long names stand out to the left of everything else.
+    more = max(0, LETTER * max((len(row.process) for row in shown), default=0) - (LEFT - 16))
+    width, height = more + LEFT + WIDTH + RIGHT, y + 34
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height:g}" '
-        f'viewBox="0 0 {width} {height:g}"><style>{STYLE}</style>'
-        f'<rect width="{width}" height="{height:g}" fill="#fff"/>' + "".join([*head, *body]) + "</svg>\n"
+        f'viewBox="{-more} 0 {width} {height:g}"><style>{STYLE}</style>'
+        f'<rect x="{-more}" width="{width}" height="{height:g}" fill="#fff"/>' + "".join([*head, *body]) + "</svg>\n"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from orchestrator.bench.memory import Setting, measure
+from orchestrator.job_file import check_job
 
 
 @click.command()
@@ -21,6 +22,7 @@ from orchestrator.bench.memory import Setting, measure
 def command(model: str, counts: tuple[int, ...], batch_size: int, hops: int, batches: int, repeats: int) -> None:
     """Measure a round's seconds with G and with all devices at once, alternating; prints one JSON object last."""
     setting = Setting(model, batch_size, hops, None, (), batches, 1)
+    check_job(setting.job(max(counts)), "admission")
     results = []
     for devices in counts:
         runs = []

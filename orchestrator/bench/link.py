@@ -13,26 +13,42 @@ import click
 from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
+from broker.sizes import parse_bytes
+from mpsl.errors import UsageError
 from mpsl.machines.effects import Publish
 from orchestrator.bench.link_ends import TOPICS
 from orchestrator.bench.readings import read_process
 
 CHUNKS = (256 * 1024, 512 * 1024, 1024 * 1024)
+SMALLEST, LARGEST = 4, 2**30
+"""Bytes of a tensor."""
 READY_S = 60.0
 END_S = 300.0
 
 
+def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
+    sizes = tuple(parse_bytes(part, "--sizes") for part in text.split(","))
+    for size in sizes:
+        if not SMALLEST <= size <= LARGEST or size % SMALLEST:
+            raise UsageError(f"--sizes {size}: whole float32 values, {SMALLEST} bytes to {LARGEST}")
+    return sizes
+
+
 @click.command()
 @click.option(
-    "--sizes", default="65536,1048576,16777216,67108864", show_default=True, help="Bytes of a tensor, several."
+    "--sizes",
+    default="65536,1048576,16777216,67108864",
+    show_default=True,
+    callback=_sizes,
+    help="Bytes of a tensor, several.",
 )
 @click.option("--total", type=click.IntRange(1 << 20), default=512 << 20, show_default=True, help="Bytes of each run.")
 @click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
-def command(sizes: str, total: int, engine: str, repeats: int) -> None:
+def command(sizes: tuple[int, ...], total: int, engine: str, repeats: int) -> None:
     """Measure MB/s and CPU seconds per GB on either side; prints one JSON object last."""
     rows = []
-    for size in [int(text) for text in sizes.split(",")]:
+    for size in sizes:
         count = max(4, min(8192, total // size))
         # The best chunk of the bare client is looked for once, with the counted runs' own count.
         chunks = [chunk for chunk in CHUNKS if chunk <= size] or [size]

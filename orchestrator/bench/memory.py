@@ -16,6 +16,7 @@ from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
 from broker.options import Network
+from broker.sizes import parse_bytes
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.nn.models import arguments
 from mpsl.topics import Topics
@@ -23,6 +24,7 @@ from orchestrator.bench.agents import start_agents
 from orchestrator.bench.readings import peak_resident
 from orchestrator.bench.this_machine import CIFAR, parse_cuts
 from orchestrator.commands.train import orchestrate
+from orchestrator.job_file import check_job
 from orchestrator.processes import children
 
 LOOK_S = 0.5
@@ -81,6 +83,9 @@ def command(
     """Measure the peak resident memory of every node; prints one JSON object last."""
     chosen = parse_cuts(cuts) if cuts else ()
     setting = Setting(model, batch_size, hops, memory_budget, chosen, batches, threads)
+    check_job(setting.job(devices), "memory")
+    if memory_budget:
+        parse_bytes(memory_budget, "--memory-budget")
     few, many = (_measured(setting, count) for count in (devices // 4, devices))
     nodes = sorted(many.holders)
     result = {
@@ -124,7 +129,7 @@ async def measure(setting: Setting, devices: int) -> Seen:
             network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             started = time.monotonic()
             async with _watching(seen, pids, network):
-                summary = await orchestrate(replace(network), job, directory / "out")
+                summary = await group.attend(orchestrate(replace(network), job, directory / "out"))
             seen.seconds = summary["rounds"][0]["seconds"] if summary["rounds"] else time.monotonic() - started
             if summary["state"] != "done":
                 raise click.ClickException(f"{devices} devices: {summary['reason']}")

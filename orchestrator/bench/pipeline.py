@@ -16,12 +16,14 @@ from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
 from broker.options import Network
+from broker.slow_link import parse_link
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.nn.models import arguments
 from mpsl.topics import Topics
 from orchestrator.bench.agents import start_agents
 from orchestrator.bench.this_machine import CIFAR
 from orchestrator.commands.train import orchestrate
+from orchestrator.job_file import check_job
 from orchestrator.processes import children
 
 Telemetry = dict[str, list[tuple[int, float, float]]]
@@ -67,6 +69,9 @@ def command(
 ) -> None:
     """Measure the slowest hop's busy share between its first and last batch; prints one JSON object last."""
     setting = Setting(model, batch_size, hops, batches, think_ms, link)
+    check_job(setting.job(max(counts)), "pipeline")
+    if link != "none":
+        parse_link(link)
     rows = []
     for devices in counts:
         shares = busy_shares(asyncio.run(_observe(setting, devices)))
@@ -109,7 +114,7 @@ async def _observe(setting: Setting, devices: int) -> Telemetry:
             await start_agents(group, job, setting.batches, directory, [*shared, *slow], environment)
             network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             async with _listening(seen, network):
-                summary = await orchestrate(network, job, directory / "out")
+                summary = await group.attend(orchestrate(network, job, directory / "out"))
             if summary["state"] != "done":
                 raise click.ClickException(f"{devices} devices: {summary['reason']}")
     return seen

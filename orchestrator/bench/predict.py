@@ -20,6 +20,7 @@ from broker.address import parse_broker
 from broker.engines.engine import running_broker
 from broker.options import Network
 from broker.slow_link import parse_link
+from mpsl.errors import UsageError
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.planner import plan
@@ -30,6 +31,7 @@ from orchestrator.bench.agents import start_agents
 from orchestrator.bench.this_machine import Known, Model, fleet_of, measured, rehearsed, slowed, slowness
 from orchestrator.commands.simulate import analytic_seconds
 from orchestrator.commands.train import orchestrate
+from orchestrator.job_file import check_job
 from orchestrator.plan_option import job_as_planned
 from orchestrator.processes import children
 from orchestrator.records import write_whole
@@ -78,6 +80,11 @@ def command(
             parse_link(link)
     settings = [Setting(n, k, link) for n in hops for k in devices for link in links]
     chosen = [model for model in MODELS if not models or model.name in models]
+    for model in chosen:
+        for setting in settings:
+            check_job(_job(model, setting, rounds), "predict")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise UsageError(f"--out {out}: there is no directory {out.parent}")
     known = measured(chosen)
     predicted = [(each, setting, *predict(each, setting, seconds)) for each in known for setting in settings]
     said = [asdict(prediction) for _, _, _, prediction in predicted]
@@ -125,7 +132,7 @@ def _planned_seconds(known: Known, setting: Setting, batches: int) -> float:
 async def run(known: Known, setting: Setting, found: PlanFile, batches: int, rounds: int) -> list[float]:
     """Seconds of each round after the first; every process on its own, one thread each."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
-    job = job_as_planned(_job(known, setting, rounds + 1), found, "the plan")
+    job = job_as_planned(_job(known.model, setting, rounds + 1), found, "the plan")
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         directory = Path(name)
         async with running_broker("auto") as broker, children(directory / "logs") as group:
@@ -135,16 +142,16 @@ async def run(known: Known, setting: Setting, found: PlanFile, batches: int, rou
             link = [] if setting.link == "none" else ["--link", setting.link]
             await start_agents(group, job, batches, directory, [*shared, *link], environment, agents=1)
             network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
-            summary = await orchestrate(network, job, directory / "out", found)
+            summary = await group.attend(orchestrate(network, job, directory / "out", found))
     if summary["state"] != "done":
         raise click.ClickException(f"{setting}: {summary['reason']}")
     return [each["seconds"] for each in summary["rounds"][1:]]
 
 
-def _job(known: Known, setting: Setting, rounds: int) -> Job:
+def _job(model: Model, setting: Setting, rounds: int) -> Job:
     return Job(
-        RunSection("predict", rounds, known.model.batch_size, evaluate_every=rounds + 1),
-        ModelSection(known.model.name, known.model.args),
+        RunSection("predict", rounds, model.batch_size, evaluate_every=rounds + 1),
+        ModelSection(model.name, model.args),
         OptimizerSection("sgd", 0.01, momentum=0.9),
         FleetSection(setting.devices, setting.hops, start_timeout_s=120.0),
     )

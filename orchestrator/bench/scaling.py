@@ -22,6 +22,7 @@ from mpsl.topics import Topics
 from orchestrator.bench.agents import start_agents
 from orchestrator.bench.readings import read_process
 from orchestrator.commands.train import orchestrate
+from orchestrator.job_file import check_job
 from orchestrator.processes import children
 
 
@@ -81,6 +82,7 @@ def command(
 ) -> None:
     """Measure a batch's time and CPU seconds for each number of devices; prints one JSON object last."""
     setting = Setting(model, batch_size, hops, batches, rounds)
+    check_job(setting.job(max(counts)), "scaling")
     rows = []
     for devices in counts:
         row = asyncio.run(_observe(setting, devices, agents)).row(devices, devices * batches)
@@ -113,7 +115,7 @@ async def _observe(setting: Setting, devices: int, agents: int) -> Seen:
             }  # fmt: skip
             network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             async with _reading(seen, roles, network):
-                summary = await orchestrate(network, job, directory / "out")
+                summary = await group.attend(orchestrate(network, job, directory / "out"))
             if summary["state"] != "done":
                 raise click.ClickException(f"{devices} devices: {summary['reason']}")
     if len(seen.ends) <= setting.rounds:

@@ -79,7 +79,7 @@ async def observe(job: Job, batches: int, engine: str, threads: int = 1, every_s
             network = Network(address, Topics("main"), as_json=False, verbose=0)
             watch = _Watch(pids, address, network.topics)
             async with watch.running(every_s):
-                summary = await orchestrate(replace(network), job, directory / "out")
+                summary = await group.attend(orchestrate(replace(network), job, directory / "out"))
             return Observed(summary, watch.samples, watch.peaks)
 
 

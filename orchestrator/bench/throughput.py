@@ -15,6 +15,7 @@ from mpsl.errors import MpslError, UsageError
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection
 from orchestrator.bench.system import Observed, Sample, observe
 from orchestrator.bench.this_machine import Model, best_cuts, measured, parse_cuts
+from orchestrator.job_file import check_job
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Setting:
         """Two rounds of `batches` a device; nothing is evaluated, for there is no test data."""
         return Job(
             RunSection("bench", 2, self.batch_size),
-            ModelSection(self.model, self.args, self.cuts),
+            ModelSection(self.model, self.args, self.cuts or None),
             OptimizerSection("sgd", 0.01, momentum=0.9),
             FleetSection(self.devices, self.hops, start_timeout_s=120.0),
             WireSection(self.wire, self.wire),
@@ -62,7 +63,9 @@ def command(
 ) -> None:  # fmt: skip
     """Measure samples a second, alternating with the two references; prints one JSON object last."""
     try:
-        chosen = parse_cuts(cuts) if cuts else _planned(model, batch_size, devices, hops, batches)
+        named = parse_cuts(cuts) if cuts else ()
+        check_job(Setting(model, batch_size, devices, hops, wire, engine, batches, named).job(), "throughput")
+        chosen = named or _planned(model, batch_size, devices, hops, batches)
     except UsageError as error:
         raise click.UsageError(str(error)) from None
     except MpslError as error:

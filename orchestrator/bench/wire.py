@@ -192,7 +192,7 @@ async def _fleet(task: Task, engine: str, device_options: Sequence[str] = ()) ->
             network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
 
             async def train(job: Job) -> dict[str, Any]:
-                summary = await orchestrate(network, job, directory / "out")
+                summary = await group.attend(orchestrate(network, job, directory / "out"))
                 if summary["state"] != "done":
                     raise RunFailed(f"{job.wire.activations}/{job.wire.gradients}: {summary['reason']}")
                 return summary

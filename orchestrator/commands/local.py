@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from broker.options import Network, network_options
+from broker.sizes import parse_bytes
 from orchestrator.commands.train import report
 from orchestrator.job_file import load_job, load_planned_job
 from orchestrator.locally import LocalFleet, check_shards, job_for, node_ids, run_locally, shards_in
@@ -32,6 +33,8 @@ def local(
     *, network: Network, job: Path, data: Path, out: Path, engine: str, memory_budget: str | None, plan: Path | None
 ) -> int:
     """Run JOB with its nodes and one device per shard, each its own process here; without --broker, a broker too."""
+    if memory_budget:
+        parse_bytes(memory_budget, "--memory-budget")
     planned = None
     if plan is None:
         training = load_job(job)

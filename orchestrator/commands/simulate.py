@@ -131,7 +131,9 @@ def picture(record: Record, profile: Profile, planned: PlannedRun, found: Findin
     """The first round as SVG."""
     devices = list(planned.devices)
     rows = [Row(device, f"devices, blocks {_ends(profile, planned)}") for device in devices]
-    rows += [Row(seat.node, f"stage {seat.stage}, blocks {list(seat.blocks)}") for seat in planned.seats]
+    rows += [
+        Row(seat.node, f"stage {seat.stage}, blocks [{seat.blocks[0]}, {seat.blocks[1]})") for seat in planned.seats
+    ]
     title = (
         f"{profile.model}: one round of {duration(found.rounds_s[0])}, {count(len(devices), 'device')}, "
         f"{planned.admit} at once"
@@ -141,7 +143,7 @@ def picture(record: Record, profile: Profile, planned: PlannedRun, found: Findin
 
 def _ends(profile: Profile, planned: PlannedRun) -> str:
     blocks = len(profile.blocks)
-    return f"[0, {planned.cuts[0]}] and [{planned.cuts[-1]}, {blocks}]" if planned.cuts else f"[0, {blocks}]"
+    return f"[0, {planned.cuts[0]}) and [{planned.cuts[-1]}, {blocks})" if planned.cuts else f"[0, {blocks})"
 
 
 def _planned(profile: Profile, fleet: Fleet, path: Path | None) -> tuple[PlannedRun, str]:
