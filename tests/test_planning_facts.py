@@ -174,3 +174,9 @@ def test_a_link_that_would_take_for_ever_is_refused() -> None:
     device = {**fleet_data()["devices"][0], "up_mbps": 1e-320}
     with pytest.raises(UsageError, match="up_mbps is 1e-320; it is 1e-06 or more"):
         facts.read(Fleet, fleet_data(devices=[device]), "f.toml")
+
+
+def test_a_fleet_that_nobody_has_is_refused_before_it_is_expanded() -> None:
+    node = {**fleet_data()["nodes"][0], "count": 10**12}
+    with pytest.raises(UsageError, match="nodes: 1000000000001 of them; a fleet has at most 100000"):
+        facts.read(Fleet, fleet_data(nodes=[node, fleet_data()["nodes"][1]]), "f.toml")

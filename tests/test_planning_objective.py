@@ -373,3 +373,14 @@ def test_where_divided_devices_alone_fit_the_best_chain_without_replicas_is_the_
     assert not found.optimal
     with pytest.raises(UsageError, match="only if devices could be divided"):
         plan(dataclasses.replace(some, nodes=some.nodes[:2]), Shape())
+
+
+def test_of_nodes_that_are_as_fast_the_cheaper_one_is_taken() -> None:
+    some = system(node={"count": 4})
+    prices = [4.0, 3.0, 1.0, 2.0]
+    nodes = tuple(dataclasses.replace(node, price=price) for node, price in zip(some.nodes, prices, strict=True))
+    # The third is cheapest and slowest: it would cost time.
+    slow = dataclasses.replace(nodes[2], hardware=dataclasses.replace(nodes[2].hardware, seconds=(0, 9, 18, 27, 36)))
+    found = plan(dataclasses.replace(some, nodes=(*nodes[:2], slow, nodes[3])), Shape(2))
+    assert {seat.node for seat in found.seats} == {"n-2", "n-4"}
+    assert found.predicted.round_s == plan(some, Shape(2)).predicted.round_s

@@ -83,6 +83,8 @@ class FleetBroker:
             _positive("broker", max_mb_per_s=self.max_mb_per_s)
 
 
+MOST_MEMBERS = 100_000
+"""Devices, or nodes: what can be planned at all."""
 SLOWEST_MBPS = 1e-6
 """A bit a second: what takes longer takes for ever."""
 OPTIMIZER_STATES = {"sgd": 0, "momentum": 1, "adam": 2}
@@ -131,6 +133,9 @@ class Fleet:
     def __post_init__(self) -> None:
         if not self.devices:
             raise ValueError("devices is empty; a round needs at least one [[devices]]")
+        for where, listed in (("devices", self.devices), ("nodes", self.nodes)):
+            if (count := sum(each.count for each in listed)) > MOST_MEMBERS:
+                raise ValueError(f"{where}: {count} of them; a fleet has at most {MOST_MEMBERS}")
         names = [host.name for host in self.hosts]
         if len(set(names)) < len(names):
             raise ValueError("hosts: a name stands twice; names of hosts are unique")

@@ -40,7 +40,7 @@ from mpsl.planning.terms import Columns
 MOST_WORK = 10_000_000
 """Stages weighed in one search before it falls back to the most promising chains."""
 
-WORK_A_SET = 15
+WORK_A_SET = 30
 """Stages that are weighed in the time in which dear bounds are made for one set of replicas at one block."""
 
 NARROW, BEAM = 6, 400
@@ -115,6 +115,8 @@ class Search:
             return
         for waves in offers.waves:
             offers = self._useful(pair, self._offers(pair, floor, waves))
+            if self._sweep(pair, floor, offers, None, WORK_A_SET * offers.stages):
+                continue
             completions = Completions(offers, self.kinds, self.shape.hops)
             self._sweep(pair, floor, offers, NARROW, completions=completions)
             self._sweep(pair, floor, offers, None, completions=completions)
