@@ -54,14 +54,20 @@ class Measured:
 
 def measure(task: Task, copies: int) -> Measured:
     """Measure in one process while `copies - 1` others compute the same. Raises MeasurementError."""
-    with contextlib.ExitStack() as beside:
-        for _ in range(copies - 1):
-            beside.enter_context(_process("load", task))
-        with _process("measure", task) as measuring:
-            output, _ = measuring.communicate()
+    with computing(task, copies - 1), _process("measure", task) as measuring:
+        output, _ = measuring.communicate()
     if measuring.returncode != 0:
         raise MeasurementError(output.strip() or f"the measuring process ended with status {measuring.returncode}")
     return facts.read(Measured, json.loads(output), "the measuring process")
+
+
+@contextlib.contextmanager
+def computing(task: Task, copies: int) -> Iterator[None]:
+    """While the block lasts, so many processes compute. Raises MeasurementError."""
+    with contextlib.ExitStack() as all_of_them:
+        for _ in range(copies):
+            all_of_them.enter_context(_process("load", task))
+        yield
 
 
 @contextlib.contextmanager

@@ -1,4 +1,7 @@
-"""What a byte on the wire costs in CPU, at an end and in the broker: the real link and driver, two processes."""
+"""What a byte on the wire costs in CPU, at an end and in the broker: the real link and driver, two processes.
+
+Measured while the cores compute, as they do in a run: bytes that training has driven out of the caches cost more.
+"""
 
 import asyncio
 import statistics
@@ -6,6 +9,7 @@ from dataclasses import dataclass
 
 from mpsl.planning.profile import Profile
 from orchestrator.bench.link import pair
+from orchestrator.measuring import Task, computing
 
 SMALLEST, LARGEST = 64 * 1024, 16 << 20
 """Bytes of the tensors that are sent: a model's own, within what takes neither too many nor too few of them."""
@@ -28,13 +32,14 @@ class WireCost:
     broker: float
 
 
-def wire_cost(size: int, engine: str) -> WireCost:
-    """Measured with tensors of `size` bytes, the medians of REPEATS.
+def wire_cost(size: int, engine: str, task: Task, copies: int) -> WireCost:
+    """Measured with tensors of `size` bytes while `copies` processes compute `task`, the medians of REPEATS.
 
-    Raises UsageError or BrokerError where no broker can be started.
+    Raises UsageError or BrokerError where no broker can be started, MeasurementError where nothing computes.
     """
     count = max(4, min(2000, TOTAL // size))
-    runs = [asyncio.run(pair(engine, False, size, count, CHUNK_BYTES)) for _ in range(REPEATS)]
+    with computing(task, copies):
+        runs = [asyncio.run(pair(engine, False, size, count, CHUNK_BYTES)) for _ in range(REPEATS)]
     return WireCost(
         statistics.median((run["send_cpu_s_per_gb"] + run["receive_cpu_s_per_gb"]) / 2 for run in runs),
         statistics.median(run["broker_cpu_s_per_gb"] for run in runs),

@@ -41,7 +41,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Task, int]]:
         return Measured((0.001,) * blocks, (0.002,) * blocks, (0.0005,) * blocks, 0.0036 * blocks, 2e9)
 
     monkeypatch.setattr(command, "measure", measure)
-    monkeypatch.setattr(command, "wire_cost", lambda size, engine: WireCost(1.5, 0.5))
+    monkeypatch.setattr(command, "wire_cost", lambda *_: WireCost(1.5, 0.5))
     monkeypatch.setattr(command.os, "cpu_count", lambda: 4)
     return found
 

@@ -75,7 +75,7 @@ def measured(models: Sequence[Model]) -> list[Known]:
     known = []
     for place, model in enumerate(models):
         sizes = profile_of_sizes(tasks[place].model, model.batch_size)
-        cost = wire_cost(tensor_bytes(sizes), "auto")
+        cost = wire_cost(tensor_bytes(sizes), "auto", tasks[place], cores)
         found = [_middle([each[place][kind] for each in passes]) for kind in range(len(kinds))]
         hardware = {kind: times(each, cost.end, cores, 1) for kind, each in zip(kinds, found, strict=True)}
         known.append(Known(model, replace(sizes, hardware=hardware), cost, found[-1].whole))
