@@ -45,7 +45,7 @@ def test_a_batch_costs_what_lies_between_the_rounds_that_count() -> None:
         (admission.command, ["--hops", "60"], "60 hops need at least"),
         (throughput.command, ["--wire", "zip"], "zip"),
         (throughput.command, ["--cuts", "5,2,9"], "cuts must rise"),
-        (throughput.command, ["--cuts", "2,5"], "nodes = 2"),
+        (throughput.command, ["--cuts", "2,5"], "2 cuts, but --hops 2 needs 3"),
         (throughput.command, ["--hops", "20"], "20 hops need at least 22 blocks"),
         (predict.command, ["--hops", "40"], "40 hops need at least"),
         (predict.command, ["--out", "/nonexistent/p.json"], "--out /nonexistent/p.json: there is no directory"),

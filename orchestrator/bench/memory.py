@@ -81,7 +81,7 @@ def command(
     threads: int,
 ) -> None:  # fmt: skip
     """Measure the peak resident memory of every node; prints one JSON object last."""
-    chosen = parse_cuts(cuts) if cuts else ()
+    chosen = parse_cuts(cuts, hops) if cuts else ()
     setting = Setting(model, batch_size, hops, memory_budget, chosen, batches, threads)
     check_job(setting.job(devices), "memory")
     if memory_budget:

@@ -75,8 +75,8 @@ def measured(models: Sequence[Model]) -> list[Known]:
     known = []
     for place, model in enumerate(models):
         sizes = profile_of_sizes(tasks[place].model, model.batch_size)
-        cost = wire_cost(tensor_bytes(sizes), "auto", tasks[place], cores)
         found = [_middle([each[place][kind] for each in passes]) for kind in range(len(kinds))]
+        cost = wire_cost(tensor_bytes(sizes), "auto", tasks[place], cores, found[-1].whole)
         hardware = {kind: times(each, cost.end, cores, 1) for kind, each in zip(kinds, found, strict=True)}
         known.append(Known(model, replace(sizes, hardware=hardware), cost, found[-1].whole))
     return known
@@ -131,12 +131,15 @@ def fleet_of(known: Known, hops: int, devices: int, batches: int, link: str = "n
     )
 
 
-def parse_cuts(text: str) -> tuple[int, ...]:
-    """The cuts that "2,5,9" names; raises UsageError."""
+def parse_cuts(text: str, hops: int) -> tuple[int, ...]:
+    """The cuts that "2,5,9" names, for 2 hops; raises UsageError."""
     try:
-        return tuple(int(cut) for cut in text.split(","))
+        cuts = tuple(int(cut) for cut in text.split(","))
     except ValueError:
         raise UsageError(f"--cuts {text!r}: write indices into the model's blocks, such as 2,5,9") from None
+    if len(cuts) != hops + 1:
+        raise UsageError(f"--cuts {text!r}: {len(cuts)} cuts, but --hops {hops} needs {hops + 1}")
+    return cuts
 
 
 def chain(cuts: Sequence[int], devices: int) -> PlannedRun:

@@ -63,7 +63,7 @@ def command(
 ) -> None:  # fmt: skip
     """Measure samples a second, alternating with the two references; prints one JSON object last."""
     try:
-        named = parse_cuts(cuts) if cuts else ()
+        named = parse_cuts(cuts, hops) if cuts else ()
         check_job(Setting(model, batch_size, devices, hops, wire, engine, batches, named).job(), "throughput")
         chosen = named or _planned(model, batch_size, devices, hops, batches)
     except UsageError as error:
