@@ -5,10 +5,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import click
 
 from broker.address import BrokerAddress, parse_broker
 from broker.engines.engine import running_broker
@@ -33,6 +35,20 @@ class LocalFleet:
     def threads(self) -> int:
         """Threads of torch for each process, so that together they use the cores and no more."""
         return max(1, (os.cpu_count() or 1) // max(1, len(self.nodes) + len(self.shards) + 1))
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def engine_option(default: str) -> Callable[[Command], Command]:
+    """--engine of a command that starts a broker of its own."""
+    return click.option(
+        "--engine",
+        type=click.Choice(["auto", "mosquitto", "embedded"]),
+        default=default,
+        show_default=True,
+        help="Of the broker that is started, unless --broker names one.",
+    )
 
 
 def shards_in(directory: Path) -> dict[str, Path]:

@@ -20,12 +20,12 @@ from test_link_over_broker import Cable
 
 from broker.address import BrokerAddress, parse_broker
 from broker.connection import Refused, connect
-from broker.driver import Driver
+from broker.driver import MOST_TOGETHER, MOST_TOGETHER_BYTES, Driver, Outbox
 from broker.engines.engine import BrokerProcess
 from broker.slow_link import FRAME_BYTES
 from broker.user_properties import UserProperties
 from mpsl.errors import BrokerError
-from mpsl.machines.effects import Effect, Publish, Run, Stop
+from mpsl.machines.effects import Effect, Publish, Run, Stop, Subscribe
 from mpsl.machines.events import (
     Connected,
     Disconnected,
@@ -287,5 +287,27 @@ def test_of_two_processes_with_one_id_the_second_ends_and_names_both(
             driver.request_stop()
             offline = await next_of(watch, lambda topic, content: content.get("state") != "online")
             assert (offline["state"], offline["boot"]) == ("offline", machine.boot)
+
+    asyncio.run(scenario())
+
+
+def test_what_waits_goes_out_in_order_and_small_publishes_together() -> None:
+    small, large = Publish("x", bytes(1000), 0), Publish("x", bytes(MOST_TOGETHER_BYTES), 0)
+    told, subscribed = Publish("x", b"", 1), Subscribe(("x",))
+
+    async def scenario() -> None:
+        outbox = Outbox()
+        waiting = [small, small, subscribed, large, small, told, *[small] * (MOST_TOGETHER + 1)]
+        for effect in waiting:
+            outbox.put(effect)
+        batches = []
+        while sum(batches) < len(waiting):
+            together = await outbox.next()
+            assert list(together) == waiting[sum(batches) :][: len(together)]
+            batches.append(len(together))
+            outbox.done(len(together))
+        # A large one alone, as nothing else fits beside it; what is no publish at QoS 0 is never one of several.
+        assert batches == [2, 1, 1, 1, 1, MOST_TOGETHER, 1]
+        await asyncio.wait_for(outbox.empty(), PATIENCE_S)
 
     asyncio.run(scenario())

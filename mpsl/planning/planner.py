@@ -60,12 +60,17 @@ def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
 
 def _cheaper_nodes(system: System, placement: Placement) -> Placement:
     """The same chain with cheaper nodes in their places, where its round is no longer with them."""
-    longest = _seconds(system, placement)
+    taken = {node for stage in placement.stages for node in stage}
+    # One of each kind, the first, is as good as all of them.
     free = {
         dataclasses.replace(node, id=""): place
         for place, node in reversed(list(enumerate(system.nodes)))
-        if place not in {taken for stage in placement.stages for taken in stage}
+        if place not in taken
     }
+    dearest = max((system.nodes[node].price for node in taken), default=0.0)
+    if all(kind.price >= dearest for kind in free):
+        return placement
+    longest = _seconds(system, placement)
     for stage, nodes in enumerate(placement.stages):
         for replica, node in enumerate(nodes):
             for kind, other in sorted(free.items(), key=lambda item: item[0].price):

@@ -13,7 +13,7 @@ from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSecti
 from orchestrator import datasets, shards
 from orchestrator.commands.train import report
 from orchestrator.job_file import check_job
-from orchestrator.locally import LocalFleet, node_ids, run_locally, shards_in
+from orchestrator.locally import LocalFleet, engine_option, node_ids, run_locally, shards_in
 
 ROUNDS = {"digits": 8, "fashion-mnist": 3}
 
@@ -25,13 +25,7 @@ ROUNDS = {"digits": 8, "fashion-mnist": 3}
 @click.option("--rounds", type=click.IntRange(1), help="[default: 8 for the digits, 3 for fashion-mnist]")
 @click.option("--dataset", type=click.Choice(sorted(ROUNDS)), default="digits", show_default=True)
 @click.option("--non-iid", type=float, metavar="ALPHA", help="Split the labels by a Dirichlet distribution.")
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "mosquitto", "embedded"]),
-    default="embedded",
-    show_default=True,
-    help="Of the broker that is started, unless --broker names one.",
-)
+@engine_option("embedded")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--out",

@@ -9,7 +9,7 @@ from broker.options import Network, network_options
 from broker.sizes import parse_bytes
 from orchestrator.commands.train import report
 from orchestrator.job_file import load_job, load_planned_job
-from orchestrator.locally import LocalFleet, check_shards, job_for, node_ids, run_locally, shards_in
+from orchestrator.locally import LocalFleet, check_shards, engine_option, job_for, node_ids, run_locally, shards_in
 from orchestrator.plan_option import plan_option, say_overruled
 
 
@@ -20,13 +20,7 @@ from orchestrator.plan_option import plan_option, say_overruled
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where model and metrics go."
 )
-@click.option(
-    "--engine",
-    type=click.Choice(["auto", "mosquitto", "embedded"]),
-    default="auto",
-    show_default=True,
-    help="Of the broker that is started, unless --broker names one.",
-)
+@engine_option("auto")
 @click.option("--memory-budget", metavar="SIZE", help="Of each node: 2GiB.")
 @plan_option
 def local(
