@@ -1,54 +1,91 @@
-"""What a byte on the wire costs in CPU, at an end and in the broker: the real link and driver, two processes.
+"""What a byte on the wire costs in CPU, at an end and in the broker: measured in a short run of the model itself.
 
-Measured as a run has it, while the cores compute and with pauses between tensors: code and bytes that training has
-driven out of the caches cost twice as much as in a stream.
+Every message of a run finds code and caches as training has left them, which costs two and three times what a stream
+of tensors does, and comes with acknowledgements, jobs and reports; only a run has all that as a run has it.
 """
 
 import asyncio
 import statistics
 from dataclasses import dataclass
+from itertools import combinations
+from math import ceil
 
+import click
+
+from mpsl.errors import MeasurementError
+from mpsl.job import FleetSection, Job, ModelSection, RunSection
 from mpsl.planning.profile import Profile
-from orchestrator.bench.link import pair
-from orchestrator.measuring import Task, computing
+from mpsl.profiling import OPTIMIZERS
+from orchestrator.bench.system import observe, rate
+from orchestrator.measuring import Task
 
-SMALLEST, LARGEST = 64 * 1024, 16 << 20
-"""Bytes of the tensors that are sent: a model's own, within what takes neither too many nor too few of them."""
-RUN_S = 2.5
-"""A run takes about that; the system counts CPU in hundredths of a second."""
-MOST_PAUSE_S, PAUSES = 0.03, 8
-"""Between two tensors: a batch's time in so many, as a hop of a chain of two has it, but no longer than that."""
-REPEATS = 3
-CHUNK_BYTES = 512 * 1024
-BYTES_PER_S = 0.5e9
-
-
-def tensor_bytes(profile: Profile) -> int:
-    """The middle one of the outputs that a cut may send, in whole numbers of four bytes."""
-    inner = [block.output_bytes for block in profile.blocks[:-1]] or [profile.blocks[0].output_bytes]
-    return min(max(int(statistics.median(inner)), SMALLEST), LARGEST) // 4 * 4
+RUN_S, BATCHES = 8.0, 12
+"""The steady part has at least that; the system counts CPU in hundredths of a second."""
+BATCH_S = 0.01
+"""Whatever the model, a batch takes that long to cross a hop and a broker."""
+SHARD_BATCHES = 2
+"""Of each device: it trains on them as many epochs as it takes."""
 
 
 @dataclass(frozen=True)
 class WireCost:
-    """CPU seconds for 10⁹ bytes: of an end, the mean of sender and receiver, and of the broker between them."""
+    """CPU seconds for 10⁹ bytes: of an end, the mean over all of them, and of the broker between them."""
 
     end: float
     broker: float
 
 
-def wire_cost(size: int, engine: str, task: Task, copies: int, batch_s: float) -> WireCost:
-    """Measured with tensors of `size` bytes while `copies` processes compute `task`, the medians of REPEATS.
-
-    `batch_s` is how long a batch of the whole model takes.
-
-    Raises UsageError or BrokerError where no broker can be started, MeasurementError where nothing computes.
+def middle_cuts(profile: Profile) -> tuple[int, int] | None:
+    """The cuts of one hop whose two tensors come nearest to the middle one of all that cuts may send, the largest hop
+    of those; None where the model is too short for a hop.
     """
-    pause_s = min(MOST_PAUSE_S, batch_s / PAUSES)
-    count = max(8, int(RUN_S / (pause_s + size / BYTES_PER_S)))
-    with computing(task, copies):
-        runs = [asyncio.run(pair(engine, False, size, count, CHUNK_BYTES, pause_s)) for _ in range(REPEATS)]
-    return WireCost(
-        statistics.median((run["send_cpu_s_per_gb"] + run["receive_cpu_s_per_gb"]) / 2 for run in runs),
-        statistics.median(run["broker_cpu_s_per_gb"] for run in runs),
+    sizes = [block.output_bytes for block in profile.blocks]
+    pairs = list(combinations(range(1, len(sizes)), 2))
+    if not pairs:
+        return None
+    middle = statistics.median(sizes[:-1])
+    return min(pairs, key=lambda cuts: (abs(_crossing(profile, cuts) / 2 - middle), cuts[0] - cuts[1]))
+
+
+def _crossing(profile: Profile, cuts: tuple[int, int]) -> int:
+    """Bytes of one batch that cross these cuts in one direction."""
+    return sum(profile.blocks[cut - 1].output_bytes for cut in cuts)
+
+
+def wire_cost(profile: Profile, engine: str, task: Task, copies: int, batch_s: float) -> WireCost | None:
+    """Measured in a run of one node and `copies` devices, each a process; None for a model that no hop can share.
+
+    `profile` has the model's bytes, `batch_s` is how long a batch of the whole model takes. Raises UsageError or
+    BrokerError where no broker can be started, MeasurementError where the run does not come to its end.
+    """
+    cuts = middle_cuts(profile)
+    if cuts is None:
+        return None
+    steady = max(BATCHES, ceil(RUN_S / max(batch_s, BATCH_S)))
+    warm = 2 * copies
+    epochs = ceil((warm + steady + copies) / (SHARD_BATCHES * copies))
+    job = Job(
+        RunSection("wire-cost", 1, task.batch_size, local_epochs=epochs),
+        ModelSection(task.model.name, task.model.args, cuts),
+        OPTIMIZERS[task.optimizer],
+        FleetSection(copies, 1, start_timeout_s=120.0),
     )
+    click.echo(f"a short run of {task.model.name}, cut at {cuts[0]} and {cuts[1]}, for what a byte costs", err=True)
+    observed = asyncio.run(observe(job, SHARD_BATCHES, engine, task.threads))
+    if observed.summary["state"] != "done":
+        raise MeasurementError(f"the run that was to say what a byte costs failed: {observed.summary['reason']}")
+    window = observed.steady(warm, epochs * SHARD_BATCHES * copies - copies, "node-1")
+    if window is None:
+        raise MeasurementError("the run that was to say what a byte costs was too short to see a steady state")
+    first, end = window
+    batches = rate(first, end, "node-1") * (end.at - first.at)
+    ends = broker = 0.0
+    for name, reading in end.readings.items():
+        spent = reading - first.readings[name]
+        if name == "broker":
+            broker = spent.total_s
+        else:
+            ends += spent.loop_s + end.coding.get(name, 0.0) - first.coding.get(name, 0.0)
+    # Either way over each cut; whatever crosses has two ends.
+    gigabytes = 2 * _crossing(profile, cuts) * batches / 1e9
+    return WireCost(ends / gigabytes / 2, broker / gigabytes)

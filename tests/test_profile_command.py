@@ -21,7 +21,7 @@ from orchestrator import measuring
 from orchestrator.commands import plan as plan_command
 from orchestrator.commands import profile as command
 from orchestrator.measuring import Measured, Task
-from orchestrator.wire_cost import WireCost, tensor_bytes
+from orchestrator.wire_cost import WireCost, middle_cuts, wire_cost
 
 FLEET = """
 devices = [{ id = "pi", hardware = "small", count = 2, up_mbps = 20, down_mbps = 50, latency_ms = 5, samples = 100 }]
@@ -207,10 +207,24 @@ def test_a_measurement_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> N
         measuring.measure(Task(ModelSection("mlp", {"hidden": [0]}), 4, "sgd", 1, 0.1), copies=2)
 
 
-def test_the_wire_is_measured_with_tensors_like_the_models() -> None:
+def test_the_run_for_the_wire_has_one_hop_with_tensors_of_the_middle_size() -> None:
     sizes = profile_of_sizes(ModelSection("digits-cnn"), 64)
-    assert tensor_bytes(sizes) == 131072
-    assert tensor_bytes(profile_of_sizes(ModelSection("mlp"), 2)) == 64 * 1024
+    outputs = [block.output_bytes for block in sizes.blocks[:-1]]
+    first, last = middle_cuts(sizes) or (0, 0)
+    assert 0 < first < last < len(sizes.blocks)
+    assert (outputs[first - 1] + outputs[last - 1]) / 2 == sorted(outputs)[len(outputs) // 2]
+    assert middle_cuts(profile_of_sizes(ModelSection("mlp", {"hidden": [8]}), 2)) is None
+
+
+@pytest.mark.slow
+def test_a_byte_costs_what_a_run_of_the_model_says(capfd: pytest.CaptureFixture[str]) -> None:
+    section = ModelSection("mlp", {"hidden": [256, 256, 256]})
+    cost = wire_cost(profile_of_sizes(section, 32), "mosquitto", Task(section, 32, "sgd", 1, 1.0), 1, 0.02)
+    assert cost is not None
+    # A message of 32 KB costs tenths of a millisecond at either end, never the microseconds of its copies alone.
+    assert 1 < cost.end < 1000
+    assert 0 < cost.broker < 1000
+    assert "a short run of mlp, cut at 1 and 3" in capfd.readouterr().err
 
 
 def test_a_machine_is_named_by_its_board_or_its_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mpsl.job import Job
-from mpsl.nn.models import input_shape
+from mpsl.nn.models import describe
 from orchestrator.processes import Children
 
 AGENTS = 25
@@ -23,7 +23,8 @@ async def start_agents(
 ) -> dict[str, int]:
     """Start the devices of `job`, each with data for so many whole batches; the pids of their processes, by name."""
     chance = np.random.default_rng(0)
-    shape = input_shape(job.model.name, **job.model.args)
+    model = describe(job.model.name, **job.model.args)
+    shape, classes = model.input_shape(), model.num_classes
     samples, devices = batches * job.run.batch_size, job.fleet.devices
     pids = {}
     for first in range(0, devices, agents):
@@ -32,7 +33,7 @@ async def start_agents(
         numbers = range(first + 1, min(first + agents, devices) + 1)
         for number in numbers:
             x = chance.standard_normal((samples, *shape), dtype=np.float32)
-            np.savez(data / f"dev-{number}.npz", x=x, y=chance.integers(0, 10, samples))
+            np.savez(data / f"dev-{number}.npz", x=x, y=chance.integers(0, classes, samples))
         count = ["--count", str(len(numbers)), "--data", str(data)]
         child = await group.start(data.name, ["device", *count, *options], environment)
         pids[child.name] = child.process.pid

@@ -77,11 +77,10 @@ def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
-async def pair(engine: str, bare: bool, size: int, count: int, chunk: int, pause_s: float = 0.0) -> dict[str, float]:
-    """One run: both ends as processes, started together once both are ready; ours may pause between tensors."""
+async def pair(engine: str, bare: bool, size: int, count: int, chunk: int) -> dict[str, float]:
+    """One run: both ends as processes, started together once both are ready."""
     async with running_broker(engine) as broker:
         arguments = ["--broker", broker.url, "--size", str(size), "--count", str(count), "--chunk", str(chunk)]
-        arguments += ["--pause", str(pause_s)]
         command = [sys.executable, "-m", "orchestrator.bench.link_ends"]
         ends = [
             subprocess.Popen([*command, role, *arguments, *(["--bare"] if bare else [])], stdout=subprocess.PIPE)

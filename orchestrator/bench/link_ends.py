@@ -34,12 +34,9 @@ BOOTS = {"a": "aaaa", "b": "bbbb"}
 
 
 class EndMachine:
-    """Sends one tensor of `size` bytes from a to b and, once it is there, `count` that count; or receives them.
+    """Sends one tensor of `size` bytes from a to b and, once it is there, `count` that count; or receives them."""
 
-    All at once, or with `pause_s` between one and the next, as in a run, where code and caches are cold each time.
-    """
-
-    def __init__(self, me: str, size: int, count: int, chunk_bytes: int, pause_s: float = 0.0) -> None:
+    def __init__(self, me: str, size: int, count: int, chunk_bytes: int) -> None:
         self.me = me
         self.channel = Channel(TOPICS, "r", me, BOOTS[me], 1, Limits(chunk_bytes))
         other = "b" if me == "a" else "a"
@@ -47,13 +44,11 @@ class EndMachine:
         self.will = Publish(f"{TOPICS.root}/x/r/will", b"", 0)
         self.started = self.ended = 0.0
         self.cpu_started = 0.0
-        self._pause_s = pause_s
         self._left = 1 + count
         self._count = count
         encoded = parse("fp32").encode(np.zeros(size // 4, dtype=np.float32))
         self._tensor = Tensor(encoded.codec, encoded.dtype, encoded.shape, encoded.planes)
         self._sending = False
-        self._paced = 0
 
     def handle(self, event: Event, now: float) -> list[Effect]:
         """The whole machine."""
@@ -77,35 +72,20 @@ class EndMachine:
                     self._left -= 1
                     if self._left == self._count:
                         self._start(now)
-            case TimerFired("next"):
-                effects += self._send_paced(now)
             case TimerFired():
                 effects += self._out(self.channel.due(now))
         if self._sending and not self.started and self.channel.idle:
             self._start(now)
-            if self._pause_s:
-                effects += self._send_paced(now)
-            else:
-                for number in range(1, self._count + 1):
-                    effects += self._send(number, now)
+            for number in range(1, self._count + 1):
+                effects += self._send(number, now)
         due = self.channel.next_due()
         if due is not None:
             effects.append(SetTimer("link", due))
-        done = self._left == 0 if self.me == "b" else self.started > 0 and self.channel.idle and not self._waiting
+        done = self._left == 0 if self.me == "b" else self.started > 0 and self.channel.idle
         if done and not self.ended:
             self.ended = now
             effects += [*self._out(self.channel.due(float("inf"))), Stop(0)]
         return effects
-
-    def _send_paced(self, now: float) -> list[Effect]:
-        self._paced += 1
-        effects = self._send(self._paced, now)
-        return [*effects, SetTimer("next", now + self._pause_s)] if self._waiting else effects
-
-    @property
-    def _waiting(self) -> bool:
-        """Whether tensors wait for their pause to end."""
-        return self._pause_s > 0 and self._paced < self._count
 
     def _start(self, now: float) -> None:
         self.started, self.cpu_started = now, _cpu()
@@ -135,7 +115,7 @@ def _cpu() -> float:
 
 
 async def _link(arguments: argparse.Namespace) -> dict[str, float]:
-    machine = EndMachine(arguments.role, arguments.size, arguments.count, arguments.chunk, arguments.pause)
+    machine = EndMachine(arguments.role, arguments.size, arguments.count, arguments.chunk)
     driver = Driver(
         machine,
         NoJobs(),
@@ -204,7 +184,6 @@ def main() -> None:
     parser.add_argument("--size", type=int, required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--chunk", type=int, required=True)
-    parser.add_argument("--pause", type=float, default=0.0)
     parser.add_argument("--bare", action="store_true")
     arguments = parser.parse_args(sys.argv[1:])
     keep_for_reuse()  # as a node does

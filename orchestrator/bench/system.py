@@ -16,7 +16,7 @@ from broker.connection import connect
 from broker.engines.engine import running_broker
 from broker.options import Network
 from mpsl.job import Job
-from mpsl.nn.models import input_shape
+from mpsl.nn.models import describe
 from mpsl.topics import Topics
 from orchestrator.bench.readings import Reading, peak_resident, read_process
 from orchestrator.commands.train import orchestrate
@@ -47,15 +47,24 @@ class Observed:
         return (inside[0], inside[-1]) if len(inside) > 1 and inside[-1].steps[node] != inside[0].steps[node] else None
 
 
+def rate(first: Sample, end: Sample, node: str) -> float:
+    """Batches that `node` stepped in a second, by its own clock."""
+    (steps, began), (steps_end, ended) = first.steps[node], end.steps[node]
+    return (steps_end - steps) / (ended - began)
+
+
 def synthetic_shards(job: Job, batches: int, devices: int, directory: Path) -> dict[str, Path]:
     """Shards of random data for `batches` whole batches each, written to `directory`."""
     chance = np.random.default_rng(0)
-    shape = input_shape(job.model.name, **job.model.args)
+    model = describe(job.model.name, **job.model.args)
+    shape, classes = model.input_shape(), model.num_classes
     samples = batches * job.run.batch_size
     found = {}
     for number in range(1, devices + 1):
         path = directory / f"dev-{number}.npz"
-        np.savez(path, x=chance.standard_normal((samples, *shape), dtype=np.float32), y=chance.integers(0, 10, samples))
+        np.savez(
+            path, x=chance.standard_normal((samples, *shape), dtype=np.float32), y=chance.integers(0, classes, samples)
+        )
         found[path.stem] = path
     return found
 

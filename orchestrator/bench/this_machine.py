@@ -20,7 +20,7 @@ from mpsl.planning.system import system_of
 from mpsl.sim.rehearsal import Rehearsal
 from orchestrator.commands.profile import times
 from orchestrator.measuring import Measured, Task, measure
-from orchestrator.wire_cost import WireCost, tensor_bytes, wire_cost
+from orchestrator.wire_cost import WireCost, wire_cost
 
 CIFAR = {"num_classes": 10, "in_channels": 3, "image_size": 32}
 HERE = "here"
@@ -76,7 +76,8 @@ def measured(models: Sequence[Model]) -> list[Known]:
     for place, model in enumerate(models):
         sizes = profile_of_sizes(tasks[place].model, model.batch_size)
         found = [_middle([each[place][kind] for each in passes]) for kind in range(len(kinds))]
-        cost = wire_cost(tensor_bytes(sizes), "auto", tasks[place], cores, found[-1].whole)
+        cost = wire_cost(sizes, "auto", tasks[place], cores, found[-1].whole)
+        assert cost is not None, "models that are measured here have a block for a hop"
         hardware = {kind: times(each, cost.end, cores, 1) for kind, each in zip(kinds, found, strict=True)}
         known.append(Known(model, replace(sizes, hardware=hardware), cost, found[-1].whole))
     return known

@@ -13,7 +13,7 @@ import click
 
 from mpsl.errors import MpslError, UsageError
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection
-from orchestrator.bench.system import Observed, Sample, observe
+from orchestrator.bench.system import Observed, Sample, observe, rate
 from orchestrator.bench.this_machine import Model, best_cuts, measured, parse_cuts
 from orchestrator.job_file import check_job
 
@@ -155,18 +155,17 @@ def _system(setting: Setting) -> dict[str, Any]:
     if window is None:
         raise click.ClickException("the round was too short to see a steady state; raise --batches")
     first, end = window
-    (steps, began), (steps_end, ended) = first.steps[last], end.steps[last]
-    rate = (steps_end - steps) / (ended - began)
+    batches_per_s = rate(first, end, last)
     second = observed.summary["rounds"][1]
     return {
-        "steady": rate * setting.batch_size,
+        "steady": batches_per_s * setting.batch_size,
         "with_round_ends": second["samples"] / second["seconds"],
-        "processes": _processes(observed, first, end, rate),
+        "processes": _processes(observed, first, end, batches_per_s),
     }
 
 
-def _processes(observed: Observed, first: Sample, end: Sample, rate: float) -> dict[str, dict[str, float]]:
-    """Of each process between two samples, at `rate` batches a second."""
+def _processes(observed: Observed, first: Sample, end: Sample, batches_per_s: float) -> dict[str, dict[str, float]]:
+    """Of each process between two samples, at so many batches a second."""
     wall = end.at - first.at
     found = {}
     for name, reading in end.readings.items():
@@ -178,7 +177,7 @@ def _processes(observed: Observed, first: Sample, end: Sample, rate: float) -> d
             "encode_s": coding,
             "send_s": spent.total_s - worker,
             "wait_s": max(0.0, wall - spent.total_s),
-            "cpu_s_per_batch": spent.total_s / (rate * wall),
+            "cpu_s_per_batch": spent.total_s / (batches_per_s * wall),
             "peak_mb": observed.peaks.get(name, 0) / 1e6,
         }
     return found

@@ -16,7 +16,7 @@ from mpsl.profiling import OPTIMIZERS
 from orchestrator.commands.plan import read_profile
 from orchestrator.measuring import Measured, Task, measure
 from orchestrator.records import write_whole
-from orchestrator.wire_cost import tensor_bytes, wire_cost
+from orchestrator.wire_cost import wire_cost
 
 
 @click.command()
@@ -65,7 +65,7 @@ def profile(
     click.echo(f"{name}: {copies} at once with {_count(threads, 'thread')} each, {_count(cores, 'core')}", err=True)
     task = Task(section, batch_size, optimizer, threads, seconds)
     measured = measure(task, copies)
-    cost = wire_cost(tensor_bytes(found), engine, task, copies, measured.whole) if wire else None
+    cost = wire_cost(found, engine, task, copies, measured.whole) if wire else None
     found = replace(found, hardware={name: times(measured, cost.end if cost else 0.0, cores, threads)})
     click.echo(table(found, name, measured.whole))
     if cost is not None:
