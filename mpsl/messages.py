@@ -318,6 +318,20 @@ class Fault(Message):
 
 @_kind
 @dataclass(frozen=True)
+class Spoiled(Message):
+    """A job for one device's copy failed at this seat: what came cannot be computed with, or what came of it not sent.
+
+    The copy is of no use any more, the seat is.
+    """
+
+    kind = "spoiled"
+    device: str
+    attempt: int
+    reason: str
+
+
+@_kind
+@dataclass(frozen=True)
 class End(Message):
     """The run is over; the exit status of a `--once` process follows `state`."""
 

@@ -7,7 +7,6 @@ of tensors does, and comes with acknowledgements, jobs and reports; only a run h
 import asyncio
 import statistics
 from dataclasses import dataclass
-from itertools import combinations
 from math import ceil
 
 import click
@@ -35,21 +34,15 @@ class WireCost:
     broker: float
 
 
-def middle_cuts(profile: Profile) -> tuple[int, int] | None:
-    """The cuts of one hop whose two tensors come nearest to the middle one of all that cuts may send, the largest hop
-    of those; None where the model is too short for a hop.
+def cuts_of_one_hop(profile: Profile) -> tuple[int, int] | None:
+    """From the first block whose output has the middle size of all that cuts may send, to the last block, which is
+    always the device's; None where the model is too short for a hop.
     """
-    sizes = [block.output_bytes for block in profile.blocks]
-    pairs = list(combinations(range(1, len(sizes)), 2))
-    if not pairs:
+    sizes = [block.output_bytes for block in profile.blocks[:-1]]
+    if len(sizes) < 2:
         return None
-    middle = statistics.median(sizes[:-1])
-    return min(pairs, key=lambda cuts: (abs(_crossing(profile, cuts) / 2 - middle), cuts[0] - cuts[1]))
-
-
-def _crossing(profile: Profile, cuts: tuple[int, int]) -> int:
-    """Bytes of one batch that cross these cuts in one direction."""
-    return sum(profile.blocks[cut - 1].output_bytes for cut in cuts)
+    middle = statistics.median_high(sizes[:-1])
+    return sizes.index(middle) + 1, len(sizes)
 
 
 def wire_cost(profile: Profile, engine: str, task: Task, copies: int, batch_s: float) -> WireCost | None:
@@ -58,7 +51,7 @@ def wire_cost(profile: Profile, engine: str, task: Task, copies: int, batch_s: f
     `profile` has the model's bytes, `batch_s` is how long a batch of the whole model takes. Raises UsageError or
     BrokerError where no broker can be started, MeasurementError where the run does not come to its end.
     """
-    cuts = middle_cuts(profile)
+    cuts = cuts_of_one_hop(profile)
     if cuts is None:
         return None
     steady = max(BATCHES, ceil(RUN_S / max(batch_s, BATCH_S)))
@@ -87,5 +80,5 @@ def wire_cost(profile: Profile, engine: str, task: Task, copies: int, batch_s: f
         else:
             ends += spent.loop_s + end.coding.get(name, 0.0) - first.coding.get(name, 0.0)
     # Either way over each cut; whatever crosses has two ends.
-    gigabytes = 2 * _crossing(profile, cuts) * batches / 1e9
+    gigabytes = 2 * sum(profile.blocks[cut - 1].output_bytes for cut in cuts) * batches / 1e9
     return WireCost(ends / gigabytes / 2, broker / gigabytes)

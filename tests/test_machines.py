@@ -27,6 +27,7 @@ from mpsl.messages import (
     Fault,
     Message,
     Slice,
+    Spoiled,
     Tensor,
     Ticket,
 )
@@ -284,6 +285,18 @@ def test_an_accept_that_does_not_fit_shows_at_the_close_at_the_latest() -> None:
     rig.say("orch", Accept(1, "dev-1", 1, 1, 4, 1))
     rig.say("orch", Close(1, 1))
     assert any(isinstance(message, Fault) and "folded 0 devices" in message.reason for message in rig.said)
+
+
+def test_a_job_that_fails_for_one_device_spoils_its_copy_and_any_other_is_the_nodes_fault() -> None:
+    rig = hop()
+    rig.say("orch", Admit(1, "dev-1", "d", 3, 2))
+    copying = rig.jobs()[-1]
+    rig.done(copying)
+    rig.say("dev-1", activation(3))
+    rig.handle(JobFailed(rig.jobs()[-1], "fp32: a plane of 8 bytes for 3 values"))
+    assert rig.said[-1] == Spoiled("dev-1", 3, "fp32: a plane of 8 bytes for 3 values")
+    rig.handle(JobFailed(copying, "no memory"))
+    assert rig.said[-1] == Fault("no memory")
 
 
 def test_an_activation_of_another_device_or_out_of_order_is_dropped() -> None:

@@ -21,7 +21,7 @@ from orchestrator import measuring
 from orchestrator.commands import plan as plan_command
 from orchestrator.commands import profile as command
 from orchestrator.measuring import Measured, Task
-from orchestrator.wire_cost import WireCost, middle_cuts, wire_cost
+from orchestrator.wire_cost import WireCost, cuts_of_one_hop, wire_cost
 
 FLEET = """
 devices = [{ id = "pi", hardware = "small", count = 2, up_mbps = 20, down_mbps = 50, latency_ms = 5, samples = 100 }]
@@ -207,13 +207,14 @@ def test_a_measurement_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> N
         measuring.measure(Task(ModelSection("mlp", {"hidden": [0]}), 4, "sgd", 1, 0.1), copies=2)
 
 
-def test_the_run_for_the_wire_has_one_hop_with_tensors_of_the_middle_size() -> None:
+def test_the_run_for_the_wire_has_one_hop_from_where_tensors_have_the_middle_size() -> None:
     sizes = profile_of_sizes(ModelSection("digits-cnn"), 64)
-    outputs = [block.output_bytes for block in sizes.blocks[:-1]]
-    first, last = middle_cuts(sizes) or (0, 0)
-    assert 0 < first < last < len(sizes.blocks)
-    assert (outputs[first - 1] + outputs[last - 1]) / 2 == sorted(outputs)[len(outputs) // 2]
-    assert middle_cuts(profile_of_sizes(ModelSection("mlp", {"hidden": [8]}), 2)) is None
+    outputs = [block.output_bytes for block in sizes.blocks]
+    first, last = cuts_of_one_hop(sizes) or (0, 0)
+    assert 0 < first < last == len(sizes.blocks) - 1
+    assert outputs[first - 1] == sorted(outputs[:-2])[(len(outputs) - 2) // 2]
+    assert cuts_of_one_hop(profile_of_sizes(ModelSection("mlp", {"hidden": [8, 8]}), 2)) == (1, 2)
+    assert cuts_of_one_hop(profile_of_sizes(ModelSection("mlp", {"hidden": [8]}), 2)) is None
 
 
 @pytest.mark.slow

@@ -9,8 +9,10 @@ import pytest
 from scenarios import Scenario
 from simulated import World, check_result, run_and_check
 
+from compute_node.performer import HopPerformer
+from device_agent.performer import DevicePerformer
 from mpsl.machines.device import DeviceMachine
-from mpsl.machines.jobs import Backward, Begin, Job
+from mpsl.machines.jobs import Backward, Begin, Encoded, Forward, ForwardProbe, Job
 from mpsl.machines.participant import SILENCE_S
 from mpsl.messages import Accept, Commit, Discard, Discarded, Message
 from mpsl.sim.faults import Faults, Mishap
@@ -97,6 +99,59 @@ def test_a_device_whose_job_never_ends_is_left_out_though_it_is_online(tmp_path:
     outcome = run_and_check(THREE, tmp_path, duration)
     assert outcome.summary["state"] == "done"
     assert rounds_of(outcome.summary, "dev-2") == [1]
+
+
+@pytest.mark.parametrize("kind", [Forward, Backward, ForwardProbe])
+def test_a_device_for_which_a_job_of_a_node_fails_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Job]
+) -> None:
+    performed = HopPerformer.perform
+
+    def perform(self: HopPerformer, job: Any) -> Any:
+        at = getattr(job, "ticket", job)
+        if isinstance(job, kind) and (at.device, at.round) == ("dev-3", 2):
+            raise RuntimeError("shapes cannot be multiplied")
+        return performed(self, job)
+
+    monkeypatch.setattr(HopPerformer, "perform", perform)
+    outcome = run_and_check(THREE, tmp_path)
+    assert outcome.summary["state"] == "done"
+    # Evaluation follows the commit: its own round counts.
+    assert rounds_of(outcome.summary, "dev-3") == ([1, 2] if kind is ForwardProbe else [1])
+    assert rounds_of(outcome.summary, "dev-1") == [1, 2, 3]
+
+
+def test_a_device_that_sends_what_no_codec_decodes_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    performed = DevicePerformer.perform
+
+    def perform(self: DevicePerformer, job: Any) -> Any:
+        result = performed(self, job)
+        if isinstance(job, Begin) and (job.ticket.device, job.ticket.round) == ("dev-2", 2):
+            assert isinstance(result, Encoded)
+            return replace(result, tensor=replace(result.tensor, shape=(1,)))
+        return result
+
+    monkeypatch.setattr(DevicePerformer, "perform", perform)
+    outcome = run_and_check(THREE, tmp_path)
+    assert outcome.summary["state"] == "done"
+    assert rounds_of(outcome.summary, "dev-2") == [1]
+    assert rounds_of(outcome.summary, "dev-3") == [1, 2, 3]
+
+
+def test_a_node_that_can_compute_for_nobody_ends_the_run_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    performed = HopPerformer.perform
+
+    def perform(self: HopPerformer, job: Any) -> Any:
+        if isinstance(job, Forward):
+            raise RuntimeError("not enough memory")
+        return performed(self, job)
+
+    monkeypatch.setattr(HopPerformer, "perform", perform)
+    outcome = run_and_check(THREE, tmp_path)
+    assert outcome.summary["state"] == "failed"
+    assert "node-1: RuntimeError: not enough memory" in outcome.summary["reason"]
 
 
 def test_a_slow_device_is_not_left_out_without_a_round_timeout(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from mpsl.messages import (
     Message,
     Probe,
     Slice,
+    Spoiled,
     Ticket,
 )
 from mpsl.names import ORCHESTRATOR
@@ -342,8 +343,17 @@ class HopMachine(Participant):
                 for device, probe in early.items():
                     self._probe(device, probe)
 
+    def fault(self, job: Job, reason: str) -> Message:
+        """What fails for one device's tensors is its own affair: the run can go on without it."""
+        match job:
+            case Forward(ticket) | Backward(ticket):
+                return Spoiled(ticket.device, ticket.attempt, reason)
+            case ForwardProbe(device, attempt):
+                return Spoiled(device, attempt, reason)
+        return Fault(reason)
+
     def job_failed(self, event: JobFailed) -> None:
-        """A job raised: the worker is free again, and the orchestrator ends the run."""
+        """A job raised: the worker is free again, and the orchestrator leaves the device out, or ends the run."""
         self._worker_free()
 
     def _alive(self, ticket: Ticket) -> bool:

@@ -94,6 +94,10 @@ class Participant(Online):
         """Whether the plan has a place for this very process."""
         raise NotImplementedError
 
+    def fault(self, job: Job, reason: str) -> Message:
+        """What the orchestrator is told of a job that failed."""
+        return Fault(reason)
+
     def job_done(self, event: JobDone) -> None:
         """A job of the role has ended."""
         raise NotImplementedError
@@ -323,7 +327,7 @@ class Participant(Online):
             self._tell()
         elif not self._is_of_former_run(event.job):
             refused = isinstance(event.job, Prepare)
-            self._send(ORCHESTRATOR, Joined(event.reason) if refused else Fault(event.reason))
+            self._send(ORCHESTRATOR, Joined(event.reason) if refused else self.fault(event.job, event.reason))
             if not isinstance(event.job, Store):
                 self.job_failed(event)
 

@@ -32,6 +32,7 @@ from mpsl.messages import (
     Report,
     Score,
     Slice,
+    Spoiled,
     Took,
     Update,
 )
@@ -87,6 +88,8 @@ def _may_tell(plan: Plan, source: str, message: Message) -> bool:
         case Loaded() | Closed() | Committed():
             return seat is not None
         case Finished(device=device):
+            return seat is not None and _serves(plan, seat.address, device)
+        case Spoiled(device=device):
             return seat is not None and _serves(plan, seat.address, device)
         case Discarded(device=device):
             return source == device or (seat is not None and _serves(plan, seat.address, device))

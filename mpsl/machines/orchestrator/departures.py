@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mpsl.machines.census import Presence
 from mpsl.machines.members import Member, Place
 from mpsl.machines.orchestrator.state import OrchestratorState
-from mpsl.messages import Discard, Discarded, Fault
+from mpsl.messages import Discard, Discarded, Fault, Spoiled
 from mpsl.plan import Seat
 
 if TYPE_CHECKING:
@@ -127,9 +127,22 @@ class Departures:
         if member is None:
             self._machine.fail(f"node {source}: {message.reason}")
             return
-        member.refusal = message.reason
-        self._machine.log("error", "device-fault", device=source, reason=message.reason)
-        self._gone(member, message.reason)
+        self._unfit(member, message.reason)
+
+    def spoiled(self, source: str, message: Spoiled) -> None:
+        """A seat cannot compute with what came from a device, or with its copy: it is left out from now on."""
+        machine = self._machine
+        member = machine.members.get(message.device)
+        if member is None or message.attempt != member.attempt:
+            machine.stale(message, "of another attempt")
+            return
+        self._unfit(member, f"{source}: {message.reason}")
+
+    def _unfit(self, member: Member, reason: str) -> None:
+        """A device with which the run cannot go on."""
+        member.refusal = reason
+        self._machine.log("error", "device-fault", device=member.id, reason=reason)
+        self._gone(member, reason)
 
     def _gone(self, member: Member, why: str) -> None:
         """A device cannot go on now: it is left out of the open round, and not waited for before the first."""
@@ -204,7 +217,11 @@ class Departures:
         if book is None or machine.state not in (S.OPEN, S.EVALUATING):
             return
         if machine.state is S.OPEN and book.possible < machine.job.quorum:
-            out = [m.id for m in machine.members.values() if m.place in (Place.OUT, Place.DISCARDING)]
+            out = [
+                f"{m.id} ({m.refusal})" if m.refusal else m.id
+                for m in machine.members.values()
+                if m.place in (Place.OUT, Place.DISCARDING)
+            ]
             machine.fail(
                 f"round {machine.round}: {book.possible} devices are left, quorum is {machine.job.quorum}; "
                 f"left out: {', '.join(out)}"

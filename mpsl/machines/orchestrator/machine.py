@@ -62,6 +62,7 @@ from mpsl.messages import (
     Message,
     Score,
     Slice,
+    Spoiled,
     Update,
 )
 from mpsl.names import ORCHESTRATOR
@@ -91,6 +92,7 @@ class OrchestratorMachine(Machine):
     ALWAYS: ClassVar[Mapping[type[Message], str]] = {
         Joined: "gathering.joined",
         Fault: "departures.fault",
+        Spoiled: "departures.spoiled",
         Discarded: "departures.discarded",
         Counters: "reporting.counters",
     }
