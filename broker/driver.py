@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import math
 import random
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -152,7 +151,9 @@ class Driver:
         self._json = Outbox()
         self._jobs: asyncio.Queue[Job] = asyncio.Queue()
         self._timers: dict[str, float] = {}
-        self._timers_changed = asyncio.Event()
+        self._timer_due = asyncio.Event()
+        self._alarm: asyncio.TimerHandle | None = None
+        """Sets `_timer_due` when the earliest timer is due, or earlier where that one was put off meanwhile."""
         self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
         self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="worker")
         self._connection_open = False
@@ -191,7 +192,7 @@ class Driver:
         return await stopped
 
     def _now(self) -> float:
-        return time.monotonic()
+        return asyncio.get_running_loop().time()
 
     def _handle(self, event: Event) -> None:
         if self._stopped.done():
@@ -219,7 +220,7 @@ class Driver:
                     self._handle(JobFailed(Store(source), f"{type(error).__name__}: {error}"))
             case SetTimer(name, at):
                 self._timers[name] = at
-                self._timers_changed.set()
+                self._wake_at(at)
             case CancelTimer(name):
                 self._timers.pop(name, None)
             case Log(level, event, facts):
@@ -227,17 +228,28 @@ class Driver:
             case Stop():
                 self._stopped.set_result(effect)
 
+    def _wake_at(self, at: float) -> None:
+        """Links put their timer off with every message: that must not cost a turn of the event loop."""
+        if self._alarm is None or at < self._alarm.when():
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = asyncio.get_running_loop().call_at(at, self._timer_due.set)
+
     async def _timing(self) -> None:
-        while True:
-            due = min(self._timers.values(), default=None)
-            self._timers_changed.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if due is None else max(0.0, due - self._now())):
-                    await self._timers_changed.wait()
-            now = self._now()
-            for name in [name for name, at in self._timers.items() if at <= now]:
-                if self._timers.pop(name, None) is not None:
-                    self._handle(TimerFired(name))
+        try:
+            while True:
+                await self._timer_due.wait()
+                self._timer_due.clear()
+                self._alarm = None
+                now = self._now()
+                for name in [name for name, at in self._timers.items() if at <= now]:
+                    if self._timers.pop(name, None) is not None:
+                        self._handle(TimerFired(name))
+                if self._timers:
+                    self._wake_at(min(self._timers.values()))
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
 
     async def _working(self) -> None:
         loop = asyncio.get_running_loop()

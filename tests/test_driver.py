@@ -25,12 +25,14 @@ from broker.engines.engine import BrokerProcess
 from broker.slow_link import FRAME_BYTES
 from broker.user_properties import UserProperties
 from mpsl.errors import BrokerError
-from mpsl.machines.effects import Effect, Publish, Run, Stop, Subscribe
+from mpsl.machines.effects import CancelTimer, Effect, Publish, Run, SetTimer, Stop, Subscribe
 from mpsl.machines.events import (
     Connected,
     Disconnected,
+    Event,
     JobDone,
     StopRequested,
+    TimerFired,
 )
 from mpsl.machines.jobs import Leave, Result
 from mpsl.machines.machine import from_json
@@ -210,6 +212,35 @@ def test_a_job_takes_as_long_as_on_a_slower_processor(embedded: BrokerProcess) -
         assert machine.now - began >= 0.3
 
     asyncio.run(scenario(parse_broker(embedded.url)))
+
+
+def test_timers_fire_in_the_order_of_their_times_however_they_were_set(embedded: BrokerProcess) -> None:
+    times: list[float] = []
+
+    def react(event: Event) -> list[Effect]:
+        now = asyncio.get_running_loop().time()
+        if isinstance(event, TimerFired):
+            times.append(now)
+        if not isinstance(event, Connected):
+            return []
+        times.append(now)
+        return [
+            SetTimer("last", now + 0.3),
+            SetTimer("first", now + 0.1),
+            SetTimer("never", now + 0.15),
+            *(SetTimer("put off", now + 0.05 + 0.15 * step / 1000) for step in range(1001)),
+            CancelTimer("never"),
+        ]
+
+    async def scenario() -> None:
+        machine = Recorder(new_topics(), react)
+        driver = driver_of(machine, parse_broker(embedded.url))
+        async with driving(driver):
+            await machine.until(lambda: len(machine.of(TimerFired)) == 3)
+        assert [event.name for event in machine.of(TimerFired)] == ["first", "put off", "last"]
+        assert all(at - times[0] >= due for due, at in zip((0.0, 0.1, 0.2, 0.3), times, strict=True))
+
+    asyncio.run(scenario())
 
 
 def test_after_a_cut_a_device_is_online_again(each_broker: BrokerProcess) -> None:
