@@ -3,16 +3,22 @@
 import itertools
 import random
 from collections.abc import Iterator
+from math import inf
 
 import pytest
 from planning_cases import random_case
 
 from mpsl.planning import search
+from mpsl.planning.admission import waves
+from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetNode
+from mpsl.planning.memory import BASE_BYTES, GIB
 from mpsl.planning.objective import Placement, Prediction, fluid_loads, predict
+from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.search import TIE
 from mpsl.planning.shape import Shape
 from mpsl.planning.solver import solve
 from mpsl.planning.system import System, system_of
+from mpsl.planning.waves import least_waves
 
 SEEDS = range(0, 200, 100)
 SLOW_SEEDS = range(500, 5_000, 500)
@@ -72,8 +78,51 @@ def test_the_plan_is_the_best_of_all_placements(first: int) -> None:
 def test_dear_bounds_and_a_poor_first_look_change_nothing(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "WORK_A_SET", 0)
     monkeypatch.setattr(search, "NARROW", 1)
+    monkeypatch.setattr(search, "FEW_PAIRS", 1)
     for seed in range(first, first + 100):
         check(seed)
+
+
+def test_no_placement_needs_fewer_waves_than_its_device_cuts_are_said_to_need() -> None:
+    tight = 0
+    for seed in range(3_000_000, 3_000_040):
+        system = system_of(*random_case(random.Random(seed)))
+        looked = search.Search(system, Shape(), False)
+        first, last = looked.formula.first, looked.formula.last
+        if not len(first):
+            continue
+        least = dict(zip(zip(first, last, strict=True), least_waves(looked.tables, first, last, inf), strict=True))
+        for placement in placements(system, None):
+            found = judged(system, placement)
+            if found is not None:
+                needed = waves(len(system.devices), found.admit)
+                said = least[placement.cuts[0], placement.cuts[-1]]
+                assert said <= needed, (seed, placement)
+                tight += said == needed > 1
+    assert tight > 100  # so that a bound that is too high by one would show
+
+
+def test_where_memory_is_tight_most_device_cuts_are_refuted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal blocks: hundreds of pairs of cuts have the same cheap bound, which knows nothing of the nodes they need."""
+    settle, settled = search.Search._settle, []
+
+    def counted(self: search.Search, pair: int, floor: float, until_found: bool) -> None:
+        settled.append(pair)
+        settle(self, pair, floor, until_found)
+
+    monkeypatch.setattr(search.Search, "_settle", counted)
+    blocks = tuple(BlockProfile(f"block-{number}", 4_000_000, 1_000_000, 20_000_000) for number in range(36))
+    node = HardwareTimes((5.0,) * 36, (10.0,) * 36, (), 0.5, 2.0, 4, 1)
+    device = HardwareTimes((15.0,) * 36, (30.0,) * 36, (), 1.0, 1.0, 4, 1)
+    fleet = Fleet(
+        devices=(FleetDevice("device", "device", 320, 20, 50.0, 50.0, 5.0),),
+        nodes=(FleetNode("node", "node", BASE_BYTES / GIB + 0.2, 1.0, 30, 1000.0),),
+        broker=FleetBroker(10_000.0, 0.5, 500.0),
+    )
+    found = solve(system_of(Profile("equal", 32, 100_000, blocks, {"node": node, "device": device}), fleet), Shape())
+    assert found is not None
+    assert found.optimal
+    assert len(settled) < 100  # of 595, and 351 without the bound
 
 
 @pytest.mark.slow

@@ -64,7 +64,7 @@ def remainder_of(
     load = np.minimum.reduce([figures.load for figures in tables.figures])
     nothing = np.where(np.eye(blocks + 1, dtype=bool), 0.0, np.inf)
     if hops is None:
-        latencies, passes = _any_number(latency, nothing), _any_number(passed, nothing)
+        latencies, passes = any_number(latency)[None], any_number(passed)[None]
         loads = np.where(np.isfinite(latencies), 0.0, np.inf)
     else:
         latencies, passes, loads = nothing[None], nothing[None], nothing[None]
@@ -101,12 +101,12 @@ def _then(first: Array, rest: Array) -> Array:
     return np.asarray(np.min(first[:, :, None] + rest[None], axis=1))
 
 
-def _any_number(stage: Array, nothing: Array) -> Array:
-    """[0, b, last]: the least over any number of stages, none from a cut to itself."""
-    best = np.minimum(stage, nothing)
+def any_number(stage: Array) -> Array:
+    """[b, last]: the least over any number of stages, where `stage` has the least of one; none from a cut to itself."""
+    best = np.where(np.eye(len(stage), dtype=bool), np.minimum(stage, 0.0), stage)
     for _ in range(len(stage).bit_length()):
         best = _then(best, best)
-    return best[None]
+    return best
 
 
 def _before(figures: Array) -> Array:

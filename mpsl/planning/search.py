@@ -36,12 +36,16 @@ from mpsl.planning.stage_table import (
 )
 from mpsl.planning.system import System
 from mpsl.planning.terms import Columns
+from mpsl.planning.waves import least_waves
 
 MOST_WORK = 10_000_000
 """Stages weighed in one search before it falls back to the most promising chains."""
 
 WORK_A_SET = 30
 """Stages that are weighed in the time in which dear bounds are made for one set of replicas at one block."""
+
+FEW_PAIRS = 3
+"""Pairs of device cuts that are settled before a dearer bound sorts the others, where there are as many again."""
 
 NARROW, BEAM = 6, 400
 """Chains kept at each block: in the first look, which only finds a good plan, and when the work grows too much."""
@@ -89,18 +93,32 @@ class Search:
 
     def run(self, until_found: bool = False) -> None:
         """Search every pair of device cuts whose bound leaves hope, the most hopeful first."""
-        start = self.formula.start
-        bounds = self._bounds(slice(None), start, self.formula.first, self.formula.last, self.shape.hops or 0)
-        floors = self.formula.busiest(
-            slice(None), self.rest.complete(start, self.formula.first, self.formula.last, self.shape.hops or 0)
-        )
-        for pair in np.argsort(bounds, kind="stable"):
-            if bounds[pair] < self.value * _NEARLY:
-                self._settle(int(pair), float(floors[pair]), until_found)
+        bounds, floors = self._bounds_of_pairs()
+        lowest = float(bounds.min(initial=inf))
+        settled = 0
+        hopeful = np.argsort(bounds, kind="stable")
+        while len(hopeful):
+            pair, hopeful = hopeful[0], hopeful[1:]
+            self._settle(int(pair), float(floors[pair]), until_found)
             if until_found and self.best:
                 return
-        if not self.all_sets and len(bounds):
-            self.dropped = min(self.dropped, float(bounds.min()))
+            settled += 1
+            hopeful = hopeful[bounds[hopeful] < self.value * _NEARLY]
+            if settled == FEW_PAIRS < len(hopeful):
+                start, first, last = self.formula.start, self.formula.first, self.formula.last
+                start[WAVES] = np.maximum(start[WAVES], least_waves(self.tables, first, last, self._known_seconds()))
+                bounds, floors = self._bounds_of_pairs()
+                hopeful = hopeful[np.argsort(bounds[hopeful], kind="stable")]
+                hopeful = hopeful[bounds[hopeful] < self.value * _NEARLY]
+        if not self.all_sets:
+            self.dropped = min(self.dropped, lowest)
+
+    def _bounds_of_pairs(self) -> tuple[Array, Array]:
+        """Of every pair of device cuts: a lower bound of any plan's value, and of its busiest resource's seconds."""
+        start, first, last = self.formula.start, self.formula.first, self.formula.last
+        left = self.shape.hops or 0
+        bounds = self._bounds(slice(None), start, first, last, left)
+        return bounds, self.formula.busiest(slice(None), self.rest.complete(start, first, last, left))
 
     def _settle(self, pair: int, floor: float, until_found: bool) -> None:
         """Find the best chain between one pair of device cuts, with bounds that grow dearer where they must."""
