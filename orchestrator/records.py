@@ -1,5 +1,6 @@
 """The files of a run, each written whole or not at all: write beside, fsync, rename."""
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -7,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+
+from mpsl.errors import RunFailed
 
 
 class Records:
@@ -18,9 +22,14 @@ class Records:
         out.mkdir(parents=True, exist_ok=True)
 
     def save_model(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """The unsplit model under its own parameter and buffer names."""
+        """The unsplit model under its own parameter and buffer names; raises RunFailed where it cannot be written."""
         beside = self._out / f".{name}.new"
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, beside)
+        try:
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, beside)
+        except (OSError, SafetensorError) as error:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise RunFailed(f"{self._out / name} cannot be written; what was committed stays: {error}") from None
         _put(beside, self._out / name)
 
     def save_plan(self, plan: Mapping[str, Any]) -> None:
