@@ -45,7 +45,7 @@ WORK_A_SET = 30
 """Stages that are weighed in the time in which dear bounds are made for one set of replicas at one block."""
 
 FEW_PAIRS = 3
-"""Pairs of device cuts that are settled before a dearer bound sorts the others, where there are as many again."""
+"""Pairs of device cuts, of more than which a dearer bound tells where to begin and where there is no hope."""
 
 NARROW, BEAM = 6, 400
 """Chains kept at each block: in the first look, which only finds a good plan, and when the work grows too much."""
@@ -95,21 +95,21 @@ class Search:
         """Search every pair of device cuts whose bound leaves hope, the most hopeful first."""
         bounds, floors = self._bounds_of_pairs()
         lowest = float(bounds.min(initial=inf))
-        settled = 0
         hopeful = np.argsort(bounds, kind="stable")
-        while len(hopeful):
-            pair, hopeful = hopeful[0], hopeful[1:]
-            self._settle(int(pair), float(floors[pair]), until_found)
+        if len(hopeful) > FEW_PAIRS:
+            best, start = int(hopeful[0]), self.formula.start
+            self._sweep(best, float(floors[best]), self._offers(best, float(floors[best])), NARROW)
+            waves = least_waves(self.tables, self.formula.first, self.formula.last, self._known_seconds())
+            enough = np.isfinite(waves)
+            start[WAVES, enough] = np.maximum(start[WAVES], waves)[enough]
+            bounds, floors = self._bounds_of_pairs()
+            bounds[~enough] = inf
+            hopeful = np.argsort(bounds, kind="stable")
+        for pair in hopeful:
             if until_found and self.best:
                 return
-            settled += 1
-            hopeful = hopeful[bounds[hopeful] < self.value * _NEARLY]
-            if settled == FEW_PAIRS < len(hopeful):
-                start, first, last = self.formula.start, self.formula.first, self.formula.last
-                start[WAVES] = np.maximum(start[WAVES], least_waves(self.tables, first, last, self._known_seconds()))
-                bounds, floors = self._bounds_of_pairs()
-                hopeful = hopeful[np.argsort(bounds[hopeful], kind="stable")]
-                hopeful = hopeful[bounds[hopeful] < self.value * _NEARLY]
+            if bounds[pair] < self.value * _NEARLY:
+                self._settle(int(pair), float(floors[pair]), until_found)
         if not self.all_sets:
             self.dropped = min(self.dropped, lowest)
 
