@@ -22,6 +22,7 @@ RUN_S, BATCHES = 8.0, 12
 """The steady part has at least that; the system counts CPU in hundredths of a second."""
 BATCH_S = 0.01
 """Whatever the model, a batch takes that long to cross a hop and a broker."""
+HELP = "; --no-wire profiles without it"
 SHARD_BATCHES = 2
 """Of each device: it trains on them as many epochs as it takes."""
 
@@ -66,10 +67,10 @@ def wire_cost(profile: Profile, engine: str, task: Task, copies: int, batch_s: f
     click.echo(f"a short run of {task.model.name}, cut at {cuts[0]} and {cuts[1]}, for what a byte costs", err=True)
     observed = asyncio.run(observe(job, SHARD_BATCHES, engine, task.threads))
     if observed.summary["state"] != "done":
-        raise MeasurementError(f"the run that was to say what a byte costs failed: {observed.summary['reason']}")
+        raise MeasurementError(f"the run that was to say what a byte costs failed: {observed.summary['reason']}{HELP}")
     window = observed.steady(warm, epochs * SHARD_BATCHES * copies - copies, "node-1")
     if window is None:
-        raise MeasurementError("the run that was to say what a byte costs was too short to see a steady state")
+        raise MeasurementError(f"the run that was to say what a byte costs was too short to see a steady state{HELP}")
     first, end = window
     batches = rate(first, end, "node-1") * (end.at - first.at)
     ends = broker = 0.0

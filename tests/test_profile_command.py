@@ -207,6 +207,16 @@ def test_a_measurement_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> N
         measuring.measure(Task(ModelSection("mlp", {"hidden": [0]}), 4, "sgd", 1, 0.1), copies=2)
 
 
+def test_a_broker_of_which_nothing_is_known_ends_no_profile(
+    tmp_path: Path, asked: list[tuple[Task, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "wire_cost", lambda *_: WireCost(0.0, 0.0))
+    result = profiled(tmp_path / "p.json")
+    assert result.exception is None
+    assert "max_mb_per_s" not in result.output
+    assert (tmp_path / "p.json").exists()
+
+
 def test_the_run_for_the_wire_has_one_hop_from_where_tensors_have_the_middle_size() -> None:
     sizes = profile_of_sizes(ModelSection("digits-cnn"), 64)
     outputs = [block.output_bytes for block in sizes.blocks]

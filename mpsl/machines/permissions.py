@@ -87,9 +87,7 @@ def _may_tell(plan: Plan, source: str, message: Message) -> bool:
             return seat is not None or source in plan.devices
         case Loaded() | Closed() | Committed():
             return seat is not None
-        case Finished(device=device):
-            return seat is not None and _serves(plan, seat.address, device)
-        case Spoiled(device=device):
+        case Finished(device=device) | Spoiled(device=device):
             return seat is not None and _serves(plan, seat.address, device)
         case Discarded(device=device):
             return source == device or (seat is not None and _serves(plan, seat.address, device))

@@ -68,7 +68,7 @@ def profile(
     cost = wire_cost(found, engine, task, copies, measured.whole) if wire else None
     found = replace(found, hardware={name: times(measured, cost.end if cost else 0.0, cores, threads)})
     click.echo(table(found, name, measured.whole))
-    if cost is not None:
+    if cost is not None and cost.broker > 0:  # a system without /proc says nothing of it
         click.echo(f"a broker on this machine passes {1e3 / cost.broker:.0f} MB in a second of CPU: its max_mb_per_s")
     if other is not None:
         found = merged(found, other, str(merge))
