@@ -13,7 +13,6 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from broker.address import BrokerAddress
 from broker.mqtt_client import Arrived, Client, Unacknowledged
-from broker.slow_link import FRAME_BYTES
 from broker.user_properties import UserProperties
 from mpsl.errors import BrokerError
 from mpsl.machines.effects import Publish
@@ -23,6 +22,8 @@ CONNECT_S = 8.0
 ANSWER_S = 60.0
 """How long the broker may take to acknowledge a publish or a subscription."""
 KEEPALIVE_S = 20
+FRAME_BYTES = 16
+"""Bytes that MQTT frames a publish with, besides topic, properties and payload: an upper bound."""
 
 _FINAL = {1, 4, 5, 132, 134, 135, 138}
 """CONNACK codes that no waiting mends: wrong version, wrong credentials, not authorised, banned."""
@@ -68,14 +69,21 @@ class Connection:
 
     def _checked(self, publish: Publish) -> Unacknowledged:
         """What goes out of it. One that is too large ends the connection, and the client library sends it for ever."""
-        packed = UserProperties(publish.properties if self._version == "5" else ())
-        size = len(publish.payload) + len(publish.topic.encode()) + len(packed.packed) + FRAME_BYTES
+        packed = self._properties(publish)
+        size = _wire_bytes(publish, packed)
         if self.max_packet is not None and size > self.max_packet:
             raise Refused(
                 f"{publish.topic}: a publish of {size:,} bytes, and the broker takes at most {self.max_packet:,} "
                 "(its Maximum Packet Size): make chunk_bytes smaller, or raise its limit (mosquitto: max_packet_size)"
             )
         return Unacknowledged(publish.topic, publish.payload, publish.retain, packed if publish.properties else None)
+
+    def _properties(self, publish: Publish) -> UserProperties:
+        return UserProperties(publish.properties if self._version == "5" else ())
+
+    def wire_bytes(self, publish: Publish) -> int:
+        """What a publish weighs on the link."""
+        return _wire_bytes(publish, self._properties(publish))
 
     async def subscribe(self, filters: tuple[str, ...]) -> None:
         """Subscribe at QoS 1 and wait for the grant; raises BrokerError when one is refused."""
@@ -105,6 +113,10 @@ class Connection:
                 yield await self._client.arrived()
         except aiomqtt.MqttError as error:
             raise BrokerError(str(error)) from None
+
+
+def _wire_bytes(publish: Publish, packed: UserProperties) -> int:
+    return len(publish.payload) + len(publish.topic.encode()) + len(packed.packed) + FRAME_BYTES
 
 
 @asynccontextmanager

@@ -321,8 +321,8 @@ class Driver:
             raise errors.exceptions[0] from None
 
     async def _receiving(self, connection: Connection) -> None:
-        async for topic, payload, _ in connection.messages():
-            self._handle(Received(topic, payload))
+        async for arrived in connection.messages():
+            self._handle(Received(arrived.topic, arrived.payload))
 
     async def _sending(self, connection: Connection, outbox: Outbox) -> None:
         while True:

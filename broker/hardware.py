@@ -18,6 +18,12 @@ def machine_info(threads: int, kernel: Path = Path("/proc/sys/kernel/random/boot
     return {"hardware": hardware_name(), "host": host, "cores": os.cpu_count() or 1, "threads": threads}
 
 
+def usable_cores() -> int:
+    """The cores that this process may compute on: fewer than the machine's where it is held to some of them."""
+    # Only Linux can hold a process to some.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def cache_directory() -> Path:
     """Where times are kept from run to run: $XDG_CACHE_HOME/mpsl/profiles, ~/.cache without it."""
     home = os.environ.get("XDG_CACHE_HOME", "")

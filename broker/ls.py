@@ -50,7 +50,7 @@ async def _listen(network: Network, roll: "Roll") -> None:
         begun = clock()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LISTEN_S):
-                async for topic, payload, _ in connection.messages():
+                async for topic, payload, *_ in connection.messages():
                     roll.note(topic, payload, time.time())
                     if clock() - begun >= RETAINED_S and roll.complete:
                         return

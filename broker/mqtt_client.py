@@ -9,6 +9,7 @@ import asyncio
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.properties import VariableByteIntegers
 
+from broker.packet_reader import Packet, PacketReader
 from broker.user_properties import UserProperties
 from mpsl.pieces import Content, Pieces
 
@@ -30,8 +32,8 @@ LARGE = 16 * 1024
 """Bytes of a payload that are worth not being copied."""
 MOST_PARTS = 1024
 """What one call of the system takes (IOV_MAX of Linux)."""
-LARGEST = 8 * 1024 * 1024
-"""Bytes of a packet that room is made for before they are there."""
+TYPE = 0xF0
+"""The bits of a packet's first byte that say what it is."""
 
 _LENGTH = struct.Struct("!H")
 
@@ -42,14 +44,16 @@ class Arrived(NamedTuple):
     topic: str
     payload: bytes | memoryview
     retain: bool
+    nbytes: int
+    """Of topic, properties and payload as they came."""
 
 
-def read_publish(header: int, packet: bytearray, five: bool) -> tuple[Arrived, int]:
-    """Section 3.3 of MQTT 5 (`five`) or 3.1.1: the publish of fixed header `header`, and its identifier (0 at QoS 0).
+def read_publish(packet: Packet, five: bool) -> tuple[Arrived, int]:
+    """Section 3.3 of MQTT 5 (`five`) or 3.1.1: the publish, and its identifier (0 at QoS 0).
 
     Its properties are stepped over: nobody reads them. Raises MalformedPacket where it is cut off.
     """
-    view = memoryview(packet)
+    header, view = packet
     identifier = 0
     try:
         (length,) = _LENGTH.unpack_from(view)
@@ -68,7 +72,7 @@ def read_publish(header: int, packet: bytearray, five: bool) -> tuple[Arrived, i
         if at > len(view):
             raise MalformedPacket(f"properties that end at {at} in a packet of {len(view)}")
     payload = view[at:] if len(view) - at >= LARGE and not header & 6 else bytes(view[at:])
-    return Arrived(topic, payload, bool(header & 1)), identifier
+    return Arrived(topic, payload, bool(header & 1), len(view)), identifier
 
 
 @dataclass(frozen=True)
@@ -99,13 +103,6 @@ class Parts:
         return Parts(*rest)
 
 
-class Room(bytearray):
-    """A packet's bytes, received where they belong: that paho adds them once more changes nothing."""
-
-    def __iadd__(self, received: object) -> "Room":
-        return self
-
-
 class Client(aiomqtt.Client):
     """Remembers the broker's Maximum Packet Size, which aiomqtt drops; reads and writes at once what the socket has."""
 
@@ -114,18 +111,12 @@ class Client(aiomqtt.Client):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._drained = asyncio.Event()
+        self._reader = PacketReader(self._receive)
         inner: Any = self._client
-        self._read_one, self._queue_packet, self._handle_any = (
-            inner.loop_read,
-            inner._packet_queue,
-            inner._handle_publish,
-        )
-        self._send_bytes, self._receive_bytes = inner._sock_send, inner._sock_recv
+        self._queue_packet, self._send_bytes = inner._packet_queue, inner._sock_send
         inner.loop_read = self._read
         inner._packet_queue = self._queue_view
-        inner._handle_publish = self._handle_publish
         inner._sock_send = self._send
-        inner._sock_recv = self._receive
 
     async def publish_at_once(self, messages: Sequence[Unacknowledged], timeout: float) -> None:
         """Publish at QoS 0; returns once the socket has everything that waited to be sent.
@@ -159,19 +150,26 @@ class Client(aiomqtt.Client):
         assert isinstance(found, Arrived)
         return found
 
-    def _read(self, *arguments: Any) -> Any:
+    def _read(self, *_: object) -> Any:
         """Packets as long as there are any: each would cost a turn of the event loop."""
-        read = 0
-        for _ in range(MOST_READS):
-            before = self._queue.qsize()
-            result = self._read_one(*arguments)
-            if result != MQTTErrorCode.MQTT_ERR_SUCCESS or self._queue.qsize() == before:
+        inner: Any = self._client
+        count = read = 0
+        while inner._sock is not None:
+            try:
+                packet = self._reader.next()
+            except BlockingIOError:
                 break
-            newest: Any = self._queue
-            read += len(newest._queue[-1].payload)
-            if read >= MOST_READ_BYTES:
+            except MalformedPacket:
+                return self._lost(MQTTErrorCode.MQTT_ERR_PROTOCOL)
+            except (OSError, EOFError):
+                return self._lost(MQTTErrorCode.MQTT_ERR_CONN_LOST)
+            result = self._handle(packet)
+            if result != MQTTErrorCode.MQTT_ERR_SUCCESS:
+                return self._lost(result)
+            count, read = count + 1, read + len(packet.body)
+            if not self._reader.ahead and (count >= MOST_READS or read >= MOST_READ_BYTES):
                 break
-        return result
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def _queue_view(self, command: int, packet: bytes | bytearray, *arguments: Any) -> Any:
         """paho cuts off what is left of a packet each time it writes: of a view that costs nothing."""
@@ -206,33 +204,36 @@ class Client(aiomqtt.Client):
             inner._call_socket_register_write()
             raise
 
-    def _receive(self, size: int) -> Any:
-        """The rest of a large packet goes straight to its place; says by its length how much has come."""
+    def _receive(self, room: memoryview) -> int:
         inner: Any = self._client
-        packet = inner._in_packet
-        if not isinstance(packet["packet"], Room):
-            if size < LARGE or packet["remaining_length"] > LARGEST or packet["packet"]:
-                return self._receive_bytes(size)
-            packet["packet"] = Room(packet["remaining_length"])
         if inner._sock is None:
             raise ConnectionError("the socket is closed")
         try:
-            with memoryview(packet["packet"]) as room:
-                return range(inner._sock.recv_into(room[len(room) - size :]))
+            received: int = inner._sock.recv_into(room)
         except ssl.SSLWantReadError:
             raise BlockingIOError from None
         except ssl.SSLWantWriteError:
             inner._call_socket_register_write()
             raise BlockingIOError from None
+        inner._last_bytes_received = time.monotonic()
+        return received
 
-    def _handle_publish(self) -> Any:
-        """A publish has come in whole: hand it on, and acknowledge it where it asks for that."""
+    def _lost(self, reason: MQTTErrorCode) -> Any:
         inner: Any = self._client
-        header, packet = inner._in_packet["command"], inner._in_packet["packet"]
-        qos = header >> 1 & 3
-        if qos == 2:
-            return self._handle_any()
-        arrived, identifier = read_publish(header, packet, inner._protocol == MQTTv5)
+        return inner._loop_rc_handle(reason)
+
+    def _handle(self, packet: Packet) -> Any:
+        """A publish is handed on, and acknowledged where it asks for that; all else is paho's."""
+        inner: Any = self._client
+        qos = packet.header >> 1 & 3
+        try:
+            if packet.header & TYPE != PUBLISH or qos > 1:
+                size, whole = len(packet.body), bytearray(packet.body)
+                inner._in_packet |= {"command": packet.header, "remaining_length": size, "packet": whole}
+                return inner._packet_handle()
+            arrived, identifier = read_publish(packet, inner._protocol == MQTTv5)
+        except MalformedPacket:
+            return MQTTErrorCode.MQTT_ERR_PROTOCOL
         queue: Any = self._queue
         queue.put_nowait(arrived)
         return inner._send_puback(identifier) if qos else MQTTErrorCode.MQTT_ERR_SUCCESS

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from broker.connection import Connection
+from broker.connection import FRAME_BYTES, Connection
 from broker.mqtt_client import Arrived
-from broker.slow_link import LinkSpeed, OneWay, publish_bytes
+from broker.slow_link import LinkSpeed, OneWay
 from mpsl.errors import BrokerError
 from mpsl.machines.effects import Publish
 
@@ -46,7 +46,7 @@ class SlowConnection(Connection):
 
         What goes wrong after that is raised by `messages`.
         """
-        left_at = self._up.send(publish_bytes(publish.topic, publish.payload), self._loop.time())
+        left_at = self._up.send(self._inner.wire_bytes(publish), self._loop.time())
         answered = self._loop.create_future() if publish.qos else None
         self._upload.put_nowait(_OnItsWay(self._up.arrival(left_at), publish, answered))
         if answered is None:
@@ -99,8 +99,7 @@ class SlowConnection(Connection):
         """Take deliveries off the broker as they come, and say when each is here."""
         try:
             async for delivery in self._inner.messages():
-                topic, payload, _ = delivery
-                left_at = self._down.send(publish_bytes(topic, payload), self._loop.time())
+                left_at = self._down.send(delivery.nbytes + FRAME_BYTES, self._loop.time())
                 self._download.put_nowait((self._down.arrival(left_at), delivery))
         except BrokerError as error:
             self._download.put_nowait((self._loop.time(), error))

@@ -7,11 +7,6 @@ import re
 from dataclasses import dataclass
 
 from mpsl.errors import UsageError
-from mpsl.pieces import Content
-from mpsl.wire import Buffer
-
-FRAME_BYTES = 16
-"""Bytes that MQTT frames a publish with, besides its topic and payload: an upper bound."""
 
 _BITS = {"kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 _FORM = re.compile(r"([0-9]+(?:\.[0-9]+)?)(kbit|mbit|gbit)/([0-9]+(?:\.[0-9]+)?)ms", re.ASCII)
@@ -41,11 +36,6 @@ def parse_link(text: str) -> LinkSpeed:
         return LinkSpeed(float(match[1]) * _BITS[match[2]] / 8, float(match[3]) / 1000)
     except ValueError as error:
         raise UsageError(f"--link {text!r}: {error}") from None
-
-
-def publish_bytes(topic: str, payload: Buffer | Content) -> int:
-    """What a publish weighs on the link."""
-    return len(payload) + len(topic.encode()) + FRAME_BYTES
 
 
 class OneWay:

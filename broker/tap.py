@@ -48,7 +48,7 @@ async def _watch(network: Network) -> None:
         async with watching(network, "tap", (f"{network.topics.root}/#",)) as connection:
             log("info", "watching", {"broker": network.address.shown, "topics": f"{network.topics.root}/#"})
             try:
-                async for topic, payload, _ in connection.messages():
+                async for topic, payload, *_ in connection.messages():
                     shown = line(time.time(), topic, len(payload), watcher.see(topic, payload))
                     print(printable(shown), flush=True)
             except BrokerError as error:

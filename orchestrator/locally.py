@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +13,7 @@ import click
 
 from broker.address import BrokerAddress, parse_broker
 from broker.engines.engine import running_broker
+from broker.hardware import usable_cores
 from broker.options import Network
 from mpsl.errors import UsageError
 from mpsl.job import Job
@@ -33,8 +33,13 @@ class LocalFleet:
 
     @property
     def threads(self) -> int:
-        """Threads of torch for each process, so that together they use the cores and no more."""
-        return max(1, (os.cpu_count() or 1) // max(1, len(self.nodes) + len(self.shards) + 1))
+        """Threads of torch for each process."""
+        return threads_each(len(self.nodes) + len(self.shards))
+
+
+def threads_each(processes: int) -> int:
+    """Threads of torch for each of so many processes beside a broker: together they use the cores and no more."""
+    return max(1, usable_cores() // (processes + 1))
 
 
 Command = TypeVar("Command", bound=Callable[..., Any])

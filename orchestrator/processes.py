@@ -46,8 +46,13 @@ class Child:
 
     def last_words(self) -> str:
         """The last line of stderr that says something."""
-        lines = [line for line in self.tail.decode(errors="replace").splitlines() if line.strip()]
-        return lines[-1] if lines else "(nothing on stderr)"
+        return last_line(self.tail)
+
+
+def last_line(output: bytes | bytearray) -> str:
+    """The last line that says something of what a process wrote."""
+    lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "(it said nothing)"
 
 
 class Children:

@@ -15,7 +15,7 @@ from mpsl.errors import MeasurementError
 from mpsl.job import FleetSection, Job, ModelSection, RunSection
 from mpsl.planning.profile import Profile
 from mpsl.profiling import OPTIMIZERS
-from orchestrator.bench.system import observe, rate
+from orchestrator.bench.system import ORCHESTRATOR, observe, rate
 from orchestrator.measuring import Task
 
 RUN_S, BATCHES = 8.0, 12
@@ -78,7 +78,7 @@ def wire_cost(profile: Profile, engine: str, task: Task, copies: int, batch_s: f
         spent = reading - first.readings[name]
         if name == "broker":
             broker = spent.total_s
-        else:
+        elif name != ORCHESTRATOR:
             ends += spent.loop_s + end.coding.get(name, 0.0) - first.coding.get(name, 0.0)
     # Either way over each cut; whatever crosses has two ends.
     gigabytes = 2 * sum(profile.blocks[cut - 1].output_bytes for cut in cuts) * batches / 1e9

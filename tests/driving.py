@@ -101,7 +101,7 @@ def new_topics() -> Topics:
 async def next_of(watch: Connection, wanted: Callable[[str, dict[str, Any]], bool]) -> dict[str, Any]:
     """The first JSON object among the arriving messages that is wanted."""
     async with asyncio.timeout(PATIENCE_S):
-        async for topic, payload, _ in watch.messages():
+        async for topic, payload, *_ in watch.messages():
             content = from_json(payload) or {}
             if wanted(topic, content):
                 return content

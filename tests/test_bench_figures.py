@@ -1,20 +1,52 @@
 """What the benchmarks make of what they saw, and which settings they refuse; their runs are those of everyone."""
 
 import asyncio
+import json
+import os
+from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from mpsl.errors import RunFailed
 from orchestrator.bench import admission, link, memory, pipeline, predict, scaling, throughput
+from orchestrator.bench.following import Followed
 from orchestrator.bench.pipeline import busy_shares
+from orchestrator.bench.readings import Reading
 from orchestrator.bench.scaling import Seen
+from orchestrator.bench.system import Observed, Sample
+from orchestrator.locally import threads_each
+
+TOLD = {"began_at": 2.0, "stepped_at": 12.0, "batches_busy_s": 9.0}
 
 
-def test_a_node_counts_from_its_first_batch_to_its_last() -> None:
-    idle, last = (0, 0.0, 0.0), (9, 60.0, 11.0)
-    looks = [idle, (0, 1.0, 0.5), (1, 2.0, 1.5), (4, 7.0, 6.0), (8, 12.0, 10.5), (9, 13.0, 11.0), last]
-    assert busy_shares({"node-1": looks, "node-2": [idle, last]}) == {"node-1": pytest.approx(0.9)}
+def test_a_node_counts_from_its_first_batch_to_its_last_step() -> None:
+    assert busy_shares({"node-1": TOLD, "node-2": TOLD | {"batches_busy_s": 1.0}}) == {"node-1": 0.9, "node-2": 0.1}
+
+
+def test_what_cannot_be_measured_is_left_out_unless_nothing_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    async def observe(setting: pipeline.Setting, devices: int) -> dict[str, dict[str, float]]:
+        asked.append(devices)
+        if devices == 2:
+            raise RunFailed("node-1 is lost")
+        return {"node-1": TOLD | {"batches_busy_s": 1.0 * len(asked)}}
+
+    monkeypatch.setattr(pipeline, "_observe", observe)
+    result = CliRunner().invoke(pipeline.command, ["--devices", "1", "--devices", "2", "--repeats", "3"])
+    assert asked == [1, 2] * 3, "rows alternate"
+    assert "2 devices: not measured: node-1 is lost" in result.output
+    assert json.loads(result.output.splitlines()[-1])["rows"] == [
+        {
+            "devices": 1, "busiest": "node-1", "busy": 0.3, "nodes": {"node-1": 0.3},
+            "spread": {"node-1": {"least": 0.1, "most": 0.5}}, "runs": 3,
+        }
+    ]  # fmt: skip
+    nothing = CliRunner().invoke(pipeline.command, ["--devices", "2"])
+    assert nothing.exit_code == 1
+    assert "nothing could be measured" in nothing.output
 
 
 def test_a_batch_costs_what_lies_between_the_rounds_that_count() -> None:
@@ -29,6 +61,94 @@ def test_a_batch_costs_what_lies_between_the_rounds_that_count() -> None:
     assert row["orchestrator_share"] == pytest.approx(0.4 / 10.4)
 
 
+def a_row(devices: int, seconds: float, cpu_s: float, share: float = 0.1) -> dict[str, Any]:
+    by_role = {"nodes": cpu_s * (1 - share), "orchestrator": cpu_s * share}
+    return {
+        "devices": devices, "seconds_per_batch": seconds, "cpu_s_per_batch": cpu_s, "by_role": by_role,
+        "orchestrator_share": share,
+    }  # fmt: skip
+
+
+def test_rows_are_medians_and_compared_within_each_repeat_with_eight_devices() -> None:
+    two = [a_row(2, 9.0, 1.0)] * 3
+    many = [a_row(32, 3.0, 1.0), a_row(32, 5.0, 2.0), a_row(32, 8.0, 6.0)]
+    eight = [a_row(8, 2.0, 1.0), a_row(8, 5.0, 4.0), a_row(8, 4.0, 2.0)]
+    _, row, its = scaling.combined({2: two, 32: many, 8: eight})
+    assert (row["devices"], row["seconds_per_batch"], row["cpu_s_per_batch"]) == (32, 5.0, 2.0)
+    assert row["spread"]["seconds_per_batch"] == {"least": 3.0, "most": 8.0}
+    assert row["by_role"] == {"nodes": 1.8, "orchestrator": 0.2}
+    assert row["ratio_to"] == its["ratio_to"] == 8
+    assert row["ratio"]["seconds_per_batch"] == {"median": 1.5, "least": 1.0, "most": 2.0}
+    assert row["ratio"]["cpu_s_per_batch"] == {"median": 1.0, "least": 0.5, "most": 3.0}
+    assert its["ratio"]["seconds_per_batch"] == {"median": 1.0, "least": 1.0, "most": 1.0}
+
+
+@pytest.mark.parametrize(("counts", "reference"), [((4, 2), 4), ((2, 64, 16), 16), ((8,), 8)])
+def test_without_eight_devices_the_next_more_are_compared_with_or_the_first(
+    counts: tuple[int, ...], reference: int
+) -> None:
+    rows = scaling.combined({devices: [a_row(devices, 1.0, 1.0)] for devices in counts})
+    assert {row["ratio_to"] for row in rows} == {reference}
+
+
+def test_scaling_alternates_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    async def observe(setting: scaling.Setting, devices: int, agents: int) -> Seen:
+        asked.append(devices)
+        return Seen(1, [(0.0, {"orchestrator": 0.0}), (8.0, {"orchestrator": 1.0})])
+
+    monkeypatch.setattr(scaling, "_observe", observe)
+    options = ["--devices", "1", "--devices", "2", "--repeats", "2", "--rounds", "1", "--batches", "4"]
+    result = CliRunner().invoke(scaling.command, options)
+    assert asked == [1, 2, 1, 2]
+    rows = json.loads(result.output.splitlines()[-1])["rows"]
+    assert [row["seconds_per_batch"] for row in rows] == [2.0, 1.0]
+
+
+def test_a_price_is_that_of_a_pair() -> None:
+    runs = [{"seconds": few, "seconds_all_at_once": everyone} for few, everyone in ((2.0, 1.0), (3.0, 6.0), (5.0, 5.0))]
+    assert admission.figures(runs) == {
+        "seconds": 3.0,
+        "seconds_all_at_once": 5.0,
+        "spread": {"seconds": {"least": 2.0, "most": 5.0}, "seconds_all_at_once": {"least": 1.0, "most": 6.0}},
+        "price": {"median": 1.0, "least": 0.5, "most": 2.0},
+    }
+
+
+def test_a_peak_between_two_looks_and_a_raised_g_are_seen() -> None:
+    seen = memory.Seen(peaks={"node-1": 500, "node-2": 900, "devices-0": 7})
+    telemetry = {
+        node: {"most_copies": copies, "memory": {"base": 1, "resident": 800}}
+        for node, copies in (("node-1", 3), ("node-2", 2))
+    }
+    seen.take(Followed(telemetry, admit=4))
+    assert seen.peaks == {"node-1": 800, "node-2": 900, "devices-0": 7}
+    assert seen.copies == {"node-1": 3, "node-2": 2}
+    assert seen.holders["node-2"] == {"base": 1, "resident": 800}
+    assert seen.admit_at_end == 4
+
+
+def test_the_orchestrators_process_is_among_those_whose_time_is_told() -> None:
+    def sample(at: float, *cpu: tuple[str, float, float]) -> Sample:
+        return Sample(at, {name: Reading(loop, worker) for name, loop, worker in cpu}, {}, {"dev-1": at / 10})
+
+    first = sample(0.0, ("broker", 1.0, 1.0), ("orchestrator", 1.0, 2.0), ("dev-1", 0.0, 0.0))
+    end = sample(10.0, ("broker", 2.0, 2.0), ("orchestrator", 1.5, 2.25), ("dev-1", 1.0, 3.0))
+    found = throughput._processes(Observed({}, [], {"orchestrator": 5_000_000}), first, end, 2.0)
+    assert found["orchestrator"] == {
+        "compute_s": 0.25, "encode_s": 0.0, "send_s": 0.5, "wait_s": 9.25, "cpu_s_per_batch": 0.75 / 20, "peak_mb": 5.0,
+    }  # fmt: skip
+    assert (found["dev-1"]["compute_s"], found["dev-1"]["encode_s"], found["dev-1"]["send_s"]) == (2.0, 1.0, 1.0)
+    assert (found["broker"]["compute_s"], found["broker"]["send_s"]) == (0.0, 2.0)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (13, 1), (14, 2), (64, 9)])
+def test_processes_share_the_cores_that_they_may_use(cores: int, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    assert threads_each(6) == threads
+
+
 @pytest.mark.parametrize(
     ("command", "arguments", "says"),
     [
@@ -36,6 +156,7 @@ def test_a_batch_costs_what_lies_between_the_rounds_that_count() -> None:
         (link.command, ["--sizes", "65536,abc"], "--sizes 'abc': write a size"),
         (link.command, ["--sizes", ""], "--sizes '': write a size"),
         (link.command, ["--sizes", "99999999999999"], "--sizes 99999999999999: whole float32 values"),
+        (link.command, ["--sizes", "1GiB"], "--sizes 1073741824: whole float32 values, 4 bytes to 1073676288"),
         (pipeline.command, ["--link=-8mbit/5ms"], "-8mbit/5ms"),
         (pipeline.command, ["--hops", "50"], "50 hops need at least 52 blocks"),
         (scaling.command, ["--hops", "99"], "99 hops need at least 101 blocks"),

@@ -1,12 +1,18 @@
 """What `mpsl bench wire` makes of the summaries; its runs are those of everyone."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from mpsl.errors import UsageError
-from mpsl.job import WireSection, read_job
+from mpsl.job import Job, WireSection, read_job
+from orchestrator.bench import wire
 from orchestrator.bench.wire import PLAIN, TASKS, Task, _against, _best, _halved, _measured, _pairs
 from orchestrator.datasets import fashion_mnist
 
@@ -59,6 +65,38 @@ def test_a_task_is_a_sound_job_of_its_data(task: Task) -> None:
     assert (job.hops, job.run.seed, job.run.evaluate_every) == (task.hops, 1, 2)
     assert job.wire == WireSection("affine:3", "int8")
     assert task.dataset().x.shape[1:] == ((1, 8, 8) if task.name == "digits" else (1, 14, 14))
+
+
+def test_data_that_are_missing_are_said_before_anything_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: object) -> None:
+        raise AssertionError("it has started")
+
+    monkeypatch.setattr(fashion_mnist, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(asyncio, "run", started)
+    result = CliRunner().invoke(wire.command, [])
+    assert isinstance(result.exception, UsageError)
+    assert "apt-get install dataset-fashion-mnist" in str(result.exception)
+
+
+def test_codecs_take_turns_behind_the_slow_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[tuple[str, int]] = []
+
+    async def train(job: Job) -> dict[str, Any]:
+        trained.append((job.wire.activations, job.run.seed))
+        accuracies = (0.9, 0.96, 0.97) if job.wire.activations == "int8" else (0.9, 0.94)
+        return {"rounds": [{"accuracy": each, "seconds": len(trained)} for each in accuracies]}
+
+    @asynccontextmanager
+    async def fleet(*_: Any) -> AsyncIterator[Any]:
+        yield train
+
+    monkeypatch.setattr(wire, "_fleet", fleet)
+    found = asyncio.run(wire._race(TASKS[0].dataset(), [PLAIN, "int8/int8"], 3, "auto", "8mbit/20ms"))
+    assert trained == [(codec, seed) for seed in range(3) for codec in ("fp32", "int8")]
+    assert found == {
+        PLAIN: {"seconds": [None] * 3, "median": None},
+        "int8/int8": {"seconds": [4, 8, 12], "median": 8},
+    }
 
 
 def test_pictures_are_halved_by_means_of_four() -> None:

@@ -83,7 +83,7 @@ def recording(broker: BrokerProcess) -> Iterator[list[tuple[str, bytes]]]:
             listening.set()
 
             async def collect() -> None:
-                async for topic, payload, _ in connection.messages():
+                async for topic, payload, *_ in connection.messages():
                     heard.append((topic, payload))
 
             task = asyncio.create_task(collect())

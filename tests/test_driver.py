@@ -19,10 +19,9 @@ from driving import PATIENCE_S, NoJobs, Recorder, device_driver, driver_of, driv
 from test_link_over_broker import Cable
 
 from broker.address import BrokerAddress, parse_broker
-from broker.connection import Refused, connect
+from broker.connection import FRAME_BYTES, Refused, connect
 from broker.driver import MOST_TOGETHER, MOST_TOGETHER_BYTES, Driver, Outbox
 from broker.engines.engine import BrokerProcess
-from broker.slow_link import FRAME_BYTES
 from broker.user_properties import UserProperties
 from mpsl.errors import BrokerError
 from mpsl.machines.effects import CancelTimer, Effect, Publish, Run, SetTimer, Stop, Subscribe
@@ -86,7 +85,7 @@ def test_what_is_queued_at_a_stop_is_sent(each_broker: BrokerProcess) -> None:
             assert task.result() == Stop(0)
             arrived = set()
             async with asyncio.timeout(PATIENCE_S):
-                async for _, payload, _ in watch.messages():
+                async for _, payload, *_ in watch.messages():
                     arrived.add(int(payload))
                     if len(arrived) == 200:
                         break
@@ -190,7 +189,7 @@ def test_a_publish_over_the_brokers_limit_is_refused_before_it_is_sent(tmp_path:
             room = 65_536 - len(topic) - len(UserProperties(fits.properties).packed) - FRAME_BYTES
             await client.publish(dataclasses.replace(fits, payload=bytes(room)))
             async with asyncio.timeout(PATIENCE_S):
-                assert len(await anext(payload async for _, payload, _ in client.messages())) == room
+                assert len(await anext(payload async for _, payload, *_ in client.messages())) == room
 
     conf = tmp_path / "mosquitto.conf"
     conf.write_text("listener 1883 127.0.0.1\nallow_anonymous true\nmax_packet_size 65536\n")

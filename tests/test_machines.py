@@ -13,8 +13,8 @@ from mpsl.machines.device import DeviceMachine, DeviceState
 from mpsl.machines.effects import Effect, Publish, Run, Stop, Write
 from mpsl.machines.events import Connected, JobDone, JobFailed, Received, StopRequested, Subscribed, TimerFired
 from mpsl.machines.hop import HopMachine, HopState
-from mpsl.machines.jobs import Begin, Forward, Job, Leave, Prepared, Result, Store
-from mpsl.machines.machine import as_json
+from mpsl.machines.jobs import Begin, Encoded, Forward, Job, Leave, Prepared, Result, Store
+from mpsl.machines.machine import as_json, from_json
 from mpsl.machines.participant import Participant
 from mpsl.messages import (
     Accept,
@@ -25,6 +25,7 @@ from mpsl.messages import (
     Discarded,
     End,
     Fault,
+    Gradient,
     Message,
     Slice,
     Spoiled,
@@ -104,9 +105,9 @@ def device() -> Rig:
     return rig
 
 
-def hop() -> Rig:
-    """node-1 at seat 1.0, serving; its part has 8 bytes: one slice."""
-    rig = Rig(HopMachine("node-1", "a", TOPICS, {}))
+def hop(id: str = "node-1", boot: str = "a") -> Rig:
+    """A node at its seat, 1.0 for node-1, serving; its part has 8 bytes: one slice."""
+    rig = Rig(HopMachine(id, boot, TOPICS, {}))
     rig.join()
     rig.done(rig.jobs()[0], Prepared(8))
     rig.say("orch", slice_of(0, 0))
@@ -307,3 +308,29 @@ def test_an_activation_of_another_device_or_out_of_order_is_dropped() -> None:
     assert rig.machine.dropped["activation from one who may not send it"] == 1
     assert rig.machine.dropped["activation out of order"] == 1
     assert not any(isinstance(job, Forward) for job in rig.jobs())
+
+
+def test_the_last_telemetry_of_a_run_says_how_it_was_before_all_is_forgotten() -> None:
+    rig = hop("node-2", "b")  # it serves both devices
+    rig.say("orch", Admit(1, "dev-2", "e", 1, 1))
+    rig.say("orch", Admit(1, "dev-1", "d", 1, 1))
+    rig.say("orch", Discard(1, "dev-2", 1))
+    for _ in range(3):  # two copies are made, one is dropped
+        rig.done(rig.jobs()[-1])
+    rig.say("node-1", activation(1))
+    rig.done(rig.jobs()[-1], Encoded(TENSOR, memory={"resident": 77}))
+    rig.say("dev-1", Gradient(activation(1).ticket, TENSOR))
+    rig.done(rig.jobs()[-1], Encoded(TENSOR))
+    said = [
+        from_json(effect.payload)
+        for effect in rig.say("orch", End("done", ""))
+        if isinstance(effect, Publish) and effect.topic == TOPICS.participant("node", "node-2", "tele")
+    ]
+    assert len(said) == 1
+    told = said[0] or {}
+    assert (told["run"], told["copies"], told["most_copies"], told["steps"]) == (plan().run, 1, 2, 1)
+    assert told["memory"]["resident"] == 77
+    # Every event is a tenth of a second: forward, done, gradient, done.
+    assert told["stepped_at"] - told["began_at"] == pytest.approx(0.3)
+    assert told["batches_busy_s"] == pytest.approx(0.2)
+    assert rig.machine.progress()["most_copies"] == 0

@@ -4,15 +4,17 @@ import asyncio
 import itertools
 import secrets
 import time
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.address import BrokerAddress, parse_broker
-from broker.connection import connect
+from broker.connection import FRAME_BYTES, Connection, connect
 from broker.engines.engine import BrokerProcess
-from broker.slow_link import FRAME_BYTES, LinkSpeed, OneWay, parse_link, publish_bytes
+from broker.slow_link import LinkSpeed, OneWay, parse_link
+from broker.user_properties import UserProperties
 from mpsl.errors import UsageError
 from mpsl.machines.effects import Publish
 
@@ -64,8 +66,18 @@ def test_no_stretch_of_time_carries_more_than_the_rate(handed: list[tuple[float,
         assert left[-1][1] == pytest.approx(left[0][0] + busy + idle)
 
 
-def test_a_publish_weighs_its_payload_its_topic_and_its_frame() -> None:
-    assert publish_bytes("a/ü", b"12345") == 5 + 4 + FRAME_BYTES
+def weight(publish: Publish, version: str = "5") -> int:
+    return Connection(cast(Any, None), version).wire_bytes(publish)
+
+
+def test_a_publish_weighs_its_payload_its_topic_its_properties_and_its_frame() -> None:
+    pairs = (("kind", "activation"), ("größe", "½"))
+    bare, labelled = Publish("a/ü", b"12345", 0), Publish("a/ü", b"12345", 0, False, pairs)
+    packed = 1 + 2 * 5 + sum(len(text.encode()) for pair in pairs for text in pair)
+    assert weight(bare) == 5 + 4 + 1 + FRAME_BYTES
+    assert weight(labelled) == 5 + 4 + packed + FRAME_BYTES
+    assert weight(labelled, "3.1.1") == weight(bare)
+    assert len(UserProperties(pairs).packed) == packed
 
 
 def slow(broker: BrokerProcess, text: str) -> BrokerAddress:
@@ -89,7 +101,7 @@ def test_deliveries_are_late_whole_and_in_order_at_both_qualities(mosquitto: Bro
             await reader.subscribe((topic,))
             began = time.monotonic()
             sending = asyncio.create_task(_send(sender, topic, sizes, left, began))
-            async for _, payload, _ in reader.messages():
+            async for _, payload, *_ in reader.messages():
                 got.append((payload[0], len(payload) - 1))
                 arrived.append(time.monotonic() - began)
                 if len(got) == len(sizes):
@@ -99,7 +111,7 @@ def test_deliveries_are_late_whole_and_in_order_at_both_qualities(mosquitto: Bro
 
     got, arrived, left = asyncio.run(asyncio.wait_for(exchange(), 30))
     assert got == list(enumerate(sizes))
-    due = list(itertools.accumulate(publish_bytes(topic, bytes(size + 1)) / 1e6 for size in sizes))
+    due = list(itertools.accumulate(weight(Publish(topic, bytes(size + 1), 0)) / 1e6 for size in sizes))
     # Never early, whatever the load of this machine: that is all a test may say of time.
     assert all(at >= expected + 0.05 - 1e-3 for at, expected in zip(arrived, due, strict=True))
     assert all(at >= expected - 1e-3 for at, expected in zip(left, due, strict=True))
@@ -126,7 +138,7 @@ def test_a_slow_reader_gets_what_a_fast_sender_sends(mosquitto: BrokerProcess) -
             for number in range(20):
                 await sender.publish(Publish(topic, bytes([number]) * 5000, number % 2))
             got = []
-            async for _, payload, _ in reader.messages():
+            async for _, payload, *_ in reader.messages():
                 got.append(payload[0])
                 if len(got) == 20:
                     break
@@ -134,7 +146,7 @@ def test_a_slow_reader_gets_what_a_fast_sender_sends(mosquitto: BrokerProcess) -
 
     got, seconds = asyncio.run(asyncio.wait_for(exchange(), 30))
     assert got == list(range(20))
-    assert seconds >= 20 * publish_bytes(topic, bytes(5000)) / 500_000 + 0.03 - 1e-3
+    assert seconds >= 20 * weight(Publish(topic, bytes(5000), 0)) / 500_000 + 0.03 - 1e-3
 
 
 def test_a_goodbye_does_not_overtake_what_is_on_its_way(mosquitto: BrokerProcess) -> None:
@@ -145,7 +157,7 @@ def test_a_goodbye_does_not_overtake_what_is_on_its_way(mosquitto: BrokerProcess
             await reader.subscribe((topic,))
             async with connect(slow(mosquitto, "8mbit/200ms"), f"e-{topic}") as sender:
                 await sender.publish(Publish(topic, b"last words", 0))
-            async for _, payload, _ in reader.messages():
+            async for _, payload, *_ in reader.messages():
                 return [payload]
         return []
 

@@ -30,6 +30,7 @@ from mpsl.machines.jobs import (
 )
 from mpsl.machines.participant import Participant
 from mpsl.machines.ready_queue import ReadyQueue
+from mpsl.machines.work_time import WorkTime
 from mpsl.messages import (
     Accept,
     Activation,
@@ -109,16 +110,15 @@ class HopMachine(Participant):
         return self.TABLE[self.state]
 
     def progress(self) -> dict[str, Any]:
-        """State, seat, copies alive, seconds that the worker was busy, and the most bytes that each holder had."""
+        """State, seat, copies alive and the most of them, the worker's time, the most bytes that each holder had."""
         seat = self._seat.address if self._seat else None
         memory = {**self._memory, "queues": self._most_queued} if self._memory else None
         return {
             "state": self.state.value,
             "seat": seat,
             "copies": len(self.copies),
-            "steps": self._steps,
-            "stepped_at": self._stepped_at,
-            "busy_s": self._busy_s + (self.now - self._busy_since if self._queue.running else 0.0),
+            "most_copies": self._most_copies,
+            **self._work_time.facts(self.now),
             "memory": memory,
         }
 
@@ -137,6 +137,7 @@ class HopMachine(Participant):
         """Back to idle."""
         self.state = HopState.IDLE
         self.copies: dict[str, Copy] = {}
+        self._most_copies = 0
         self._seat: Seat | None = None
         self._queue = ReadyQueue()
         self._known_attempts: dict[str, int] = defaultdict(int)
@@ -145,12 +146,9 @@ class HopMachine(Participant):
         self._weights_bytes = 0
         self._arrivals = Arrivals()
         self._version = -1
-        self._steps = 0
-        self._stepped_at = 0.0
         self._memory: Mapping[str, int] = {}
         self._most_queued = 0
-        self._busy_s = 0.0
-        self._busy_since = 0.0
+        self._work_time = WorkTime()
         self._round = 0
         self._folded = 0
         self._folded_samples = 0
@@ -175,13 +173,13 @@ class HopMachine(Participant):
     def _worker_free(self) -> None:
         """A job has ended: the next one starts at once."""
         self._queue.finish()
-        self._busy_s += self.now - self._busy_since
+        self._work_time.ends(self.now)
         self._work()
 
     def _work(self) -> None:
         job = self._queue.take()
         if job is not None:
-            self._busy_since = self.now
+            self._work_time.begins(job, self.now)
             self._do(Run(job))
 
     # Weights
@@ -208,6 +206,7 @@ class HopMachine(Participant):
         self._round = message.round
         self._known_attempts[message.device] = message.attempt
         self.copies[message.device] = Copy(message.attempt, message.batches)
+        self._most_copies = max(self._most_copies, len(self.copies))
         self._queue_job(CopyPart(message.device, message.attempt, message.round))
         if message.device in self._early and self._early[message.device][0] <= message.attempt:
             for activation in self._early.pop(message.device)[1]:
@@ -363,8 +362,7 @@ class HopMachine(Participant):
     def _stepped(self, ticket: Ticket) -> None:
         copy = self.copies[ticket.device]
         copy.steps += 1
-        self._steps += 1
-        self._stepped_at = self.now
+        self._work_time.stepped(self.now)
         if copy.steps == copy.batches:
             self._send(ORCHESTRATOR, Finished(ticket.round, ticket.device, ticket.attempt, copy.steps))
 

@@ -246,6 +246,7 @@ class Participant(Online):
         assert plan is not None
         self._log("info" if status == 0 else "warning", "left", run=plan.run, status=status, reason=reason)
         self._left.add((plan.run, plan.term))
+        self._telemetry()  # how far it came: what the run was is forgotten now
         self._leaving += 1
         self._outcome = None
         self._do(Unsubscribe(tuple(self.run_filters())), CancelTimer("silence"), CancelTimer("link"), Run(Leave()))

@@ -1,4 +1,5 @@
 """Benchmarks that ship with the project: one a file, its click command in `command`; each prints one JSON object last.
 
-Timings stand beside their reference, measured in the same run, alternating; medians of at least three, with the spread.
+Timings that have a reference stand beside it, measured in the same run, alternating; medians of three, unless asked for
+fewer, with the spread. `memory` looks at peaks, which chance moves little, and runs once.
 """

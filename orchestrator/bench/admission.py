@@ -2,13 +2,14 @@
 
 import asyncio
 import json
-import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import click
 
 from orchestrator.bench.memory import Setting, measure
+from orchestrator.bench.spread import extremes, medians, spread
 from orchestrator.job_file import check_job
 
 
@@ -29,20 +30,17 @@ def command(model: str, counts: tuple[int, ...], batch_size: int, hops: int, bat
         for number in range(repeats):
             few = asyncio.run(measure(setting, devices))
             everyone = asyncio.run(measure(replace(setting, admit=devices), devices))
-            runs.append((few.seconds, everyone.seconds))
+            runs.append({"seconds": few.seconds, "seconds_all_at_once": everyone.seconds})
             click.echo(
                 f"{devices} devices, {number + 1}: {few.seconds:.1f} s with G = {few.plan['admit']}, "
                 f"{everyone.seconds:.1f} s with all; {few.seconds / everyone.seconds:.3f}",
                 err=True,
             )
-        results.append({"devices": devices, "admit": few.plan["admit"], **_figures(runs)})
+        results.append({"devices": devices, "admit": few.plan["admit"], **figures(runs)})
     click.echo(json.dumps({"benchmark": "admission", **vars(setting), "results": results}))
 
 
-def _figures(runs: list[tuple[float, float]]) -> dict[str, Any]:
-    prices = [few / everyone for few, everyone in runs]
-    return {
-        "seconds": statistics.median(few for few, _ in runs),
-        "seconds_all_at_once": statistics.median(everyone for _, everyone in runs),
-        "price": {"median": statistics.median(prices), "least": min(prices), "most": max(prices)},
-    }
+def figures(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    """Of runs in pairs: seconds either way, their spread, and how many times as long G takes, within each pair."""
+    prices = [run["seconds"] / run["seconds_all_at_once"] for run in runs]
+    return {**medians(runs), "spread": extremes(runs), "price": spread(prices)}

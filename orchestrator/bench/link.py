@@ -2,26 +2,28 @@
 
 import asyncio
 import json
-import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from broker.address import parse_broker
 from broker.connection import connect
-from broker.engines.engine import running_broker
+from broker.engines.engine import BrokerProcess, running_broker
 from broker.sizes import parse_bytes
-from mpsl.errors import UsageError
+from mpsl.errors import MeasurementError, UsageError
 from mpsl.machines.effects import Publish
 from orchestrator.bench.link_ends import TOPICS
-from orchestrator.bench.readings import read_process
+from orchestrator.bench.measurers import Printed, measuring, results
+from orchestrator.bench.readings import Reading, read_process
+from orchestrator.bench.spread import extremes, medians, spread
 
 CHUNKS = (256 * 1024, 512 * 1024, 1024 * 1024)
-SMALLEST, LARGEST = 4, 2**30
-"""Bytes of a tensor."""
+SMALLEST, LARGEST = 4, 2**30 - 64 * 1024
+"""Bytes of a tensor: a message of the link has 2³⁰ at the most, and the tensor is not all of it."""
+ENDS = {"b": "the receiver", "a": "the sender"}
+"""By role, in the order in which they are started."""
 READY_S = 60.0
 END_S = 300.0
 
@@ -59,8 +61,8 @@ def command(sizes: tuple[int, ...], total: int, engine: str, repeats: int) -> No
             bare.append(asyncio.run(pair(engine, True, size, count, best)))
         ratios = [mine["mb_per_s"] / theirs["mb_per_s"] for mine, theirs in zip(link, bare, strict=True)]
         row: dict[str, Any] = {
-            "bytes": size, "count": count, "link": _medians(link), "bare": _medians(bare), "bare_chunk": best,
-            "ratio": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
+            "bytes": size, "count": count, "link": medians(link), "bare": medians(bare), "bare_chunk": best,
+            "ratio": spread(ratios), "link_spread": extremes(link), "bare_spread": extremes(bare),
         }  # fmt: skip
         rows.append(row)
         click.echo(
@@ -73,40 +75,16 @@ def command(sizes: tuple[int, ...], total: int, engine: str, repeats: int) -> No
     click.echo(json.dumps({"benchmark": "link", "engine": engine, "repeats": repeats, "rows": rows}))
 
 
-def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
-    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-
-
 async def pair(engine: str, bare: bool, size: int, count: int, chunk: int) -> dict[str, float]:
-    """One run: both ends as processes, started together once both are ready."""
+    """One run: both ends as processes, started together once both are ready. Raises MeasurementError."""
     async with running_broker(engine) as broker:
         arguments = ["--broker", broker.url, "--size", str(size), "--count", str(count), "--chunk", str(chunk)]
-        command = [sys.executable, "-m", "orchestrator.bench.link_ends"]
-        ends = [
-            subprocess.Popen([*command, role, *arguments, *(["--bare"] if bare else [])], stdout=subprocess.PIPE)
-            for role in ("b", "a")
-        ]
-        try:
-            async with (
-                asyncio.timeout(READY_S),
-                connect(parse_broker(broker.url), f"bench-{time.monotonic_ns()}") as start,
-            ):
-                await start.subscribe((f"{TOPICS.root}/ready/+",))
-                ready: set[str] = set()
-                async for topic, _, _ in start.messages():
-                    ready.add(topic)
-                    if len(ready) == len(ends):
-                        break
-                before = read_process(broker.pid)
-                await start.publish(Publish("bare/go" if bare else f"{TOPICS.root}/go", b"1", 1))
-            outputs = [(await asyncio.to_thread(end.communicate, timeout=END_S))[0] for end in ends]
+        arguments += ["--bare"] if bare else []
+        commands = {name: ["orchestrator.bench.link_ends", role, *arguments] for role, name in ENDS.items()}
+        async with measuring(commands) as ends:
+            before = await _begun(broker, ends, "bare/go" if bare else f"{TOPICS.root}/go")
+            receiver, sender = await results(ends, END_S)
             passing = read_process(broker.pid) - before
-        finally:
-            for end in ends:
-                if end.poll() is None:
-                    end.kill()
-                    end.wait()
-    receiver, sender = (json.loads(output) for output in outputs)
     gigabytes: Any = size * count / 1e9
     return {
         "mb_per_s": gigabytes * 1e3 / receiver["seconds"],
@@ -114,3 +92,34 @@ async def pair(engine: str, bare: bool, size: int, count: int, chunk: int) -> di
         "receive_cpu_s_per_gb": receiver["cpu_s"] / gigabytes,
         "broker_cpu_s_per_gb": passing.total_s / gigabytes,
     }
+
+
+async def _begun(broker: BrokerProcess, ends: Sequence[Printed], go: str) -> Reading:
+    """Tell both ends to begin once both are ready; what the broker had taken of the CPU until then."""
+    ready: set[str] = set()
+
+    async def begin() -> Reading:
+        async with connect(parse_broker(broker.url), f"bench-{time.monotonic_ns()}") as start:
+            await start.subscribe((f"{TOPICS.root}/ready/+",))
+            async for topic, *_ in start.messages():
+                ready.add(topic.rpartition("/")[2])
+                if ready == ENDS.keys():
+                    break
+            before = read_process(broker.pid)
+            await start.publish(Publish(go, b"1", 1))
+        return before
+
+    beginning = asyncio.create_task(begin(), name="beginning")
+    try:
+        everyone: list[asyncio.Task[Any]] = [beginning, *ends]
+        await asyncio.wait(everyone, timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            if end.done():
+                end.result()
+        missing = [name for role, name in ENDS.items() if role not in ready]
+        if missing and not beginning.done():
+            raise MeasurementError(f"{' and '.join(missing)}: not ready after {READY_S:g} s")
+        return await beginning
+    finally:
+        beginning.cancel()
+        await asyncio.gather(beginning, return_exceptions=True)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 import click
 
 from broker.address import parse_broker
-from broker.connection import connect
 from broker.engines.engine import running_broker
 from broker.options import Network
 from broker.sizes import parse_bytes
@@ -21,10 +19,12 @@ from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSecti
 from mpsl.nn.models import arguments
 from mpsl.topics import Topics
 from orchestrator.bench.agents import start_agents
+from orchestrator.bench.following import Followed, following
 from orchestrator.bench.readings import peak_resident
 from orchestrator.bench.this_machine import CIFAR, parse_cuts
 from orchestrator.commands.train import orchestrate
 from orchestrator.job_file import check_job
+from orchestrator.locally import node_ids
 from orchestrator.processes import children
 
 LOOK_S = 0.5
@@ -58,13 +58,22 @@ class Setting:
 
 @dataclass
 class Seen:
-    """What was seen of a run: peaks in bytes by process, the nodes' telemetry, the plan."""
+    """What was seen of a run: peaks in bytes by process, the nodes' last telemetry, the plan, and G at the end."""
 
     peaks: dict[str, int] = field(default_factory=dict)
     holders: dict[str, dict[str, int]] = field(default_factory=dict)
     copies: dict[str, int] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
+    admit_at_end: int = 0
     seconds: float = 0.0
+
+    def take(self, followed: Followed) -> None:
+        """What a run has told of itself; a peak between two looks is known to the node all the same."""
+        self.admit_at_end = followed.admit
+        for node, telemetry in followed.telemetry.items():
+            self.copies[node] = telemetry["most_copies"]
+            self.holders[node] = telemetry["memory"]
+            self.peaks[node] = max(self.peaks.get(node, 0), telemetry["memory"]["resident"])
 
 
 @click.command()
@@ -93,6 +102,7 @@ def command(
         **vars(setting),
         "devices": [devices // 4, devices],
         "admit": [few.plan["admit"], many.plan["admit"]],
+        "admit_at_end": [few.admit_at_end, many.admit_at_end],
         "copies": [max(few.copies.values()), max(many.copies.values())],
         "peak_bytes": [{node: seen.peaks[node] for node in nodes} for seen in (few, many)],
         "flat": max(many.peaks[node] / few.peaks[node] for node in nodes),
@@ -120,52 +130,45 @@ async def measure(setting: Setting, devices: int) -> Seen:
         async with running_broker("auto") as broker, children(directory / "logs") as group:
             shared = ["--broker", broker.url, "--once", "--threads"]
             budget = ["--memory-budget", setting.memory_budget] if setting.memory_budget else []
-            pids = {}
-            for number in range(1, setting.hops + 1):
-                arguments_of_node = ["node", "--id", f"node-{number}", *shared, str(setting.threads), *budget]
-                child = await group.start(f"node-{number}", arguments_of_node, environment)
+            pids, nodes = {}, node_ids(setting.hops)
+            for node in nodes:
+                arguments_of_node = ["node", "--id", node, *shared, str(setting.threads), *budget]
+                child = await group.start(node, arguments_of_node, environment)
                 pids[child.name] = child.process.pid
             pids |= await start_agents(group, job, setting.batches, directory, [*shared, "1"], environment)
             network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
-            started = time.monotonic()
-            async with _watching(seen, pids, network):
+            async with _watching(seen, pids), following(network, nodes) as followed:
                 summary = await group.attend(orchestrate(replace(network), job, directory / "out"))
-            seen.seconds = summary["rounds"][0]["seconds"] if summary["rounds"] else time.monotonic() - started
-            if summary["state"] != "done":
-                raise click.ClickException(f"{devices} devices: {summary['reason']}")
+                if summary["state"] != "done":
+                    raise click.ClickException(f"{devices} devices: {summary['reason']}")
+            seen.take(followed)
+            seen.seconds = summary["rounds"][0]["seconds"]
             seen.plan = json.loads((directory / "out" / "plan.json").read_text())
     return seen
 
 
 @contextlib.asynccontextmanager
-async def _watching(seen: Seen, pids: dict[str, int], network: Network) -> AsyncIterator[None]:
-    """Read the processes' peaks and the nodes' telemetry while the block lasts."""
+async def _watching(seen: Seen, pids: dict[str, int]) -> AsyncIterator[None]:
+    """Read the processes' peaks while the block lasts."""
 
     async def look() -> None:
         while True:
             seen.peaks |= {name: max(seen.peaks.get(name, 0), peak_resident(pid)) for name, pid in pids.items()}
             await asyncio.sleep(LOOK_S)
 
-    async def listen() -> None:
-        async with connect(network.address, f"mpsl-bench-{time.monotonic_ns()}") as connection:
-            await connection.subscribe((network.topics.participant("node", "+", "tele"),))
-            async for topic, payload, _ in connection.messages():
-                node, telemetry = topic.split("/")[4], json.loads(bytes(payload))
-                seen.copies[node] = max(seen.copies.get(node, 0), telemetry["copies"])
-                seen.holders[node] = telemetry["memory"] or seen.holders.get(node, {})
-
-    tasks = [asyncio.create_task(look()), asyncio.create_task(listen())]
+    task = asyncio.create_task(look())
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def table(seen: Seen) -> str:
     """What each holder had at its peak, in MB, a line a node."""
-    lines = [f"G {seen.plan['admit']}, {seen.seconds:.1f} s a round {seen.plan['shortfall']}"]
+    lines = [
+        f"G {seen.plan['admit']}, {seen.admit_at_end} at the end, {seen.seconds:.1f} s a round {seen.plan['shortfall']}"
+    ]
     for node, holders in sorted(seen.holders.items()):
         shares = ", ".join(f"{holder} {size / 1e6:.0f}" for holder, size in holders.items() if holder != "resident")
         lines.append(

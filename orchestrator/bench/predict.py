@@ -5,7 +5,6 @@ One profile a model, all predictions written down, then the runs; nothing is fit
 
 import asyncio
 import json
-import os
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ import click
 
 from broker.address import parse_broker
 from broker.engines.engine import running_broker
+from broker.hardware import usable_cores
 from broker.options import Network
 from broker.slow_link import parse_link
 from mpsl.errors import UsageError
@@ -103,7 +103,7 @@ def command(
         )
         rows.append(row)
         click.echo(line(row), err=True)
-    click.echo(json.dumps({"benchmark": "predict", "cores": os.cpu_count(), "rows": rows, **summary(rows)}))
+    click.echo(json.dumps({"benchmark": "predict", "cores": usable_cores(), "rows": rows, **summary(rows)}))
 
 
 def predict(known: Known, setting: Setting, seconds: float) -> tuple[PlanFile, Prediction]:

@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,16 @@ from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSecti
 from mpsl.topics import Topics
 from orchestrator.bench.agents import start_agents
 from orchestrator.bench.readings import read_process
+from orchestrator.bench.spread import extremes, medians, shown, spread
 from orchestrator.commands.train import orchestrate
 from orchestrator.job_file import check_job
 from orchestrator.processes import children
+
+FIGURES = ("seconds_per_batch", "cpu_s_per_batch", "orchestrator_share")
+COMPARED = FIGURES[:2]
+"""What should not grow with the devices."""
+FULL_FROM = 8
+"""So many devices keep the nodes busy; with fewer these wait for them."""
 
 
 @dataclass(frozen=True)
@@ -77,23 +84,58 @@ class Seen:
 @click.option("--batches", type=click.IntRange(1), default=8, show_default=True, help="Of each device and round.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Those that count.")
 @click.option("--agents", type=click.IntRange(1), default=32, show_default=True, help="Devices in one process.")
+@click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 def command(
-    model: str, batch_size: int, counts: tuple[int, ...], hops: int, batches: int, rounds: int, agents: int
-) -> None:
+    model: str, batch_size: int, counts: tuple[int, ...], hops: int, batches: int, rounds: int, agents: int,
+    repeats: int,
+) -> None:  # fmt: skip
     """Measure a batch's time and CPU seconds for each number of devices; prints one JSON object last."""
     setting = Setting(model, batch_size, hops, batches, rounds)
     check_job(setting.job(max(counts)), "scaling")
+    found: dict[int, list[dict[str, Any]]] = {devices: [] for devices in counts}
+    for number in range(1, repeats + 1):
+        for devices, runs in found.items():
+            runs.append(asyncio.run(_observe(setting, devices, agents)).row(devices, devices * batches))
+            click.echo(f"{number}: {_line(runs[-1])}", err=True)
+    rows = combined(found)
+    for row in rows:
+        ratios = ", ".join(f"{figure} {shown(row['ratio'][figure])}" for figure in COMPARED)
+        click.echo(f"median: {_line(row)}; to {row['ratio_to']} devices: {ratios}", err=True)
+    result = {"benchmark": "scaling", **vars(setting), "agents": agents, "repeats": repeats, "rows": rows}
+    click.echo(json.dumps(result))
+
+
+def combined(found: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """A row for each number of devices: the medians of its runs, their spread, and their ratio to one row's.
+
+    That is the row of the fewest devices from FULL_FROM on, or the first; the ratio is taken within each repeat.
+    """
+    reference = min((devices for devices in found if devices >= FULL_FROM), default=next(iter(found)))
     rows = []
-    for devices in counts:
-        row = asyncio.run(_observe(setting, devices, agents)).row(devices, devices * batches)
+    for devices, runs in found.items():
+        figures = [{figure: run[figure] for figure in FIGURES} for run in runs]
+        ratios = {
+            figure: [run[figure] / its[figure] for run, its in zip(runs, found[reference], strict=True)]
+            for figure in COMPARED
+        }
+        row = {
+            "devices": devices,
+            **medians(figures),
+            "by_role": medians([run["by_role"] for run in runs]),
+            "spread": extremes(figures),
+            "ratio_to": reference,
+            "ratio": {figure: spread(each) for figure, each in ratios.items()},
+        }
         rows.append(row)
-        roles = ", ".join(f"{role} {seconds * 1e3:.2f}" for role, seconds in row["by_role"].items())
-        click.echo(
-            f"{devices:4} devices: {row['seconds_per_batch'] * 1e3:.2f} ms a batch, "
-            f"{row['cpu_s_per_batch'] * 1e3:.2f} ms of CPU ({roles}); orchestrator {row['orchestrator_share']:.1%}",
-            err=True,
-        )
-    click.echo(json.dumps({"benchmark": "scaling", **vars(setting), "agents": agents, "rows": rows}))
+    return rows
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    roles = ", ".join(f"{role} {seconds * 1e3:.2f}" for role, seconds in row["by_role"].items())
+    return (
+        f"{row['devices']:4} devices: {row['seconds_per_batch'] * 1e3:.2f} ms a batch, "
+        f"{row['cpu_s_per_batch'] * 1e3:.2f} ms of CPU ({roles}); orchestrator {row['orchestrator_share']:.1%}"
+    )
 
 
 async def _observe(setting: Setting, devices: int, agents: int) -> Seen:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,9 @@ from mpsl.topics import Topics
 from orchestrator.bench.readings import Reading, peak_resident, read_process
 from orchestrator.commands.train import orchestrate
 from orchestrator.processes import children
+
+ORCHESTRATOR = "orchestrator"
+"""What this process is called among those that are watched: it runs the orchestrator, and watches."""
 
 
 @dataclass
@@ -69,15 +73,19 @@ def synthetic_shards(job: Job, batches: int, devices: int, directory: Path) -> d
     return found
 
 
-async def observe(job: Job, batches: int, engine: str, threads: int = 1, every_s: float = 0.25) -> Observed:
-    """Run `job` on synthetic data, `batches` a device and round, with every process on its own, and watch it."""
+async def observe(job: Job, batches: int, engine: str, threads: int, every_s: float = 0.25) -> Observed:
+    """Run `job` on synthetic data, `batches` a device and round, and watch it.
+
+    Broker, nodes and devices are processes of their own, the last two with so many threads each. The orchestrator runs
+    in this one: what watching takes of the CPU is counted with it.
+    """
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "MPSL_PASSWORD_FILE": ""}
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         directory = Path(name)
         shards = synthetic_shards(job, batches, job.fleet.devices, directory)
         async with running_broker(engine) as broker, children() as group:
             shared = ["--broker", broker.url, "--threads", str(threads), "--once"]
-            pids = {"broker": broker.pid}
+            pids = {"broker": broker.pid, ORCHESTRATOR: os.getpid()}
             for number in range(1, job.fleet.nodes + 1):
                 child = await group.start(f"node-{number}", ["node", "--id", f"node-{number}", *shared], environment)
                 pids[child.name] = child.process.pid
@@ -118,7 +126,7 @@ class _Watch:
     async def _listen(self) -> None:
         async with connect(self._address, f"mpsl-bench-{time.monotonic_ns()}") as connection:
             await connection.subscribe(self._filters)
-            async for topic, payload, _ in connection.messages():
+            async for topic, payload, *_ in connection.messages():
                 telemetry = json.loads(bytes(payload))
                 _, _, _, branch, id, _ = topic.split("/")
                 self._coding[id] = telemetry["coding_s"]

@@ -1,11 +1,11 @@
 """This machine as a fleet: what a model costs here, measured once, and everyone of a system as its processes."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from typing import Any
 
+from broker.hardware import usable_cores
 from broker.slow_link import parse_link
 from mpsl.errors import UsageError
 from mpsl.job import ModelSection
@@ -68,7 +68,7 @@ def measured(models: Sequence[Model]) -> list[Known]:
 
     In several passes over everything, of which the medians count: the speed of a machine that others share drifts.
     """
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     kinds = {ALONE: 1, BESIDE: cores}
     tasks = [_task(model, PASS_S) for model in models]
     passes = [[[measure(task, copies) for copies in kinds.values()] for task in tasks] for _ in range(PASSES)]
@@ -85,7 +85,7 @@ def measured(models: Sequence[Model]) -> list[Known]:
 
 def slowness(known: Known) -> float:
     """How many times as long as in its profile a batch of the model takes now."""
-    return measure(_task(known.model, LOOK_S), os.cpu_count() or 1).whole / known.whole_s
+    return measure(_task(known.model, LOOK_S), usable_cores()).whole / known.whole_s
 
 
 def slowed(profile: Profile, times_as_long: float) -> Profile:
@@ -127,7 +127,7 @@ def fleet_of(known: Known, hops: int, devices: int, batches: int, link: str = "n
         devices=(FleetDevice("dev", BESIDE, samples, devices, mbps, mbps, latency, host=HERE),),
         nodes=(FleetNode("node", kind, 64.0, 0.0, hops, FAST_MBPS, HERE),),
         broker=FleetBroker(FAST_MBPS, 0.0, 1e3 / known.cost.broker, HERE),
-        hosts=(FleetHost(HERE, os.cpu_count() or 1),),
+        hosts=(FleetHost(HERE, usable_cores()),),
         job=FleetJob(first_cut=first_cut, last_cut=len(known.profile.blocks) - 1, optimizer="momentum"),
     )
 

@@ -2,20 +2,23 @@
 
 import asyncio
 import json
-import os
-import statistics
-import subprocess
-import sys
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
+from broker.hardware import usable_cores
 from mpsl.errors import MpslError, UsageError
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection
+from orchestrator.bench.measurers import measuring, results
+from orchestrator.bench.spread import spread
 from orchestrator.bench.system import Observed, Sample, observe, rate
 from orchestrator.bench.this_machine import Model, best_cuts, measured, parse_cuts
 from orchestrator.job_file import check_job
+from orchestrator.locally import threads_each
+
+PLAIN_S, PLAIN_END_S = 10.0, 600.0
+"""How long plain PyTorch trains for, and when it is given up."""
 
 
 @dataclass(frozen=True)
@@ -72,24 +75,28 @@ def command(
         raise click.ClickException(str(error)) from None
     setting = Setting(model, batch_size, devices, hops, wire, engine, batches, chosen)
     click.echo(f"cuts {', '.join(map(str, chosen))}", err=True)
-    cores = os.cpu_count() or 1
+    cores, threads = usable_cores(), threads_each(hops + devices)
     runs, before = [], References.of(setting, cores)
     for number in range(1, repeats + 1):
-        run = _system(setting)
+        run = _system(setting, threads)
         after = References.of(setting, cores)
         runs.append(run | before.beside(after, run["steady"]))
         before = after
         click.echo(_line(number, runs[-1]), err=True)
     click.echo(_where_time_went(runs[-1]["processes"]), err=True)
     figures = {
-        key: _spread([run[key] for run in runs])
+        key: spread([run[key] for run in runs])
         for key in ("steady", "with_round_ends", "plain", "ceiling", "of_plain", "of_ceiling")
     }
-    click.echo(
-        json.dumps(
-            {"benchmark": "throughput", **vars(setting), "cores": cores, **figures, "processes": runs[-1]["processes"]}
-        )
-    )
+    result = {
+        "benchmark": "throughput",
+        **vars(setting),
+        "cores": cores,
+        "threads": threads,
+        **figures,
+        "processes": runs[-1]["processes"],
+    }
+    click.echo(json.dumps(result))
 
 
 def _planned(model: str, batch_size: int, devices: int, hops: int, batches: int) -> tuple[int, ...]:
@@ -109,7 +116,7 @@ class References:
     @classmethod
     def of(cls, setting: Setting, cores: int) -> "References":
         """Measure both now."""
-        return cls(_plain(setting, [cores]), _plain(setting, [1] * cores))
+        return cls(asyncio.run(_plain(setting, 1, cores)), asyncio.run(_plain(setting, cores, 1)))
 
     def beside(self, after: "References", steady: float) -> dict[str, float]:
         """What a run between two measurements is compared with, their means, and how it stands."""
@@ -125,27 +132,22 @@ def _line(number: int, run: dict[str, Any]) -> str:
     )
 
 
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
-
-
-def _plain(setting: Setting, threads: list[int], seconds: float = 10.0) -> float:
-    """Samples a second of plain PyTorch: one process for each entry, with so many threads, side by side."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.bench.plain",
-             "--model", setting.model, "--args", json.dumps(setting.args), "--batch-size", str(setting.batch_size),
-             "--threads", str(count), "--seconds", str(seconds)],
-            stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": str(count), "MKL_NUM_THREADS": str(count)},
-        )
-        for count in threads
+async def _plain(setting: Setting, copies: int, threads: int) -> float:
+    """Samples a second of plain PyTorch: so many processes side by side, with so many threads each."""
+    command = [
+        "orchestrator.bench.plain", "--model", setting.model, "--args", json.dumps(setting.args),
+        "--batch-size", str(setting.batch_size), "--threads", str(threads), "--seconds", str(PLAIN_S),
     ]  # fmt: skip
-    return float(sum(json.loads(process.communicate(timeout=600)[0])["samples_per_s"] for process in processes))
+    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    commands = {f"plain PyTorch, process {number} of {copies}": command for number in range(1, copies + 1)}
+    async with measuring(commands, environment) as processes:
+        found = await results(processes, PLAIN_END_S)
+    return float(sum(each["samples_per_s"] for each in found))
 
 
-def _system(setting: Setting) -> dict[str, Any]:
+def _system(setting: Setting, threads: int) -> dict[str, Any]:
     """One run of the system: its rates, and where the time went in its steady state."""
-    observed = asyncio.run(observe(setting.job(), setting.batches, setting.engine))
+    observed = asyncio.run(observe(setting.job(), setting.batches, setting.engine, threads))
     if observed.summary["state"] != "done":
         raise click.ClickException(observed.summary["reason"])
     last = f"node-{setting.hops}"
@@ -165,7 +167,7 @@ def _system(setting: Setting) -> dict[str, Any]:
 
 
 def _processes(observed: Observed, first: Sample, end: Sample, batches_per_s: float) -> dict[str, dict[str, float]]:
-    """Of each process between two samples, at so many batches a second."""
+    """Of each process between two samples, at so many batches a second; the orchestrator's took the samples as well."""
     wall = end.at - first.at
     found = {}
     for name, reading in end.readings.items():
@@ -184,10 +186,10 @@ def _processes(observed: Observed, first: Sample, end: Sample, batches_per_s: fl
 
 
 def _where_time_went(processes: dict[str, dict[str, float]]) -> str:
-    lines = [f"{'process':<10} {'compute':>9} {'encode':>9} {'send':>9} {'wait':>8} {'CPU s/batch':>12} {'peak MB':>8}"]
+    lines = [f"{'process':<12} {'compute':>9} {'encode':>9} {'send':>9} {'wait':>8} {'CPU s/batch':>12} {'peak MB':>8}"]
     for name, spent in processes.items():
         lines.append(
-            f"{name:<10} {spent['compute_s']:>8.2f}s {spent['encode_s']:>8.2f}s {spent['send_s']:>8.2f}s "
+            f"{name:<12} {spent['compute_s']:>8.2f}s {spent['encode_s']:>8.2f}s {spent['send_s']:>8.2f}s "
             f"{spent['wait_s']:>7.2f}s {spent['cpu_s_per_batch']:>12.4f} {spent['peak_mb']:>8.0f}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "The orchestrator's process has watched the others as well."])

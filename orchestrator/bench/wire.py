@@ -6,7 +6,6 @@ the runs' own summaries: MQTT payloads with headers, acknowledgements and weight
 
 import asyncio
 import json
-import os
 import statistics
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 
 from broker.address import parse_broker
 from broker.engines.engine import running_broker
+from broker.hardware import usable_cores
 from broker.options import Network
 from broker.slow_link import parse_link
 from mpsl.codecs import parse
@@ -97,6 +97,8 @@ TASKS = [
         2,
     ),
 ]
+RACED = TASKS[0]
+"""What is trained behind the slow link."""
 
 
 @click.command()
@@ -124,16 +126,20 @@ def command(codecs: str, names: tuple[str, ...], seeds: int, quick: bool, slow_l
     pairs = [PLAIN, *(pair for pair in _pairs(codecs) if pair != PLAIN)]
     tasks = TASKS[:1] if quick else [task for task in TASKS if task.name in names or not names]
     seeds = 1 if quick else seeds
-    found: dict[str, Any] = {"benchmark": "wire", "cores": os.cpu_count(), "seeds": seeds, "tasks": {}}
+    # Before anything runs, so that what is missing is said at once.
+    data = {task.name: task.dataset() for task in TASKS if task in tasks or task is RACED}
+    found: dict[str, Any] = {"benchmark": "wire", "cores": usable_cores(), "seeds": seeds, "tasks": {}}
     for task in tasks:
         click.echo(f"\n{task.shown}; batch {task.run.batch_size}; {seeds} seeds", err=True)
-        found["tasks"][task.name] = {"task": task.shown, "codecs": asyncio.run(_compare(task, pairs, seeds, engine))}
+        compared = asyncio.run(_compare(task, data[task.name], pairs, seeds, engine))
+        found["tasks"][task.name] = {"task": task.shown, "codecs": compared}
     best = _best(pairs, [entry["codecs"] for entry in found["tasks"].values()])
     found["best"] = best
     if not quick:
         click.echo(f"\ndigits over {slow_link} for each device: seconds of training to {GOAL:.0%}", err=True)
         chosen = list(dict.fromkeys([PLAIN, best]))
-        found["slow_link"] = {"link": slow_link, "codecs": asyncio.run(_race(chosen, seeds, engine, slow_link))}
+        raced = asyncio.run(_race(data[RACED.name], chosen, seeds, engine, slow_link))
+        found["slow_link"] = {"link": slow_link, "codecs": raced}
     click.echo(json.dumps(found))
 
 
@@ -148,11 +154,11 @@ def _pairs(codecs: str) -> list[str]:
     return pairs
 
 
-async def _compare(task: Task, pairs: Sequence[str], seeds: int, engine: str) -> dict[str, Any]:
+async def _compare(task: Task, data: Dataset, pairs: Sequence[str], seeds: int, engine: str) -> dict[str, Any]:
     """Bytes per sample and accuracy of each pair."""
     found: dict[str, Any] = {}
     click.echo(_HEAD, err=True)
-    async with _fleet(task, engine) as train:
+    async with _fleet(task, data, engine) as train:
         for pair in pairs:
             summaries = [await train(task.job(pair, seed, task.run.rounds)) for seed in range(seeds)]
             found[pair] = _measured(summaries, task.run.local_epochs)
@@ -161,31 +167,35 @@ async def _compare(task: Task, pairs: Sequence[str], seeds: int, engine: str) ->
     return found
 
 
-async def _race(pairs: Sequence[str], seeds: int, engine: str, link: str) -> dict[str, Any]:
-    """Seconds of training until the digits are at GOAL: rounds from opening to commit, without evaluations."""
-    found: dict[str, Any] = {}
-    async with _fleet(TASKS[0], engine, ["--link", link]) as train:
-        for pair in pairs:
-            seconds: list[float | None] = []
-            for seed in range(seeds):
-                job = TASKS[0].job(pair, seed, 1)
+async def _race(data: Dataset, pairs: Sequence[str], seeds: int, engine: str, link: str) -> dict[str, Any]:
+    """Seconds of training until the digits are at GOAL: rounds from opening to commit, without evaluations.
+
+    The pairs alternate, for the speed of a machine that others share drifts.
+    """
+    seconds: dict[str, list[float | None]] = {pair: [] for pair in pairs}
+    async with _fleet(RACED, data, engine, ["--link", link]) as train:
+        for seed in range(seeds):
+            for pair in pairs:
+                job = RACED.job(pair, seed, 1)
                 job = replace(job, run=replace(job.run, rounds=RACE_ROUNDS))
                 rounds = (await train(job))["rounds"]
                 reached = next((number for number, r in enumerate(rounds, 1) if r["accuracy"] >= GOAL), None)
-                seconds.append(sum(r["seconds"] for r in rounds[:reached]) if reached else None)
-            whole = [each for each in seconds if each is not None]
-            found[pair] = {"seconds": seconds, "median": statistics.median(whole) if whole else None}
-            click.echo(f"{pair:<22} {', '.join('never' if s is None else f'{s:.1f} s' for s in seconds)}", err=True)
+                seconds[pair].append(sum(r["seconds"] for r in rounds[:reached]) if reached else None)
+    found: dict[str, Any] = {}
+    for pair, each in seconds.items():
+        whole = [s for s in each if s is not None]
+        found[pair] = {"seconds": each, "median": statistics.median(whole) if whole else None}
+        click.echo(f"{pair:<22} {', '.join('never' if s is None else f'{s:.1f} s' for s in each)}", err=True)
     return found
 
 
 @asynccontextmanager
-async def _fleet(task: Task, engine: str, device_options: Sequence[str] = ()) -> AsyncIterator[Any]:
+async def _fleet(task: Task, data: Dataset, engine: str, device_options: Sequence[str] = ()) -> AsyncIterator[Any]:
     """Broker, nodes and devices, each its own process with one thread; yields what trains a job on them."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     with tempfile.TemporaryDirectory(prefix="mpsl-wire-") as name:
         directory = Path(name)
-        shards.write(shards.split(task.dataset(), task.devices, 0), directory)
+        shards.write(shards.split(data, task.devices, 0), directory)
         async with running_broker(engine) as broker, children() as group:
             shared = ["--broker", broker.url, "--threads", "1"]
             for number in range(1, task.hops + 1):

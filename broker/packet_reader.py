@@ -1,0 +1,79 @@
+"""Cuts what a socket receives into MQTT packets, with few calls of the system and no copy that is large.
+
+Small packets come many at a time through one buffer; what is still to come of a packet goes straight to where it stays.
+It knows the fixed header (section 2.1 of MQTT 5) and nothing else; a packet's memory must never be used for another.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from paho.mqtt.exception import MalformedPacket
+
+AHEAD = 16 * 1024
+"""Bytes that are asked for before it is known how long the next packet is."""
+LONGEST_HEADER = 5
+"""Bytes of a fixed header."""
+
+
+class Packet(NamedTuple):
+    """The first byte (type and flags), and what follows the fixed header."""
+
+    header: int
+    body: memoryview
+
+
+class PacketReader:
+    """Of one connection. `receive` fills a part of the given memory, at least a byte, and says how much; 0 at the end.
+
+    It raises BlockingIOError where there is nothing for now; then `next` may be called again later.
+    """
+
+    def __init__(self, receive: Callable[[memoryview], int]) -> None:
+        self._receive = receive
+        self._buffer = memoryview(bytearray(AHEAD))
+        self._begin = self._end = 0
+        self._packet: Packet | None = None
+        self._filled = 0
+
+    @property
+    def ahead(self) -> bool:
+        """Whether something has been received that the socket will not announce again."""
+        return self._begin < self._end
+
+    def next(self) -> Packet:
+        """The next whole packet. Raises MalformedPacket, EOFError at the end, and what `receive` raises."""
+        packet = self._packet or self._start()
+        while self._filled < len(packet.body):
+            self._filled += self._received(packet.body[self._filled :])
+        self._packet = None
+        return packet
+
+    def _start(self) -> Packet:
+        while True:
+            size = shift = 0
+            for at in range(self._begin + 1, min(self._end, self._begin + LONGEST_HEADER)):
+                size |= (self._buffer[at] & 127) << shift
+                shift += 7
+                if self._buffer[at] < 128:
+                    return self._begun(self._buffer[self._begin], at + 1, size)
+            if self._end - self._begin >= LONGEST_HEADER:
+                raise MalformedPacket("a remaining length of more than four bytes")
+            left = bytes(self._buffer[self._begin : self._end])
+            self._begin, self._end = 0, len(left)
+            self._buffer[: len(left)] = left
+            self._end += self._received(self._buffer[self._end :])
+
+    def _begun(self, header: int, at: int, size: int) -> Packet:
+        """What is there of it goes to memory of its own, which costs nothing before it is filled."""
+        self._filled = min(size, self._end - at)
+        self._begin = at + self._filled
+        self._packet = Packet(header, memoryview(np.empty(size, np.uint8).data))
+        self._packet.body[: self._filled] = self._buffer[at : self._begin]
+        return self._packet
+
+    def _received(self, room: memoryview) -> int:
+        received = self._receive(room)
+        if not received:
+            raise EOFError("the connection has ended")
+        return received
