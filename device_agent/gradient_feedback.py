@@ -20,19 +20,23 @@ class GradientFeedback:
     def __init__(self, spec: str, samples: int) -> None:
         self._spec = spec
         self._samples = samples
-        self._feedback = ErrorFeedback(parse(spec)) if parse(spec).feedback else None
-        self._round = 0
+        self._feedback = ErrorFeedback(parse(spec), samples) if parse(spec).feedback else None
+        self._unfinished = False
 
     @property
     def nbytes(self) -> int:
         """Bytes that are kept."""
         return self._feedback.nbytes if self._feedback else 0
 
-    def begin(self, round: int) -> None:
-        """A round begins; one that begins again forgets, for what was sent in it before is not counted."""
-        if self._feedback and round <= self._round:
+    def begin(self) -> None:
+        """A round begins; where the one before was never finished, forget: what was sent in it is not counted."""
+        if self._feedback and self._unfinished:
             self._feedback.forget("gradient")
-        self._round = round
+        self._unfinished = True
+
+    def finish(self) -> None:
+        """The round's result goes out."""
+        self._unfinished = False
 
     def encode(self, gradient: torch.Tensor, rows: list[int]) -> Tensor:
         """The gradient of the samples number `rows`, with what is still owed to them. Errors as `tensors.encode`."""

@@ -110,7 +110,7 @@ class DevicePerformer:
         first, last = self._parts
         self._first = Copy(first, optimizer, seed, input_gradient=False)
         self._last = Copy(last, optimizer, seed, input_gradient=True)
-        self._feedback.begin(job.round)
+        self._feedback.begin()
         self._begun_with = [
             {index: arrays[index].copy() for index, codec in enumerate(codecs) if codec != RAW}
             for arrays, codecs in zip(self._arrays, self._update_codecs, strict=True)
@@ -159,6 +159,7 @@ class DevicePerformer:
             before = self._begun_with[part]
             changes = [array - before[index] if index in before else array for index, array in enumerate(arrays)]
             found += weights.slices(changes, "update", job.version, job.attempt, part, chunk, codecs)
+        self._feedback.finish()
         self.__dict__.pop("_first", None)
         self.__dict__.pop("_last", None)
         # Its next turn may be long in coming.

@@ -71,3 +71,11 @@ def test_planes_of_a_wrong_length_are_refused(codec: str) -> None:
 def test_other_codecs_are_not_its_business() -> None:
     assert encode_half(torch.ones(4), "fp32") is None
     assert decode_half((4,), (bytes(16),), "fp32") is None
+
+
+@pytest.mark.parametrize("codec", ["fp32", "fp16", "int4", "huffman:2", "topk:0.001"])
+def test_what_would_take_more_memory_than_any_tensor_of_the_run_is_refused(codec: str) -> None:
+    tensor = encode(torch.zeros(64, 1000), codec)
+    assert decode(tensor, codec, 256_000).shape == (64, 1000)
+    with pytest.raises(WireError, match="larger than any"):
+        decode(tensor, codec, 255_999)

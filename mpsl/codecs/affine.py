@@ -28,8 +28,9 @@ WIDEST = np.array(0x7F000000, "<u4").view("<f4")[()]
 class Affine(Codec):
     """With l and h the smallest and largest value of a group, x̂ = low + step · (0 … 2^bits − 1).
 
-    low is l rounded down to bf16, so low ≥ l − 2⁻⁷·|l|, and step is (h − low) / (2^bits − 1), at least 2⁻¹²⁶, rounded
-    up to bf16, so at most 2⁻⁷ larger. |x − x̂| ≤ step / 2, but for rounding errors of 2⁻¹⁵ step + 2⁻²²·max(|l|, |h|).
+    low is l rounded down to bf16, so low ≥ l − 2⁻⁷·|l| − 2⁻¹³³, and step is (h − low) / (2^bits − 1), at least 2⁻¹²⁶,
+    rounded up to bf16, so at most 2⁻⁷ larger. |x − x̂| ≤ step / 2, but for rounding errors of
+    2⁻¹⁵ step + 2⁻²²·max(|l|, |h|).
     Where l = 0 zeros stay zeros. `bits` is 2, 3 or 4, and every group takes 4 bytes more. Planes: lows, steps (both
     bf16), integers, eight of them in `bits` bytes, the first in the lowest bits. NaN, infinity, a group wider than
     1.7e38, and one that ends at the largest float32, cannot be carried: `encode` raises UsageError.

@@ -21,12 +21,15 @@ from mpsl.errors import UsageError
 class ErrorFeedback:
     """Wraps `codec`, and keeps its residual row by row for every key; with an exact codec it keeps nothing.
 
+    `rows`: how many a key has, where that is known; otherwise there is room for more than have been seen.
+
     Over all calls, Σ decoded + residual = Σ tensors, up to float32 rounding. The residual stays bounded where the codec
     always removes a part of what it is given (int8, int4, topk; fp16 and bf16 within their range).
     """
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: Codec, rows: int = 0) -> None:
         self.codec = codec
+        self._rows = rows
         self._residuals: dict[Hashable, Floats] = {}
 
     @property
@@ -67,7 +70,7 @@ class ErrorFeedback:
         """The residual of `key`, grown to at least `rows`; new rows are zero."""
         residual = self._residuals.get(key)
         if residual is None:
-            residual = self._residuals[key] = np.zeros((rows, *table.shape[1:]), np.float32)
+            residual = self._residuals[key] = np.zeros((max(rows, self._rows), *table.shape[1:]), np.float32)
         if residual.shape[1:] != table.shape[1:]:
             raise ValueError(f"{key!r} had rows of shape {residual.shape[1:]}, and now has {table.shape[1:]}")
         if len(residual) < rows:

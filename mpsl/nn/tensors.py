@@ -25,7 +25,8 @@ def decode(tensor: Tensor, codec: str, largest: int) -> torch.Tensor:
     """The float32 tensor in aligned, writable memory; WireError for another codec or more than `largest` bytes."""
     if tensor.codec != codec or tensor.dtype != "float32":
         raise WireError(f"tensor in {tensor.codec} of {tensor.dtype}, the job says {codec} of float32")
-    if parse(codec).max_bytes(tensor.shape) > largest:
+    # What it takes on the wire, and what it takes here.
+    if max(parse(each).max_bytes(tensor.shape) for each in (codec, "fp32")) > largest:
         raise WireError(f"tensor of shape {tensor.shape} is larger than any of this run")
     half = decode_half(tensor.shape, tensor.planes, codec)
     if half is not None:
