@@ -9,6 +9,9 @@ from mpsl.errors import UsageError
 ORCHESTRATOR = "orch"
 """The one reserved id: the orchestrator's, in topics and as the source of messages."""
 
+BROKER = "broker"
+"""What the broker is called where plans and pictures name everyone who takes part."""
+
 _ID = re.compile(r"[a-z0-9-]{1,32}\Z")
 
 

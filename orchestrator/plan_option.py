@@ -28,7 +28,7 @@ def load_plan(path: Path) -> PlannedRun:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is no JSON: {error}; it is the last line that `mpsl plan --json` prints") from None
     return planned_run(data, str(path))
 

@@ -52,10 +52,13 @@ class Records:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """The file has all of `text`, or is as it was."""
+    """The file has all of `text`, or is as it was. Raises RunFailed that names it."""
     beside = path.with_name(f".{path.name}.new")
-    beside.write_text(text)
-    _put(beside, path)
+    try:
+        beside.write_text(text)
+        _put(beside, path)
+    except OSError as error:
+        raise RunFailed(f"{path}: cannot be written: {error}") from None
 
 
 def _put(beside: Path, path: Path) -> None:

@@ -3,7 +3,7 @@
 import random
 
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
-from mpsl.planning.memory import BASE_BYTES, GIB
+from mpsl.planning.memory import GIB
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
 
 
@@ -42,10 +42,9 @@ def random_case(draw: random.Random) -> tuple[Profile, Fleet]:
     )
     hosts = draw.random() < 0.3
     kinds = ["slow", "fast", "odd"]
-    base = BASE_BYTES / GIB
-    memory = [8.0 if draw.random() < 0.5 else base + scale * draw.uniform(10, 150) / GIB for _ in range(3)]
+    memory = [8.0 if draw.random() < 0.5 else scale * draw.uniform(10, 150) / GIB for _ in range(3)]
     if draw.random() < 0.4:
-        memory = [base + scale * draw.uniform(10, 80) / GIB for _ in range(3)]
+        memory = [scale * draw.uniform(10, 80) / GIB for _ in range(3)]
 
     def host() -> str | None:
         return draw.choice([None, "here", "there"]) if hosts else None
@@ -67,7 +66,7 @@ def random_case(draw: random.Random) -> tuple[Profile, Fleet]:
             draw.choice([5.0, 100.0, 1000.0]) * (1e5 if busy_nodes else 1),
             draw.choice([20.0, 1000.0]) * (1e5 if busy_nodes else 1),
             draw.choice([0.0, 1.0, 30.0]) * (0.01 if busy_nodes else 1),
-            draw.choice([None, None, base + scale * 40 / GIB]), host(),
+            draw.choice([None, None, scale * 40 / GIB]), host(),
         )
         for number in range(draw.randint(1, 3))
     )  # fmt: skip

@@ -111,7 +111,13 @@ def test_the_comparison_is_in_the_json_too(files: tuple[Path, Path]) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("memory_gib = 2", "memory_gib = 0.3", "over its 322122547"),
+        ("memory_gib = 2", "memory_gib = 0.003", "over its 3221225"),
+        (
+            'id = "server"\nhardware = "server"\ncount = 3',
+            'id = "broker"\nhardware = "server"',
+            "the broker's own name",
+        ),
+        ("samples = 100", f"samples = {'9' * 5000}", "f.toml: "),
         ('hardware = "server"', 'hardware = "sever"', "no times for hardware 'sever'; did you mean 'server'"),
         ("link_mbps = 1000\ncost", "cost", "f.toml: nodes[0]: node 'server': link_mbps missing"),
         ("first_cut", "frist_cut", "f.toml: job: unknown key 'frist_cut'; did you mean 'first_cut'"),
@@ -140,6 +146,14 @@ def test_hops_that_cannot_be_are_refused(files: tuple[Path, Path], hops: str, me
     result = run(files, "--hops", hops)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"model": ' + "9" * 5000 + "}", "{", "\udcff"])
+def test_a_file_that_cannot_be_read_is_named(files: tuple[Path, Path], text: str) -> None:
+    files[0].write_bytes(text.encode(errors="surrogateescape"))
+    result = run(files)
+    assert result.exit_code == 2
+    assert "p.json: " in result.stderr
 
 
 def test_a_missing_file_is_named(files: tuple[Path, Path]) -> None:

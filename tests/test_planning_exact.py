@@ -11,7 +11,6 @@ from planning_cases import random_case
 from mpsl.planning import search
 from mpsl.planning.admission import waves
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetNode
-from mpsl.planning.memory import BASE_BYTES, GIB
 from mpsl.planning.objective import Placement, Prediction, fluid_loads, predict
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.search import TIE
@@ -116,7 +115,7 @@ def test_where_memory_is_tight_most_device_cuts_are_refuted_at_once(monkeypatch:
     device = HardwareTimes((15.0,) * 36, (30.0,) * 36, (), 1.0, 1.0, 4, 1)
     fleet = Fleet(
         devices=(FleetDevice("device", "device", 320, 20, 50.0, 50.0, 5.0),),
-        nodes=(FleetNode("node", "node", BASE_BYTES / GIB + 0.2, 1.0, 30, 1000.0),),
+        nodes=(FleetNode("node", "node", 0.2, 1.0, 30, 1000.0),),
         broker=FleetBroker(10_000.0, 0.5, 500.0),
     )
     found = solve(system_of(Profile("equal", 32, 100_000, blocks, {"node": node, "device": device}), fleet), Shape())

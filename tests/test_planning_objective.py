@@ -1,6 +1,7 @@
 """The objective's terms, each against a number worked out by hand, and the pieces around the search."""
 
 import dataclasses
+import math
 import random
 from typing import Any
 
@@ -11,7 +12,7 @@ from mpsl.planning.admission import largest_admission, seat_admission, starting_
 from mpsl.planning.assignment import assign
 from mpsl.planning.compare import compare, replicas_of
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
-from mpsl.planning.memory import BASE_BYTES, GIB
+from mpsl.planning.memory import GIB
 from mpsl.planning.objective import Load, Placement, Prediction, fluid_loads, predict
 from mpsl.planning.planner import plan
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
@@ -36,13 +37,13 @@ def system(
     """Four blocks of 1, 10, 30 and 1 ms, with 2 devices of 5 batches, 1 MB at each cut, and links that take no time."""
     milliseconds = (0.5, 5.0, 15.0, 0.5)
     hardware = HardwareTimes(milliseconds, milliseconds, **(times or {}))
-    profile = Profile("m", 1, 1_000_000, (BlockProfile("b", 4_000_000, 1_000_000, 2_000_000),) * 4, {"box": hardware})
+    profile = Profile("m", 4, 1_000_000, (BlockProfile("b", 4_000_000, 1_000_000, 2_000_000),) * 4, {"box": hardware})
     devices: dict[str, Any] = {"count": 2, "up_mbps": WIDE, "down_mbps": WIDE, "latency_ms": 0.0}
     members: dict[str, Any] = {"memory_gib": 8.0, "cost_per_hour": 3600.0, "count": 2, "link_mbps": WIDE}
     return system_of(
         profile,
         Fleet(
-            (FleetDevice("d", "box", 5, **(devices | (device or {}))),),
+            (FleetDevice("d", "box", 20, **(devices | (device or {}))),),
             (FleetNode("n", "box", **(members | (node or {}))),),
             FleetBroker(**({"link_mbps": WIDE, "latency_ms": 0.0} | (broker or {}))),
             hosts,
@@ -52,7 +53,8 @@ def system(
 
 
 def judge(some: System, placement: Placement = CHAIN) -> Prediction:
-    prediction = predict(some, placement, assign(some, placement).loads)
+    assignment = assign(some, placement)
+    prediction = predict(some, placement, assignment.loads, assignment.replicas)
     assert prediction is not None
     return prediction
 
@@ -162,11 +164,11 @@ def test_memory_is_the_sum_of_its_holders_for_the_plans_admission() -> None:
     for admit, optimizer, states in ((1, "sgd", 0), (2, "momentum", 1), (2, "adam", 2)):
         prediction = judge(system(admit=admit, optimizer=optimizer))
         copy = (1 + states) * 4_000_000 + 2_000_000 + 1_000_000
-        assert prediction.node_bytes["n-1"] == BASE_BYTES + 3 * 4_000_000 + admit * copy
+        assert prediction.node_bytes["n-1"] == 3 * 4_000_000 + admit * copy
 
 
 def test_the_budget_bounds_the_admission_to_the_byte() -> None:
-    two = BASE_BYTES + 12_000_000 + 2 * 7_000_000
+    two = 12_000_000 + 2 * 7_000_000
     some = system(device={"count": 4})
 
     def admitted(budget: int) -> Prediction | None:
@@ -236,6 +238,35 @@ def test_rounding_loss_is_what_whole_devices_cost() -> None:
     assert found.predicted.rounding_loss == near((10 * 0.040 + 0.042) / (7.5 * 0.040 + 0.042) - 1)
 
 
+def unequal_pair() -> System:
+    """Two nodes that take 40 and 80 ms for the two blocks between the device's, and three devices of 5 batches."""
+    some = system(device={"count": 3}, first_cut=1, last_cut=3)
+    fast, slow = some.nodes
+    slow = dataclasses.replace(
+        slow, hardware=dataclasses.replace(slow.hardware, seconds=(0.0, 0.001, 0.021, 0.081, 0.082))
+    )
+    return dataclasses.replace(some, nodes=(fast, slow))
+
+
+def test_a_whole_device_has_the_cycle_of_the_replicas_that_serve_it() -> None:
+    some, pair = unequal_pair(), Placement((1, 3), ((0, 1),))
+    loads, chosen = [[Load(10, 2), Load(5, 1)]], [[0, 1, 0]]
+    own, divided = predict(some, pair, loads, chosen), predict(some, pair, loads)
+    assert own is not None
+    assert divided is not None
+    assert own.batch_s == divided.batch_s == near(0.082)
+    alone = dataclasses.replace(some, admit=1)
+    own, divided = predict(alone, pair, loads, chosen), predict(alone, pair, loads)
+    assert own is not None
+    assert divided is not None
+    assert own.bottleneck_s == near(5 * (2 * 0.042 + 0.082))
+    assert divided.bottleneck_s == near(15 * 0.082)
+
+
+def test_more_micro_batches_than_samples_are_as_many_as_samples() -> None:
+    assert system(micro_batches=8).micro_batches == 4
+
+
 def test_the_cheapest_plan_pays_for_no_idle_node() -> None:
     some = system(device={"count": 8})
     assert sum(replicas_of(plan(some, Shape()))) == 2
@@ -243,7 +274,7 @@ def test_the_cheapest_plan_pays_for_no_idle_node() -> None:
 
 
 def test_max_hops_limits_what_auto_takes_and_is_refused_beyond() -> None:
-    tight = {"memory_gib": (BASE_BYTES + 3 * 4e6 + 7e6 + 1e6) / GIB}
+    tight = {"memory_gib": (3 * 4e6 + 7e6 + 1e6) / GIB}
     assert replicas_of(plan(system(node=tight, first_cut=1, last_cut=3), Shape())) == [1, 1]
     with pytest.raises(UsageError, match="no placement fits"):
         plan(system(node=tight, first_cut=1, last_cut=3, max_hops=1), Shape())
@@ -252,16 +283,36 @@ def test_max_hops_limits_what_auto_takes_and_is_refused_beyond() -> None:
 
 
 def test_what_does_not_fit_is_named_with_the_bytes_over() -> None:
-    needed = BASE_BYTES + 3 * 8_000_000 + 8_000_000 + 4_000_000 + 1_000_000
-    budget = 0.39
+    needed = 3 * 8_000_000 + 8_000_000 + 4_000_000 + 1_000_000
+    budget = 0.03
     with pytest.raises(UsageError) as error:
         plan(system(node={"memory_gib": budget}, first_cut=1, last_cut=3), Shape(1))
     assert f"blocks [1, 3) with 1 device admitted need {needed} bytes on node 'n-1'" in str(error.value)
-    assert f"{int(needed - budget * GIB)} over" in str(error.value)
-    with pytest.raises(UsageError, match=r"bytes on device 'd-\d', \d+ over its 0.39 GiB"):
-        plan(system(device={"memory_gib": 0.39}), Shape(1))
+    assert f"{math.ceil(needed - budget * GIB)} over" in str(error.value)
+    with pytest.raises(UsageError, match=r"bytes on device 'd-\d', \d+ over its 0.003 GiB"):
+        plan(system(device={"memory_gib": 0.003}), Shape(1))
     with pytest.raises(UsageError, match="the whole model need"):
-        plan(system(device={"memory_gib": 0.39}), Shape(0))
+        plan(system(device={"memory_gib": 0.003}), Shape(0))
+
+
+def test_parts_of_any_size_are_named() -> None:
+    some = system(first_cut=1, last_cut=3)
+    huge = dataclasses.replace(some, parameters=tuple(10**12 * each for each in some.parameters))
+    with pytest.raises(UsageError, match=r"blocks \[1, 2\) with 1 device admitted need \d{19,} bytes on node 'n-1'"):
+        plan(huge, Shape(2))
+
+
+def test_what_comes_nearest_is_nearest_to_a_thousand_bytes() -> None:
+    """Of three cuts the one whose parts are least over, though all are over by less than a mebibyte."""
+    some = system(first_cut=1)
+    small = dataclasses.replace(
+        some, parameters=(0, 0, 1000, 41_000, 41_000), stored=(0,) * 5, output=(0,) * 5,
+        nodes=tuple(dataclasses.replace(node, memory=1000.0) for node in some.nodes),
+    )  # fmt: skip
+    with pytest.raises(
+        UsageError, match=r"nearest: blocks \[1, 2\) .* need 4000 bytes on node 'n-1', 3000 over its 1000"
+    ):
+        plan(small, Shape(1))
 
 
 @pytest.mark.parametrize(
@@ -288,8 +339,23 @@ def test_the_comparison_has_the_papers_four_ways() -> None:
     assert rows[2].peak_node_bytes < rows[0].peak_node_bytes
 
 
+def test_where_whole_devices_do_worse_than_divided_ones_the_best_is_another_way() -> None:
+    """Two replicas would share three devices best if these could be divided; as they are, two hops are faster."""
+    some = system(device={"count": 3, "up_mbps": WIDE}, first_cut=1, last_cut=3)
+    even = dataclasses.replace(some.nodes[0].hardware, seconds=(0.0, 0.001, 0.020, 0.041, 0.042))
+    some = dataclasses.replace(some, nodes=tuple(dataclasses.replace(node, hardware=even) for node in some.nodes))
+    best = plan(some, Shape())
+    assert best.optimal
+    assert best.predicted.rounding_loss > 0
+    rows = compare(some)
+    assert rows[3].name == "best of hops × replicas"
+    assert rows[3].shape == "1 × 1"
+    assert rows[3].round_s == rows[2].round_s == near(15 * 0.021 + 0.042)
+    assert (rows[3].round_s or 0.0) < best.predicted.round_s
+
+
 def test_a_way_that_does_not_fit_says_why_in_the_comparison() -> None:
-    tight = {"memory_gib": (BASE_BYTES + 3 * 4e6 + 7e6 + 1e6) / GIB}
+    tight = {"memory_gib": (3 * 4e6 + 7e6 + 1e6) / GIB}
     rows = compare(system(node=tight, first_cut=1, last_cut=3))
     assert rows[0].round_s is None
     assert "bytes on node" in (rows[0].reason or "")
@@ -350,7 +416,7 @@ def test_loads_can_be_any_assignment() -> None:
 
 def test_whole_devices_go_where_a_fixed_admission_leaves_room_for_them() -> None:
     """Two replicas with memory for one copy each: a fast one and a slow one, each takes half of the devices."""
-    one_copy = (BASE_BYTES + 12_000_000 + 7_000_000) / GIB
+    one_copy = (12_000_000 + 7_000_000) / GIB
     some = system(admit=2, device={"count": 4}, node={"memory_gib": one_copy})
     fast, slow = some.nodes
     slow = dataclasses.replace(slow, hardware=dataclasses.replace(slow.hardware, seconds=(0, 0.02, 0.2, 0.4, 0.5)))
@@ -362,7 +428,7 @@ def test_whole_devices_go_where_a_fixed_admission_leaves_room_for_them() -> None
 
 def test_where_divided_devices_alone_fit_the_best_chain_without_replicas_is_the_plan() -> None:
     """Three devices, two at once: replicas with room for one copy serve one and a half each, which nobody can."""
-    one_copy = (BASE_BYTES + 12_000_000 + 7_000_000) / GIB
+    one_copy = (12_000_000 + 7_000_000) / GIB
     some = system(admit=2, device={"count": 3}, node={"memory_gib": one_copy, "count": 3})
     roomy = dataclasses.replace(some.nodes[2], memory=2 * some.nodes[2].memory, price=1.0)
     slow = dataclasses.replace(roomy, hardware=dataclasses.replace(roomy.hardware, seconds=(0, 1, 2, 3, 4)))

@@ -10,7 +10,6 @@ from planning_cases import random_case
 
 from mpsl.errors import UsageError
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
-from mpsl.planning.memory import BASE_BYTES
 from mpsl.planning.phases import phases_of
 from mpsl.planning.plan_file import PlanFile, PlannedRun, PlannedSeat
 from mpsl.planning.planner import plan
@@ -158,7 +157,7 @@ def test_the_unit_of_time_does_not_matter(scale: float) -> None:
 def test_memory_is_the_part_and_what_is_admitted() -> None:
     job = FleetJob(optimizer="adam")
     found = rehearsed(profile(), fleet(devices=2, job=job))
-    fixed, copy, stored = BASE_BYTES + 3 * 2_000_000, 3 * 2_000_000, 7_000_000 + OUTPUTS[0]
+    fixed, copy, stored = 3 * 2_000_000, 3 * 2_000_000, 7_000_000 + OUTPUTS[0]
     held = [size for _, size in found.memory["node"]]
     assert held[0] == held[-1] == fixed
     assert max(held) == fixed + 2 * copy + 2 * stored
@@ -216,8 +215,18 @@ def test_the_rehearsal_and_the_objective_say_about_the_same() -> None:
 def test_a_plan_of_too_many_messages_is_not_simulated_on_the_side() -> None:
     known, members = profile(), fleet(devices=2, batches=5)
     found = plan(system_of(known, members), Shape())
-    assert simulated_seconds(known, members, found, most=39) is None
-    assert simulated_seconds(known, members, found, most=40) is not None
+    assert simulated_seconds(known, members, found, most=7) is None
+    assert simulated_seconds(known, members, found, most=8) is not None
+
+
+def test_a_round_of_many_messages_is_told_from_a_shorter_one() -> None:
+    known, members = profile(), fleet(devices=3, batches=20, up=80.0, down=80.0, link=800.0)
+    found = plan(system_of(known, members), Shape())
+    whole = simulated_seconds(known, members, found, most=240)
+    shorter = simulated_seconds(known, members, found, most=60)
+    assert whole == Rehearsal(known, members, found, "the plan").run(1).rounds[0].seconds
+    assert shorter != whole
+    assert shorter == pytest.approx(whole, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +248,10 @@ def test_a_plan_of_another_fleet_or_model_is_refused(change: dict[str, object], 
 
 def test_a_plan_that_does_not_fit_the_memory_is_refused() -> None:
     small = replace(fleet(), nodes=(FleetNode("node", "any", 0.01, 1.0, 1, 100.0),))
-    with pytest.raises(UsageError, match="does not fit the memory"):
+    with pytest.raises(
+        UsageError,
+        match=r"PLAN.json: .*blocks \[1, 2\) with 1 device .* on node 'node', \d+ over its 10737418",
+    ):
         Rehearsal(profile(), small, chain(small), "PLAN.json")
 
 
@@ -258,3 +270,4 @@ def test_a_thinned_curve_keeps_its_peak() -> None:
     assert len(curve) <= MOST_POINTS
     assert max(size for _, size in curve) == 10**9
     assert thinned(points[:5], 1.0) == tuple(points[:5])
+    assert len(thinned(points, 0.0)) <= MOST_POINTS

@@ -16,7 +16,7 @@ from mpsl.job import Job
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import ModelBuilt
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
-from mpsl.planning.memory import BASE_BYTES, GIB
+from mpsl.planning.memory import GIB
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
 from mpsl.profiling import NO_LIMIT_MBPS, Answer, BlockSeconds, LinkFigures, Question, optimizer_kind, question
 from mpsl.topics import Branch
@@ -153,7 +153,7 @@ def fleet_of(job: Job, model: ModelBuilt, members: Sequence[Presence], links: Ma
             )  # fmt: skip
         else:
             budget = _number(member.info.get("memory_budget"), inf)
-            memory = min(NO_LIMIT_GIB, (budget + BASE_BYTES) / GIB)
+            memory = min(NO_LIMIT_GIB, budget / GIB)
             nodes.append(FleetNode(member.id, machine.kind, memory, 0.0, link_mbps=rates[member.id], host=machine.host))
     planned = FleetJob(
         local_epochs=job.run.local_epochs,

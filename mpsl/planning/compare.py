@@ -19,6 +19,7 @@ class Row:
     round_s: float | None
     peak_node_bytes: int | None
     cost: float | None
+    rounding_loss: float = 0.0
     reason: str | None = None
 
 
@@ -35,7 +36,13 @@ def compare(system: System, cheapest: bool = False, hops: int | None = None) -> 
         (f"{most} hops", Shape(most)),
         ("best of hops × replicas", Shape()),
     ]
-    return [_row(system, name, shape, cheapest) for name, shape in ways]
+    rows = [_row(system, name, shape, cheapest) for name, shape in ways]
+    if rows[-1].rounding_loss:
+        # Divided devices make a plan the best that whole ones may not: then a chain without replicas may be better.
+        chains = [_row(system, rows[-1].name, Shape(number), cheapest) for number in range(1, most + 1)]
+        possible = [row for row in (rows[-1], *chains) if row.round_s is not None]
+        rows[-1] = min(possible, key=lambda row: (row.cost if cheapest else row.round_s) or 0.0)
+    return rows
 
 
 def replicas_of(found: PlanFile) -> list[int]:
@@ -47,7 +54,7 @@ def _row(system: System, name: str, shape: Shape, cheapest: bool) -> Row:
     try:
         found = plan(system, shape, cheapest)
     except UsageError as error:
-        return Row(name, "-", None, None, None, str(error))
+        return Row(name, "-", None, None, None, reason=str(error))
     peak = max(found.predicted.node_memory_bytes.values(), default=0)
     shown = " × ".join(map(str, replicas_of(found)))
-    return Row(name, shown, found.predicted.round_s, peak, found.predicted.cost)
+    return Row(name, shown, found.predicted.round_s, peak, found.predicted.cost, found.predicted.rounding_loss)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from mpsl.errors import UsageError
-from mpsl.names import check_id, nearest
+from mpsl.names import BROKER, check_id, nearest
 from mpsl.planning.wire_size import wire_factor
 
 
@@ -154,6 +154,8 @@ class Fleet:
                 check_id(member.id, "id")
             except UsageError as error:
                 raise ValueError(str(error)) from None
+            if member.id == BROKER:
+                raise ValueError(f"id {BROKER!r} is the broker's own name in plans and pictures; take another")
             if member.id in seen:
                 raise ValueError(f"id {member.id!r} stands twice; ids are unique over devices and nodes")
             seen.add(member.id)

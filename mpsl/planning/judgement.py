@@ -1,11 +1,13 @@
 """The objective's judgement of a plan that someone brings, held against the fleet that it is to run on."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from mpsl.errors import UsageError
 from mpsl.names import nearest
 from mpsl.planning.objective import Load, Placement, Prediction, predict
 from mpsl.planning.plan_file import PlannedRun
+from mpsl.planning.shortage import WAYS_OUT, devices_over, seats_over
 from mpsl.planning.system import System
 
 
@@ -17,21 +19,22 @@ def judge(system: System, planned: PlannedRun, where: str) -> Prediction:
         tuple(index[seat.node] for seat in planned.seats if seat.stage == stage)
         for stage in range(1, len(planned.cuts))
     ]
-    loads = []
-    for stage, nodes in enumerate(stages):
-        served = [
-            [device.batches for device in system.devices if planned.devices[device.id][stage] == replica]
-            for replica in range(len(nodes))
-        ]
-        loads.append([Load(float(sum(batches)), float(len(batches))) for batches in served])
-    fixed = dataclasses.replace(system, admit=planned.admit)
-    prediction = predict(fixed, Placement(planned.cuts, tuple(stages)), loads)
+    chosen = [[planned.devices[device.id][stage] for device in system.devices] for stage in range(len(stages))]
+    loads = [
+        [_load(system, replicas, replica) for replica in range(len(nodes))]
+        for nodes, replicas in zip(stages, chosen, strict=True)
+    ]
+    fixed, placement = dataclasses.replace(system, admit=planned.admit), Placement(planned.cuts, tuple(stages))
+    prediction = predict(fixed, placement, loads, chosen)
     if prediction is None:
-        raise UsageError(
-            f"{where}: does not fit the memory of this fleet's nodes or devices with admit = {planned.admit}; "
-            "`mpsl plan` finds one that does"
-        )
+        over = [*devices_over(fixed, placement.cuts), *seats_over(fixed, placement, loads)]
+        raise UsageError(f"{where}: does not fit this fleet's memory: {'; '.join(over)}. {WAYS_OUT}")
     return prediction
+
+
+def _load(system: System, replicas: Sequence[int], replica: int) -> Load:
+    served = [device.batches for device, its in zip(system.devices, replicas, strict=True) if its == replica]
+    return Load(float(sum(served)), float(len(served)))
 
 
 def check_members(system: System, planned: PlannedRun, where: str) -> None:

@@ -83,8 +83,17 @@ def fluid_shares(full_loads: Sequence[float]) -> list[float]:
     return [speed / sum(speeds) for speed in speeds]
 
 
-def predict(system: System, placement: Placement, loads: Sequence[Sequence[Load]]) -> Prediction | None:
-    """Judge `placement` when seat r of stage k serves `loads[k][r]`; None where a part does not fit its memory."""
+def predict(
+    system: System,
+    placement: Placement,
+    loads: Sequence[Sequence[Load]],
+    replicas: Sequence[Sequence[int]] | None = None,
+) -> Prediction | None:
+    """Judge `placement` when seat r of stage k serves `loads[k][r]`; None where a part does not fit its memory.
+
+    `replicas[k][d]` is the replica of stage k that serves device d; without it, where devices are divided, a device's
+    batches pass the slowest replica of each stage.
+    """
     devices = _devices(system, placement)
     if any(terms.memory_bytes > device.memory for terms, device in zip(devices, system.devices, strict=True)):
         return None
@@ -102,7 +111,7 @@ def predict(system: System, placement: Placement, loads: Sequence[Sequence[Load]
         for busy in terms.resources:
             resources.append((busy.seconds(load.batches, load.devices), busy.kind, system.nodes[node].id))
     pace = max(seconds for seconds, _, _ in resources) / system.batches
-    cycles = _cycles(system, placement, devices)
+    cycles = _cycles(system, placement, devices, replicas)
     rounds = [
         device.batches * cycle + terms.weights
         for device, cycle, terms in zip(system.devices, cycles, devices, strict=True)
@@ -149,15 +158,24 @@ def _memory_admission(system: System, seats: _Seats) -> int:
     return 0 if system.admit is not None and largest < system.admit else largest
 
 
-def _cycles(system: System, placement: Placement, devices: Sequence[DeviceTerms]) -> list[float]:
-    """Each device's whole batch update in an empty system; a stage counts with its slowest replica."""
-    latency = sum(system.crossing[cut] for cut in placement.cuts) * system.broker_s_per_byte
-    slowest = 0.0
-    for part, stage in stages_of(placement):
-        terms = [seat_terms(system, system.nodes[node], *part) for node in stage]
-        latency += max(seat.latency for seat in terms)
-        slowest = max(slowest, *(seat.slowest for seat in terms))
-    return [device.latency + latency + system.waiting_share * max(slowest, float(device.slowest)) for device in devices]
+def _cycles(
+    system: System,
+    placement: Placement,
+    devices: Sequence[DeviceTerms],
+    replicas: Sequence[Sequence[int]] | None,
+) -> list[float]:
+    """Each device's whole batch update in an empty system."""
+    passing = sum(system.crossing[cut] for cut in placement.cuts) * system.broker_s_per_byte
+    stages = [[seat_terms(system, system.nodes[node], *part) for node in stage] for part, stage in stages_of(placement)]
+    cycles = []
+    for place, device in enumerate(devices):
+        seats = stages
+        if replicas is not None:
+            seats = [[stage[chosen[place]]] for stage, chosen in zip(stages, replicas, strict=True)]
+        latency = passing + sum(max(seat.latency for seat in stage) for stage in seats)
+        slowest = max(float(device.slowest), *(seat.slowest for stage in seats for seat in stage), 0.0)
+        cycles.append(device.latency + latency + system.waiting_share * slowest)
+    return cycles
 
 
 def _broker_bytes(system: System, placement: Placement, device_part: int) -> float:

@@ -4,7 +4,7 @@ import dataclasses
 from math import inf
 
 from mpsl.errors import UsageError
-from mpsl.planning.assignment import assign
+from mpsl.planning.assignment import Assignment, assign
 from mpsl.planning.objective import Placement, Prediction, fluid_loads, predict, stages_of
 from mpsl.planning.plan_file import Bottleneck, PlanFile, PlannedSeat, Predicted
 from mpsl.planning.shape import Shape
@@ -26,14 +26,14 @@ def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
         solution = dataclasses.replace(solution, placement=_cheaper_nodes(system, solution.placement))
     placement = solution.placement
     assignment = assign(system, placement)
-    whole = predict(system, placement, assignment.loads)
+    whole = _judged_whole(system, placement, assignment)
     if whole is None and (other := _without_replicas(system, shape, cheapest, solution.bound)):
         # Only where `admit` is fixed: whole devices may crowd a seat that fluid shares do not.
         solution, placement = other, other.placement
         fluid, assignment = _judged_fluid(system, placement), assign(system, placement)
-        whole = predict(system, placement, assignment.loads)
+        whole = _judged_whole(system, placement, assignment)
     if whole is None or fluid is None:
-        relaxed = predict(dataclasses.replace(system, admit=None), placement, assignment.loads)
+        relaxed = _judged_whole(dataclasses.replace(system, admit=None), placement, assignment)
         most = relaxed.admit if relaxed else 0
         raise UsageError(
             f"job: admit = {system.admit} fits only if devices could be divided; "
@@ -90,7 +90,7 @@ def _exchanged(placement: Placement, stage: int, replica: int, node: int) -> Pla
 
 def _seconds(system: System, placement: Placement) -> tuple[float, float]:
     """A round's with divided and with whole devices; inf where they do not fit."""
-    whole = predict(system, placement, assign(system, placement).loads)
+    whole = _judged_whole(system, placement, assign(system, placement))
     fluid = _judged_fluid(system, placement)
     return (inf if fluid is None else fluid.round_s, inf if whole is None else whole.round_s)
 
@@ -111,6 +111,10 @@ def _without_hops(system: System) -> Solution | None:
     placement = Placement((), ())
     prediction = _judged_fluid(system, placement)
     return Solution(placement, prediction.round_s, prediction.round_s) if prediction else None
+
+
+def _judged_whole(system: System, placement: Placement, assignment: Assignment) -> Prediction | None:
+    return predict(system, placement, assignment.loads, assignment.replicas)
 
 
 def _judged_fluid(system: System, placement: Placement) -> Prediction | None:

@@ -123,8 +123,7 @@ class Search:
     def _settle(self, pair: int, floor: float, until_found: bool) -> None:
         """Find the best chain between one pair of device cuts, with bounds that grow dearer where they must."""
         offers, known = self._offers(pair, floor), self.value
-        self._sweep(pair, floor, offers, NARROW)
-        if until_found and self.best:
+        if self._sweep(pair, floor, offers, NARROW) or (until_found and self.best):
             return
         if self.value < known:
             offers = self._offers(pair, floor)
@@ -136,8 +135,8 @@ class Search:
             if self._sweep(pair, floor, offers, None, WORK_A_SET * offers.stages):
                 continue
             completions = Completions(offers, self.kinds, self.shape.hops)
-            self._sweep(pair, floor, offers, NARROW, completions=completions)
-            self._sweep(pair, floor, offers, None, completions=completions)
+            if not self._sweep(pair, floor, offers, NARROW, completions=completions):
+                self._sweep(pair, floor, offers, None, completions=completions)
 
     def _bounds(
         self,
@@ -169,11 +168,11 @@ class Search:
         most_work: int | None = None,
         completions: Completions | None = None,
     ) -> bool:
-        """Grow chains from block to block between one pair of device cuts; whether it came to the end.
+        """Grow chains from block to block between one pair of device cuts; whether there is no better one left.
 
         `keep` limits how many go on from each block; a sweep that would do more than `most_work` gives up.
         """
-        last = offers.last
+        last, known, complete = offers.last, self.value, True
         used = self.kinds.codes([[0] * len(self.kinds.counts)])
         start = self.formula.start[:, pair : pair + 1].copy()
         start[WAVES] = np.maximum(start[WAVES], offers.least_waves)
@@ -185,21 +184,23 @@ class Search:
             if block not in ending:
                 continue
             chains = joined(ending.pop(block))
-            bounds = self._hope(pair, offers, completions, chains.figures, block)
-            chains = chains.take(bounds < self.value * _NEARLY)
+            if self.value < known:  # what the bounds were held against when these chains were grown
+                bounds = self._hope(pair, offers, completions, chains.figures, block)
+                chains = chains.take(bounds < self.value * _NEARLY)
             limit = keep or (BEAM if self.work > self.most_work else None)
             chains = undominated(chains, self._criteria(chains.figures, floor), self.kinds, self.shape.hops is None)
             if limit is not None and len(chains) > limit:
                 bounds = self._hope(pair, offers, completions, chains.figures, block)
                 order = np.argsort(bounds, kind="stable")
-                if keep is None:
+                complete = keep is None
+                if complete:
                     self.dropped = min(self.dropped, float(bounds[order[limit]]))
                 chains = chains.take(np.sort(order[:limit]))
             if self.work + len(chains) * len(offers.at[block].ends) // 4 > stop:
                 return False
             if len(chains):
                 self._extend(pair, block, chains, offers, completions, trail, ending)
-        return True
+        return complete
 
     def _offers(self, pair: int, floor: float, waves: float = 0) -> Offers:
         """The stages that a plan better than the best so far can have between this pair of device cuts.

@@ -25,6 +25,8 @@ HOSTS = WEIGHTS + 3
 """Rows of a table and of a chain. A chain takes the largest of LOAD, SLOWEST and WAVES and the sum of the others. STATE
 numbers the set of nodes used. From
 WEIGHTS on, how much of the fleet is used: of its speed, of its number, of its memory; from HOSTS on, one row a host."""
+AT_ONCE = 64 * 1024
+"""Figures of a row that are made in one go."""
 LARGEST = slice(LOAD, LATENCY)
 SUMMED = slice(LATENCY, None)
 
@@ -91,11 +93,23 @@ class StageTables:
     def stages(self, start: int) -> Stages:
         """Every stage from block `start` that fits its nodes' memory, sorted by set and end."""
         if start not in self._stages:
-            table = self._make(start)
-            less = self._load_with_one_less(table)
-            sets, ends = np.nonzero(np.isfinite(table[LOAD]) & (less > table[LOAD]))
-            self._stages[start] = Stages(table[:, sets, ends], self.codes[sets], sets, ends, less[sets, ends])
+            self._make_from(start)
         return self._stages[start]
+
+    def _make_from(self, first: int) -> None:
+        """The stages from `first`, and with them from the next blocks: with few sets each alone takes as long as all."""
+        blocks = self._system.blocks
+        together = max(1, AT_ONCE // (len(self.counts) * blocks))
+        group = [start for start in range(first, min(first + together, blocks - 1)) if start not in self._stages]
+        ends = [np.arange(start + 1, blocks) for start in group]
+        table = self._make(np.repeat(group, [len(each) for each in ends]), np.concatenate(ends))
+        less = self._load_with_one_less(table)
+        useful = np.isfinite(table[LOAD]) & (less > table[LOAD])
+        borders = np.cumsum([0, *map(len, ends)]).tolist()
+        for start, made, begin, end in zip(group, ends, borders, borders[1:], strict=False):
+            sets, places = np.nonzero(useful[:, begin:end])
+            figures, loads = table[:, sets, begin + places], less[sets, begin + places]
+            self._stages[start] = Stages(figures, self.codes[sets], sets, made[places], loads)
 
     def _load_with_one_less(self, table: Array) -> Array:
         least = np.full(table.shape[1:], np.inf)
@@ -137,49 +151,44 @@ class StageTables:
         base = compute.batch * system.batches + compute.device * len(system.devices)
         return KindFigures(base, base * node.hardware.threads, latency, loads)
 
-    def _make(self, start: int) -> Array:
-        """Figures [row, set, end] of the stages [start, end); infinite load where they do not fit."""
-        system, blocks = self._system, self._system.blocks
-        ends = np.arange(start + 1, blocks)
+    def _make(self, starts: Indices, ends: Indices) -> Array:
+        """Figures [row, set, pair] of the stages [starts, ends); infinite load where they do not fit."""
+        system = self._system
         batches, devices = system.batches, len(system.devices)
-        terms = [
-            seat_terms(system, node, np.full_like(ends, start), ends, self._columns) for node in self._kinds.examples
-        ]
+        terms = [seat_terms(system, node, starts, ends, self._columns) for node in self._kinds.examples]
         speeds = np.array([1 / np.maximum(kind.full_load(batches, devices), NO_TIME) for kind in terms])
         together = self.counts @ speeds
-        figures = np.zeros((HOSTS + len(self._host_names), len(self.counts), blocks))
-        window = figures[:, :, start + 1 :]
-        window[LOAD] = 1 / together
+        figures = np.zeros((HOSTS + len(self._host_names), *together.shape))
+        figures[LOAD] = 1 / together
         admitted = np.full(together.shape, float(devices))
         for kind, (node, kind_terms) in enumerate(zip(self._kinds.examples, terms, strict=True)):
             using = np.nonzero(self.counts[:, kind])[0]
             share = speeds[kind] / together[using]
             for busy in _with_weights(kind_terms):
                 load = share * (busy.batch * batches + busy.device * devices) + busy.round
-                window[LOAD, using] = np.maximum(window[LOAD, using], load)
-            window[SLOWEST, using] = np.maximum(window[SLOWEST, using], kind_terms.slowest)
-            window[LATENCY, using] = np.maximum(window[LATENCY, using], kind_terms.latency)
+                figures[LOAD, using] = np.maximum(figures[LOAD, using], load)
+            figures[SLOWEST, using] = np.maximum(figures[SLOWEST, using], kind_terms.slowest)
+            figures[LATENCY, using] = np.maximum(figures[LATENCY, using], kind_terms.latency)
             copies = np.floor((node.memory - kind_terms.fixed_bytes) / np.maximum(kind_terms.copy_bytes, 1))
             largest = np.maximum(np.floor((copies + ROUNDING) / share), 1.0)
             admitted[using] = np.minimum(admitted[using], np.where(copies < 1, 0.0, largest))
             if node.host is not None:
                 cores = kind_terms.core_seconds
-                window[HOSTS + self._host_names.index(node.host), using] += self.counts[using, kind, None] * (
+                figures[HOSTS + self._host_names.index(node.host), using] += self.counts[using, kind, None] * (
                     share * (cores.batch * batches + cores.device * devices) + cores.round
                 )
-        window[LOAD][admitted < (system.admit or 1)] = np.inf
-        window[WAVES] = np.ceil(devices / (system.admit or np.maximum(admitted, 1)))
+        figures[LOAD][admitted < (system.admit or 1)] = np.inf
+        figures[WAVES] = np.ceil(devices / (system.admit or np.maximum(admitted, 1)))
         crossing = self._columns.crossing[ends]
         replicas = self.counts.sum(axis=1)[:, None]
-        part = self._columns.parameters[ends] - self._columns.parameters[start]
-        window[LATENCY] += crossing * system.broker_s_per_byte
-        window[PASSED] = batches * crossing + 2 * part * replicas
-        window[HOPS] = 1
+        part = self._columns.parameters[ends] - self._columns.parameters[starts]
+        figures[LATENCY] += crossing * system.broker_s_per_byte
+        figures[PASSED] = batches * crossing + 2 * part * replicas
+        figures[HOPS] = 1
         if self._kinds.states < 2**53:
-            window[STATE] = self._kinds.states_of(self.counts.astype(np.int64))[:, None]
-        window[WEIGHTS:HOSTS] = (self.weights @ self.counts.T)[:, :, None]
-        window[PRICE] = (self.counts @ np.array([node.price for node in self._kinds.examples]))[:, None]
-        figures[LOAD, :, : start + 1] = np.inf
+            figures[STATE] = self._kinds.states_of(self.counts.astype(np.int64))[:, None]
+        figures[WEIGHTS:HOSTS] = (self.weights @ self.counts.T)[:, :, None]
+        figures[PRICE] = (self.counts @ np.array([node.price for node in self._kinds.examples]))[:, None]
         return figures
 
 

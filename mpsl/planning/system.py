@@ -160,7 +160,7 @@ def system_of(profile: Profile, fleet: Fleet) -> System:
         broker_latency=broker.latency_ms / 1e3,
         broker_host=broker.host,
         optimizer_states=OPTIMIZER_STATES[job.optimizer],
-        micro_batches=job.micro_batches,
+        micro_batches=min(job.micro_batches, profile.batch_size),
         admit=None if job.admit is None else min(job.admit, len(devices)),
         first_cut=job.first_cut,
         last_cut=job.last_cut,

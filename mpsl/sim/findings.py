@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from mpsl.names import BROKER
 from mpsl.sim.record import COMPUTE, DOWN, UP, WIRE_CPU, Record
 
 MOST_POINTS = 200
@@ -64,7 +65,7 @@ def findings(record: Record, nodes: Sequence[str]) -> Findings:
             )
             for node in nodes
         },
-        broker=share("broker", WIRE_CPU),
+        broker=share(BROKER, WIRE_CPU),
         peak_in_flight_bytes=max((size for _, size in flight), default=0),
         mean_in_flight_bytes=_mean(flight, end),
         in_flight=thinned(flight, end),
@@ -73,8 +74,8 @@ def findings(record: Record, nodes: Sequence[str]) -> Findings:
 
 def thinned(points: Sequence[tuple[float, int]], end: float) -> Curve:
     """At most MOST_POINTS points of a curve of steps: of each stretch of time its highest, so that no peak is lost."""
-    if len(points) <= MOST_POINTS:
-        return tuple(points)
+    if len(points) <= MOST_POINTS or end <= 0:
+        return tuple(points[:MOST_POINTS])
     highest: dict[int, tuple[float, int]] = {}
     for at, size in points:
         stretch = min(MOST_POINTS - 1, int(MOST_POINTS * at / end))

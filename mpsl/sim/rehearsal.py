@@ -6,7 +6,7 @@ pace that a round takes about 20 s, whatever the system's takes: then the machin
 acknowledgements) neither crowd a long round nor disturb a short one.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
 
@@ -214,11 +214,30 @@ class Rehearsal:
 
 
 def simulated_seconds(profile: Profile, fleet: Fleet, planned: PlannedRun, most: int) -> float | None:
-    """Seconds of the first round of `planned`; None where it would take more than `most` messages between parts."""
-    if messages(system_of(profile, fleet), planned) > most:
+    """Seconds of the first round of `planned`.
+
+    Where it has more than `most` messages between parts, a round with fewer batches is simulated, and those left out
+    are added at the objective's pace. None where one batch of each device is too many messages already.
+    """
+    system, shorter = system_of(profile, fleet), fleet
+    if (count := messages(system, planned)) > most:
+        shorter = _shorter(system, fleet, profile.batch_size, most / count)
+    if messages(system_of(profile, shorter), planned) > most:
         return None
-    rehearsed = Rehearsal(profile, fleet, planned, "the plan").run(1)
-    return rehearsed.rounds[0].seconds
+    rehearsal = Rehearsal(profile, shorter, planned, "the plan")
+    seconds = rehearsal.run(1).rounds[0].seconds
+    if seconds is None or shorter is fleet:
+        return seconds
+    return seconds + judge(system, planned, "the plan").round_s - rehearsal.judgement.round_s
+
+
+def _shorter(system: System, fleet: Fleet, batch_size: int, share: float) -> Fleet:
+    """The same fleet where every device has this share of its batches, at least one."""
+    devices = tuple(
+        replace(written, samples=batch_size * max(1, int(share * device.batches)))
+        for written, device in zip(fleet.expanded_devices(), system.devices, strict=True)
+    )
+    return replace(fleet, devices=devices, job=replace(fleet.job, local_epochs=1, batches_per_epoch=None))
 
 
 def messages(system: System, planned: PlannedRun) -> int:

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from mpsl.machines.effects import Publish
+from mpsl.names import BROKER
 from mpsl.sim.agenda import Agenda
 from mpsl.sim.cores import Worker
 from mpsl.sim.record import WIRE_CPU, Record
 from mpsl.sim.retained import Retained
 from mpsl.sim.subscriptions import Subscriptions
 from mpsl.sim.wires import Wire
-
-BROKER = "broker"
 
 Deliver = Callable[[str, bytes], None]
 

@@ -94,6 +94,6 @@ def _read(kind: type[File], path: Path, parse: Callable[[str], Any]) -> File:
         data = parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from None
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # that of json, that of tomllib, or a number of thousands of digits
         raise UsageError(f"{path}: {error}") from None
     return facts.read(kind, data, str(path))

@@ -8,6 +8,7 @@ import click
 
 from mpsl import facts
 from mpsl.errors import MpslError, UsageError
+from mpsl.names import BROKER
 from mpsl.planning.analytic import closed_form
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.memory import GIB
@@ -24,7 +25,6 @@ from mpsl.sim.findings import Findings, findings
 from mpsl.sim.gantt import Row, gantt
 from mpsl.sim.record import Record
 from mpsl.sim.rehearsal import Rehearsal
-from mpsl.sim.timed_network import BROKER
 from orchestrator.commands.plan import read_fleet, read_profile
 from orchestrator.plan_option import load_plan
 from orchestrator.records import write_whole
