@@ -97,7 +97,7 @@ class StageTables:
         return self._stages[start]
 
     def _make_from(self, first: int) -> None:
-        """The stages from `first`, and with them from the next blocks: with few sets each alone takes as long as all."""
+        """The stages from `first`, and from the next blocks with them: of few sets each alone takes as long as all."""
         blocks = self._system.blocks
         together = max(1, AT_ONCE // (len(self.counts) * blocks))
         group = [start for start in range(first, min(first + together, blocks - 1)) if start not in self._stages]
