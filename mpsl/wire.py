@@ -118,14 +118,13 @@ def _tensor(described: object, body: memoryview) -> Tensor:
 
 
 def _fields(message: Message) -> dict[str, Any]:
-    fields = {}
-    for field in dataclasses.fields(message):
-        if field.name != "tensor":
-            value = getattr(message, field.name)
-            if isinstance(value, str):
-                value = value[:MAX_TEXT]
-            fields[field.name] = vars(value) if isinstance(value, Ticket) else value
-    return fields
+    return {name: _field(value) for name, value in vars(message).items() if name != "tensor"}
+
+
+def _field(value: object) -> object:
+    if isinstance(value, str):
+        return value[:MAX_TEXT]
+    return vars(value) if isinstance(value, Ticket) else value
 
 
 def _without_tensor(kind: type[Message]) -> type[msgspec.Struct]:

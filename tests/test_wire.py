@@ -309,7 +309,7 @@ def test_chunks_that_do_not_fit_their_message_are_refused(
     index: int, total: int, offset: int, size: int, length: int
 ) -> None:
     with pytest.raises(WireError, match=r"^chunk: "):
-        ChunkHeader("boot", 1, 1, 1, 1, index, total, offset, size, length)
+        ChunkHeader("boot", 1, 1, 1, 1, index, total, offset, size, length).checked()
 
 
 def test_a_body_of_another_length_than_announced_is_refused() -> None:

@@ -257,11 +257,9 @@ def _retry_at(sender: Sender) -> float:
 
 def label(message: Message) -> tuple[tuple[str, str], ...]:
     """The user properties that mirror a message's header for people who watch the topics."""
-    source = getattr(message, "ticket", message)
+    known = vars(getattr(message, "ticket", message))
     pairs = [("kind", message.kind)]
-    for name in ("round", "device", "epoch", "batch", "micro"):
-        if hasattr(source, name):
-            pairs.append((name, str(getattr(source, name))))
+    pairs += [(name, str(known[name])) for name in ("round", "device", "epoch", "batch", "micro") if name in known]
     tensor = getattr(message, "tensor", None)
     if tensor is not None:
         pairs += [("codec", tensor.codec), ("dtype", tensor.dtype), ("shape", "x".join(map(str, tensor.shape)))]

@@ -34,6 +34,7 @@ class ChunkHeader:
     """Where a chunk belongs: `length` bytes at `offset` of a message of `size`, of whose `total` chunks it is `index`.
 
     The first begins the message and the last ends it. `sequence` counts a session's chunks, `message` its messages.
+    `checked` is for those that come in: it takes as long as all else that is done for a header.
     """
 
     boot: str
@@ -47,7 +48,8 @@ class ChunkHeader:
     size: int
     length: int
 
-    def __post_init__(self) -> None:
+    def checked(self) -> "ChunkHeader":
+        """Itself; raises WireError where it cannot be."""
         boot, *numbers = vars(self).values()
         if type(boot) is not str or not _countable(*numbers):
             raise WireError("chunk: has fields of wrong types")
@@ -56,6 +58,7 @@ class ChunkHeader:
             raise WireError(f"chunk: {self.length} bytes at {self.offset} do not fit a message of {self.size}")
         if begins != (self.index == 0) or ends != (self.index == self.total - 1):
             raise WireError(f"chunk: {self.offset} to {self.end} of {self.size} is not {self.index} of {self.total}")
+        return self
 
     @property
     def end(self) -> int:
@@ -114,7 +117,7 @@ def decode(payload: Buffer) -> tuple[ChunkHeader, memoryview] | Ack:
     try:
         fields = msgpack.unpackb(view[_PREFIX.size : end], max_str_len=64, max_array_len=MAX_GAPS, max_map_len=0)
         if kind == CHUNK:
-            header = ChunkHeader(*fields)
+            header = ChunkHeader(*fields).checked()
             body = view[end + padding(end) :]
             if body.nbytes != header.length:
                 raise WireError(f"truncated: chunk of {body.nbytes} bytes that announces {header.length}")
@@ -134,7 +137,7 @@ def _countable(*numbers: int) -> bool:
     return {*map(type, numbers)} == {int} and min(numbers) >= 0 and max(numbers) < 2**63
 
 
-def _start(kind: int, fields: list[object]) -> bytes:
+def _start(kind: int, fields: Sequence[object]) -> bytes:
     packed: bytes = msgpack.packb(fields)
     end = _PREFIX.size + len(packed)
     return _PREFIX.pack(MAGIC, PROTOCOL, kind, len(packed)) + packed + _ZEROS[: padding(end)]
