@@ -92,7 +92,7 @@ class WireSection:
 
     activations: str = "fp32"
     gradients: str = "fp32"
-    chunk_bytes: int = 512 * 1024
+    chunk_bytes: int = 1040 * 1024
     weights: Literal["fp32", "fp16", "int8"] = "fp32"
 
     def __post_init__(self) -> None:

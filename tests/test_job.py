@@ -9,6 +9,7 @@ import pytest
 from mpsl import facts
 from mpsl.errors import UsageError
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection, read_job
+from mpsl.link.channel import CHUNK_BYTES
 
 LEAST = tomllib.loads("""
 [run]
@@ -55,7 +56,7 @@ def test_every_default_of_the_contract() -> None:
         ModelSection("digits-cnn", {}, None),
         OptimizerSection("sgd", 0.05, 0.0, 0.0),
         FleetSection(4, 2, None, None, None, 300.0),
-        WireSection("fp32", "fp32", 524288),
+        WireSection("fp32", "fp32", CHUNK_BYTES),
     )
     assert job.hops == 2
     assert job.quorum == 4, "everybody"

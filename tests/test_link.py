@@ -262,7 +262,7 @@ def test_a_large_part_reaches_a_slow_reader_in_bounded_memory(megabytes: int) ->
     for number, array in enumerate(part):
         array[...] = np.arange(array.size, dtype=np.float32) + number
     arrived = [np.zeros_like(array) for array in part]
-    limits = Limits(message=10**6)
+    limits = Limits(message=12 * 10**5)
     network = Network(loss=0.02, seed=9)
     a, b = network.join("a", limits), network.join("b", limits)
 

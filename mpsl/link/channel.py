@@ -19,7 +19,8 @@ from mpsl.topics import LANES, Address, BinaryTopic, Lane, Topics
 
 WINDOW = 8 * 1024 * 1024
 MOST_IN_FLIGHT = 64 * 1024 * 1024
-CHUNK_BYTES = 512 * 1024
+CHUNK_BYTES = 1040 * 1024
+"""A MiB of a tensor with what goes before it: tensors are powers of two, and a small rest would cost a publish."""
 
 
 @dataclass(frozen=True)

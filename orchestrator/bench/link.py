@@ -13,6 +13,7 @@ from broker.connection import connect
 from broker.engines.engine import BrokerProcess, running_broker
 from broker.sizes import parse_bytes
 from mpsl.errors import MeasurementError, UsageError
+from mpsl.link.channel import CHUNK_BYTES
 from mpsl.machines.effects import Publish
 from orchestrator.bench.link_ends import TOPICS
 from orchestrator.bench.measurers import Printed, measuring, results
@@ -57,7 +58,7 @@ def command(sizes: tuple[int, ...], total: int, engine: str, repeats: int) -> No
         best = max(chunks, key=lambda chunk: asyncio.run(pair(engine, True, size, count, chunk))["mb_per_s"])
         link, bare = [], []
         for _ in range(repeats):
-            link.append(asyncio.run(pair(engine, False, size, count, 512 * 1024)))
+            link.append(asyncio.run(pair(engine, False, size, count, CHUNK_BYTES)))
             bare.append(asyncio.run(pair(engine, True, size, count, best)))
         ratios = [mine["mb_per_s"] / theirs["mb_per_s"] for mine, theirs in zip(link, bare, strict=True)]
         row: dict[str, Any] = {

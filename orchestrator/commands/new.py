@@ -37,7 +37,7 @@ weight_decay = 0.0
 [wire]
 activations = "fp32"          # codec of what travels forward; fp32 is exact, fp16 and bf16 halve the bytes
 gradients = "fp32"            # codec of what travels back
-chunk_bytes = 524288          # of one MQTT message; less where the broker says that it takes less
+chunk_bytes = 1064960         # of one MQTT message; less where the broker says that it takes less
 weights = "fp32"              # codec of the devices' parts on their way to and fro: fp16, or int8 for what they changed
 
 [fleet]
