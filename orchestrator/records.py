@@ -58,6 +58,8 @@ def write_whole(path: Path, text: str) -> None:
         beside.write_text(text)
         _put(beside, path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)  # on a full disk it is what fills it
         raise RunFailed(f"{path}: cannot be written: {error}") from None
 
 

@@ -52,3 +52,10 @@ def test_rounds_are_appended_and_texts_replaced(tmp_path: Path) -> None:
     path.write_text("old, and longer than what follows")
     write_whole(path, "new")
     assert path.read_text() == "new"
+
+
+def test_a_text_that_cannot_be_written_is_named_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "some.json").mkdir()
+    with pytest.raises(RunFailed, match=r"some\.json: cannot be written: "):
+        write_whole(tmp_path / "some.json", "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["some.json"]

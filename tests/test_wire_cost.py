@@ -32,6 +32,5 @@ def test_the_process_that_runs_the_orchestrator_and_watches_is_no_end(monkeypatc
     idle, busy = cost_with(0.0), cost_with(50.0)
     assert idle is not None
     assert idle == busy
-    assert idle.end == pytest.approx(
-        idle.broker * 3 / 2
-    )  # 6 s of all ends, of which each byte has two; 2 s of the broker
+    # 6 s of all ends, of which each byte has two; 2 s of the broker.
+    assert idle.end == pytest.approx(idle.broker * 3 / 2)
