@@ -42,7 +42,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Task, int]]:
 
     monkeypatch.setattr(command, "measure", measure)
     monkeypatch.setattr(command, "wire_cost", lambda *_: WireCost(1.5, 0.5))
-    monkeypatch.setattr(command.os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(command, "usable_cores", lambda: 4)
     return found
 
 

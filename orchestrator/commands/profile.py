@@ -1,14 +1,13 @@
 """`mpsl profile`: what a model costs here, block by block, measured as a run computes it. Writes PROFILE.json last."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from broker.hardware import hardware_name
+from broker.hardware import hardware_name, usable_cores
 from mpsl.errors import UsageError
 from mpsl.job import ModelSection
 from mpsl.planning.profile import HardwareTimes, Profile, merged, profile_data
@@ -50,7 +49,7 @@ def profile(
     """
     from mpsl.nn.block_sizes import profile_of_sizes  # torch takes a second: not before it is needed
 
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     if threads > cores:
         raise UsageError(f"--threads {threads}: this machine has {cores} cores")
     if not out.parent.is_dir():
