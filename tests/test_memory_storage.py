@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from compute_node import performer
+from compute_node import ledger, performer
 from compute_node.memory import resident_bytes
 from compute_node.performer import HopPerformer
 from compute_node.storage import Storage
@@ -127,6 +127,14 @@ def test_the_ledger_says_what_there_is(tmp_path: Path) -> None:
     assert short is not None
     assert short["global"] == short["accumulator"] == 0
     assert short["activations"] == 2 * 16 * 16 * 8 * 8 * 4 < memory["activations"]
+
+
+def test_the_most_resident_is_never_less_than_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "resident_bytes", lambda: 5_000_000)
+    counted = ledger.Ledger()
+    for most in (4_900_000, 6_000_000):
+        monkeypatch.setattr(ledger, "most_resident_bytes", lambda most=most: most)
+        assert counted.most() == {"base": 5_000_000, "resident": max(most, 5_000_000)}
 
 
 def test_leaving_forgets_everything(tmp_path: Path) -> None:
