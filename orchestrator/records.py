@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,28 @@ class Records:
         self._write("summary.json", json.dumps(summary, indent=2) + "\n")
 
     def append_round(self, metrics: Mapping[str, Any]) -> None:
-        """One more line of metrics.jsonl, on disk when this returns."""
-        with (self._out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(metrics) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """One more line of metrics.jsonl, on disk when this returns, or none. Raises RunFailed that names the file."""
+        path = self._out / "metrics.jsonl"
+        try:
+            with path.open("ab", buffering=0) as file:
+                before = file.tell()
+                try:
+                    _write_all(file, (json.dumps(metrics) + "\n").encode())
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(before)  # half a line would spoil the next one, too
+                    raise
+        except OSError as error:
+            raise RunFailed(f"{path}: cannot be written: {error}") from None
 
     def _write(self, name: str, text: str) -> None:
         write_whole(self._out / name, text)
+
+
+def _write_all(file: FileIO, data: bytes) -> None:
+    """All of `data`: a disk that is nearly full takes a part first and says so only then."""
+    while data:
+        data = data[file.write(data) :]
 
 
 def write_whole(path: Path, text: str) -> None:

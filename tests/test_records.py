@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,27 @@ def test_a_text_that_cannot_be_written_is_named_and_nothing_is_left_beside_it(tm
     with pytest.raises(RunFailed, match=r"some\.json: cannot be written: "):
         write_whole(tmp_path / "some.json", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["some.json"]
+
+
+def test_a_round_that_does_not_fit_on_the_disk_leaves_no_half_line(tmp_path: Path) -> None:
+    """In a process of its own, whose files may have so many bytes and not one more: as a disk that fills meanwhile."""
+    limit = len('{"round": 1}\n') + 4
+    script = f"""
+import resource, signal, sys
+from pathlib import Path
+from mpsl.errors import RunFailed
+from orchestrator.records import Records
+
+records = Records(Path(sys.argv[1]))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+records.append_round({{"round": 1}})
+try:
+    records.append_round({{"round": 2}})
+except RunFailed as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.startswith(f"{tmp_path}/metrics.jsonl: cannot be written: ")
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"round": 1}\n'

@@ -21,7 +21,7 @@ from broker.address import parse_broker
 from broker.driver import Driver
 from broker.log import stderr_logger
 from mpsl.codecs import parse
-from mpsl.link.channel import Channel, Limits, Peer
+from mpsl.link.channel import WINDOW, Channel, Limits, Peer
 from mpsl.machines.effects import Effect, Publish, SetTimer, Stop, Subscribe
 from mpsl.machines.events import Connected, Event, Received, Subscribed, TimerFired
 from mpsl.machines.jobs import Job, Result
@@ -36,7 +36,10 @@ AHEAD_BYTES, AHEAD_PIECES = 8 << 20, 500
 
 
 class EndMachine:
-    """Sends one tensor of `size` bytes from a to b and, once it is there, `count` that count; or receives them."""
+    """Sends one tensor of `size` bytes from a to b and, once it is there, `count` that count; or receives them.
+
+    Tensors are handed to the link one by one as its window takes them, as paho's sender beside it hands its pieces.
+    """
 
     def __init__(self, me: str, size: int, count: int, chunk_bytes: int) -> None:
         self.me = me
@@ -48,6 +51,9 @@ class EndMachine:
         self.cpu_started = 0.0
         self._left = 1 + count
         self._count = count
+        self._sent = 0
+        self._room = max(0, WINDOW - min(size, chunk_bytes))
+        """Bytes in flight with which the window still takes the beginning of a tensor."""
         encoded = parse("fp32").encode(np.zeros(size // 4, dtype=np.float32))
         self._tensor = Tensor(encoded.codec, encoded.dtype, encoded.shape, encoded.planes)
         self._sending = False
@@ -63,7 +69,7 @@ class EndMachine:
             case Received(topic) if topic.endswith("/go"):
                 if self.me == "a":
                     self._sending = True
-                    effects += self._send(0, now)
+                    effects += self._send(now)
             case Received(topic, payload):
                 parsed = TOPICS.parse(topic)
                 assert isinstance(parsed, BinaryTopic)
@@ -78,22 +84,26 @@ class EndMachine:
                 effects += self._out(self.channel.due(now))
         if self._sending and not self.started and self.channel.idle:
             self._start(now)
-            for number in range(1, self._count + 1):
-                effects += self._send(number, now)
+        while self.started and self.me == "a" and self._takes_more():
+            effects += self._send(now)
         due = self.channel.next_due()
         if due is not None:
             effects.append(SetTimer("link", due))
-        done = self._left == 0 if self.me == "b" else self.started > 0 and self.channel.idle
+        done = self._left == 0 if self.me == "b" else self._sent > self._count and self.channel.idle
         if done and not self.ended:
             self.ended = now
             effects += [*self._out(self.channel.due(float("inf"))), Stop(0)]
         return effects
 
+    def _takes_more(self) -> bool:
+        return self._sent <= self._count and self.channel.in_flight_bytes <= self._room
+
     def _start(self, now: float) -> None:
         self.started, self.cpu_started = now, _cpu()
 
-    def _send(self, number: int, now: float) -> list[Effect]:
-        message = Activation(Ticket(1, 1, "a", 1, 0, number, 0, 1), self._tensor)
+    def _send(self, now: float) -> list[Effect]:
+        message = Activation(Ticket(1, 1, "a", 1, 0, self._sent, 0, 1), self._tensor)
+        self._sent += 1
         return self._out(self.channel.send("b", message, now))
 
     def _out(self, outbound: Any) -> list[Effect]:
