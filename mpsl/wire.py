@@ -10,7 +10,7 @@ WireError begins with its class and a colon, so that what is dropped can be coun
 
 import dataclasses
 import struct
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgpack
 import msgspec
@@ -23,7 +23,9 @@ MAX_HEADER = 16 * 1024
 MAX_TEXT = 1024
 """Characters of a text (a reason, an error) that travel; the rest is cut off, for a reader refuses longer ones."""
 MAX_DIMENSIONS = 8
-DTYPES = {"float32": 4, "int64": 8, "int32": 4, "float64": 8, "uint8": 1, "bool": 1}
+MAX_PLANES = 64
+Dtype = Literal["float32", "int64", "int32", "float64", "uint8", "bool"]
+DTYPES: dict[str, int] = {"float32": 4, "int64": 8, "int32": 4, "float64": 8, "uint8": 1, "bool": 1}
 """What a tensor may decode to, with the bytes of one element."""
 
 Buffer = bytes | bytearray | memoryview
@@ -59,52 +61,55 @@ def encode(message: Message) -> list[Buffer]:
 def decode(buffer: Buffer) -> Message:
     """The message in `buffer`, planes as views of it; raises WireError for anything else."""
     view = memoryview(buffer)
-    header, body = header_of(view)
-    name, fields = header.get("k"), header.get("f")
-    kind = KINDS.get(name) if isinstance(name, str) else None
-    if kind is None or not isinstance(fields, dict):
-        raise WireError(f"kind: {name!r} is none of ours")
+    packed, body = _split(view)
     try:
-        message = msgspec.convert(fields, _FIELDS[kind], strict=True)
-    except msgspec.ValidationError as error:
+        header = _HEADER.decode(packed)
+    except Exception as error:
+        raise WireError(f"header: cannot be read: {error}") from None
+    kind = KINDS.get(header.kind) if isinstance(header.kind, str) else None
+    if kind is None or header.fields is msgspec.UNSET:
+        raise WireError(f"kind: {header.kind!r} is none of ours")
+    try:
+        fields = _FIELDS[kind].decode(header.fields)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise WireError(f"fields: {kind.kind}: {error}") from None
-    values = msgspec.structs.asdict(message)
     if kind in _WITH_TENSOR:
-        values["tensor"] = _tensor(header.get("t"), view[body:])
-    elif "t" in header or body < view.nbytes:
+        return kind(**msgspec.structs.asdict(fields), tensor=_tensor(header.tensor, view[body:]))  # type: ignore[call-arg]
+    if header.tensor is not msgspec.UNSET or body < view.nbytes:
         raise WireError(f"tensor: {kind.kind} carries none")
-    return kind(**values)
+    return kind(**msgspec.structs.asdict(fields))
 
 
 def header_of(view: memoryview) -> tuple[dict[str, Any], int]:
-    """The header of an encoded message and where its first plane begins; needs only the message's first chunk."""
+    """The header of an encoded message, unchecked, and where its first plane begins; the first chunk has it all."""
+    packed, body = _split(view)
+    try:
+        header = msgpack.unpackb(packed, max_str_len=4 * MAX_TEXT, max_array_len=64, max_map_len=64)
+    except Exception as error:
+        raise WireError(f"header: is not msgpack: {error}") from None
+    if not isinstance(header, dict):
+        raise WireError("header: is no map")
+    return header, body
+
+
+def _split(view: memoryview) -> tuple[memoryview, int]:
+    """The packed header, and where the first plane begins."""
     if view.nbytes < _LENGTH.size:
         raise WireError(f"truncated: {view.nbytes} bytes are no header")
     (length,) = _LENGTH.unpack_from(view)
     if length > MAX_HEADER or _LENGTH.size + length > view.nbytes:
         raise WireError(f"header: {length} bytes; at most {MAX_HEADER} and no more than arrived are allowed")
-    try:
-        header = msgpack.unpackb(
-            view[_LENGTH.size : _LENGTH.size + length], max_str_len=4 * MAX_TEXT, max_array_len=64, max_map_len=64
-        )
-    except Exception as error:
-        raise WireError(f"header: is not msgpack: {error}") from None
-    if not isinstance(header, dict):
-        raise WireError("header: is no map")
     end = _LENGTH.size + length
-    return header, end + padding(end)
+    return view[_LENGTH.size : end], end + padding(end)
 
 
-def _tensor(described: object, body: memoryview) -> Tensor:
-    match described:
-        case [str(codec), str(dtype), list(shape), list(sizes)]:
-            pass
-        case _:
-            raise WireError("tensor: is not described as [codec, dtype, shape, sizes]")
-    if dtype not in DTYPES:
-        raise WireError(f"tensor: dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    if len(shape) > MAX_DIMENSIONS or not all(type(n) is int and 0 <= n < 2**40 for n in [*shape, *sizes]):
-        raise WireError(f"tensor: shape {shape} or sizes {sizes} are not at most {MAX_DIMENSIONS} integers from 0")
+def _tensor(described: msgspec.Raw | msgspec.UnsetType, body: memoryview) -> Tensor:
+    if described is msgspec.UNSET:
+        raise WireError("tensor: is missing")
+    try:
+        codec, dtype, shape, sizes = _TENSOR.decode(described)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise WireError(f"tensor: [codec, dtype, shape, sizes]: {error}") from None
     planes = []
     position = 0
     for size in sizes:
@@ -114,7 +119,7 @@ def _tensor(described: object, body: memoryview) -> Tensor:
         position += size + padding(size)
     if position - (padding(sizes[-1]) if sizes else 0) != body.nbytes:
         raise WireError(f"tensor: {body.nbytes} bytes of planes where the header announces {sum(sizes)}")
-    return Tensor(codec, dtype, tuple(shape), tuple(planes))
+    return Tensor(codec, dtype, shape, tuple(planes))
 
 
 def _fields(message: Message) -> dict[str, Any]:
@@ -127,15 +132,31 @@ def _field(value: object) -> object:
     return vars(value) if isinstance(value, Ticket) else value
 
 
-def _without_tensor(kind: type[Message]) -> type[msgspec.Struct]:
-    """The kind's fields as a strict structure of their own: what msgspec checks a header against."""
+class _Header(msgspec.Struct):
+    """What a header holds, for a start: its fields can be read when the kind is known."""
+
+    kind: Any = msgspec.field(name="k", default=None)
+    fields: msgspec.Raw | msgspec.UnsetType = msgspec.field(name="f", default=msgspec.UNSET)
+    tensor: msgspec.Raw | msgspec.UnsetType = msgspec.field(name="t", default=msgspec.UNSET)
+
+
+def _without_tensor(kind: type[Message]) -> msgspec.msgpack.Decoder[msgspec.Struct]:
+    """Reads the kind's fields, strictly: none is missing, none too many, each of its type."""
     fields = [
         (field.name, field.type, msgspec.NODEFAULT if field.default is dataclasses.MISSING else field.default)
         for field in dataclasses.fields(kind)
         if field.name != "tensor"
     ]
-    return msgspec.defstruct(f"{kind.__name__}Fields", fields, forbid_unknown_fields=True, frozen=True)
+    return msgspec.msgpack.Decoder(
+        msgspec.defstruct(f"{kind.__name__}Fields", fields, forbid_unknown_fields=True, frozen=True)
+    )
 
 
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
+_Shape = Annotated[tuple[_Count, ...], msgspec.Meta(max_length=MAX_DIMENSIONS)]
+_Sizes = Annotated[tuple[_Count, ...], msgspec.Meta(max_length=MAX_PLANES)]
+
+_HEADER = msgspec.msgpack.Decoder(_Header)
 _FIELDS = {kind: _without_tensor(kind) for kind in KINDS.values()}
+_TENSOR = msgspec.msgpack.Decoder(tuple[str, Dtype, _Shape, _Sizes])
 _WITH_TENSOR = {kind for kind in KINDS.values() if any(field.name == "tensor" for field in dataclasses.fields(kind))}

@@ -8,9 +8,9 @@ number, and its message's number, index, total and size, so that no chunk depend
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
-import msgpack
+import msgspec
 
 from mpsl import PROTOCOL
 from mpsl.errors import WireError
@@ -28,31 +28,32 @@ MOST_AHEAD = 512
 _PREFIX = struct.Struct("<4sBBH")
 _ZEROS = bytes(64)
 
+# What a field of a header that comes in may be: a truth value is no number, and none is negative.
+_Text = Annotated[str, msgspec.Meta(max_length=64)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Gaps = Annotated[tuple[tuple[_Count, _Count], ...], msgspec.Meta(max_length=MAX_GAPS)]
 
-@dataclass(frozen=True)
-class ChunkHeader:
+
+class ChunkHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Where a chunk belongs: `length` bytes at `offset` of a message of `size`, of whose `total` chunks it is `index`.
 
     The first begins the message and the last ends it. `sequence` counts a session's chunks, `message` its messages.
-    `checked` is for those that come in: it takes as long as all else that is done for a header.
+    `checked` is for those that come in.
     """
 
-    boot: str
-    term: int
-    session: int
-    sequence: int
-    message: int
-    index: int
-    total: int
-    offset: int
-    size: int
-    length: int
+    boot: _Text
+    term: _Count
+    session: _Count
+    sequence: _Count
+    message: _Count
+    index: _Count
+    total: _Count
+    offset: _Count
+    size: _Count
+    length: _Count
 
     def checked(self) -> "ChunkHeader":
         """Itself; raises WireError where it cannot be."""
-        boot, *numbers = vars(self).values()
-        if type(boot) is not str or not _countable(*numbers):
-            raise WireError("chunk: has fields of wrong types")
         begins, ends = self.offset == 0, self.end == self.size
         if not (self.length > 0 and self.end <= self.size and self.index < self.total <= self.size):
             raise WireError(f"chunk: {self.length} bytes at {self.offset} do not fit a message of {self.size}")
@@ -66,39 +67,34 @@ class ChunkHeader:
         return self.offset + self.length
 
 
-@dataclass(frozen=True)
-class Ack:
+class Ack(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """All chunks before `next` have arrived, and those up to `highest` except the `gaps` [first, end).
 
     `boot` is the acknowledging process; `to_boot`, `lane` and `session` name the link that is acknowledged.
     """
 
-    boot: str
-    term: int
-    to_boot: str
-    lane: str
-    session: int
-    next: int
-    highest: int
-    gaps: tuple[tuple[int, int], ...]
+    boot: _Text
+    term: _Count
+    to_boot: _Text
+    lane: _Text
+    session: _Count
+    next: _Count
+    highest: _Count
+    gaps: _Gaps
 
     def __post_init__(self) -> None:
-        texts = (self.boot, self.to_boot, self.lane)
-        numbers = (self.term, self.session, self.next, self.highest, *(number for gap in self.gaps for number in gap))
-        if any(type(text) is not str for text in texts) or not _countable(*numbers):
-            raise WireError("ack: has fields of wrong types")
         if any(not self.next <= first < end <= self.highest for first, end in self.gaps) or self.next > self.highest:
             raise WireError("ack: names gaps outside of what it covers")
 
 
 def encode_chunk(header: ChunkHeader, body: Sequence[Buffer]) -> Pieces:
     """The payload of one publish; the body stays where it is."""
-    return Pieces(_start(CHUNK, list(vars(header).values())), *body)
+    return Pieces(_start(CHUNK, header), *body)
 
 
 def encode_ack(ack: Ack) -> bytes:
     """The payload of an acknowledgement."""
-    return _start(ACK, list(vars(ack).values()))
+    return _start(ACK, ack)
 
 
 def decode(payload: Buffer) -> tuple[ChunkHeader, memoryview] | Ack:
@@ -115,29 +111,24 @@ def decode(payload: Buffer) -> tuple[ChunkHeader, memoryview] | Ack:
         raise WireError(f"truncated: header of {length} bytes")
     end = _PREFIX.size + length
     try:
-        fields = msgpack.unpackb(view[_PREFIX.size : end], max_str_len=64, max_array_len=MAX_GAPS, max_map_len=0)
         if kind == CHUNK:
-            header = ChunkHeader(*fields).checked()
+            header = _CHUNK_HEADER.decode(view[_PREFIX.size : end]).checked()
             body = view[end + padding(end) :]
             if body.nbytes != header.length:
                 raise WireError(f"truncated: chunk of {body.nbytes} bytes that announces {header.length}")
             return header, body
         if kind == ACK:
-            *_, gaps = fields
-            fields[-1] = tuple((first, end) for first, end in gaps)
-            return Ack(*fields)
-    except WireError:
-        raise
-    except Exception as error:
+            return _ACK_HEADER.decode(view[_PREFIX.size : end])
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise WireError(f"header: cannot be read: {error}") from None
     raise WireError(f"type: {kind} is none of ours")
 
 
-def _countable(*numbers: int) -> bool:
-    return {*map(type, numbers)} == {int} and min(numbers) >= 0 and max(numbers) < 2**63
+_CHUNK_HEADER = msgspec.msgpack.Decoder(ChunkHeader)
+_ACK_HEADER = msgspec.msgpack.Decoder(Ack)
 
 
-def _start(kind: int, fields: Sequence[object]) -> bytes:
-    packed: bytes = msgpack.packb(fields)
+def _start(kind: int, header: ChunkHeader | Ack) -> bytes:
+    packed = msgspec.msgpack.encode(header)
     end = _PREFIX.size + len(packed)
     return _PREFIX.pack(MAGIC, PROTOCOL, kind, len(packed)) + packed + _ZEROS[: padding(end)]
