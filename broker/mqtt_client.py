@@ -11,10 +11,10 @@ import ssl
 import struct
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import aiomqtt
+from msgspec import Struct
 from paho.mqtt.client import PUBLISH, MQTTv5
 from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.exception import MalformedPacket
@@ -75,8 +75,7 @@ def read_publish(packet: Packet, five: bool) -> tuple[Arrived, int]:
     return Arrived(topic, payload, bool(header & 1), len(view)), identifier
 
 
-@dataclass(frozen=True)
-class Unacknowledged:
+class Unacknowledged(Struct, frozen=True):
     """A publish at QoS 0."""
 
     topic: str

@@ -16,7 +16,7 @@ import msgpack
 import msgspec
 
 from mpsl.errors import WireError
-from mpsl.messages import KINDS, Message, Tensor, Ticket
+from mpsl.messages import KINDS, Message, Tensor
 
 ALIGNMENT = 64
 MAX_HEADER = 16 * 1024
@@ -47,7 +47,7 @@ def encode(message: Message) -> list[Buffer]:
     if tensor is not None:
         planes = [plane.cast("B") for plane in tensor.planes]
         header["t"] = [tensor.codec, tensor.dtype, list(tensor.shape), [plane.nbytes for plane in planes]]
-    packed = msgpack.packb(header, unicode_errors="replace")
+    packed = msgspec.msgpack.encode(header)
     start = _LENGTH.pack(len(packed)) + packed
     if not planes:
         return [start]
@@ -127,9 +127,10 @@ def _fields(message: Message) -> dict[str, Any]:
 
 
 def _field(value: object) -> object:
-    if isinstance(value, str):
-        return value[:MAX_TEXT]
-    return vars(value) if isinstance(value, Ticket) else value
+    if not isinstance(value, str):
+        return value
+    # Names of files and what systems say in errors may have what is no character.
+    return value[:MAX_TEXT] if value.isascii() else value[:MAX_TEXT].encode(errors="replace").decode()
 
 
 class _Header(msgspec.Struct):

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from msgspec import Struct
+
 from mpsl import wire
 from mpsl.errors import WireError
 from mpsl.link import chunk
@@ -45,8 +47,7 @@ class Limits:
     message: int = 1 << 30
 
 
-@dataclass(frozen=True)
-class Outbound:
+class Outbound(Struct, frozen=True):
     """One publish at QoS 0, not retained."""
 
     topic: str

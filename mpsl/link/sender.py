@@ -6,7 +6,8 @@ the message's own buffers whenever it is sent, so whoever sends a buffer leaves 
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from mpsl.link.chunk import MOST_AHEAD, Ack, ChunkHeader, encode_chunk
 from mpsl.pieces import Pieces
@@ -18,30 +19,30 @@ HEADER_ALLOWANCE = 256
 """Bytes of a chunk that its own header may take; the body gets the rest of the configured chunk."""
 
 
-@dataclass(frozen=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True):
     """One message as the buffers that make it up; `label` is carried along for whoever watches the topics."""
 
     number: int
     buffers: tuple[memoryview, ...]
     size: int
+    total: int
+    """Chunks."""
     label: tuple[tuple[str, str], ...]
 
 
-@dataclass
-class _InFlight:
+class _InFlight(Struct):
     """Chunk `index` of a message; `position` counts the bytes of all chunks that the link sent before it."""
 
     outgoing: Outgoing
     index: int
+    offset: int
     length: int
     position: int
     sent_at: float
     resent: bool = False
 
 
-@dataclass(frozen=True)
-class Payload:
+class Payload(Struct, frozen=True):
     """One publish: its bytes and the label of its message."""
 
     data: Pieces
@@ -86,7 +87,8 @@ class Sender:
     def send(self, buffers: Sequence[Buffer], label: tuple[tuple[str, str], ...]) -> None:
         """Queue a message; `fill` says what of it may go now."""
         views = tuple(memoryview(buffer).cast("B") for buffer in buffers)
-        self._queue.append(Outgoing(self._messages, views, sum(view.nbytes for view in views), label))
+        size = sum([view.nbytes for view in views])
+        self._queue.append(Outgoing(self._messages, views, size, -(-size // self._body), label))
         self._messages += 1
 
     def fill(self, now: float, allowance: int) -> list[Payload]:
@@ -97,22 +99,23 @@ class Sender:
         """
         payloads = []
         while self._queue:
-            outgoing = self._queue[0]
-            _, length = self._span(outgoing, self._queued_index)
+            outgoing, index = self._queue[0], self._queued_index
+            offset = index * self._body
+            length = min(self._body, outgoing.size - offset)
             if self._in_flight:
                 oldest = next(iter(self._in_flight))
                 room = self._window - (self._position - self._in_flight[oldest].position)
                 if length > min(room, allowance) or self._next_sequence - oldest >= MOST_AHEAD:
                     break
-            chunk = _InFlight(outgoing, self._queued_index, length, self._position, now)
+            chunk = _InFlight(outgoing, index, offset, length, self._position, now)
             self._in_flight[self._next_sequence] = chunk
-            payloads.append(self._payload(self._next_sequence))
+            payloads.append(self._payload(self._next_sequence, chunk))
             self.in_flight_bytes += length
             self._position += length
             allowance -= length
             self._next_sequence += 1
             self._queued_index += 1
-            if self._queued_index == self._total(outgoing):
+            if self._queued_index == outgoing.total:
                 self._queue.popleft()
                 self._queued_index = 0
         if payloads and self._retry_at is None:
@@ -163,34 +166,14 @@ class Sender:
         chunk = self._in_flight[sequence]
         chunk.sent_at = now
         chunk.resent = True
-        return self._payload(sequence)
+        return self._payload(sequence, chunk)
 
-    def _total(self, outgoing: Outgoing) -> int:
-        return -(-outgoing.size // self._body)
-
-    def _span(self, outgoing: Outgoing, index: int) -> tuple[int, int]:
-        """Offset and length in bytes of a message's chunk number `index`."""
-        offset = index * self._body
-        return offset, min(self._body, outgoing.size - offset)
-
-    def _payload(self, sequence: int) -> Payload:
-        chunk = self._in_flight[sequence]
-        outgoing, index = chunk.outgoing, chunk.index
-        offset, total = self._span(outgoing, index)[0], self._total(outgoing)
-        header = ChunkHeader(
-            self._boot,
-            self._term,
-            self.session,
-            sequence,
-            outgoing.number,
-            index,
-            total,
-            offset,
-            outgoing.size,
-            chunk.length,
-        )
-        label = outgoing.label if index == 0 else ()
-        return Payload(encode_chunk(header, _cut(outgoing.buffers, offset, chunk.length)), label)
+    def _payload(self, sequence: int, chunk: _InFlight) -> Payload:
+        outgoing, index, offset, length = chunk.outgoing, chunk.index, chunk.offset, chunk.length
+        number, total, size = outgoing.number, outgoing.total, outgoing.size
+        header = ChunkHeader(self._boot, self._term, self.session, sequence, number, index, total, offset, size, length)
+        body = outgoing.buffers if total == 1 else _cut(outgoing.buffers, offset, length)
+        return Payload(encode_chunk(header, body), outgoing.label if index == 0 else ())
 
 
 def _cut(buffers: Sequence[memoryview], offset: int, length: int) -> list[memoryview]:
