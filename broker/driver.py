@@ -50,7 +50,7 @@ LAST_ATTEMPT_S = 1.0
 """The least time that an attempt to connect gets, also when patience is about to end."""
 MOST_TOGETHER = 64
 """Publishes that go out in one call of the system,"""
-MOST_TOGETHER_BYTES = 512 * 1024
+MOST_TOGETHER_BYTES = 1024 * 1024
 """and their bytes: a message costs as much as some ten thousand bytes, most of it in the system, and in the broker."""
 DRAIN_S = 5.0
 FAREWELL_S = 2.0

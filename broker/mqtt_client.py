@@ -166,7 +166,7 @@ class Client(aiomqtt.Client):
             if result != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 return self._lost(result)
             count, read = count + 1, read + len(packet.body)
-            if not self._reader.ahead and (count >= MOST_READS or read >= MOST_READ_BYTES):
+            if (count >= MOST_READS or read >= MOST_READ_BYTES) and not self._ahead:
                 break
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
@@ -202,6 +202,12 @@ class Client(aiomqtt.Client):
         except BlockingIOError:
             inner._call_socket_register_write()
             raise
+
+    @property
+    def _ahead(self) -> bool:
+        """Whether there is something that the socket will not announce: it has been received, or decrypted."""
+        inner: Any = self._client
+        return self._reader.ahead or bool(isinstance(inner._sock, ssl.SSLSocket) and inner._sock.pending())
 
     def _receive(self, room: memoryview) -> int:
         inner: Any = self._client

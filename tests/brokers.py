@@ -99,7 +99,7 @@ def secure_mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secur
 @contextlib.contextmanager
 def secure_serving(directory: Path) -> Iterator[SecureBroker]:
     """A secure broker of one's own, its files in `directory`."""
-    ca = _write_certificates(directory)
+    ca = write_certificates(directory)
     passwords = {name: f"secret of {name}" for name in ("orch", "node-1", "node-2", "watch")}
     passwords |= {f"dev-{number}": f"secret of dev-{number}" for number in range(1, 5)}
     _write_passwords(directory / "passwords", passwords)
@@ -124,7 +124,7 @@ def _write_passwords(path: Path, passwords: dict[str, str]) -> None:
     subprocess.run(["mosquitto_passwd", "-U", str(path)], check=True, capture_output=True)
 
 
-def _write_certificates(directory: Path) -> Path:
+def write_certificates(directory: Path) -> Path:
     """Write ca.crt, server.crt and server.key (for 127.0.0.1 and localhost, valid today); return ca.crt."""
     authority_key = ec.generate_private_key(ec.SECP256R1())
     server_key = ec.generate_private_key(ec.SECP256R1())

@@ -2,15 +2,19 @@
 
 import asyncio
 import random
+import select
 import socket
+import ssl
 import struct
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiomqtt
 import pytest
+from brokers import write_certificates
 from paho.mqtt import client as paho
 from paho.mqtt._packet import decode_publish
 from paho.mqtt.enums import MQTTProtocolVersion
@@ -227,6 +231,36 @@ def test_what_the_socket_will_not_announce_again_is_read_in_the_same_turn(wire: 
     wire.far.send(4 * MOST_READS * (bytes([0x30, len(body)]) + body))
     wire.inner.loop_read()
     assert len(wire.arrived()) == 4 * MOST_READS
+
+
+def test_what_has_been_decrypted_is_read_in_the_same_turn(wire: Wire, tmp_path: Path) -> None:
+    """The last record of TLS holds the end of a packet and all of the next: the socket has no more to announce."""
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca = write_certificates(tmp_path)
+    serving.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    trusting = ssl.create_default_context(cafile=str(ca))
+    body = bytes(packet(bytes(LARGE + 100), 0, wire.inner._protocol == paho.MQTTv5))
+    head = bytearray([0x30])
+    wire.inner._pack_remaining_length(head, len(body))
+    small = bytes(packet(b"", 0, wire.inner._protocol == paho.MQTTv5))
+
+    def serve() -> ssl.SSLSocket:
+        near = serving.wrap_socket(wire.far, server_side=True)
+        near.sendall(MOST_READS * (bytes(head) + body) + bytes([0x30, len(small)]) + small)
+        return near
+
+    with ThreadPoolExecutor(1) as pool:
+        served = pool.submit(serve)
+        wire.inner._sock.settimeout(10)
+        with trusting.wrap_socket(wire.inner._sock, server_hostname="localhost") as near:
+            wire.inner._sock = near
+            near.setblocking(False)
+            arrived = 0
+            while arrived < MOST_READS + 1:
+                assert select.select([near], [], [], 10)[0], f"{arrived} have arrived, and the rest is not announced"
+                assert wire.inner.loop_read() == paho.MQTT_ERR_SUCCESS
+                arrived += len(wire.arrived())
+            served.result(10).close()
 
 
 def test_a_publish_at_qos_1_is_acknowledged(wire: Wire) -> None:
