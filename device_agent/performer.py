@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import torch
+from msgspec import structs
 from torch.nn import functional
 
 from device_agent.gradient_feedback import GradientFeedback
@@ -141,7 +142,7 @@ class DevicePerformer:
     def _whole_batch(self, job: WholeBatch) -> Result:
         total = 0.0
         for micro in range(job.ticket.micros):
-            ticket = Ticket(**{**vars(job.ticket), "micro": micro})
+            ticket = structs.replace(job.ticket, micro=micro)
             samples, labels = self._samples(ticket)
             output = self._first.forward(ticket, samples).requires_grad_()
             mean = functional.cross_entropy(output, labels)

@@ -6,11 +6,12 @@ Fencing by term and boot is the link's; a message says only what its receiver ne
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeVar
 
+from msgspec import Struct
+
 from mpsl.topics import Lane
 
 
-@dataclass(frozen=True, order=True)
-class Ticket:
+class Ticket(Struct, frozen=True, order=True):
     """Names one micro-batch of one device's update: epoch, batch and micro-batch count from 0, round from 1."""
 
     term: int

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from brokers import SecureBroker, serving
@@ -187,7 +188,7 @@ def test_a_publish_over_the_brokers_limit_is_refused_before_it_is_sent(tmp_path:
             await client.subscribe((topic,))
             fits = Publish(topic, b"", 1, False, (("kind", "activation"), ("shape", "1x2")))
             room = 65_536 - len(topic) - len(UserProperties(fits.properties).packed) - FRAME_BYTES
-            await client.publish(dataclasses.replace(fits, payload=bytes(room)))
+            await client.publish(msgspec.structs.replace(fits, payload=bytes(room)))
             async with asyncio.timeout(PATIENCE_S):
                 assert len(await anext(payload async for _, payload, *_ in client.messages())) == room
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 
 from mpsl.job import read_job
@@ -142,7 +143,7 @@ def test_before_there_is_a_plan_only_the_orchestrator_and_the_measured_speak(mes
 def test_nobody_speaks_of_a_device_that_is_not_in_the_plan(kind: type[Message]) -> None:
     message: Any = next(message for message, _ in ALLOWED if isinstance(message, kind))
     if hasattr(message, "ticket"):
-        message = dataclasses.replace(message, ticket=dataclasses.replace(TICKET, device="stranger"))
+        message = dataclasses.replace(message, ticket=msgspec.structs.replace(TICKET, device="stranger"))
     else:
         message = dataclasses.replace(message, device="stranger")
     for source in ("orch", "node-1", "dev-1", "stranger"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -42,7 +43,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(typing.get_args(kind))
     if kind is Ticket:
-        return st.builds(Ticket, *(values(field.type) for field in dataclasses.fields(Ticket)))
+        return st.builds(Ticket, *(values(field.type) for field in msgspec.structs.fields(Ticket)))
     known = {int: counts, str: texts, bool: st.booleans(), float: st.floats(allow_nan=False), Tensor: tensors()}
     return known[kind]
 
@@ -259,7 +260,11 @@ def test_announced_sizes_allocate_nothing() -> None:
     """Headers that announce exabytes are refused before anything of that size is made."""
     huge = 2**40 - 1
     activation = msgpack.packb(
-        {"k": "activation", "f": vars(example_of(Ticket, "")), "t": ["fp32", "float32", [huge] * 8, [huge]]}
+        {
+            "k": "activation",
+            "f": msgspec.structs.asdict(example_of(Ticket, "")),
+            "t": ["fp32", "float32", [huge] * 8, [huge]],
+        }
     )
     arrays = b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"
     tracemalloc.start()

@@ -13,6 +13,7 @@ from msgspec import Struct
 from mpsl import wire
 from mpsl.errors import WireError
 from mpsl.link import chunk
+from mpsl.link.label import label
 from mpsl.link.receiver import Receiver
 from mpsl.link.sender import Payload, Sender
 from mpsl.messages import Message
@@ -255,14 +256,3 @@ class Channel:
 
 def _retry_at(sender: Sender) -> float:
     return inf if sender.retry_at is None else sender.retry_at
-
-
-def label(message: Message) -> tuple[tuple[str, str], ...]:
-    """The user properties that mirror a message's header for people who watch the topics."""
-    known = vars(getattr(message, "ticket", message))
-    pairs = [("kind", message.kind)]
-    pairs += [(name, str(known[name])) for name in ("round", "device", "epoch", "batch", "micro") if name in known]
-    tensor = getattr(message, "tensor", None)
-    if tensor is not None:
-        pairs += [("codec", tensor.codec), ("dtype", tensor.dtype), ("shape", "x".join(map(str, tensor.shape)))]
-    return tuple(pairs)

@@ -135,9 +135,9 @@ class Sender:
         for sequence in arrived:
             chunk = self._in_flight.pop(sequence)
             self.in_flight_bytes -= chunk.length
-            if not chunk.resent:
-                self._observe(now - chunk.sent_at)
         if arrived:
+            if not chunk.resent:  # the newest: the older ones may have waited for the acknowledgement
+                self._observe(now - chunk.sent_at)
             self._retry_s = max(FIRST_RETRY_S, min(LONGEST_RETRY_S, 4 * (self._smoothed_s or 0.0)))
             self._retry_at = now + self._retry_s if self._in_flight else None
         patience = min(FIRST_RETRY_S if self._smoothed_s is None else self._smoothed_s, FIRST_RETRY_S)

@@ -1,7 +1,10 @@
 """What a machine wants done. Facts only: the driver (or the simulator) performs them, in the order given."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mpsl.machines.jobs import Job
 from mpsl.messages import Slice
@@ -22,8 +25,7 @@ class Unsubscribe:
     filters: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Publish:
+class Publish(Struct, frozen=True):
     """Publish once; JSON goes at QoS 1, binary at QoS 0 under the link's own acknowledgements."""
 
     topic: str
@@ -52,8 +54,7 @@ class Write:
     slice: Slice
 
 
-@dataclass(frozen=True)
-class SetTimer:
+class SetTimer(Struct, frozen=True):
     """Ask for `TimerFired(name)` at `at` (seconds of the driver's clock); a timer of the same name is replaced."""
 
     name: str

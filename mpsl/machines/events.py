@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from msgspec import Struct
+
 from mpsl.machines.jobs import Job, Result
 from mpsl.wire import Buffer
 
@@ -25,8 +27,7 @@ class Subscribed:
     """The broker has granted all subscriptions asked for so far."""
 
 
-@dataclass(frozen=True)
-class Received:
+class Received(Struct, frozen=True):
     """A publish arrived; any topic, any bytes."""
 
     topic: str
