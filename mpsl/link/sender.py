@@ -65,6 +65,8 @@ class Sender:
         self._next_sequence = 0
         self._position = 0
         self._in_flight: dict[int, _InFlight] = {}
+        self._oldest = self._oldest_position = 0
+        """Sequence and position of the oldest chunk in flight, kept because looking for it passes all that were."""
         self._retry_s = FIRST_RETRY_S
         self._smoothed_s: float | None = None
         self._retry_at: float | None = None
@@ -103,10 +105,11 @@ class Sender:
             offset = index * self._body
             length = min(self._body, outgoing.size - offset)
             if self._in_flight:
-                oldest = next(iter(self._in_flight))
-                room = self._window - (self._position - self._in_flight[oldest].position)
-                if length > min(room, allowance) or self._next_sequence - oldest >= MOST_AHEAD:
+                room = self._window - (self._position - self._oldest_position)
+                if length > min(room, allowance) or self._next_sequence - self._oldest >= MOST_AHEAD:
                     break
+            else:
+                self._oldest, self._oldest_position = self._next_sequence, self._position
             chunk = _InFlight(outgoing, index, offset, length, self._position, now)
             self._in_flight[self._next_sequence] = chunk
             payloads.append(self._payload(self._next_sequence, chunk))
@@ -124,7 +127,7 @@ class Sender:
 
     def acknowledge(self, ack: Ack, now: float) -> list[Payload]:
         """Take chunks out of flight; returns those that the ack names as missing, each at most once a round trip."""
-        oldest = next(iter(self._in_flight), self._next_sequence)
+        oldest = self._oldest if self._in_flight else self._next_sequence
         missing = {
             sequence
             for first, end in ack.gaps
@@ -136,6 +139,9 @@ class Sender:
             chunk = self._in_flight.pop(sequence)
             self.in_flight_bytes -= chunk.length
         if arrived:
+            if self._in_flight:
+                self._oldest = next(iter(self._in_flight))
+                self._oldest_position = self._in_flight[self._oldest].position
             if not chunk.resent:  # the newest: the older ones may have waited for the acknowledgement
                 self._observe(now - chunk.sent_at)
             self._retry_s = max(FIRST_RETRY_S, min(LONGEST_RETRY_S, 4 * (self._smoothed_s or 0.0)))
