@@ -31,6 +31,8 @@ from mpsl.topics import BinaryTopic, Topics
 
 TOPICS = Topics("bench")
 BOOTS = {"a": "aaaa", "b": "bbbb"}
+EPOCH = 1000
+"""Batches after which a device begins a new epoch: tickets are numbered as in a run."""
 AHEAD_BYTES, AHEAD_PIECES = 8 << 20, 500
 """How far paho alone may be ahead of its receiver; mosquitto drops what is more than 1000 publishes ahead."""
 
@@ -102,7 +104,8 @@ class EndMachine:
         self.started, self.cpu_started = now, _cpu()
 
     def _send(self, now: float) -> list[Effect]:
-        message = Activation(Ticket(1, 1, "a", 1, 0, self._sent, 0, 1), self._tensor)
+        epoch, batch = divmod(self._sent, EPOCH)
+        message = Activation(Ticket(1, 1, "a", 1, epoch, batch, 0, 1), self._tensor)
         self._sent += 1
         return self._out(self.channel.send("b", message, now))
 
