@@ -1,10 +1,34 @@
 """Random profiles and fleets for the planner and for what rehearses its plans."""
 
 import random
+from dataclasses import replace
+from typing import TypeVar
 
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
 from mpsl.planning.memory import GIB
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
+
+Figure = TypeVar("Figure")
+
+
+def repeating(draw: random.Random, profile: Profile, fleet: Fleet) -> tuple[Profile, Fleet]:
+    """The same with blocks that repeat, and cuts where one likes: moving both then often changes nothing."""
+    period = draw.randint(1, 2)
+
+    def again(figures: tuple[Figure, ...]) -> tuple[Figure, ...]:
+        return tuple(figures[number % period] for number in range(len(figures)))
+
+    hardware = {
+        name: replace(
+            times,
+            forward_ms=again(times.forward_ms),
+            backward_ms=again(times.backward_ms),
+            step_ms=again(times.step_ms),
+        )
+        for name, times in profile.hardware.items()
+    }
+    free = replace(fleet, job=replace(fleet.job, first_cut=None, last_cut=None))
+    return replace(profile, blocks=again(profile.blocks), hardware=hardware), free
 
 
 def random_case(draw: random.Random) -> tuple[Profile, Fleet]:

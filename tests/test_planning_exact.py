@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import inf
 
 import pytest
-from planning_cases import random_case
+from planning_cases import random_case, repeating
 
 from mpsl.planning import search
 from mpsl.planning.admission import waves
@@ -17,6 +17,7 @@ from mpsl.planning.search import TIE
 from mpsl.planning.shape import Shape
 from mpsl.planning.solver import solve
 from mpsl.planning.system import System, system_of
+from mpsl.planning.twins import Twins
 from mpsl.planning.waves import least_waves
 
 SEEDS = range(0, 200, 100)
@@ -51,9 +52,10 @@ def worth(prediction: Prediction | None, cheapest: bool) -> float:
     return prediction.cost + TIE * prediction.round_s if cheapest else prediction.round_s
 
 
-def check(seed: int) -> None:
+def check(seed: int, blocks_repeat: bool = False) -> None:
     draw = random.Random(seed)
-    system = system_of(*random_case(draw))
+    case = random_case(draw)
+    system = system_of(*(repeating(draw, *case) if blocks_repeat else case))
     cheapest = draw.random() < 0.3
     room = (system.last_cut or system.blocks - 1) - (system.first_cut or 1)
     hops = draw.choice([None, None, draw.randint(1, min(len(system.nodes), room, system.max_hops or 9))])
@@ -71,6 +73,20 @@ def check(seed: int) -> None:
 def test_the_plan_is_the_best_of_all_placements(first: int) -> None:
     for seed in range(first, first + 100):
         check(seed)
+
+
+@pytest.mark.parametrize("first", [3_000_000, pytest.param(4_000_000, marks=pytest.mark.slow)])
+def test_where_blocks_repeat_the_plan_is_still_the_best(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, left_out = Twins.seen, []
+
+    def counted(twins: Twins, pair: int) -> bool:
+        left_out.append(seen(twins, pair))
+        return left_out[-1]
+
+    monkeypatch.setattr(Twins, "seen", counted)
+    for seed in range(first, first + (60 if first == 3_000_000 else 300)):
+        check(seed, blocks_repeat=True)
+    assert sum(left_out) > len(left_out) // 20, "pairs that are the same as one before"
 
 
 @pytest.mark.parametrize("first", [1_000_000, pytest.param(2_000_000, marks=pytest.mark.slow)])

@@ -64,6 +64,14 @@ class RoundFormula:
         self.start[PASSED] = system.batches * crossing + 2 * part * len(system.devices)
         self.start[WAVES] = -(-len(system.devices) // (system.admit or len(system.devices)))
 
+    def figures(self, pair: int) -> Array:
+        """All that the devices add to a round between this pair of cuts."""
+        longest = [seconds[pair] for both in self._longest.values() for seconds in both]
+        waiting = [slowest[pair] for _, slowest in self._waiting]
+        hosts = [seconds[pair] for _, _, seconds, _ in self._hosts]
+        own = self._own[pair], self._own_waiting[pair], self._sum[pair]
+        return np.array([*self.start[:, pair], *own, *longest, *waiting, *hosts])
+
     def busiest(self, pair: Index, chain: Array) -> Array:
         """Seconds a round of the busiest resource; `chain` has the rows of a table first and any shape after."""
         system = self._system

@@ -36,6 +36,7 @@ from mpsl.planning.stage_table import (
 )
 from mpsl.planning.system import System
 from mpsl.planning.terms import Columns
+from mpsl.planning.twins import Twins
 from mpsl.planning.waves import least_waves
 
 MOST_WORK = 10_000_000
@@ -105,10 +106,11 @@ class Search:
             bounds, floors = self._bounds_of_pairs()
             bounds[~enough] = inf
             hopeful = np.argsort(bounds, kind="stable")
+        twins = Twins(self.formula, self.columns, self.kinds)
         for pair in hopeful:
             if until_found and self.best:
                 return
-            if bounds[pair] < self.value * _NEARLY:
+            if bounds[pair] < self.value * _NEARLY and not twins.seen(int(pair)):
                 self._settle(int(pair), float(floors[pair]), until_found)
         if not self.all_sets:
             self.dropped = min(self.dropped, lowest)
