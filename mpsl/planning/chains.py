@@ -85,7 +85,18 @@ class Trail:
         self._size += len(chains)
         return np.arange(self._starts[-1], self._size)
 
-    def step(self, chain: int) -> tuple[int, int, int]:
+    def back(self, chain: int) -> tuple[tuple[int, ...], list[int]]:
+        """The cuts of a chain, and the sets of its stages."""
+        cuts: list[int] = []
+        sets: list[int] = []
+        while chain >= 0:
+            block, chain, last_set = self._step(chain)
+            cuts.insert(0, block)
+            if chain >= 0:
+                sets.insert(0, last_set)
+        return tuple(cuts), sets
+
+    def _step(self, chain: int) -> tuple[int, int, int]:
         """The block where chain ends, the chain that it extends (-1 for none) and the set of its last stage."""
         group = bisect_right(self._starts, chain) - 1
         block, chains = self._groups[group]

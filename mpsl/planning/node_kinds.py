@@ -72,6 +72,13 @@ class NodeKinds:
         """Where the set `inner` is a part of the set `outer`; both broadcast."""
         return np.asarray(((outer | self.spare) - inner) & self.spare == self.spare, bool)
 
+    def nodes(self, sets: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+        """Nodes for each set, the first ones of each kind that are free."""
+        free = [iter(members) for members in self.members]
+        return tuple(
+            tuple(next(free[kind]) for kind, count in enumerate(counts) for _ in range(count)) for counts in sets
+        )
+
 
 def kinds_of(system: System) -> NodeKinds:
     """Group the nodes of `system` by their figures, kinds in the order in which they first appear."""

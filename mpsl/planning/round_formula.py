@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpsl.planning.stage_table import HOSTS, LATENCY, LOAD, PASSED, SLOWEST, WAVES, Array
+from mpsl.planning.stage_table import HOSTS, LATENCY, LOAD, PASSED, SLOWEST, WAVES, Array, Indices
 from mpsl.planning.system import System
 from mpsl.planning.terms import Columns, device_terms
 
-Index = int | slice
-"""One pair of device cuts, or all of them."""
+Index = int | slice | Indices
+"""One pair of device cuts, all of them, or one for each chain."""
 
 
 class RoundFormula:

@@ -94,6 +94,8 @@ class Search:
 
     def run(self, until_found: bool = False) -> None:
         """Search every pair of device cuts whose bound leaves hope, the most hopeful first."""
+        if self.cheapest and self.shape.hops in (None, 1):
+            self._try_single_stages()
         bounds, floors = self._bounds_of_pairs()
         lowest = float(bounds.min(initial=inf))
         hopeful = np.argsort(bounds, kind="stable")
@@ -114,6 +116,30 @@ class Search:
                 self._settle(int(pair), float(floors[pair]), until_found)
         if not self.all_sets:
             self.dropped = min(self.dropped, lowest)
+
+    def _try_single_stages(self) -> None:
+        """The best plan of one stage, over all pairs: often the cheapest of all, and found at the price of a look."""
+        first, last = self.formula.first, self.formula.last
+        pair_at = np.full((self.system.blocks, self.system.blocks), -1)
+        pair_at[first, last] = np.arange(len(first))
+        for begin in np.unique(first).tolist():
+            stages = self.tables.stages(begin)
+            stages = stages.take(pair_at[begin, stages.ends] >= 0)
+            if len(stages.ends):
+                pairs = pair_at[begin, stages.ends]
+                figures = self._begun(pairs, stages.figures)
+                values = self._bounds(pairs, figures, stages.ends, stages.ends, 0)
+                best = int(np.argmin(values))
+                if values[best] < self.value:
+                    self.value = float(values[best])
+                    self._found((begin, int(stages.ends[best])), [int(stages.sets[best])])
+
+    def _begun(self, pair: Index, stages: Array) -> Array:
+        """The figures of chains of one stage each, with what comes before the first one."""
+        figures, start = stages.copy(), self.formula.start[:, pair]
+        figures[LARGEST] = np.maximum(figures[LARGEST], start[LARGEST])
+        figures[SUMMED] += start[SUMMED]
+        return figures
 
     def _bounds_of_pairs(self) -> tuple[Array, Array]:
         """Of every pair of device cuts: a lower bound of any plan's value, and of its busiest resource's seconds."""
@@ -157,7 +183,8 @@ class Search:
         if not self.cheapest:
             return seconds
         with np.errstate(invalid="ignore"):  # nothing times forever: not a number, and so never less than a known value
-            to_come = np.maximum(self.rest.money[last] - self.rest.money[block], self.lowest_price * seconds)
+            nodes = np.maximum(left, 1)  # at least: each stage to come has one
+            to_come = np.maximum(self.rest.money[last] - self.rest.money[block], nodes * self.lowest_price * seconds)
             money = figures[PRICE] * seconds + np.where(np.equal(block, last), 0.0, to_come)
         return np.asarray(money + TIE * seconds)
 
@@ -271,7 +298,8 @@ class Search:
                 best = whole[np.argmin(bounds[whole])]
                 if bounds[best] < self.value:
                     self.value = float(bounds[best])
-                    self.best = self._placement(trail, int(ids[parents[best]]), int(offer.sets[chosen[best]]), last)
+                    cuts, sets = trail.back(int(ids[parents[best]]))
+                    self._found((*cuts, last), [*sets, int(offer.sets[chosen[best]])])
             rows = np.nonzero((bounds < self.value * _NEARLY) & (ends < last))[0]
             rows = rows[np.argsort(ends[rows], kind="stable")]
             used = chains.used[parents[rows]] + offer.codes[chosen[rows]]
@@ -296,16 +324,5 @@ class Search:
             rows.append(figures[HOPS])
         return np.array(rows)
 
-    def _placement(self, trail: Trail, parent: int, last_set: int, last: int) -> Placement:
-        cuts, sets = [last], [last_set]
-        while parent >= 0:
-            block, parent, earlier = trail.step(parent)
-            cuts.append(block)
-            if parent >= 0:
-                sets.append(earlier)
-        free = [list(members) for members in self.kinds.members]
-        stages = [
-            tuple(free[kind].pop(0) for kind, count in enumerate(self.sets[chosen]) for _ in range(count))
-            for chosen in reversed(sets)
-        ]
-        return Placement(tuple(reversed(cuts)), tuple(stages))
+    def _found(self, cuts: tuple[int, ...], sets: list[int]) -> None:
+        self.best = Placement(cuts, self.kinds.nodes([self.sets[chosen] for chosen in sets]))
