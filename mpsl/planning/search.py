@@ -102,7 +102,9 @@ class Search:
         if len(hopeful) > FEW_PAIRS:
             best, start = int(hopeful[0]), self.formula.start
             self._sweep(best, float(floors[best]), self._offers(best, float(floors[best])), NARROW)
-            waves = least_waves(self.tables, self.formula.first, self.formula.last, self._known_seconds())
+            waves = least_waves(
+                self.tables, self.formula.first, self.formula.last, self._known_seconds(), self.shape.hops
+            )
             enough = np.isfinite(waves)
             start[WAVES, enough] = np.maximum(start[WAVES], waves)[enough]
             bounds, floors = self._bounds_of_pairs()

@@ -7,7 +7,7 @@ The cheap bounds of `bound.py` look at one stage at a time and do not see that. 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpsl.planning.bound import any_number
+from mpsl.planning.bound import any_number, exactly
 from mpsl.planning.offers import SLACK
 from mpsl.planning.stage_table import HOSTS, LOAD, WAVES, WEIGHTS, Array, StageTables
 
@@ -15,10 +15,13 @@ MOST_STEPS = 8
 """Numbers of waves that are tried, of all that stages need."""
 
 
-def least_waves(tables: StageTables, first: NDArray[np.int64], last: NDArray[np.int64], below: float) -> Array:
+def least_waves(
+    tables: StageTables, first: NDArray[np.int64], last: NDArray[np.int64], below: float, hops: int | None
+) -> Array:
     """For every pair of device cuts: the fewest waves with which the fleet may suffice for all of its stages.
 
-    Only stages with a load less than `below` seconds a round count; infinite where no number of waves is enough.
+    Only stages with a load less than `below` seconds a round count, and chains of `hops` stages where that is given;
+    infinite where no number of waves is enough.
     """
     starts = range(int(first.min()), int(last.max()))
     stages = [tables.stages(start) for start in starts]
@@ -37,7 +40,8 @@ def least_waves(tables: StageTables, first: NDArray[np.int64], last: NDArray[np.
         for weight in figures[WEIGHTS:HOSTS, counts]:
             stage = np.full((cuts, cuts), np.inf)
             np.minimum.at(stage, (begins[counts], ends[counts]), weight)
-            enough &= any_number(stage)[first, last] <= 1 + SLACK
+            ways = any_number(stage) if hops is None else exactly(stage, hops)
+            enough &= ways[first, last] <= 1 + SLACK
         # Fewer were not enough with the step tried before: only what comes right after that one can be.
         least[enough] = steps[tried[place - 1] + 1] if place else steps[0]
     return least
