@@ -321,3 +321,14 @@ def test_a_body_of_another_length_than_announced_is_refused() -> None:
     header = ChunkHeader("boot", 1, 1, 1, 1, 1, 3, 50, 100, 20)
     for length in (0, 19, 21):
         assert refused(chunk.decode, bytes(chunk.encode_chunk(header, [bytes(length)]))) == "truncated"
+
+
+def test_headers_that_nest_without_end_are_refused() -> None:
+    """Where a number belongs, and behind the last field, which nobody would read."""
+    deep = b"\x91" * 4000
+    fields = b"\xa4boot" + b"\x01" * 9
+    for header in (b"\x9a\xa4boot" + deep, b"\x9b" + fields + deep):
+        payload = b"MPSL" + bytes([PROTOCOL, chunk.CHUNK]) + len(header).to_bytes(2, "little") + header
+        assert refused(chunk.decode, payload) == "header"
+    for header in (b"\x82\xa1k\xa6commit\xa1f\x81\xa5round" + deep, b"\x83\xa1k\xa6commit\xa1f\x80\xa1x" + deep):
+        assert refused(wire.decode, len(header).to_bytes(4, "little") + header) in CLASSES
