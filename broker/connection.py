@@ -70,8 +70,7 @@ class Connection:
     def _checked(self, publish: Publish) -> Unacknowledged:
         """What goes out of it. One that is too large ends the connection, and the client library sends it for ever."""
         packed = self._properties(publish)
-        size = _wire_bytes(publish, packed)
-        if self.max_packet is not None and size > self.max_packet:
+        if self.max_packet is not None and (size := _wire_bytes(publish, packed)) > self.max_packet:
             raise Refused(
                 f"{publish.topic}: a publish of {size:,} bytes, and the broker takes at most {self.max_packet:,} "
                 "(its Maximum Packet Size): make chunk_bytes smaller, or raise its limit (mosquitto: max_packet_size)"

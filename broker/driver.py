@@ -211,6 +211,9 @@ class Driver:
                 self._binary.put(effect)
             case Publish():
                 self._json.put(effect)
+            case SetTimer(name, at):
+                self._timers[name] = at
+                self._wake_at(at)
             case Run(job):
                 self._jobs.put_nowait(job)
             case Write(source, message):
@@ -218,9 +221,6 @@ class Driver:
                     self._performer.write(source, message)
                 except Exception as error:
                     self._handle(JobFailed(Store(source), f"{type(error).__name__}: {error}"))
-            case SetTimer(name, at):
-                self._timers[name] = at
-                self._wake_at(at)
             case CancelTimer(name):
                 self._timers.pop(name, None)
             case Log(level, event, facts):

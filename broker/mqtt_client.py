@@ -6,6 +6,8 @@ that moves them is noticed by tests/test_mqtt_client.py.
 """
 
 import asyncio
+import bisect
+import itertools
 import socket
 import ssl
 import struct
@@ -21,7 +23,7 @@ from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.properties import VariableByteIntegers
 
 from broker.packet_reader import Packet, PacketReader
-from broker.user_properties import UserProperties
+from broker.user_properties import UserProperties, variable
 from mpsl.pieces import Content, Pieces
 
 MOST_READS = 16
@@ -75,7 +77,7 @@ def read_publish(packet: Packet, five: bool) -> tuple[Arrived, int]:
     return Arrived(topic, payload, bool(header & 1), len(view)), identifier
 
 
-class Unacknowledged(Struct, frozen=True):
+class Unacknowledged(Struct, frozen=True, gc=False):
     """A publish at QoS 0."""
 
     topic: str
@@ -87,19 +89,22 @@ class Unacknowledged(Struct, frozen=True):
 class Parts:
     """A packet that is sent from where its parts lie: paho asks for its length, and for what is left of it."""
 
-    def __init__(self, *parts: memoryview) -> None:
+    def __init__(self, parts: Sequence[memoryview]) -> None:
         self.parts = parts
+        self._ends = list(itertools.accumulate(map(len, parts)))
 
     def __len__(self) -> int:
-        return sum(map(len, self.parts))
+        return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, left: slice) -> "Parts":
-        skip, rest = left.start or 0, []
-        for part in self.parts:
-            if skip < len(part):
-                rest.append(part[skip:])
-            skip = max(0, skip - len(part))
-        return Parts(*rest)
+        start = left.start or 0
+        if not start:
+            return self
+        first = bisect.bisect_right(self._ends, start)
+        if first == len(self.parts):
+            return Parts([])
+        part = self.parts[first]
+        return Parts([part[start - self._ends[first] + len(part) :], *self.parts[first + 1 :]])
 
 
 class Client(aiomqtt.Client):
@@ -130,7 +135,7 @@ class Client(aiomqtt.Client):
         five = inner._protocol == MQTTv5
         parts = [part for message in messages for part in self._packet(message, five)]
         # At QoS 0 paho would say of each packet that it is sent, at some length; nobody listens.
-        result = self._queue_packet(PUBLISH, parts[0] if len(parts) == 1 else Parts(*parts), 0, 1, None)
+        result = self._queue_packet(PUBLISH, parts[0] if len(parts) == 1 else Parts(parts), 0, 1, None)
         if result != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise aiomqtt.MqttCodeError(result, "Could not publish message")
         try:
@@ -180,10 +185,7 @@ class Client(aiomqtt.Client):
         about = _LENGTH.pack(len(topic)) + topic
         if five:
             about += message.properties.pack() if message.properties is not None else bytes(1)
-        head = bytearray([PUBLISH | message.retain])
-        inner: Any = self._client
-        inner._pack_remaining_length(head, len(about) + len(payload))
-        head += about
+        head = bytes([PUBLISH | message.retain]) + variable(len(about) + len(payload)) + about
         if len(payload) < LARGE:
             yield memoryview(head + bytes(payload))
             return

@@ -59,16 +59,17 @@ class PacketReader:
                     return self._begun(self._buffer[self._begin], at + 1, size)
             if self._end - self._begin >= LONGEST_HEADER:
                 raise MalformedPacket("a remaining length of more than four bytes")
-            left = bytes(self._buffer[self._begin : self._end])
-            self._begin, self._end = 0, len(left)
-            self._buffer[: len(left)] = left
+            if self._begin < self._end:
+                left = bytes(self._buffer[self._begin : self._end])
+                self._buffer[: len(left)] = left
+            self._begin, self._end = 0, self._end - self._begin
             self._end += self._received(self._buffer[self._end :])
 
     def _begun(self, header: int, at: int, size: int) -> Packet:
         """What is there of it goes to memory of its own, which costs nothing before it is filled."""
         self._filled = min(size, self._end - at)
         self._begin = at + self._filled
-        self._packet = Packet(header, memoryview(np.empty(size, np.uint8).data))
+        self._packet = Packet(header, np.empty(size, np.uint8).data)
         self._packet.body[: self._filled] = self._buffer[at : self._begin]
         return self._packet
 

@@ -17,11 +17,17 @@ class UserProperties:
 
     def __init__(self, pairs: tuple[tuple[str, str], ...]) -> None:
         body = b"".join(map(_packed, pairs))
-        self.packed: bytes = VariableByteIntegers.encode(len(body)) + body  # type: ignore[no-untyped-call]
+        self.packed: bytes = variable(len(body)) + body
 
     def pack(self) -> bytes:
         """As it stands in the packet: length and properties (section 2.2.2 of MQTT 5)."""
         return self.packed
+
+
+@functools.lru_cache(4096)
+def variable(number: int) -> bytes:
+    """As a variable byte integer (section 1.5.5 of MQTT 5); publishes of a run are of few lengths."""
+    return bytes(VariableByteIntegers.encode(number))  # type: ignore[no-untyped-call]
 
 
 @functools.lru_cache(4096)

@@ -1,9 +1,8 @@
-"""The messages that cross a link, one frozen dataclass a kind. What they look like as bytes is `wire`'s business.
+"""The messages that cross a link, one frozen struct a kind. What they look like as bytes is `wire`'s business.
 
 Fencing by term and boot is the link's; a message says only what its receiver needs to act.
 """
 
-from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeVar
 
 from msgspec import Struct
@@ -11,7 +10,7 @@ from msgspec import Struct
 from mpsl.topics import Lane
 
 
-class Ticket(Struct, frozen=True, order=True):
+class Ticket(Struct, frozen=True, gc=False, order=True):
     """Names one micro-batch of one device's update: epoch, batch and micro-batch count from 0, round from 1."""
 
     term: int
@@ -30,14 +29,13 @@ class Ticket(Struct, frozen=True, order=True):
         return self.micro == self.micros - 1
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(Struct, frozen=True, gc=False):
     """A tensor as it travels: the codec that made `planes`, and the dtype and shape of what they decode to."""
 
     codec: str
     dtype: str
     shape: tuple[int, ...]
-    planes: tuple[memoryview, ...] = field(compare=False)
+    planes: tuple[memoryview, ...]
 
     @property
     def nbytes(self) -> int:
@@ -45,8 +43,7 @@ class Tensor:
         return sum(plane.nbytes for plane in self.planes)
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(Struct, frozen=True, gc=False):
     """Base of all kinds: `kind` names it on the wire, `lane` is the link it travels on."""
 
     kind: ClassVar[str]
@@ -63,8 +60,7 @@ def _kind(kind: type[_M]) -> type[_M]:
 
 
 @_kind
-@dataclass(frozen=True)
-class Activation(Message):
+class Activation(Message, frozen=True):
     """The output of the part before, on its way to the part after (training)."""
 
     kind = "activation"
@@ -74,8 +70,7 @@ class Activation(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Gradient(Message):
+class Gradient(Message, frozen=True):
     """The gradient of the loss by an activation, on its way back."""
 
     kind = "gradient"
@@ -85,8 +80,7 @@ class Gradient(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Probe(Message):
+class Probe(Message, frozen=True):
     """An activation of the committed model in evaluation mode: batch `batch` of `device`'s test data."""
 
     kind = "probe"
@@ -99,8 +93,7 @@ class Probe(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Slice(Message):
+class Slice(Message, frozen=True):
     """Elements `offset` and on of tensor number `index` of a part; `version` is the committed round that it belongs to.
 
     `purpose`: global (orchestrator to a seat or device), update (device to orchestrator, with its attempt), or sum
@@ -119,8 +112,7 @@ class Slice(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Joined(Message):
+class Joined(Message, frozen=True):
     """A seat or device has built its part and subscribed; a refusal says why it cannot take part.
 
     A device adds how many training samples and how many batches of test data it has.
@@ -133,8 +125,7 @@ class Joined(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Loaded(Message):
+class Loaded(Message, frozen=True):
     """A seat holds the whole committed part of `version`."""
 
     kind = "loaded"
@@ -142,8 +133,7 @@ class Loaded(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Admit(Message):
+class Admit(Message, frozen=True):
     """`device` is in its round: a seat makes a copy, the device begins once it holds the weights of `round` - 1.
 
     `batches` counts the optimizer steps of the whole round, all local epochs together.
@@ -158,8 +148,7 @@ class Admit(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Finished(Message):
+class Finished(Message, frozen=True):
     """A seat has made all of a device's steps of the round."""
 
     kind = "finished"
@@ -170,8 +159,7 @@ class Finished(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Update(Message):
+class Update(Message, frozen=True):
     """A device has made all its steps and sent the weights of its parts.
 
     `loss` is Σ batch loss × batch samples, the mean of the local epochs; `samples` are the shard's.
@@ -187,8 +175,7 @@ class Update(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Accept(Message):
+class Accept(Message, frozen=True):
     """The orchestrator took a device's update as number `number` (from 1) of the round; a seat folds its copy."""
 
     kind = "accept"
@@ -201,8 +188,7 @@ class Accept(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Discard(Message):
+class Discard(Message, frozen=True):
     """Forget a device's attempt: its copy, activations and pending sends."""
 
     kind = "discard"
@@ -212,8 +198,7 @@ class Discard(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Discarded(Message):
+class Discarded(Message, frozen=True):
     """A seat has forgotten the attempt: its place may be given away."""
 
     kind = "discarded"
@@ -222,8 +207,7 @@ class Discarded(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Close(Message):
+class Close(Message, frozen=True):
     """No more updates in this round; `devices` were accepted. A seat sends its part's sum."""
 
     kind = "close"
@@ -232,8 +216,7 @@ class Close(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Closed(Message):
+class Closed(Message, frozen=True):
     """A seat's sum is on its way: `weight` samples, `devices` updates, and the digest of the sum's bytes."""
 
     kind = "closed"
@@ -244,8 +227,7 @@ class Closed(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Commit(Message):
+class Commit(Message, frozen=True):
     """The round is on the orchestrator's disk: divide the sum by `weight`, that is the committed part from now on.
 
     `merged`: the orchestrator sends the merged part as slices instead (a stage with replicas).
@@ -258,8 +240,7 @@ class Commit(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Committed(Message):
+class Committed(Message, frozen=True):
     """A seat now serves the committed part of `round`."""
 
     kind = "committed"
@@ -267,8 +248,7 @@ class Committed(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Evaluate(Message):
+class Evaluate(Message, frozen=True):
     """Run your test data through the committed model of `round`."""
 
     kind = "evaluate"
@@ -277,8 +257,7 @@ class Evaluate(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Score(Message):
+class Score(Message, frozen=True):
     """All that leaves a device of its test data: how many there are, how many were right."""
 
     kind = "score"
@@ -289,8 +268,7 @@ class Score(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Report(Message):
+class Report(Message, frozen=True):
     """Say how many payload bytes you sent and received in this run so far."""
 
     kind = "report"
@@ -298,8 +276,7 @@ class Report(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Counters(Message):
+class Counters(Message, frozen=True):
     """MQTT payload bytes since the run was joined."""
 
     kind = "counters"
@@ -309,8 +286,7 @@ class Counters(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Fault(Message):
+class Fault(Message, frozen=True):
     """A job failed: the run cannot go on with this seat (or this device)."""
 
     kind = "fault"
@@ -318,8 +294,7 @@ class Fault(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Spoiled(Message):
+class Spoiled(Message, frozen=True):
     """A job for one device's copy failed at this seat: what came cannot be computed with, or what came of it not sent.
 
     The copy is of no use any more, the seat is.
@@ -332,8 +307,7 @@ class Spoiled(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class End(Message):
+class End(Message, frozen=True):
     """The run is over; the exit status of a `--once` process follows `state`."""
 
     kind = "end"
@@ -345,8 +319,7 @@ class End(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Echo(Message):
+class Echo(Message, frozen=True):
     """A participant to itself: how long the way to the broker and back takes."""
 
     kind = "echo"
@@ -354,8 +327,7 @@ class Echo(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Linked(Message):
+class Linked(Message, frozen=True):
     """A participant is ready to have its link measured; `latency_s` is half of its shortest way there and back."""
 
     kind = "linked"
@@ -363,8 +335,7 @@ class Linked(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Pull(Message):
+class Pull(Message, frozen=True):
     """Send train `number`, of `size` bytes."""
 
     kind = "pull"
@@ -373,8 +344,7 @@ class Pull(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Freight(Message):
+class Freight(Message, frozen=True):
     """Piece `index` of the `count` of train `number`: bytes that mean nothing."""
 
     kind = "freight"
@@ -386,8 +356,7 @@ class Freight(Message):
 
 
 @_kind
-@dataclass(frozen=True)
-class Took(Message):
+class Took(Message, frozen=True):
     """Train `number` is here: `received` bytes came in the `seconds` from its first piece to its last."""
 
     kind = "took"

@@ -14,7 +14,7 @@ class Pieces:
     __slots__ = ("buffers", "size")
 
     def __init__(self, *buffers: Buffer) -> None:
-        self.buffers = tuple(memoryview(buffer) for buffer in buffers if len(buffer))
+        self.buffers = tuple([memoryview(buffer) for buffer in buffers if len(buffer)])
         self.size = sum(map(len, self.buffers))
 
     def __len__(self) -> int:

@@ -8,7 +8,6 @@ view of the received buffer. Sizes are checked against the buffer before anythin
 WireError begins with its class and a colon, so that what is dropped can be counted under few names.
 """
 
-import dataclasses
 import struct
 from typing import Annotated, Any, Literal
 
@@ -75,10 +74,10 @@ def decode(buffer: Buffer) -> Message:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise WireError(f"fields: {kind.kind}: {error}") from None
     if kind in _WITH_TENSOR:
-        return kind(**msgspec.structs.asdict(fields), tensor=_tensor(header.tensor, view[body:]))  # type: ignore[call-arg]
+        return kind(*msgspec.structs.astuple(fields), _tensor(header.tensor, view[body:]))
     if header.tensor is not msgspec.UNSET or body < view.nbytes:
         raise WireError(f"tensor: {kind.kind} carries none")
-    return kind(**msgspec.structs.asdict(fields))
+    return kind(*msgspec.structs.astuple(fields))
 
 
 def header_of(view: memoryview) -> tuple[dict[str, Any], int]:
@@ -124,7 +123,7 @@ def _tensor(described: msgspec.Raw | msgspec.UnsetType, body: memoryview) -> Ten
 
 
 def _fields(message: Message) -> dict[str, Any]:
-    return {name: _field(value) for name, value in vars(message).items() if name != "tensor"}
+    return {name: _field(getattr(message, name)) for name in _NAMES[message.kind]}
 
 
 def _field(value: object) -> object:
@@ -145,12 +144,10 @@ class _Header(msgspec.Struct):
 def _without_tensor(kind: type[Message]) -> msgspec.msgpack.Decoder[msgspec.Struct]:
     """Reads the kind's fields, strictly: none is missing, none too many, each of its type."""
     fields = [
-        (field.name, field.type, msgspec.NODEFAULT if field.default is dataclasses.MISSING else field.default)
-        for field in dataclasses.fields(kind)
-        if field.name != "tensor"
+        (field.name, field.type, field.default) for field in msgspec.structs.fields(kind) if field.name != "tensor"
     ]
     return msgspec.msgpack.Decoder(
-        msgspec.defstruct(f"{kind.__name__}Fields", fields, forbid_unknown_fields=True, frozen=True)
+        msgspec.defstruct(f"{kind.__name__}Fields", fields, forbid_unknown_fields=True, frozen=True, gc=False)
     )
 
 
@@ -159,6 +156,8 @@ _Shape = Annotated[tuple[_Count, ...], msgspec.Meta(max_length=MAX_DIMENSIONS)]
 _Sizes = Annotated[tuple[_Count, ...], msgspec.Meta(max_length=MAX_PLANES)]
 
 _HEADER = msgspec.msgpack.Decoder(_Header)
+_NAMES = {name: tuple(field for field in kind.__struct_fields__ if field != "tensor") for name, kind in KINDS.items()}
 _FIELDS = {kind: _without_tensor(kind) for kind in KINDS.values()}
 _TENSOR = msgspec.msgpack.Decoder(tuple[str, Dtype, _Shape, _Sizes])
-_WITH_TENSOR = {kind for kind in KINDS.values() if any(field.name == "tensor" for field in dataclasses.fields(kind))}
+_WITH_TENSOR = {kind for kind in KINDS.values() if kind.__struct_fields__[-1:] == ("tensor",)}
+"""There it is the last field."""

@@ -9,11 +9,11 @@ import shlex
 import shutil
 import subprocess
 import textwrap
-from dataclasses import fields
 from pathlib import Path
 
 import click
 import pytest
+from msgspec.structs import fields
 
 from broker.command import mpsl
 from mpsl import facts

@@ -1,6 +1,5 @@
 """Who may say what: every kind of message, from everyone, to everyone."""
 
-import dataclasses
 from typing import Any
 
 import msgspec
@@ -143,9 +142,9 @@ def test_before_there_is_a_plan_only_the_orchestrator_and_the_measured_speak(mes
 def test_nobody_speaks_of_a_device_that_is_not_in_the_plan(kind: type[Message]) -> None:
     message: Any = next(message for message, _ in ALLOWED if isinstance(message, kind))
     if hasattr(message, "ticket"):
-        message = dataclasses.replace(message, ticket=msgspec.structs.replace(TICKET, device="stranger"))
+        message = msgspec.structs.replace(message, ticket=msgspec.structs.replace(TICKET, device="stranger"))
     else:
-        message = dataclasses.replace(message, device="stranger")
+        message = msgspec.structs.replace(message, device="stranger")
     for source in ("orch", "node-1", "dev-1", "stranger"):
         for to in ("orch", "1.0", "dev-1"):
             assert not may_send(plan(), source, to, message) or (source, to) == ("stranger", "orch")

@@ -1,12 +1,11 @@
 """Weights as slices: every byte travels once, small tensors together, and what does not fit is refused whole."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mpsl import wire
 from mpsl.errors import WireError

@@ -3,7 +3,6 @@
 A change of the files in tests/golden/ means that older processes no longer understand us: raise mpsl.PROTOCOL with it.
 """
 
-import dataclasses
 import tracemalloc
 import typing
 from collections.abc import Callable
@@ -49,7 +48,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 
 def messages(kind: type[Message]) -> st.SearchStrategy[Message]:
-    return st.builds(kind, **{field.name: values(field.type) for field in dataclasses.fields(kind)})
+    return st.builds(kind, **{field.name: values(field.type) for field in msgspec.structs.fields(kind)})
 
 
 @st.composite
@@ -88,7 +87,7 @@ def example_of(kind: Any, name: str) -> Any:
 def golden_examples() -> dict[str, bytes]:
     """The bytes of one message of every kind, of a chunk and of an ack, by the name of their file."""
     found = {
-        name: b"".join(wire.encode(kind(**{f.name: example_of(f.type, f.name) for f in dataclasses.fields(kind)})))
+        name: b"".join(wire.encode(kind(**{f.name: example_of(f.type, f.name) for f in msgspec.structs.fields(kind)})))
         for name, kind in KINDS.items()
     }
     header = ChunkHeader("0a1b2c3d", 1, 2, 300, 4, 1, 3, 60, 150, 70)

@@ -4,7 +4,7 @@ It turns messages into publishes and publishes into messages; what a message mea
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -48,7 +48,7 @@ class Limits:
     message: int = 1 << 30
 
 
-class Outbound(Struct, frozen=True):
+class Outbound(Struct, frozen=True, gc=False):
     """One publish at QoS 0, not retained."""
 
     topic: str
@@ -153,10 +153,11 @@ class Channel:
 
     def next_due(self) -> float | None:
         """When `due` wants to be called; it may turn out then that an acknowledgement has put off what was to do."""
-        times = [receiver.ack_at for receiver in self._owing.values() if receiver.ack_at is not None]
-        if self._unacknowledged and self._retry_at < inf:
-            times.append(self._retry_at)
-        return min(times, default=None)
+        at = self._retry_at if self._unacknowledged else inf
+        for receiver in self._owing.values():
+            if receiver.ack_at is not None and receiver.ack_at < at:
+                at = receiver.ack_at
+        return None if at == inf else at
 
     def _drop(self, error: WireError) -> None:
         # Its class alone: what others send must not make new keys.
@@ -227,17 +228,19 @@ class Channel:
         outbound = []
         if receiver.ack_at is not None and receiver.ack_at <= now:
             outbound = self._ack(topic.source, topic.lane, receiver)
-        return list(self._decoded(topic.lane, buffers)), outbound
+        return self._decoded(topic.lane, buffers), outbound
 
-    def _decoded(self, lane: Lane, buffers: Iterable[wire.Buffer]) -> Iterable[Message]:
+    def _decoded(self, lane: Lane, buffers: Sequence[wire.Buffer]) -> list[Message]:
+        messages = []
         for buffer in buffers:
             try:
                 message = wire.decode(buffer)
                 if message.lane != lane:
                     raise WireError(f"lane: {lane} carries no {message.kind}")
-                yield message
+                messages.append(message)
             except WireError as error:
                 self._drop(error)
+        return messages
 
     def _ack(self, source: str, lane: Lane, receiver: Receiver) -> list[Outbound]:
         payload = chunk.encode_ack(receiver.ack(self._boot, self._term, lane))

@@ -34,7 +34,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Gaps = Annotated[tuple[tuple[_Count, _Count], ...], msgspec.Meta(max_length=MAX_GAPS)]
 
 
-class ChunkHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class ChunkHeader(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
     """Where a chunk belongs: `length` bytes at `offset` of a message of `size`, of whose `total` chunks it is `index`.
 
     The first begins the message and the last ends it. `sequence` counts a session's chunks, `message` its messages.

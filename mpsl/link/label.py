@@ -3,7 +3,9 @@
 Nothing reads them back: a message is decoded from its payload alone.
 """
 
-from mpsl.messages import Message, Tensor
+import functools
+
+from mpsl.messages import KINDS, Message, Tensor, Ticket
 
 NAMES = ("round", "device", "epoch", "batch", "micro")
 """What of a message or its ticket is shown, where it has it."""
@@ -12,9 +14,22 @@ NAMES = ("round", "device", "epoch", "batch", "micro")
 def label(message: Message) -> tuple[tuple[str, str], ...]:
     """What it is, whose, which batch of which round, and what its tensor looks like, as names and values."""
     about = getattr(message, "ticket", message)
-    pairs = [("kind", message.kind)]
-    pairs += [(name, str(getattr(about, name))) for name in NAMES if hasattr(about, name)]
     tensor: Tensor | None = getattr(message, "tensor", None)
-    if tensor is not None:
-        pairs += [("codec", tensor.codec), ("dtype", tensor.dtype), ("shape", "x".join(map(str, tensor.shape)))]
-    return tuple(pairs)
+    return (
+        ("kind", message.kind),
+        *[(name, str(getattr(about, name))) for name in _SHOWN[message.kind]],
+        *(_of_tensor(tensor.codec, tensor.dtype, tensor.shape) if tensor is not None else ()),
+    )
+
+
+def _shown(kind: type[Message]) -> tuple[str, ...]:
+    about = Ticket if "ticket" in kind.__struct_fields__ else kind
+    return tuple(name for name in NAMES if name in about.__struct_fields__)
+
+
+@functools.lru_cache(256)
+def _of_tensor(codec: str, dtype: str, shape: tuple[int, ...]) -> tuple[tuple[str, str], ...]:
+    return ("codec", codec), ("dtype", dtype), ("shape", "x".join(map(str, shape)))
+
+
+_SHOWN = {name: _shown(kind) for name, kind in KINDS.items()}

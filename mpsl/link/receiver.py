@@ -4,9 +4,9 @@ Pure. It must never allocate for a message before its size has been checked agai
 """
 
 import itertools
-from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct, field
 
 from mpsl.errors import WireError
 from mpsl.link.chunk import MAX_GAPS, MOST_AHEAD, Ack, ChunkHeader
@@ -26,8 +26,7 @@ def aligned_buffer(size: int) -> memoryview:
     return memoryview(whole[start : start + size].data)
 
 
-@dataclass
-class _Assembly:
+class _Assembly(Struct, gc=False):
     """A message of which some chunks have arrived: where each begins and ends, by its index."""
 
     size: int
@@ -85,10 +84,13 @@ class Receiver:
         if header.sequence - self._next >= MOST_AHEAD:
             raise WireError(f"window: chunk {header.sequence} is beyond it; {self._next} is next")
         self._place(header, body)
-        self._ahead.add(header.sequence)
-        while self._next in self._ahead:
-            self._ahead.remove(self._next)
+        if header.sequence == self._next:
             self._next += 1
+            while self._next in self._ahead:
+                self._ahead.remove(self._next)
+                self._next += 1
+        else:
+            self._ahead.add(header.sequence)
         self._unacknowledged += body.nbytes
         soon = now if self._ahead or self._unacknowledged >= self._window // 4 else now + ACK_DELAY_S
         self.ack_at = soon if self.ack_at is None else min(self.ack_at, soon)

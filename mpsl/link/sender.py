@@ -19,7 +19,7 @@ HEADER_ALLOWANCE = 256
 """Bytes of a chunk that its own header may take; the body gets the rest of the configured chunk."""
 
 
-class Outgoing(Struct, frozen=True):
+class Outgoing(Struct, frozen=True, gc=False):
     """One message as the buffers that make it up; `label` is carried along for whoever watches the topics."""
 
     number: int
@@ -30,7 +30,7 @@ class Outgoing(Struct, frozen=True):
     label: tuple[tuple[str, str], ...]
 
 
-class _InFlight(Struct):
+class _InFlight(Struct, gc=False):
     """Chunk `index` of a message; `position` counts the bytes of all chunks that the link sent before it."""
 
     outgoing: Outgoing
@@ -42,7 +42,7 @@ class _InFlight(Struct):
     resent: bool = False
 
 
-class Payload(Struct, frozen=True):
+class Payload(Struct, frozen=True, gc=False):
     """One publish: its bytes and the label of its message."""
 
     data: Pieces
@@ -134,16 +134,17 @@ class Sender:
             for sequence in range(max(first, oldest), min(end, self._next_sequence))
             if sequence in self._in_flight
         }
-        arrived = [s for s in self._in_flight if s < ack.highest and s not in missing]
-        for sequence in arrived:
-            chunk = self._in_flight.pop(sequence)
-            self.in_flight_bytes -= chunk.length
-        if arrived:
+        newest: _InFlight | None = None
+        for sequence in range(oldest, min(ack.highest, self._next_sequence)):
+            if sequence not in missing and (chunk := self._in_flight.pop(sequence, None)) is not None:
+                self.in_flight_bytes -= chunk.length
+                newest = chunk
+        if newest is not None:
             if self._in_flight:
                 self._oldest = next(iter(self._in_flight))
                 self._oldest_position = self._in_flight[self._oldest].position
-            if not chunk.resent:  # the newest: the older ones may have waited for the acknowledgement
-                self._observe(now - chunk.sent_at)
+            if not newest.resent:  # the older ones may have waited for the acknowledgement
+                self._observe(now - newest.sent_at)
             self._retry_s = max(FIRST_RETRY_S, min(LONGEST_RETRY_S, 4 * (self._smoothed_s or 0.0)))
             self._retry_at = now + self._retry_s if self._in_flight else None
         patience = min(FIRST_RETRY_S if self._smoothed_s is None else self._smoothed_s, FIRST_RETRY_S)

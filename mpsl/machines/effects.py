@@ -25,7 +25,7 @@ class Unsubscribe:
     filters: tuple[str, ...]
 
 
-class Publish(Struct, frozen=True):
+class Publish(Struct, frozen=True, gc=False):
     """Publish once; JSON goes at QoS 1, binary at QoS 0 under the link's own acknowledgements."""
 
     topic: str
@@ -54,7 +54,7 @@ class Write:
     slice: Slice
 
 
-class SetTimer(Struct, frozen=True):
+class SetTimer(Struct, frozen=True, gc=False):
     """Ask for `TimerFired(name)` at `at` (seconds of the driver's clock); a timer of the same name is replaced."""
 
     name: str

@@ -27,7 +27,7 @@ class Subscribed:
     """The broker has granted all subscriptions asked for so far."""
 
 
-class Received(Struct, frozen=True):
+class Received(Struct, frozen=True, gc=False):
     """A publish arrived; any topic, any bytes."""
 
     topic: str
