@@ -12,7 +12,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import aiomqtt
@@ -25,6 +25,7 @@ from paho.mqtt.properties import VariableByteIntegers
 from broker.packet_reader import Packet, PacketReader
 from broker.user_properties import UserProperties, variable
 from mpsl.pieces import Content, Pieces
+from mpsl.wire import Buffer
 
 MOST_READS = 16
 """Packets that are read in one turn of the event loop,"""
@@ -89,7 +90,7 @@ class Unacknowledged(Struct, frozen=True, gc=False):
 class Parts:
     """A packet that is sent from where its parts lie: paho asks for its length, and for what is left of it."""
 
-    def __init__(self, parts: Sequence[memoryview]) -> None:
+    def __init__(self, parts: Sequence[Buffer]) -> None:
         self.parts = parts
         self._ends = list(itertools.accumulate(map(len, parts)))
 
@@ -103,7 +104,7 @@ class Parts:
         first = bisect.bisect_right(self._ends, start)
         if first == len(self.parts):
             return Parts([])
-        part = self.parts[first]
+        part = memoryview(self.parts[first])
         return Parts([part[start - self._ends[first] + len(part) :], *self.parts[first + 1 :]])
 
 
@@ -179,7 +180,7 @@ class Client(aiomqtt.Client):
         """paho cuts off what is left of a packet each time it writes: of a view that costs nothing."""
         return self._queue_packet(command, memoryview(packet), *arguments)
 
-    def _packet(self, message: Unacknowledged, five: bool) -> Iterator[memoryview]:
+    def _packet(self, message: Unacknowledged, five: bool) -> Iterable[Buffer]:
         """A head (section 3.3), and the payload where it is; a small one behind its head."""
         topic, payload = message.topic.encode(), message.payload
         about = _LENGTH.pack(len(topic)) + topic
@@ -187,10 +188,8 @@ class Client(aiomqtt.Client):
             about += message.properties.pack() if message.properties is not None else bytes(1)
         head = bytes([PUBLISH | message.retain]) + variable(len(about) + len(payload)) + about
         if len(payload) < LARGE:
-            yield memoryview(head + bytes(payload))
-            return
-        yield memoryview(head)
-        yield from payload.buffers if isinstance(payload, Pieces) else (memoryview(payload),)
+            return (head + bytes(payload),)
+        return (head, *payload.buffers) if isinstance(payload, Pieces) else (head, payload)
 
     def _send(self, packet: "Parts | memoryview") -> int:
         """As paho does; the parts of a packet in one call of the system, where the socket can."""

@@ -5,17 +5,16 @@ has left the processor's caches by then. It must never outlive the acknowledgeme
 longer, whoever sends a buffer leaves it unchanged.
 """
 
+from msgspec import Struct
+
 from mpsl.wire import Buffer
 
 
-class Pieces:
-    """The buffers of one payload, in order; `bytes` joins them."""
+class Pieces(Struct, frozen=True, gc=False):
+    """The `buffers` of one payload of `size` bytes, in order, none of them empty; `bytes` joins them."""
 
-    __slots__ = ("buffers", "size")
-
-    def __init__(self, *buffers: Buffer) -> None:
-        self.buffers = tuple([memoryview(buffer) for buffer in buffers if len(buffer)])
-        self.size = sum(map(len, self.buffers))
+    buffers: tuple[Buffer, ...]
+    size: int
 
     def __len__(self) -> int:
         return self.size

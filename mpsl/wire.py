@@ -40,7 +40,7 @@ def padding(length: int) -> int:
 
 
 def encode(message: Message) -> list[Buffer]:
-    """The message as a list of buffers to be sent one after the other; planes are not copied."""
+    """The message as flat buffers to be sent one after the other, none of them empty; planes are not copied."""
     tensor: Tensor | None = getattr(message, "tensor", None)
     header: dict[str, Any] = {"k": message.kind, "f": _fields(message)}
     planes: list[memoryview] = []
@@ -52,9 +52,13 @@ def encode(message: Message) -> list[Buffer]:
     if not planes:
         return [start]
     buffers: list[Buffer] = [start + _ZEROS[: padding(len(start))]]
-    for plane in planes[:-1]:
-        buffers += [plane, _ZEROS[: padding(plane.nbytes)]]
-    buffers.append(planes[-1])
+    gap = 0
+    for plane in planes:
+        if gap:
+            buffers.append(_ZEROS[:gap])
+        if plane.nbytes:
+            buffers.append(plane)
+        gap = padding(plane.nbytes)
     return buffers
 
 

@@ -183,7 +183,7 @@ def test_publishes_leave_as_paho_would_send_them(wire: Wire, sizes: list[int], r
     for number, size in enumerate(sizes):
         payload = random.Random(number).randbytes(size)
         properties = UserProperties(PAIRS) if five and number % 2 == 0 else None
-        content = Pieces(payload[:5], payload[5:70], payload[70:]) if in_pieces else payload
+        content = Pieces((payload[:5], payload[5:70], payload[70:]), len(payload)) if in_pieces else payload
         ours.append(Unacknowledged(f"mpsl/v1/{number}", content, retain, properties))
         theirs._send_publish(
             1, f"mpsl/v1/{number}".encode(), payload, 0, retain, False, paho.MQTTMessageInfo(1), properties

@@ -88,8 +88,9 @@ class Ack(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
 
 
 def encode_chunk(header: ChunkHeader, body: Sequence[Buffer]) -> Pieces:
-    """The payload of one publish; the body stays where it is."""
-    return Pieces(_start(CHUNK, header), *body)
+    """The payload of one publish; the body, of the length that the header says, stays where it is."""
+    start = _start(CHUNK, header)
+    return Pieces((start, *body), len(start) + header.length)
 
 
 def encode_ack(ack: Ack) -> bytes:

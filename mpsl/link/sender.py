@@ -23,7 +23,7 @@ class Outgoing(Struct, frozen=True, gc=False):
     """One message as the buffers that make it up; `label` is carried along for whoever watches the topics."""
 
     number: int
-    buffers: tuple[memoryview, ...]
+    buffers: tuple[Buffer, ...]
     size: int
     total: int
     """Chunks."""
@@ -87,10 +87,9 @@ class Sender:
         return self._retry_at
 
     def send(self, buffers: Sequence[Buffer], label: tuple[tuple[str, str], ...]) -> None:
-        """Queue a message; `fill` says what of it may go now."""
-        views = tuple(memoryview(buffer).cast("B") for buffer in buffers)
-        size = sum([view.nbytes for view in views])
-        self._queue.append(Outgoing(self._messages, views, size, -(-size // self._body), label))
+        """Queue a message, as flat buffers; `fill` says what of it may go now."""
+        size = sum(map(len, buffers))
+        self._queue.append(Outgoing(self._messages, tuple(buffers), size, -(-size // self._body), label))
         self._messages += 1
 
     def fill(self, now: float, allowance: int) -> list[Payload]:
@@ -183,13 +182,13 @@ class Sender:
         return Payload(encode_chunk(header, body), outgoing.label if index == 0 else ())
 
 
-def _cut(buffers: Sequence[memoryview], offset: int, length: int) -> list[memoryview]:
+def _cut(buffers: Sequence[Buffer], offset: int, length: int) -> list[memoryview]:
     """The views that make up bytes `offset` to `offset + length` of the buffers laid end to end."""
     views = []
     for buffer in buffers:
-        if offset < buffer.nbytes and length > 0:
-            view = buffer[offset : offset + length]
+        if offset < len(buffer) and length > 0:
+            view = memoryview(buffer)[offset : offset + length]
             views.append(view)
-            length -= view.nbytes
-        offset = max(0, offset - buffer.nbytes)
+            length -= len(view)
+        offset = max(0, offset - len(buffer))
     return views

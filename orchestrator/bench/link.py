@@ -23,6 +23,8 @@ from orchestrator.bench.spread import extremes, medians, spread
 CHUNKS = (256 * 1024, 512 * 1024, 1024 * 1024)
 SMALLEST, LARGEST = 4, 2**30 - 64 * 1024
 """Bytes of a tensor: a message of the link has 2³⁰ at the most, and the tensor is not all of it."""
+MOST_TENSORS = 32 * 1024
+"""Of a run: of small ones, enough for two seconds."""
 ENDS = {"b": "the receiver", "a": "the sender"}
 """By role, in the order in which they are started."""
 READY_S = 60.0
@@ -45,14 +47,14 @@ def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
     callback=_sizes,
     help="Bytes of a tensor, several.",
 )
-@click.option("--total", type=click.IntRange(1 << 20), default=512 << 20, show_default=True, help="Bytes of each run.")
+@click.option("--total", type=click.IntRange(1 << 20), default=2 << 30, show_default=True, help="Bytes of each run.")
 @click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 def command(sizes: tuple[int, ...], total: int, engine: str, repeats: int) -> None:
     """Measure MB/s and CPU seconds per GB on either side; prints one JSON object last."""
     rows = []
     for size in sizes:
-        count = max(4, min(8192, total // size))
+        count = max(4, min(MOST_TENSORS, total // size))
         # The best chunk of the bare client is looked for once, with the counted runs' own count.
         chunks = [chunk for chunk in CHUNKS if chunk <= size] or [size]
         best = max(chunks, key=lambda chunk: asyncio.run(pair(engine, True, size, count, chunk))["mb_per_s"])
