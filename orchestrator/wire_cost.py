@@ -15,13 +15,19 @@ from mpsl.errors import MeasurementError
 from mpsl.job import FleetSection, Job, ModelSection, RunSection
 from mpsl.planning.profile import Profile
 from mpsl.profiling import OPTIMIZERS
-from orchestrator.bench.system import ORCHESTRATOR, observe, rate
+from orchestrator.bench.system import ORCHESTRATOR, Sample, observe, rate
 from orchestrator.measuring import Task
 
 RUN_S, BATCHES = 8.0, 12
-"""The steady part has at least that; the system counts CPU in hundredths of a second."""
-BATCH_S = 0.01
-"""Whatever the model, a batch takes that long to cross a hop and a broker."""
+"""What the steady part is to have,"""
+ENOUGH_S = 3.0
+"""and what it must have: nodes say once a second where they are, and the system counts CPU in hundredths of one."""
+BATCH_S = 0.005
+"""Whatever the model, a batch takes about that long to cross a hop and a broker; where it is less,"""
+TRIES = 3
+"""a longer run is tried, so often in all."""
+MORE = 4
+"""So many times longer, where the one before was too short to tell how long."""
 HELP = "; --no-wire profiles without it"
 SHARD_BATCHES = 2
 """Of each device: it trains on them as many epochs as it takes."""
@@ -56,8 +62,20 @@ def wire_cost(profile: Profile, engine: str, task: Task, copies: int, batch_s: f
     if cuts is None:
         return None
     steady = max(BATCHES, ceil(RUN_S / max(batch_s, BATCH_S)))
+    for _ in range(TRIES):
+        window = _steady_part(cuts, engine, task, copies, steady)
+        if window is not None and window[1].at - window[0].at >= ENOUGH_S:
+            return _cost(profile, cuts, *window)
+        steady = MORE * steady if window is None else max(2 * steady, ceil(RUN_S * rate(*window, "node-1")))
+    raise MeasurementError(f"the run that was to say what a byte costs was too short to see a steady state{HELP}")
+
+
+def _steady_part(
+    cuts: tuple[int, int], engine: str, task: Task, copies: int, batches: int
+) -> tuple[Sample, Sample] | None:
+    """The samples around at least so many `batches` of a run; None where it had passed before there were two."""
     warm = 2 * copies
-    epochs = ceil((warm + steady + copies) / (SHARD_BATCHES * copies))
+    epochs = ceil((warm + batches + copies) / (SHARD_BATCHES * copies))
     job = Job(
         RunSection("wire-cost", 1, task.batch_size, local_epochs=epochs),
         ModelSection(task.model.name, task.model.args, cuts),
@@ -68,10 +86,11 @@ def wire_cost(profile: Profile, engine: str, task: Task, copies: int, batch_s: f
     observed = asyncio.run(observe(job, SHARD_BATCHES, engine, task.threads))
     if observed.summary["state"] != "done":
         raise MeasurementError(f"the run that was to say what a byte costs failed: {observed.summary['reason']}{HELP}")
-    window = observed.steady(warm, epochs * SHARD_BATCHES * copies - copies, "node-1")
-    if window is None:
-        raise MeasurementError(f"the run that was to say what a byte costs was too short to see a steady state{HELP}")
-    first, end = window
+    return observed.steady(warm, epochs * SHARD_BATCHES * copies - copies, "node-1")
+
+
+def _cost(profile: Profile, cuts: tuple[int, int], first: Sample, end: Sample) -> WireCost:
+    """What the ends' event loops and codecs, and the broker, took for what crossed the cuts meanwhile."""
     batches = rate(first, end, "node-1") * (end.at - first.at)
     ends = broker = 0.0
     for name, reading in end.readings.items():

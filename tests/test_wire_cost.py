@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from mpsl.job import ModelSection
+from mpsl.errors import MeasurementError
+from mpsl.job import Job, ModelSection
 from mpsl.nn.block_sizes import profile_of_sizes
 from orchestrator import wire_cost as module
 from orchestrator.bench.readings import Reading
@@ -34,3 +35,45 @@ def test_the_process_that_runs_the_orchestrator_and_watches_is_no_end(monkeypatc
     assert idle == busy
     # 6 s of all ends, of which each byte has two; 2 s of the broker.
     assert idle.end == pytest.approx(idle.broker * 3 / 2)
+
+
+@pytest.mark.parametrize(
+    ("seen_s", "lengths"),
+    [
+        ([10.0], [1.0]),
+        ([2.0, 9.0], [1.0, 4.0]),
+        ([None, None, 5.0], [1.0, 4.0, 16.0]),
+        ([None, 2.9, 2.9], None),
+    ],
+)
+def test_a_run_that_was_too_short_is_made_again_and_longer(
+    seen_s: list[float | None], lengths: list[float] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`seen_s`: the steady seconds of each run; `lengths`: batches of each, as parts of the first."""
+    sizes = profile_of_sizes(ModelSection("digits-cnn"), 32)
+    epochs: list[int] = []
+
+    async def observe(job: Job, *_: Any) -> Observed:
+        seconds = seen_s[len(epochs)]
+        assert job.run.local_epochs is not None
+        epochs.append(job.run.local_epochs)
+        steps = 2 * job.run.local_epochs
+
+        def sample(at: float, step: int) -> Sample:
+            readings = dict.fromkeys(("broker", "node-1", "dev-1", ORCHESTRATOR), Reading(at, 0.0))
+            return Sample(at, readings, {"node-1": (step, at)}, {})
+
+        return Observed({"state": "done"}, [sample(0.0, 2)] + ([sample(seconds, steps - 2)] if seconds else []))
+
+    monkeypatch.setattr(module, "observe", observe)
+
+    def cost() -> module.WireCost | None:
+        return module.wire_cost(sizes, "auto", Task(ModelSection("digits-cnn"), 32, "sgd", 1, 1.0), 1, 0.001)
+
+    if lengths is None:
+        with pytest.raises(MeasurementError, match="too short to see a steady state; --no-wire"):
+            cost()
+    else:
+        assert cost() is not None
+        assert [count / epochs[0] for count in epochs] == pytest.approx(lengths, rel=0.01)
+    assert len(epochs) == len(seen_s)
