@@ -69,10 +69,14 @@ def a_row(devices: int, seconds: float, cpu_s: float, share: float = 0.1) -> dic
     }  # fmt: skip
 
 
-def test_rows_are_medians_and_compared_within_each_repeat_with_eight_devices() -> None:
-    two = [a_row(2, 9.0, 1.0)] * 3
-    many = [a_row(32, 3.0, 1.0), a_row(32, 5.0, 2.0), a_row(32, 8.0, 6.0)]
-    eight = [a_row(8, 2.0, 1.0), a_row(8, 5.0, 4.0), a_row(8, 4.0, 2.0)]
+def test_rows_are_medians_and_compared_with_the_runs_of_eight_devices_around_them() -> None:
+    two = [(a_row(2, 9.0, 1.0), (a_row(8, 1.0, 1.0),))] * 3
+    many = [
+        (a_row(32, 3.0, 1.0), (a_row(8, 1.0, 0.5), a_row(8, 3.0, 1.5))),
+        (a_row(32, 5.0, 2.0), (a_row(8, 4.0, 4.0), a_row(8, 6.0, 4.0))),
+        (a_row(32, 8.0, 6.0), (a_row(8, 4.0, 2.0), a_row(8, 4.0, 2.0))),
+    ]
+    eight = [(run, (run,)) for run in (a_row(8, 2.0, 1.0), a_row(8, 5.0, 4.0), a_row(8, 4.0, 2.0))]
     _, row, its = scaling.combined({2: two, 32: many, 8: eight})
     assert (row["devices"], row["seconds_per_batch"], row["cpu_s_per_batch"]) == (32, 5.0, 2.0)
     assert row["spread"]["seconds_per_batch"] == {"least": 3.0, "most": 8.0}
@@ -87,11 +91,11 @@ def test_rows_are_medians_and_compared_within_each_repeat_with_eight_devices() -
 def test_without_eight_devices_the_next_more_are_compared_with_or_the_first(
     counts: tuple[int, ...], reference: int
 ) -> None:
-    rows = scaling.combined({devices: [a_row(devices, 1.0, 1.0)] for devices in counts})
+    rows = scaling.combined({devices: [(a_row(devices, 1.0, 1.0), (a_row(9, 1.0, 1.0),))] for devices in counts})
     assert {row["ratio_to"] for row in rows} == {reference}
 
 
-def test_scaling_alternates_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scaling_measures_what_it_compares_with_around_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     async def observe(setting: scaling.Setting, devices: int, agents: int) -> Seen:
@@ -99,11 +103,14 @@ def test_scaling_alternates_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
         return Seen(1, [(0.0, {"orchestrator": 0.0}), (8.0, {"orchestrator": 1.0})])
 
     monkeypatch.setattr(scaling, "_observe", observe)
-    options = ["--devices", "1", "--devices", "2", "--repeats", "2", "--rounds", "1", "--batches", "4"]
+    options = ["--repeats", "2", "--rounds", "1", "--batches", "4"]
+    for count in (1, 8, 2):
+        options += ["--devices", str(count)]
     result = CliRunner().invoke(scaling.command, options)
-    assert asked == [1, 2, 1, 2]
+    assert asked == [8, 1, 8, 2, 8] * 2
     rows = json.loads(result.output.splitlines()[-1])["rows"]
-    assert [row["seconds_per_batch"] for row in rows] == [2.0, 1.0]
+    assert [row["seconds_per_batch"] for row in rows] == [2.0, 0.25, 1.0]
+    assert [row["ratio"]["seconds_per_batch"]["median"] for row in rows] == [8.0, 1.0, 4.0]
 
 
 def test_a_price_is_that_of_a_pair() -> None:

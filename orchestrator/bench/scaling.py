@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import click
@@ -31,6 +32,10 @@ COMPARED = FIGURES[:2]
 """What should not grow with the devices."""
 FULL_FROM = 8
 """So many devices keep the nodes busy; with fewer these wait for them."""
+
+
+Compared = tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
+"""A run, and those of the reference just before and after it: a machine that others use changes its speed meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +97,24 @@ def command(
     """Measure a batch's time and CPU seconds for each number of devices; prints one JSON object last."""
     setting = Setting(model, batch_size, hops, batches, rounds)
     check_job(setting.job(max(counts)), "scaling")
-    found: dict[int, list[dict[str, Any]]] = {devices: [] for devices in counts}
+
+    def run(number: int, devices: int) -> dict[str, Any]:
+        row = asyncio.run(_observe(setting, devices, agents)).row(devices, devices * batches)
+        click.echo(f"{number}: {_line(row)}", err=True)
+        return row
+
+    reference = compared_with(counts)
+    found: dict[int, list[Compared]] = {devices: [] for devices in counts}
     for number in range(1, repeats + 1):
-        for devices, runs in found.items():
-            runs.append(asyncio.run(_observe(setting, devices, agents)).row(devices, devices * batches))
-            click.echo(f"{number}: {_line(runs[-1])}", err=True)
+        before = run(number, reference)
+        for devices, pairs in found.items():
+            if devices == reference:
+                pairs.append((before, (before,)))
+                continue
+            row = run(number, devices)
+            after = run(number, reference)
+            pairs.append((row, (before, after)))
+            before = after
     rows = combined(found)
     for row in rows:
         ratios = ", ".join(f"{figure} {shown(row['ratio'][figure])}" for figure in COMPARED)
@@ -105,17 +123,20 @@ def command(
     click.echo(json.dumps(result))
 
 
-def combined(found: Mapping[int, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """A row for each number of devices: the medians of its runs, their spread, and their ratio to one row's.
+def compared_with(counts: Sequence[int]) -> int:
+    """With which the others are compared: the fewest devices from FULL_FROM on, or the first."""
+    return min((devices for devices in counts if devices >= FULL_FROM), default=counts[0])
 
-    That is the row of the fewest devices from FULL_FROM on, or the first; the ratio is taken within each repeat.
-    """
-    reference = min((devices for devices in found if devices >= FULL_FROM), default=next(iter(found)))
+
+def combined(found: Mapping[int, Sequence[Compared]]) -> list[dict[str, Any]]:
+    """A row for each number of devices: the medians of its runs, their spread, and their ratio to what they go with."""
+    reference = compared_with(tuple(found))
     rows = []
-    for devices, runs in found.items():
+    for devices, pairs in found.items():
+        runs = [run for run, _ in pairs]
         figures = [{figure: run[figure] for figure in FIGURES} for run in runs]
         ratios = {
-            figure: [run[figure] / its[figure] for run, its in zip(runs, found[reference], strict=True)]
+            figure: [run[figure] / fmean(its[figure] for its in references) for run, references in pairs]
             for figure in COMPARED
         }
         row = {
