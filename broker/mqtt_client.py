@@ -181,15 +181,16 @@ class Client(aiomqtt.Client):
         return self._queue_packet(command, memoryview(packet), *arguments)
 
     def _packet(self, message: Unacknowledged, five: bool) -> Iterable[Buffer]:
-        """A head (section 3.3), and the payload where it is; a small one behind its head."""
+        """A head (section 3.3) with what is small of the payload's beginning, and the rest of it where it is."""
         topic, payload = message.topic.encode(), message.payload
         about = _LENGTH.pack(len(topic)) + topic
         if five:
             about += message.properties.pack() if message.properties is not None else bytes(1)
         head = bytes([PUBLISH | message.retain]) + variable(len(about) + len(payload)) + about
-        if len(payload) < LARGE:
-            return (head + bytes(payload),)
-        return (head, *payload.buffers) if isinstance(payload, Pieces) else (head, payload)
+        rest = list(payload.buffers) if isinstance(payload, Pieces) else [payload]
+        while rest and len(rest[0]) < LARGE:
+            head += rest.pop(0)
+        return (head, *rest)
 
     def _send(self, packet: "Parts | memoryview") -> int:
         """As paho does; the parts of a packet in one call of the system, where the socket can."""

@@ -21,7 +21,7 @@ from orchestrator.measuring import Task
 RUN_S, BATCHES = 8.0, 12
 """What the steady part is to have,"""
 ENOUGH_S = 3.0
-"""and what it must have: nodes say once a second where they are, and the system counts CPU in hundredths of one."""
+"""and what it must have: nodes say every other second where they are, and CPU is counted in hundredths of one."""
 BATCH_S = 0.005
 """Whatever the model, a batch takes about that long to cross a hop and a broker; where it is less,"""
 TRIES = 3
