@@ -1,7 +1,7 @@
 """The MQTT client library at the price of bytes: aiomqtt over paho, without the copies that paho makes of each packet.
 
 paho copies a packet three times when it reads it and once each time that it writes, and asks the event loop for
-each; our packets are half a megabyte. What is replaced here are steps inside paho, with the same outcome; a release
+each; our packets are a megabyte. What is replaced here are steps inside paho, with the same outcome; a release
 that moves them is noticed by tests/test_mqtt_client.py.
 """
 

@@ -334,3 +334,8 @@ def test_headers_that_nest_without_end_are_refused() -> None:
         assert refused(chunk.decode, payload) == "header"
     for header in (b"\x82\xa1k\xa6commit\xa1f\x81\xa5round" + deep, b"\x83\xa1k\xa6commit\xa1f\x80\xa1x" + deep):
         assert refused(wire.decode, len(header).to_bytes(4, "little") + header) in CLASSES
+
+
+@pytest.mark.parametrize("kind", [*KINDS.values(), Ticket, Tensor, chunk.ChunkHeader])
+def test_nothing_of_a_message_counts_for_the_garbage_collector(kind: type[msgspec.Struct]) -> None:
+    assert not kind.__struct_config__.gc
