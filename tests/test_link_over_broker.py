@@ -6,15 +6,17 @@ import dataclasses
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from brokers import serving, write_certificates
 from driving import PATIENCE_S, NoJobs, Recorder, driver_of, driving, new_topics
 
 from broker.address import BrokerAddress, parse_broker
 from broker.engines.engine import BrokerProcess
-from mpsl.link.channel import Channel, Limits, Outbound, Peer
+from mpsl.link.channel import CHUNK_BYTES, Channel, Limits, Outbound, Peer
 from mpsl.machines.effects import Effect, Publish, SetTimer, Subscribe, Write
 from mpsl.machines.events import (
     Connected,
@@ -115,10 +117,12 @@ class Cable:
         writer.transport.abort()
 
 
-def transfer(broker: BrokerAddress, megabytes: int, reading_s: float, cuts: int = 0) -> None:
+def transfer(
+    broker: BrokerAddress, megabytes: int, reading_s: float, cuts: int = 0, chunk_bytes: int = CHUNK_BYTES
+) -> None:
     """A part of that size over a link at QoS 0 to a slow reader, in spite of cuts: it arrives once, in order, whole."""
     part = [np.arange(megabytes * 250_000 - 7, dtype=np.float32), np.arange(7, dtype=np.float32)]
-    topics, limits = new_topics(), Limits()
+    topics, limits = new_topics(), Limits(chunk_bytes)
     received = Part([np.zeros_like(array) for array in part])
     slices = list(weights.slices(part, "sum", 1, 0, 1, limits.chunk_bytes))
     subscribed = threading.Event()
@@ -176,3 +180,14 @@ def test_half_a_gigabyte_reaches_a_slow_reader(mosquitto: BrokerProcess) -> None
 
 def test_a_link_goes_on_after_the_connection_was_cut(each_broker: BrokerProcess) -> None:
     transfer(parse_broker(each_broker.url), megabytes=30, reading_s=0.001, cuts=2)
+
+
+def test_a_link_goes_on_after_tls_was_cut_in_the_middle_of_joined_publishes(tmp_path: Path) -> None:
+    """Chunks of 64 KiB go out many at a time; what is left of them has to be forgotten with the connection."""
+    ca = write_certificates(tmp_path)
+    conf = tmp_path / "mosquitto.conf"
+    files = f"cafile {ca}\ncertfile {tmp_path / 'server.crt'}\nkeyfile {tmp_path / 'server.key'}\n"
+    conf.write_text(f"listener 8883 127.0.0.1\nallow_anonymous true\nuser root\nmax_queued_messages 1000\n{files}")
+    with serving("mosquitto", conf=conf, host="127.0.0.1", port=0) as process:
+        address = BrokerAddress("127.0.0.1", process.port, True, None, None, str(ca))
+        transfer(address, megabytes=30, reading_s=0.0005, cuts=2, chunk_bytes=64 * 1024)
