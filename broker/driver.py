@@ -45,12 +45,12 @@ from mpsl.machines.jobs import Job, Result, Store
 from mpsl.messages import Slice
 
 FIRST_BACKOFF_S = 0.5
-LONGEST_BACKOFF_S = 30.0
+MAX_BACKOFF_S = 30.0
 LAST_ATTEMPT_S = 1.0
 """The least time that an attempt to connect gets, also when patience is about to end."""
-MOST_TOGETHER = 64
+MAX_TOGETHER = 64
 """Publishes that go out in one call of the system,"""
-MOST_TOGETHER_BYTES = 1024 * 1024
+MAX_TOGETHER_BYTES = 1024 * 1024
 """and their bytes: a message costs as much as some ten thousand bytes, most of it in the system, and in the broker."""
 DRAIN_S = 5.0
 FAREWELL_S = 2.0
@@ -95,8 +95,8 @@ class Outbox:
             self._filled.clear()
             await self._filled.wait()
         together: list[Effect] = []
-        room = MOST_TOGETHER_BYTES
-        for effect in itertools.islice(self._entries, MOST_TOGETHER):
+        room = MAX_TOGETHER_BYTES
+        for effect in itertools.islice(self._entries, MAX_TOGETHER):
             if not isinstance(effect, Publish) or effect.qos:
                 break
             room -= len(effect.payload)
@@ -296,7 +296,7 @@ class Driver:
             pause = min(random.uniform(0.5, 1.0) * backoff, deadline - self._now())
             self._log("warning", "retry", {"broker": self._address.shown, "seconds": round(pause, 1), "reason": reason})
             await asyncio.sleep(pause)
-            backoff = min(LONGEST_BACKOFF_S, 2 * backoff)
+            backoff = min(MAX_BACKOFF_S, 2 * backoff)
 
     async def _connected(self, connection: Connection) -> None:
         """Everything that goes on while connected; returns when the machine has stopped and all is sent."""

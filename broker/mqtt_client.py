@@ -27,13 +27,13 @@ from broker.user_properties import UserProperties, variable
 from mpsl.pieces import Content, Pieces
 from mpsl.wire import Buffer
 
-MOST_READS = 16
+MAX_READS = 16
 """Packets that are read in one turn of the event loop,"""
-MOST_READ_BYTES = 1024 * 1024
+MAX_READ_BYTES = 1024 * 1024
 """or bytes of them: what is read has to be acknowledged before the sender's window is full."""
 LARGE = 16 * 1024
 """Bytes of a payload that are worth not being copied."""
-MOST_PARTS = 1024
+MAX_PARTS = 1024
 """What one call of the system takes (IOV_MAX of Linux)."""
 TYPE = 0xF0
 """The bits of a packet's first byte that say what it is."""
@@ -172,7 +172,7 @@ class Client(aiomqtt.Client):
             if result != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 return self._lost(result)
             count, read = count + 1, read + len(packet.body)
-            if (count >= MOST_READS or read >= MOST_READ_BYTES) and not self._ahead:
+            if (count >= MAX_READS or read >= MAX_READ_BYTES) and not self._ahead:
                 break
         return MQTTErrorCode.MQTT_ERR_SUCCESS
 
@@ -200,7 +200,7 @@ class Client(aiomqtt.Client):
         if not isinstance(inner._sock, socket.socket) or isinstance(inner._sock, ssl.SSLSocket):
             return int(self._send_bytes(packet.parts[0]))
         try:
-            return inner._sock.sendmsg(packet.parts[:MOST_PARTS])
+            return inner._sock.sendmsg(packet.parts[:MAX_PARTS])
         except BlockingIOError:
             inner._call_socket_register_write()
             raise

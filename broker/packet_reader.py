@@ -12,7 +12,7 @@ from paho.mqtt.exception import MalformedPacket
 
 AHEAD = 16 * 1024
 """Bytes that are asked for before it is known how long the next packet is."""
-LONGEST_HEADER = 5
+MAX_HEADER = 5
 """Bytes of a fixed header."""
 
 
@@ -52,12 +52,12 @@ class PacketReader:
     def _start(self) -> Packet:
         while True:
             size = shift = 0
-            for at in range(self._begin + 1, min(self._end, self._begin + LONGEST_HEADER)):
+            for at in range(self._begin + 1, min(self._end, self._begin + MAX_HEADER)):
                 size |= (self._buffer[at] & 127) << shift
                 shift += 7
                 if self._buffer[at] < 128:
                     return self._begun(self._buffer[self._begin], at + 1, size)
-            if self._end - self._begin >= LONGEST_HEADER:
+            if self._end - self._begin >= MAX_HEADER:
                 raise MalformedPacket("a remaining length of more than four bytes")
             if self._begin < self._end:
                 left = bytes(self._buffer[self._begin : self._end])

@@ -33,7 +33,7 @@ from mpsl.machines.jobs import (
 )
 from mpsl.messages import Slice
 from mpsl.nn import tensors, weights
-from mpsl.nn.allocation import give_back
+from mpsl.nn.allocation import trim_heap
 from mpsl.nn.copy import Copy
 from mpsl.nn.part import bare_part, probe, state_tensors
 from mpsl.nn.profiler import Profiler
@@ -46,14 +46,14 @@ PIECE = 1 << 20
 class HopPerformer:
     """Performs the jobs of one compute node, one at a time; files that memory has no room for go to `scratch`.
 
-    `thrifty`: what a device leaves free goes back to the system at once, not only at the end of a run.
+    `trim_eagerly`: what a device leaves free goes back to the system at once, not only at the end of a run.
     """
 
     def __init__(
-        self, id: str, scratch: Path = DIRECTORY, profiler: Profiler | None = None, thrifty: bool = True
+        self, id: str, scratch: Path = DIRECTORY, profiler: Profiler | None = None, trim_eagerly: bool = True
     ) -> None:
         self._id = id
-        self._thrifty = thrifty
+        self._thrifty = trim_eagerly
         self._profiler = profiler
         self._scratch = scratch
         self._plan: Plan | None = None
@@ -87,7 +87,7 @@ class HopPerformer:
         if self._profiler is None:
             raise RuntimeError("this node cannot measure")
         times = self._profiler.answer(job.question)
-        give_back()
+        trim_heap()
         return BlocksMeasured(times)
 
     @_perform.register
@@ -115,15 +115,15 @@ class HopPerformer:
         self._copies.clear()
         for name in ("_part", "_bare", "_committed", "_sum"):
             self.__dict__.pop(name, None)
-        give_back()
+        trim_heap()
         return Result()
 
     @_perform.register
     def _copy(self, job: CopyPart) -> Result:
         training = self._need().job
         # What loading, merging or an evaluation left resident.
-        self._committed.let_go()
-        self._sum.let_go()
+        self._committed.evict_pages()
+        self._sum.evict_pages()
         part = copy.deepcopy(self._bare).to_empty(device="cpu")
         for array, empty in zip(self._committed.each(), weights.arrays_of(state_tensors(part)), strict=True):
             empty[...] = array
@@ -136,7 +136,7 @@ class HopPerformer:
     def _drop(self, job: DropCopy) -> Result:
         self._copies.pop(job.device, None)
         if self._thrifty:
-            give_back()
+            trim_heap()
         return Result()
 
     @_perform.register
@@ -166,7 +166,7 @@ class HopPerformer:
             self._rule.fold(total, array, job.samples)
         del part, array
         if self._thrifty:
-            give_back()
+            trim_heap()
         return Result()
 
     @_perform.register

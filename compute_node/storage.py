@@ -58,9 +58,9 @@ class Storage:
         """One array after the other; none stays resident behind the reader."""
         for array in self.arrays:
             yield array
-            self.let_go()
+            self.evict_pages()
 
-    def let_go(self) -> None:
+    def evict_pages(self) -> None:
         """What was used goes back to the file, as far as memory is concerned."""
         if self._file is not None:
             self._file.madvise(mmap.MADV_DONTNEED)

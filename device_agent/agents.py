@@ -17,7 +17,7 @@ from device_agent.shard import Shard
 from mpsl.errors import MpslError, UsageError
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Stop
-from mpsl.machines.jobs import Begin, Complete, Job, Turn, WholeBatch
+from mpsl.machines.jobs import HeadBackward, HeadForward, Job, TailStep, WholeBatch
 from mpsl.nn.profiler import Profiler
 from mpsl.nn.threads import begin_computing, limit_threads
 from mpsl.topics import client_id
@@ -98,7 +98,7 @@ def thinking(batch_s: float) -> Callable[[Job], float]:
 
     def think_s(job: Job) -> float:
         match job:
-            case Begin(ticket) | Turn(ticket) | Complete(ticket):
+            case HeadForward(ticket) | TailStep(ticket) | HeadBackward(ticket):
                 return batch_s / 3 / ticket.micros
             case WholeBatch():
                 return batch_s

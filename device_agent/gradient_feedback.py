@@ -10,7 +10,7 @@ from mpsl.codecs import ErrorFeedback, parse
 from mpsl.messages import Tensor
 from mpsl.nn import tensors
 
-MOST_BYTES = 64 * 1024 * 1024
+MAX_BYTES = 64 * 1024 * 1024
 """A shard whose samples' gradients would take more (as float32) is sent without feedback."""
 
 
@@ -41,7 +41,7 @@ class GradientFeedback:
     def encode(self, gradient: torch.Tensor, rows: list[int]) -> Tensor:
         """The gradient of the samples number `rows`, with what is still owed to them. Errors as `tensors.encode`."""
         row_bytes = gradient.nbytes // max(1, len(rows))
-        if self._feedback is None or self._samples * row_bytes > MOST_BYTES:
+        if self._feedback is None or self._samples * row_bytes > MAX_BYTES:
             return tensors.encode(gradient, self._spec)
         encoded = self._feedback.encode("gradient", gradient.detach().contiguous().numpy(), rows)
         return Tensor(encoded.codec, encoded.dtype, encoded.shape, encoded.planes)

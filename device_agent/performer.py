@@ -16,13 +16,13 @@ from device_agent.shard import Shard
 from mpsl.batches import Indices, batches_per_epoch, micro_batches, order
 from mpsl.errors import UsageError
 from mpsl.machines.jobs import (
-    Begin,
-    BeginProbe,
     BlocksMeasured,
-    Complete,
     Encoded,
     Export,
     Exported,
+    HeadBackward,
+    HeadForward,
+    HeadProbe,
     Job,
     Leave,
     MeasureBlocks,
@@ -30,16 +30,16 @@ from mpsl.machines.jobs import (
     Prepared,
     Result,
     Scored,
-    ScoreProbe,
     StartRound,
+    TailProbe,
+    TailResult,
+    TailStep,
     Trained,
-    Turn,
-    Turned,
     WholeBatch,
 )
 from mpsl.messages import Slice, Ticket
 from mpsl.nn import tensors, weights
-from mpsl.nn.allocation import give_back
+from mpsl.nn.allocation import trim_heap
 from mpsl.nn.copy import Copy
 from mpsl.nn.models import describe
 from mpsl.nn.part import build_part, probe, state_tensors
@@ -102,7 +102,7 @@ class DevicePerformer:
         for name in ("_parts", "_arrays", "_begun_with", "_feedback", "_first", "_last"):
             self.__dict__.pop(name, None)
         self._plan = None
-        give_back()
+        trim_heap()
         return Result()
 
     @_perform.register
@@ -119,21 +119,21 @@ class DevicePerformer:
         return Result()
 
     @_perform.register
-    def _begin(self, job: Begin) -> Result:
+    def _begin(self, job: HeadForward) -> Result:
         samples, _ = self._samples(job.ticket)
         return Encoded(self._coding.encode(self._first.forward(job.ticket, samples), self._need().job.wire.activations))
 
     @_perform.register
-    def _turn(self, job: Turn) -> Result:
+    def _turn(self, job: TailStep) -> Result:
         plan = self._need()
         value = self._coding.decode(job.tensor, plan.job.wire.activations, plan.message_bytes)
         mean, gradient = self._loss_and_gradient(job.ticket, value)
         rows = self._indices(job.ticket)[job.ticket.micro].tolist()
         with self._coding.timed():
-            return Turned(self._feedback.encode(gradient, rows), mean)
+            return TailResult(self._feedback.encode(gradient, rows), mean)
 
     @_perform.register
-    def _complete(self, job: Complete) -> Result:
+    def _complete(self, job: HeadBackward) -> Result:
         plan = self._need()
         self._first.backward(job.ticket, self._coding.decode(job.tensor, plan.job.wire.gradients, plan.message_bytes))
         return Result()
@@ -164,16 +164,16 @@ class DevicePerformer:
         self.__dict__.pop("_first", None)
         self.__dict__.pop("_last", None)
         # Its next turn may be long in coming.
-        give_back()
+        trim_heap()
         return Exported(found)
 
     @_perform.register
-    def _begin_probe(self, job: BeginProbe) -> Result:
+    def _begin_probe(self, job: HeadProbe) -> Result:
         samples, _ = self._test(job.batch)
         return Encoded(self._coding.encode(probe(self._parts[0], samples), self._need().job.wire.activations))
 
     @_perform.register
-    def _score_probe(self, job: ScoreProbe) -> Result:
+    def _score_probe(self, job: TailProbe) -> Result:
         plan = self._need()
         samples, labels = self._test(job.batch)
         if job.tensor is None:

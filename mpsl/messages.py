@@ -294,13 +294,13 @@ class Fault(Message, frozen=True):
 
 
 @_kind
-class Spoiled(Message, frozen=True):
+class CopyFailed(Message, frozen=True):
     """A job for one device's copy failed at this seat: what came cannot be computed with, or what came of it not sent.
 
     The copy is of no use any more, the seat is.
     """
 
-    kind = "spoiled"
+    kind = "copy-failed"
     device: str
     attempt: int
     reason: str
@@ -344,10 +344,10 @@ class Pull(Message, frozen=True):
 
 
 @_kind
-class Freight(Message, frozen=True):
+class ProbeBurst(Message, frozen=True):
     """Piece `index` of the `count` of train `number`: bytes that mean nothing."""
 
-    kind = "freight"
+    kind = "probe-burst"
     lane = "weights"
     number: int
     index: int

@@ -21,15 +21,18 @@ LEAVES = {"dev": _OF_PARTICIPANTS, "node": _OF_PARTICIPANTS, "run": ("plan", "st
 """The JSON topics of each branch."""
 
 _ID = re.compile(r"[a-z0-9-]{1,32}\Z")
-_SEAT = re.compile(r"[1-9][0-9]{0,3}\.[0-9]{1,4}\Z")
+_SEAT = re.compile(r"[1-9][0-9]{0,3}_[0-9]{1,4}\Z")
 
 Address = str
-"""Where a binary message goes: a seat as 'k.r' (stage from 1, replica from 0), or the id of a device, or 'orch'."""
+"""Where a binary message goes: a seat as 'k_r' (stage from 1, replica from 0), or the id of a device, or 'orch'."""
 
 
 def seat_address(stage: int, replica: int) -> Address:
-    """The address of a seat; a '.' never stands in an id, so the two kinds of address cannot collide."""
-    return f"{stage}.{replica}"
+    """The address of a seat; a '_' never stands in an id, so the two kinds of address cannot collide.
+
+    No '.' either: RabbitMQ takes it for a separator of levels, and would not route the topic.
+    """
+    return f"{stage}_{replica}"
 
 
 def _ids(*texts: str) -> bool:
@@ -80,7 +83,7 @@ class Topics:
 
     def binary(self, run: str, to: Address, lane: str, source: str) -> str:
         """A binary topic into a seat, a device or the orchestrator; lane and source may be '+'."""
-        return f"{self.root}/{'seat' if '.' in to else 'x'}/{run}/{to}/{lane}/{source}"
+        return f"{self.root}/{'seat' if '_' in to else 'x'}/{run}/{to}/{lane}/{source}"
 
     def parse(self, topic: str) -> BinaryTopic | ParticipantTopic | RunTopic | None:
         """Take a topic apart; None for one that is not of this net or of this system, ids and leaves included."""

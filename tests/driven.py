@@ -20,16 +20,16 @@ from mpsl.job import Job, read_job
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import (
     Backward,
-    Begin,
     CommitPart,
-    Complete,
     CopyPart,
     Export,
     Fold,
     Forward,
+    HeadBackward,
+    HeadForward,
     Prepare,
     StartRound,
-    Turn,
+    TailStep,
 )
 from mpsl.machines.seat_memory import ways
 from mpsl.machines.seating import Seating, seat_everyone
@@ -149,9 +149,9 @@ def device() -> dict[str, Any]:
     performer.perform(StartRound(1, 1))
     for batch in range(3):
         ticket = Ticket(1, 1, "dev-1", 1, 0, batch, 0, 1)
-        performer.perform(Begin(ticket))
-        performer.perform(Turn(ticket, tensor(out)))
-        performer.perform(Complete(ticket, tensor(into)))
+        performer.perform(HeadForward(ticket))
+        performer.perform(TailStep(ticket, tensor(out)))
+        performer.perform(HeadBackward(ticket, tensor(into)))
     return {"resident": most_resident_bytes()}
 
 

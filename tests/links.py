@@ -43,7 +43,7 @@ class Network:
         self.received.setdefault(id, [])
         peers = {other: Peer(each._boot, other) for other, each in self.channels.items()}
         for each in self.channels.values():
-            each.know(peers)
+            each.set_peers(peers)
         return channel
 
     def send(self, source: str, to: str, message: Message) -> None:

@@ -3,23 +3,23 @@
 from scenarios import Scenario
 
 from mpsl.job import read_job
-from mpsl.machines.members import Book, Member, Place
+from mpsl.machines.members import Member, Place, RoundLedger
 from mpsl.plan import DeviceEntry, Plan, Seat
 
 
-def book(replicas: dict[str, tuple[int, ...]], most: int) -> Book:
+def book(replicas: dict[str, tuple[int, ...]], most: int) -> RoundLedger:
     """One stage with two replicas, or as many as the devices name."""
     count = 1 + max(chosen[0] for chosen in replicas.values())
     seats = tuple(Seat(1, replica, f"node-{replica}", "b", (1, 2)) for replica in range(count))
     devices = {id: DeviceEntry("b", chosen) for id, chosen in replicas.items()}
     job = read_job(Scenario(0).job(), "job")
     plan = Plan("r", 1, "b", job, 3, (1, 2), seats, devices, most, 1 << 20)
-    found = Book(1, most, {id: Member(id, "b") for id in replicas}, plan, 0.0)
+    found = RoundLedger(1, most, {id: Member(id, "b") for id in replicas}, plan, 0.0)
     found.open_to(list(replicas))
     return found
 
 
-def admitted(book: Book) -> list[str]:
+def admitted(book: RoundLedger) -> list[str]:
     order = []
     while (member := book.next_admission()) is not None:
         member.place = Place.ADMITTED
@@ -44,7 +44,7 @@ def test_replicas_fill_up_evenly() -> None:
 
 def test_a_full_replica_holds_up_only_its_own_devices() -> None:
     found = book({"a": (0,), "b": (0,), "c": (0,), "d": (1,)}, most=2)
-    assert found.plan.places("1.0", 2) == 2
+    assert found.plan.places("1_0", 2) == 2
     for id in "abc":
         found.members[id].last_seconds = 1.0
     assert admitted(found) == ["a", "d"]

@@ -36,17 +36,17 @@ def test_only_the_planned_boot_counts() -> None:
     network = Network()
     a, b = network.join("a", limits()), network.join("b", limits())
     [(to_b, payload)] = publishes(a.send("b", fault(1), 0.0))
-    b.know({"a": Peer("another", "a")})
+    b.set_peers({"a": Peer("another", "a")})
     assert b.receive(to_b, payload, 0.0) == ([], [])
     assert b.dropped == Counter({"boot": 1})
-    b.know({"a": Peer("boot-a", "a")})
+    b.set_peers({"a": Peer("boot-a", "a")})
     messages, _ = b.receive(to_b, payload, 0.0)
     assert messages == [fault(1)]
 
     [(to_a, ack)] = publishes(b.due(1.0))
-    a.know({"b": Peer("another", "b")})
+    a.set_peers({"b": Peer("another", "b")})
     assert not a._senders, "what a former boot left is forgotten"
-    a.know({"b": Peer("boot-b", "b")})
+    a.set_peers({"b": Peer("boot-b", "b")})
     a.send("b", fault(2), 0.0)
     a.receive(to_a, ack, 0.0)
     assert not a.idle, "the ack names a session that is no more"
@@ -196,7 +196,7 @@ def test_what_is_in_flight_and_held_is_the_sum_over_all_links() -> None:
         if step == 40:
             network.channels["a"].forget("b")
         if step == 60:
-            network.channels["b"].know({"c": Peer("another boot", "c")})
+            network.channels["b"].set_peers({"c": Peer("another boot", "c")})
         if not network.step() or network.now > 60:
             break
     assert step > 100
@@ -207,7 +207,7 @@ def test_peers_that_do_not_answer_hold_up_nobody() -> None:
     network = Network()
     a = network.join("a", limits())
     network.join("living", limits())
-    a.know({f"dead{number}": Peer("gone", f"dead{number}") for number in range(8)})
+    a.set_peers({f"dead{number}": Peer("gone", f"dead{number}") for number in range(8)})
     for number in range(8):
         a.send(f"dead{number}", activation(0, bytes(100_000)), 0.0)
     assert a.in_flight_bytes >= limits().in_flight

@@ -19,7 +19,7 @@ from broker.engines.engine import BrokerProcess
 from device_agent.agents import thinking
 from device_agent.command import shards_in
 from mpsl.errors import UsageError
-from mpsl.machines.jobs import Begin, BeginProbe, Complete, Job, StartRound, Turn, WholeBatch
+from mpsl.machines.jobs import HeadBackward, HeadForward, HeadProbe, Job, StartRound, TailStep, WholeBatch
 from mpsl.messages import Tensor, Ticket
 
 JOB: dict[str, Any] = {
@@ -173,8 +173,10 @@ def test_a_slower_processor_takes_so_much_longer_for_a_whole_batch(micros: int) 
     tensor = Tensor("fp32", "float32", (0,), ())
     tickets = [Ticket(1, 1, "dev-1", 1, 0, 0, micro, micros) for micro in range(micros)]
     jobs: list[Job] = [
-        job for ticket in tickets for job in (Begin(ticket), Turn(ticket, tensor), Complete(ticket, tensor))
+        job
+        for ticket in tickets
+        for job in (HeadForward(ticket), TailStep(ticket, tensor), HeadBackward(ticket, tensor))
     ]
     assert sum(map(think_s, jobs)) == pytest.approx(0.6)
     assert think_s(WholeBatch(tickets[0])) == 0.6
-    assert think_s(BeginProbe(1, 1, 0)) == think_s(StartRound(1, 1)) == 0.0
+    assert think_s(HeadProbe(1, 1, 0)) == think_s(StartRound(1, 1)) == 0.0

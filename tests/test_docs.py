@@ -129,7 +129,7 @@ def test_every_kind_of_message_is_described() -> None:
     text = (ROOT / "docs" / "wire-format.md").read_text()
     rows = {
         kind: (lane, names.split(", "))
-        for kind, lane, names in re.findall(r"(?m)^\| `(\w+)` \| (\w+) \| ([\w, ]+) \|", text)
+        for kind, lane, names in re.findall(r"(?m)^\| `([\w-]+)` \| (\w+) \| ([\w, ]+) \|", text)
     }
     assert rows == {kind: (made.lane, [field.name for field in fields(made)]) for kind, made in KINDS.items()}
 

@@ -21,7 +21,7 @@ from test_link_over_broker import Cable
 
 from broker.address import BrokerAddress, parse_broker
 from broker.connection import FRAME_BYTES, Refused, connect
-from broker.driver import MOST_TOGETHER, MOST_TOGETHER_BYTES, Driver, Outbox
+from broker.driver import MAX_TOGETHER, MAX_TOGETHER_BYTES, Driver, Outbox
 from broker.engines.engine import BrokerProcess
 from broker.user_properties import UserProperties
 from mpsl.errors import BrokerError
@@ -55,7 +55,7 @@ def test_garbage_on_every_topic_disturbs_nobody(each_broker: BrokerProcess) -> N
         own = topics.participant("dev", "dev-1", "tele")
         targets = [topics.participant("dev", "dev-1", leaf) for leaf in ("status", "info", "tele", "cmd", "res")]
         targets += [topics.run("run-1", leaf) for leaf in ("plan", "state", "metrics")]
-        targets += [topics.binary("run-1", to, lane, "orch") for to in ("dev-1", "1.0") for lane in LANES]
+        targets += [topics.binary("run-1", to, lane, "orch") for to in ("dev-1", "1_0") for lane in LANES]
         targets += [f"{topics.root}/dev/dev-1/status/more", f"{topics.root}/other", f"{topics.root}/dev/d²/status"]
         async with connect(address, client_id("test", "watch", "0")) as watch, driving(driver) as task:
             await watch.subscribe((topics.participant("dev", "+", "tele"),))
@@ -196,7 +196,7 @@ def test_a_publish_over_the_brokers_limit_is_refused_before_it_is_sent(tmp_path:
         assert [event.max_packet for event in machine.of(Connected)] == [65_536]
         # What fills the limit to the last byte gets through.
         async with connect(address, client_id("test", "t", "2")) as client:
-            topic = topics.binary("run-1", "1.0", "fwd", "dev-1")
+            topic = topics.binary("run-1", "1_0", "fwd", "dev-1")
             await client.subscribe((topic,))
             fits = Publish(topic, b"", 1, False, (("kind", "activation"), ("shape", "1x2")))
             room = 65_536 - len(topic) - len(UserProperties(fits.properties).packed) - FRAME_BYTES
@@ -335,12 +335,12 @@ def test_of_two_processes_with_one_id_the_second_ends_and_names_both(
 
 
 def test_what_waits_goes_out_in_order_and_small_publishes_together() -> None:
-    small, large = Publish("x", bytes(1000), 0), Publish("x", bytes(MOST_TOGETHER_BYTES), 0)
+    small, large = Publish("x", bytes(1000), 0), Publish("x", bytes(MAX_TOGETHER_BYTES), 0)
     told, subscribed = Publish("x", b"", 1), Subscribe(("x",))
 
     async def scenario() -> None:
         outbox = Outbox()
-        waiting = [small, small, subscribed, large, small, told, *[small] * (MOST_TOGETHER + 1)]
+        waiting = [small, small, subscribed, large, small, told, *[small] * (MAX_TOGETHER + 1)]
         for effect in waiting:
             outbox.put(effect)
         batches = []
@@ -350,7 +350,7 @@ def test_what_waits_goes_out_in_order_and_small_publishes_together() -> None:
             batches.append(len(together))
             outbox.done(len(together))
         # A large one alone, as nothing else fits beside it; what is no publish at QoS 0 is never one of several.
-        assert batches == [2, 1, 1, 1, 1, MOST_TOGETHER, 1]
+        assert batches == [2, 1, 1, 1, 1, MAX_TOGETHER, 1]
         await asyncio.wait_for(outbox.empty(), PATIENCE_S)
 
     asyncio.run(scenario())

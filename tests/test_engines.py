@@ -276,12 +276,12 @@ def test_the_access_rules_bind_a_writer_to_its_name(secure_mosquitto: SecureBrok
             yield one
 
     own = {
-        "dev-1": ["dev/dev-1/status", "seat/job-1/1.0/fwd/dev-1", "x/job-1/orch/ctl/dev-1"],
-        "node-1": ["node/node-1/tele", "x/job-1/dev-1/bwd/node-1", "seat/job-1/2.0/fwd/node-1"],
+        "dev-1": ["dev/dev-1/status", "seat/job-1/1_0/fwd/dev-1", "x/job-1/orch/ctl/dev-1"],
+        "node-1": ["node/node-1/tele", "x/job-1/dev-1/bwd/node-1", "seat/job-1/2_0/fwd/node-1"],
         "orch": ["run/job-1/plan", "dev/dev-1/cmd", "x/job-1/dev-1/ctl/orch"],
     }
     foreign = {
-        "dev-1": ["dev/dev-2/status", "seat/job-1/1.0/fwd/dev-2", "x/job-1/orch/ctl/node-1", "run/job-1/plan", "else"],
+        "dev-1": ["dev/dev-2/status", "seat/job-1/1_0/fwd/dev-2", "x/job-1/orch/ctl/node-1", "run/job-1/plan", "else"],
         "node-1": ["dev/dev-1/status", "dev/dev-1/cmd", "run/job-1/state"],
         "watch": ["dev/watch/cmd", "run/job-1/plan"],
     }
@@ -301,11 +301,11 @@ def test_the_access_rules_bind_a_writer_to_its_name(secure_mosquitto: SecureBrok
             connected("node-2", subscribe="mpsl/v1/main/#") as node,
         ):
             async with connected("dev-1") as writer:
-                for topic in ("seat/r/1.0/fwd", "x/r/dev-3/fwd", "x/r/node-2/fwd", "x/r/dev-2/fwd"):
+                for topic in ("seat/r/1_0/fwd", "x/r/dev-3/fwd", "x/r/node-2/fwd", "x/r/dev-2/fwd"):
                     await writer.publish(f"mpsl/v1/main/{topic}/dev-1", b"", qos=1)
             assert [m.topic.value.split("/")[3:6] for m in await receive(dev, 1)] == [["x", "r", "dev-2"]]
             assert [m.topic.value.split("/")[3:6] for m in await receive(node, 2)] == [
-                ["seat", "r", "1.0"],
+                ["seat", "r", "1_0"],
                 ["x", "r", "node-2"],
             ]
 

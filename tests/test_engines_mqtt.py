@@ -74,7 +74,7 @@ async def test_big_chunks_arrive_in_order_at_both_qualities(process: BrokerProce
         async with client(process, "reader") as reader, client(process, "writer") as writer:
             await reader.subscribe(f"{root}/{qos}/+/fwd/#", qos=qos)
             for number, size in enumerate(sizes):
-                await writer.publish(f"{root}/{qos}/1.0/fwd/dev-{number}", bytes([number]) * size, qos=qos)
+                await writer.publish(f"{root}/{qos}/1_0/fwd/dev-{number}", bytes([number]) * size, qos=qos)
             messages = await receive(reader, len(sizes))
         assert [str(message.topic)[-1] for message in messages] == [str(number) for number in range(len(sizes))]
         assert all(
@@ -87,7 +87,7 @@ async def test_big_chunks_arrive_in_order_at_both_qualities(process: BrokerProce
 async def test_what_fits_the_windows_waits_for_a_stalled_reader(process: BrokerProcess, root: str) -> None:
     """A seat and the orchestrator have many senders with a window of 8 MiB each, a device has few."""
     chunk = bytes(512 << 10)
-    for topic, megabytes in (("seat/run/1.0/fwd", 96), ("x/run/orch/weights", 96), ("x/run/dev-1/bwd", 32)):
+    for topic, megabytes in (("seat/run/1_0/fwd", 96), ("x/run/orch/weights", 96), ("x/run/dev-1/bwd", 32)):
         filters = f"mpsl/v1/stalled/{topic}".rpartition("/")[0] + "/#"
         async with client(process, "reader") as reader, client(process, "writer") as writer:
             await reader.subscribe(filters, qos=1)

@@ -15,7 +15,7 @@ from mpsl.link import chunk
 from mpsl.link.channel import Limits
 from mpsl.link.chunk import Ack, ChunkHeader
 from mpsl.link.receiver import ACK_DELAY_S, Receiver, aligned_buffer
-from mpsl.link.sender import FIRST_RETRY_S, HEADER_ALLOWANCE, LONGEST_RETRY_S, Sender
+from mpsl.link.sender import FIRST_RETRY_S, HEADER_ALLOWANCE, MAX_RETRY_S, Sender
 from mpsl.messages import Activation
 from mpsl.nn import weights
 
@@ -77,7 +77,7 @@ def test_the_window_is_never_exceeded(seed: int, window: int, body: int, sizes: 
         oldest, newest = min(open_sequences), max(open_sequences)
         span = open_sequences[newest].position + open_sequences[newest].length - open_sequences[oldest].position
         assert span <= max(window, body)
-        assert newest - oldest < chunk.MOST_AHEAD
+        assert newest - oldest < chunk.MAX_AHEAD
         chance.shuffle(out)
         for payload in out:
             if chance.random() >= loss:
@@ -85,17 +85,17 @@ def test_the_window_is_never_exceeded(seed: int, window: int, body: int, sizes: 
         assert pair.receiver.held_bytes <= window + 2 * 2000
         if chance.random() < 0.7:
             pair.acknowledge(now)
-        now += chance.choice([0.1, 5.0, LONGEST_RETRY_S])
+        now += chance.choice([0.1, 5.0, MAX_RETRY_S])
     assert arrived == len(sizes)
 
 
 def test_many_small_messages_are_bounded_by_their_number() -> None:
     """A broker queues messages, not bytes: a thousand small ones overflow it as well."""
     pair = Pair(window=10**6, body=500)
-    for _ in range(2 * chunk.MOST_AHEAD):
+    for _ in range(2 * chunk.MAX_AHEAD):
         pair.sender.send([b"x"], ())
     out = pair.sender.fill(0.0, 10**6)
-    assert len(out) == chunk.MOST_AHEAD
+    assert len(out) == chunk.MAX_AHEAD
     assert sum(len(pair.deliver(payload, 0.0)) for payload in out[1:]) == 0
     assert [header_of(p).sequence for p in pair.acknowledge(3.0)] == [0]
     assert pair.sender.fill(3.0, 10**6) == []
@@ -104,7 +104,7 @@ def test_many_small_messages_are_bounded_by_their_number() -> None:
 def test_more_gaps_than_an_ack_can_name() -> None:
     """What an ack does not name as missing counts as arrived, so it must not reach beyond the gaps that it names."""
     pair = Pair(window=10**6, body=10)
-    pair.sender.send([bytes(10 * chunk.MOST_AHEAD)], ())
+    pair.sender.send([bytes(10 * chunk.MAX_AHEAD)], ())
     out = pair.sender.fill(0.0, 10**6)
     for payload in out[1::2]:
         pair.deliver(payload, 0.0)
@@ -117,7 +117,7 @@ def test_more_gaps_than_an_ack_can_name() -> None:
             whole += pair.deliver(payload, now)
     pair.acknowledge(40.0)
     assert pair.sender.idle
-    assert [len(each) for each in whole] == [10 * chunk.MOST_AHEAD]
+    assert [len(each) for each in whole] == [10 * chunk.MAX_AHEAD]
 
 
 def test_retries_grow_and_end_with_an_ack() -> None:
@@ -134,7 +134,7 @@ def test_retries_grow_and_end_with_an_ack() -> None:
         times.append(at)
     pauses = [after - before for before, after in itertools.pairwise(times)]
     assert times[0] == FIRST_RETRY_S
-    assert pauses == [min(LONGEST_RETRY_S, FIRST_RETRY_S * 2**n) for n in range(1, 7)]
+    assert pauses == [min(MAX_RETRY_S, FIRST_RETRY_S * 2**n) for n in range(1, 7)]
     for payload in first:
         pair.deliver(payload, 200.0)
     pair.acknowledge(200.0)
@@ -202,7 +202,7 @@ def test_an_ack_of_what_was_never_sent_does_no_harm(ack: Ack) -> None:
 def open_messages(receiver: Receiver, size: int) -> None:
     """Begin message after message and end none."""
     body = memoryview(bytes(size // 2))
-    for message in range(chunk.MOST_AHEAD):
+    for message in range(chunk.MAX_AHEAD):
         receiver.receive(ChunkHeader("s", 1, 1, 1 + message, message, 0, 2, 0, size, size // 2), body, 0.0)
 
 
@@ -211,8 +211,8 @@ def test_a_receiver_refuses_before_it_allocates() -> None:
     tracemalloc.start()
     attacks = [
         (ChunkHeader("s", 1, 1, 0, 0, 0, 2, 0, 2 * 10**6, 10**6), "oversized"),
-        (ChunkHeader("s", 1, 1, chunk.MOST_AHEAD, 0, 0, 1, 0, 5, 5), "window"),
-        (ChunkHeader("s", 1, 1, 1, chunk.MOST_AHEAD, 0, 1, 0, 5, 5), "window"),
+        (ChunkHeader("s", 1, 1, chunk.MAX_AHEAD, 0, 0, 1, 0, 5, 5), "window"),
+        (ChunkHeader("s", 1, 1, 1, chunk.MAX_AHEAD, 0, 1, 0, 5, 5), "window"),
     ]
     for header, reason in attacks:
         with pytest.raises(wire.WireError, match=reason):

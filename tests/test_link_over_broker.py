@@ -36,7 +36,7 @@ class LinkEnd(Recorder):
         super().__init__(topics)
         self.id = id
         self.channel = Channel(topics, "run-1", id, f"boot-{id}", 1, limits)
-        self.channel.know({other: Peer(f"boot-{other}", other)})
+        self.channel.set_peers({other: Peer(f"boot-{other}", other)})
         self.arrived: list[int] = []
         self._reading_s = reading_s
 

@@ -24,10 +24,10 @@ from mpsl.machines.effects import CancelTimer, Effect, Publish, SetTimer, Subscr
 from mpsl.machines.events import Connected, Received, TimerFired
 from mpsl.machines.hop import HopMachine
 from mpsl.machines.link_check import COMMAND, QUIET_S, TIMER, command, limits_of
-from mpsl.machines.link_sample import MOST_MEASURED, filled, sample
-from mpsl.machines.link_train import MOST_BYTES, START_BYTES, Direction
+from mpsl.machines.link_sample import MAX_MEASURED, filled, sample
 from mpsl.machines.machine import as_json
 from mpsl.machines.orchestrator.link_survey import SURVEY_S
+from mpsl.machines.probe_burst import MAX_BYTES, START_BYTES, Direction
 from mpsl.machines.survey import levelled
 from mpsl.messages import End, Linked
 from mpsl.names import ORCHESTRATOR
@@ -67,8 +67,8 @@ def test_a_slow_link_takes_few_seconds_and_a_fast_one_is_still_seen(mbps: float)
         direction.took(direction.size, took)
     assert direction.bytes_per_s == pytest.approx(mbps * MBIT)
     assert seconds <= max(1.0, 2 * START_BYTES / (mbps * MBIT))
-    assert seconds > 0.05 or direction.size == MOST_BYTES
-    assert sent <= 3 * MOST_BYTES
+    assert seconds > 0.05 or direction.size == MAX_BYTES
+    assert sent <= 3 * MAX_BYTES
 
 
 def test_what_was_lost_and_came_seconds_later_does_not_count() -> None:
@@ -122,9 +122,9 @@ def test_of_many_some_of_every_kind_and_machine_are_measured() -> None:
     nodes = [member(f"node-{number}", "one", branch="node") for number in range(2)]
     chosen = [each.id for each in sample([*nodes, *crowd, *alone, *rare])]
     assert chosen[:2] == ["node-0", "node-1"]
-    assert len(chosen) == 2 + MOST_MEASURED
+    assert len(chosen) == 2 + MAX_MEASURED
     assert {"a-0", "b-0", "b-1", "b-2"} < set(chosen), "one of every machine first"
-    assert sum(id.startswith("c-") for id in chosen) == MOST_MEASURED - 4
+    assert sum(id.startswith("c-") for id in chosen) == MAX_MEASURED - 4
     few = [*alone, *nodes]
     assert {each.id for each in sample(few)} == {each.id for each in few}, "of few all"
 
@@ -178,7 +178,7 @@ class Measured:
         self.machine = HopMachine("node-1", "a", TOPICS, {"memory_budget": None})
         self.machine.handle(Connected(), 0.0)
         self.channel = Channel(TOPICS, "p-000000", ORCHESTRATOR, "o", QUESTION.term, limits_of(4096))
-        self.channel.know({"node-1": Peer("a", "node-1")})
+        self.channel.set_peers({"node-1": Peer("a", "node-1")})
         self.effects: list[Effect] = []
 
     def handle(self, event: Any, now: float) -> list[Effect]:

@@ -13,7 +13,7 @@ from mpsl.machines.device import DeviceMachine, DeviceState
 from mpsl.machines.effects import Effect, Publish, Run, Stop, Write
 from mpsl.machines.events import Connected, JobDone, JobFailed, Received, StopRequested, Subscribed, TimerFired
 from mpsl.machines.hop import HopMachine, HopState
-from mpsl.machines.jobs import Begin, Encoded, Forward, Job, Leave, Prepared, Result, Store
+from mpsl.machines.jobs import Encoded, Forward, HeadForward, Job, Leave, Prepared, Result, Store
 from mpsl.machines.machine import as_json, from_json
 from mpsl.machines.participant import Participant
 from mpsl.messages import (
@@ -21,6 +21,7 @@ from mpsl.messages import (
     Activation,
     Admit,
     Close,
+    CopyFailed,
     Discard,
     Discarded,
     End,
@@ -28,7 +29,6 @@ from mpsl.messages import (
     Gradient,
     Message,
     Slice,
-    Spoiled,
     Tensor,
     Ticket,
 )
@@ -73,7 +73,7 @@ class Rig:
         for id, (boot, _) in plan().boots().items():
             if id != self.machine.id:
                 self.voices[id] = Channel(TOPICS, plan().run, id, boot, 1, Limits(message=1 << 20))
-                self.voices[id].know({other: Peer(b, a) for other, (b, a) in plan().boots().items()})
+                self.voices[id].set_peers({other: Peer(b, a) for other, (b, a) in plan().boots().items()})
         self.handle(Received(TOPICS.run(plan().run, "plan"), as_json(facts.plain(plan()))))
 
     def say(self, source: str, message: Message) -> list[Effect]:
@@ -134,7 +134,7 @@ def test_a_device_begins_once_it_is_admitted_and_holds_the_whole_part_whichever_
         rig.say("orch", step)
         assert rig.machine.state is not DeviceState.TRAINING  # type: ignore[attr-defined]
     rig.say("orch", steps[-1])
-    assert isinstance(rig.jobs()[-1], Begin)
+    assert isinstance(rig.jobs()[-1], HeadForward)
 
 
 def test_a_slice_that_comes_twice_does_not_make_a_part_whole() -> None:
@@ -295,7 +295,7 @@ def test_a_job_that_fails_for_one_device_spoils_its_copy_and_any_other_is_the_no
     rig.done(copying)
     rig.say("dev-1", activation(3))
     rig.handle(JobFailed(rig.jobs()[-1], "fp32: a plane of 8 bytes for 3 values"))
-    assert rig.said[-1] == Spoiled("dev-1", 3, "fp32: a plane of 8 bytes for 3 values")
+    assert rig.said[-1] == CopyFailed("dev-1", 3, "fp32: a plane of 8 bytes for 3 values")
     rig.handle(JobFailed(copying, "no memory"))
     assert rig.said[-1] == Fault("no memory")
 

@@ -55,8 +55,8 @@ def a_plan(batch_size: int = 16, **seat: bool) -> Plan:
 class Driven:
     """A node's performer through two rounds with two devices, everything from a fixed seed."""
 
-    def __init__(self, plan: Plan, scratch: Path, thrifty: bool = True) -> None:
-        self.performer = HopPerformer("node-1", scratch, thrifty=thrifty)
+    def __init__(self, plan: Plan, scratch: Path, trim_eagerly: bool = True) -> None:
+        self.performer = HopPerformer("node-1", scratch, trim_eagerly=trim_eagerly)
         self.results: list[Result] = []
         self._do(Prepare(plan))
         chance = torch.Generator().manual_seed(5)
@@ -100,15 +100,15 @@ def test_a_short_budget_changes_no_bit(tmp_path: Path, seat: dict[str, bool]) ->
     assert list(tmp_path.iterdir()) == [], "a file without a name leaves none behind"
 
 
-@pytest.mark.parametrize("thrifty", [True, False])
+@pytest.mark.parametrize("trim_eagerly", [True, False])
 def test_a_node_with_a_budget_gives_back_after_each_device_and_one_without_at_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thrifty: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trim_eagerly: bool
 ) -> None:
     given: list[str] = []
-    monkeypatch.setattr(performer, "give_back", lambda: given.append("back"))
-    driven = Driven(a_plan(), tmp_path, thrifty)
+    monkeypatch.setattr(performer, "trim_heap", lambda: given.append("back"))
+    driven = Driven(a_plan(), tmp_path, trim_eagerly)
     driven.performer.perform(DropCopy("dev-1", 2))
-    assert len(given) == (2 * 2 + 1 if thrifty else 0), "two rounds of two devices, and one left out"
+    assert len(given) == (2 * 2 + 1 if trim_eagerly else 0), "two rounds of two devices, and one left out"
     driven.performer.perform(Leave())
     assert given[-1:] == ["back"]
 
@@ -152,7 +152,7 @@ def test_what_lies_in_a_file_is_not_resident_when_let_go(tmp_path: Path) -> None
     before = resident_bytes()
     storage.arrays[0][...] = np.arange(storage.arrays[0].size, dtype=np.float32)
     used = resident_bytes()
-    storage.let_go()
+    storage.evict_pages()
     after = resident_bytes()
     assert used - before > 0.9 * size
     assert used - after > 0.9 * size

@@ -20,7 +20,7 @@ from paho.mqtt._packet import decode_publish
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.exception import MalformedPacket
 
-from broker.mqtt_client import LARGE, MOST_PARTS, MOST_READS, Arrived, Client, Parts, Unacknowledged, read_publish
+from broker.mqtt_client import LARGE, MAX_PARTS, MAX_READS, Arrived, Client, Parts, Unacknowledged, read_publish
 from broker.packet_reader import Packet
 from broker.user_properties import UserProperties
 from mpsl.pieces import Pieces
@@ -171,7 +171,7 @@ def test_a_publish_that_nobody_takes_waits_and_one_on_a_lost_connection_raises()
 @pytest.mark.parametrize("retain", [False, True])
 @pytest.mark.parametrize(
     "sizes",
-    [[0], [LARGE - 1], [LARGE], [3 * LARGE + 1], [2 << 20], [5, LARGE, 0, 2 * LARGE, LARGE - 1], [LARGE] * MOST_PARTS],
+    [[0], [LARGE - 1], [LARGE], [3 * LARGE + 1], [2 << 20], [5, LARGE, 0, 2 * LARGE, LARGE - 1], [LARGE] * MAX_PARTS],
     ids=lambda sizes: f"{len(sizes)}x{sizes[0]}",
 )
 def test_publishes_leave_as_paho_would_send_them(wire: Wire, sizes: list[int], retain: bool, in_pieces: bool) -> None:
@@ -228,9 +228,9 @@ def test_what_comes_in_pieces_arrives_whole(wire: Wire, size: int) -> None:
 
 def test_what_the_socket_will_not_announce_again_is_read_in_the_same_turn(wire: Wire) -> None:
     body = bytes(packet(b"{}", 0, wire.inner._protocol == paho.MQTTv5))
-    wire.far.send(4 * MOST_READS * (bytes([0x30, len(body)]) + body))
+    wire.far.send(4 * MAX_READS * (bytes([0x30, len(body)]) + body))
     wire.inner.loop_read()
-    assert len(wire.arrived()) == 4 * MOST_READS
+    assert len(wire.arrived()) == 4 * MAX_READS
 
 
 def test_what_has_been_decrypted_is_read_in_the_same_turn(wire: Wire, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_what_has_been_decrypted_is_read_in_the_same_turn(wire: Wire, tmp_path: 
 
     def serve() -> ssl.SSLSocket:
         near = serving.wrap_socket(wire.far, server_side=True)
-        near.sendall(MOST_READS * (bytes(head) + body) + bytes([0x30, len(small)]) + small)
+        near.sendall(MAX_READS * (bytes(head) + body) + bytes([0x30, len(small)]) + small)
         return near
 
     with ThreadPoolExecutor(1) as pool:
@@ -256,7 +256,7 @@ def test_what_has_been_decrypted_is_read_in_the_same_turn(wire: Wire, tmp_path: 
             wire.inner._sock = near
             near.setblocking(False)
             arrived = 0
-            while arrived < MOST_READS + 1:
+            while arrived < MAX_READS + 1:
                 assert select.select([near], [], [], 10)[0], f"{arrived} have arrived, and the rest is not announced"
                 assert wire.inner.loop_read() == paho.MQTT_ERR_SUCCESS
                 arrived += len(wire.arrived())

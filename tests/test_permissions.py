@@ -16,6 +16,7 @@ from mpsl.messages import (
     Closed,
     Commit,
     Committed,
+    CopyFailed,
     Counters,
     Discard,
     Discarded,
@@ -24,18 +25,17 @@ from mpsl.messages import (
     Evaluate,
     Fault,
     Finished,
-    Freight,
     Gradient,
     Joined,
     Linked,
     Loaded,
     Message,
     Probe,
+    ProbeBurst,
     Pull,
     Report,
     Score,
     Slice,
-    Spoiled,
     Tensor,
     Ticket,
     Took,
@@ -46,13 +46,13 @@ from mpsl.plan import DeviceEntry, Plan, Seat
 TENSOR = Tensor("raw", "float32", (0,), (memoryview(b""),))
 TICKET = Ticket(1, 1, "dev-1", 1, 0, 0, 0, 1)
 
-ORCH_TO_CHAIN = {("orch", "1.0"), ("orch", "2.0"), ("orch", "dev-1")}
-ORCH_TO_ALL = ORCH_TO_CHAIN | {("orch", "1.1"), ("orch", "dev-2")}
+ORCH_TO_CHAIN = {("orch", "1_0"), ("orch", "2_0"), ("orch", "dev-1")}
+ORCH_TO_ALL = ORCH_TO_CHAIN | {("orch", "1_1"), ("orch", "dev-2")}
 SEATS = {("node-1", "orch"), ("node-2", "orch"), ("node-3", "orch")}
 CHAIN = {("node-1", "orch"), ("node-2", "orch")}
 DEVICES = {("dev-1", "orch"), ("dev-2", "orch")}
-FORWARD = {("dev-1", "1.0"), ("node-1", "2.0"), ("node-2", "dev-1")}
-BACKWARD = {("dev-1", "2.0"), ("node-2", "1.0"), ("node-1", "dev-1")}
+FORWARD = {("dev-1", "1_0"), ("node-1", "2_0"), ("node-2", "dev-1")}
+BACKWARD = {("dev-1", "2_0"), ("node-2", "1_0"), ("node-1", "dev-1")}
 
 ALLOWED: list[tuple[Message, set[tuple[str, str]]]] = [
     (Activation(TICKET, TENSOR), FORWARD),
@@ -64,14 +64,14 @@ ALLOWED: list[tuple[Message, set[tuple[str, str]]]] = [
     (Admit(1, "dev-1", "b", 1, 3), ORCH_TO_CHAIN),
     (Accept(1, "dev-1", 1, 1, 9, 3), ORCH_TO_CHAIN),
     (Discard(1, "dev-1", 1), ORCH_TO_CHAIN),
-    (Close(1, 2), {("orch", "1.0"), ("orch", "2.0"), ("orch", "1.1")}),
-    (Commit(1, 20), {("orch", "1.0"), ("orch", "2.0"), ("orch", "1.1")}),
+    (Close(1, 2), {("orch", "1_0"), ("orch", "2_0"), ("orch", "1_1")}),
+    (Commit(1, 20), {("orch", "1_0"), ("orch", "2_0"), ("orch", "1_1")}),
     (Evaluate(1, 2), {("orch", "dev-1"), ("orch", "dev-2")}),
     (Report(1), ORCH_TO_ALL),
     (End("done", ""), ORCH_TO_ALL),
     (Joined(), SEATS | DEVICES),
     (Fault("no"), SEATS | DEVICES),
-    (Spoiled("dev-1", 1, "no"), CHAIN),
+    (CopyFailed("dev-1", 1, "no"), CHAIN),
     (Counters(1, 2, 3), SEATS | DEVICES),
     (Loaded(0), SEATS),
     (Closed(1, 2, 20, "d"), SEATS),
@@ -83,7 +83,7 @@ ALLOWED: list[tuple[Message, set[tuple[str, str]]]] = [
     (Echo(1), set()),
     (Linked(0.1), set()),
     (Pull(1, 16), set()),
-    (Freight(1, 0, 8, TENSOR), set()),
+    (ProbeBurst(1, 0, 8, TENSOR), set()),
     (Took(1, 16, 0.1), set()),
 ]
 
@@ -92,7 +92,7 @@ MEASURING: dict[type[Message], set[tuple[str, str]]] = {
     Echo: {("dev-1", "dev-1")},
     Linked: {BACK},
     Pull: {THERE},
-    Freight: {THERE, BACK},
+    ProbeBurst: {THERE, BACK},
     Took: {BACK},
     End: {THERE},
 }
@@ -126,14 +126,14 @@ def test_the_list_is_of_all_kinds() -> None:
 @pytest.mark.parametrize(("message", "allowed"), ALLOWED, ids=lambda value: getattr(value, "kind", ""))
 def test_only_those_may_send_it(message: Message, allowed: set[tuple[str, str]]) -> None:
     everyone = ["orch", "node-1", "node-2", "node-3", "dev-1", "dev-2", "stranger"]
-    addresses = ["orch", "1.0", "1.1", "2.0", "dev-1", "dev-2"]
+    addresses = ["orch", "1_0", "1_1", "2_0", "dev-1", "dev-2"]
     found = {(source, to) for source in everyone for to in addresses if may_send(plan(), source, to, message)}
     assert found == allowed
 
 
 @pytest.mark.parametrize("message", [message for message, _ in ALLOWED], ids=lambda value: value.kind)
 def test_before_there_is_a_plan_only_the_orchestrator_and_the_measured_speak(message: Message) -> None:
-    everyone = ["orch", "dev-1", "dev-2", "node-1", "1.0"]
+    everyone = ["orch", "dev-1", "dev-2", "node-1", "1_0"]
     found = {(source, to) for source in everyone for to in everyone if may_measure("dev-1", source, to, message)}
     assert found == MEASURING.get(type(message), set())
 
@@ -146,5 +146,5 @@ def test_nobody_speaks_of_a_device_that_is_not_in_the_plan(kind: type[Message]) 
     else:
         message = msgspec.structs.replace(message, device="stranger")
     for source in ("orch", "node-1", "dev-1", "stranger"):
-        for to in ("orch", "1.0", "dev-1"):
+        for to in ("orch", "1_0", "dev-1"):
             assert not may_send(plan(), source, to, message) or (source, to) == ("stranger", "orch")

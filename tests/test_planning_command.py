@@ -83,7 +83,7 @@ def test_json_is_the_contracts_plan_on_the_last_line(files: tuple[Path, Path]) -
 def test_a_round_of_too_many_messages_is_left_to_simulate(
     files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "MOST_MESSAGES", 10)
+    monkeypatch.setattr(command, "MAX_MESSAGES", 10)
     predicted = json.loads(run(files, "--json").stdout.splitlines()[-1])["predicted"]
     assert predicted["simulated_s"] is None
 

@@ -16,7 +16,7 @@ from mpsl.planning.planner import plan
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.shape import Shape
 from mpsl.planning.system import system_of
-from mpsl.sim.findings import MOST_POINTS, findings, thinned
+from mpsl.sim.findings import MAX_POINTS, findings, thinned
 from mpsl.sim.record import COMPUTE, Record
 from mpsl.sim.rehearsal import Rehearsal, simulated_seconds
 
@@ -267,7 +267,7 @@ def test_findings_are_shares_of_the_rounds() -> None:
 def test_a_thinned_curve_keeps_its_peak() -> None:
     points = [(number / 1000, 10**9 if number == 777 else number % 7) for number in range(1000)]
     curve = thinned(points, 1.0)
-    assert len(curve) <= MOST_POINTS
+    assert len(curve) <= MAX_POINTS
     assert max(size for _, size in curve) == 10**9
     assert thinned(points[:5], 1.0) == tuple(points[:5])
-    assert len(thinned(points, 0.0)) <= MOST_POINTS
+    assert len(thinned(points, 0.0)) <= MAX_POINTS

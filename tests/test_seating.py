@@ -68,7 +68,7 @@ def test_stages_are_given_in_the_order_of_the_nodes() -> None:
     ]
     assert plan.first_blocks == (0, 1)
     assert plan.last_blocks == (5, 6)
-    assert plan.chain("dev-2") == ["1.0", "2.0"]
+    assert plan.chain("dev-2") == ["1_0", "2_0"]
     assert plan.devices["dev-3"].boot == "boot-dev-3"
     assert (plan.run, plan.orchestrator, plan.term, plan.hops, plan.blocks) == ("digits-0a1b2c", "boot-orch", 1, 2, 6)
 
@@ -122,7 +122,7 @@ def test_a_budget_lowers_the_admission_and_too_small_a_one_is_a_reason() -> None
     assert f"{disk.needed(3):,} bytes would avoid it" in plan.shortfall
     reason = seat_everyone(job(cuts=cuts), MODEL, seating(disk.needed(1) - 1, None))
     assert isinstance(reason, str)
-    assert "seat 1.0 on node-1" in reason
+    assert "seat 1_0 on node-1" in reason
     assert f"{disk.needed(1):,}" in reason
     assert f"{disk.needed(1) - 1:,}" in reason
     assert "raise it" in reason
@@ -138,7 +138,7 @@ def test_a_plan_travels_as_json_and_comes_back() -> None:
     assert facts.read(Plan, json.loads(json.dumps(facts.plain(plan))), "plan") == plan
     assert plan.protocol == PROTOCOL
     assert plan.boots()["orch"] == ("boot-orch", "orch")
-    assert plan.boots()["node-2"] == ("boot-node-2", "2.0")
+    assert plan.boots()["node-2"] == ("boot-node-2", "2_0")
     other = plan.with_boot("dev-1", "reborn")
     assert other.boots()["dev-1"] == ("reborn", "dev-1")
     assert dataclasses.replace(other, devices=plan.devices) == plan

@@ -52,7 +52,7 @@ class Edges:
             return
         if dict(message.properties).get("kind") == "probe":
             return
-        edge = (topic.to if "." in topic.to else "devices", topic.lane)
+        edge = (topic.to if "_" in topic.to else "devices", topic.lane)
         self._now[edge] += sign * len(message.payload)
         self.most[edge] = max(self.most[edge], self._now[edge])
         self.largest[edge] = max(self.largest[edge], len(message.payload))
@@ -77,7 +77,7 @@ def test_sixteen_devices_never_take_more_than_three_have(tmp_path: Path, latency
     assert outcome.most_copies == {"node-1": 3, "node-2": 3}
     if latency == "same for all":  # otherwise a chunk that is only late is sent again as well
         largest = largest_payloads(SIXTEEN, tmp_path / "one")
-        assert set(edges.most) == {(to, lane) for to in ("1.0", "2.0", "devices") for lane in ("fwd", "bwd")}
+        assert set(edges.most) == {(to, lane) for to in ("1_0", "2_0", "devices") for lane in ("fwd", "bwd")}
         for edge, most in edges.most.items():
             assert 0 < most <= 3 * largest[edge], (
                 f"{edge}: {most} bytes at once, the largest payload has {largest[edge]}"

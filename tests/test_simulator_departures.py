@@ -13,7 +13,7 @@ from simulated import World, check_result, run_and_check
 from compute_node.performer import HopPerformer
 from device_agent.performer import DevicePerformer
 from mpsl.machines.device import DeviceMachine
-from mpsl.machines.jobs import Backward, Begin, Encoded, Forward, ForwardProbe, Job
+from mpsl.machines.jobs import Backward, Encoded, Forward, ForwardProbe, HeadForward, Job
 from mpsl.machines.participant import SILENCE_S
 from mpsl.messages import Accept, Commit, Discard, Discarded, Message
 from mpsl.sim.faults import Faults, Mishap
@@ -59,7 +59,7 @@ def test_a_lost_node_ends_the_run_and_the_reason_names_its_seat(tmp_path: Path, 
     scenario = befall(replace(THREE, seed=after), Mishap("crash", "node-2", after, seconds))
     outcome = run_and_check(scenario, tmp_path)
     assert outcome.summary["state"] == "failed"
-    assert "node-2 (seat 2.0)" in outcome.summary["reason"]
+    assert "node-2 (seat 2_0)" in outcome.summary["reason"]
 
 
 @pytest.mark.parametrize("kind", ["crash", "freeze"])
@@ -95,7 +95,7 @@ def test_a_frozen_device_is_left_out(tmp_path: Path) -> None:
 
 def test_a_device_whose_job_never_ends_is_left_out_though_it_is_online(tmp_path: Path) -> None:
     def duration(process: str, job: Job) -> float:
-        return math.inf if process == "dev-2" and isinstance(job, Begin) and job.ticket.round == 2 else 0.01
+        return math.inf if process == "dev-2" and isinstance(job, HeadForward) and job.ticket.round == 2 else 0.01
 
     outcome = run_and_check(THREE, tmp_path, duration)
     assert outcome.summary["state"] == "done"
@@ -127,7 +127,7 @@ def test_a_device_that_sends_what_no_codec_decodes_is_left_out(tmp_path: Path, m
 
     def perform(self: DevicePerformer, job: Any) -> Any:
         result = performed(self, job)
-        if isinstance(job, Begin) and (job.ticket.device, job.ticket.round) == ("dev-2", 2):
+        if isinstance(job, HeadForward) and (job.ticket.device, job.ticket.round) == ("dev-2", 2):
             assert isinstance(result, Encoded)
             return replace(result, tensor=msgspec.structs.replace(result.tensor, shape=(1,)))
         return result
@@ -183,7 +183,7 @@ def test_a_node_whose_job_never_ends_fails_the_run_and_is_named(tmp_path: Path) 
 
     outcome = run_and_check(THREE, tmp_path, duration)
     assert outcome.summary["state"] == "failed"
-    assert "node-1 (seat 1.0)" in outcome.summary["reason"]
+    assert "node-1 (seat 1_0)" in outcome.summary["reason"]
 
 
 @pytest.mark.parametrize("hops", [0, 1])

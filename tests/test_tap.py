@@ -31,7 +31,7 @@ from mpsl.topics import Topics
 KEYS = ["time", "topic", "bytes", "kind", "src", "dst", "round", "batch", "micro", "dtype", "shape"]
 TOPICS = Topics("main")
 TICKET = Ticket(1, 3, "dev-1", 2, 0, 7, 1, 2)
-SEAT = TOPICS.binary("digits-0a1b2c", "1.0", "fwd", "dev-1")
+SEAT = TOPICS.binary("digits-0a1b2c", "1_0", "fwd", "dev-1")
 
 
 def tensor(*shape: int) -> Tensor:
@@ -60,7 +60,7 @@ def seen(topic: str, payload: bytes) -> dict[str, Any]:
 def test_a_tensor_is_named_by_its_header() -> None:
     (payload,) = chunks(Activation(TICKET, tensor(4, 2)))
     assert seen(SEAT, payload) == {
-        "time": 1.5, "topic": SEAT, "bytes": len(payload), "kind": "activation", "src": "dev-1", "dst": "1.0",
+        "time": 1.5, "topic": SEAT, "bytes": len(payload), "kind": "activation", "src": "dev-1", "dst": "1_0",
         "round": 3, "batch": 7, "micro": 1, "dtype": "float32", "shape": [4, 2],
     }  # fmt: skip
 
@@ -75,7 +75,7 @@ def test_later_chunks_are_named_after_the_first() -> None:
         named = watcher.see(SEAT, payload)
         assert (named.kind, named.round, named.shape) == ("slice", 5, (4096,))
         assert named.note == f"sum fp32 chunk {number} of {1 + len(later)}"
-    other = watcher.see(TOPICS.binary("digits-0a1b2c", "1.0", "bwd", "dev-1"), later[0])
+    other = watcher.see(TOPICS.binary("digits-0a1b2c", "1_0", "bwd", "dev-1"), later[0])
     assert other.kind == "chunk"
 
 
@@ -99,7 +99,12 @@ def test_control_acks_and_json() -> None:
         (SEAT, b""),
         (SEAT, b"PNG" * 100),
         (SEAT, chunks(Activation(TICKET, tensor(4)))[0][:60]),
-        (SEAT, chunks(Activation(TICKET, tensor(4)))[0].replace(b"MPSL\x01", b"MPSL" + bytes([PROTOCOL + 1]))),
+        (
+            SEAT,
+            chunks(Activation(TICKET, tensor(4)))[0].replace(
+                b"MPSL" + bytes([PROTOCOL]), b"MPSL" + bytes([PROTOCOL + 1])
+            ),
+        ),
         (
             SEAT,
             bytes(
@@ -172,8 +177,8 @@ def test_the_command_shows_what_goes_by(each_broker: BrokerProcess) -> None:
         topics = Topics("shown")
         sent = [
             (topics.participant("dev", "dev-1", "status"), status),
-            (topics.binary("r", "1.0", "fwd", "dev-1"), b"\0garbage"),
-            (topics.binary("r", "1.0", "fwd", "dev-1"), payload),
+            (topics.binary("r", "1_0", "fwd", "dev-1"), b"\0garbage"),
+            (topics.binary("r", "1_0", "fwd", "dev-1"), payload),
         ]
         asyncio.run(publish(each_broker.url, *sent))
         assert process.stdout is not None

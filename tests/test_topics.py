@@ -33,7 +33,7 @@ def test_binary_topics_come_back(run: str, to: str, lane: str, source: str) -> N
     levels = topic.split("/")
     assert len(levels) == 8
     assert levels[-1] == source, "the source is last, so that one access rule binds a writer to its own name"
-    assert levels.index("seat" if "." in to else "x") == 3
+    assert levels.index("seat" if "_" in to else "x") == 3
 
 
 @given(ids, st.sampled_from(participants))
@@ -73,10 +73,10 @@ def test_run_topics_come_back(run: str, leaf: str) -> None:
         f"mpsl/v1/main/dev/{'d' * 33}/status",
         "mpsl/v1/main/run/a.b/plan",
         "mpsl/v1/main/run/run-1/status",
-        "mpsl/v1/main/x/run-1/1.0/fwd/dev-1",
+        "mpsl/v1/main/x/run-1/1_0/fwd/dev-1",
         "mpsl/v1/main/seat/run-1/dev-1/fwd/dev-1",
-        "mpsl/v1/main/seat/run-1/0.0/fwd/dev-1",
-        "mpsl/v1/main/seat/run-1/1.0.0/fwd/dev-1",
+        "mpsl/v1/main/seat/run-1/0_0/fwd/dev-1",
+        "mpsl/v1/main/seat/run-1/1_0_0/fwd/dev-1",
         "mpsl/v1/main/seat/run-1/1./fwd/dev-1",
         "mpsl/v1/main/seat/run-1/99999.0/fwd/dev-1",
         "mpsl/v1/main/x/run-1/dev-1/other/dev-2",
@@ -100,7 +100,7 @@ def test_nets_do_not_mix() -> None:
 
 
 def test_wildcards_make_filters() -> None:
-    assert TOPICS.binary("run-1", "1.0", "+", "+") == "mpsl/v1/main/seat/run-1/1.0/+/+"
+    assert TOPICS.binary("run-1", "1_0", "+", "+") == "mpsl/v1/main/seat/run-1/1_0/+/+"
     assert TOPICS.binary("run-1", "orch", "+", "+") == "mpsl/v1/main/x/run-1/orch/+/+"
     assert TOPICS.participant("dev", "+", "status") == "mpsl/v1/main/dev/+/status"
     assert TOPICS.run("+", "plan") == "mpsl/v1/main/run/+/plan"

@@ -11,7 +11,7 @@ import pytest
 
 from mpsl.nn import turns
 from mpsl.nn.threads import computing_worker
-from mpsl.nn.turns import TURN_S, take_long_turns
+from mpsl.nn.turns import TURN_S, request_long_timeslice
 
 _SCHED_GETATTR = {"x86_64": 315, "aarch64": 275, "riscv64": 275, "armv7l": 381}
 
@@ -48,7 +48,7 @@ def test_the_worker_has_long_turns_and_the_event_loop_keeps_its_short_ones() -> 
 def test_priority_stays_what_it_was() -> None:
     def look() -> float:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 5)
-        take_long_turns()
+        request_long_timeslice()
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
     assert in_a_thread(look) == 5
@@ -57,7 +57,7 @@ def test_priority_stays_what_it_was() -> None:
 def test_who_is_scheduled_otherwise_stays_so() -> None:
     def look() -> float:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        take_long_turns()
+        request_long_timeslice()
         return os.sched_getscheduler(0)
 
     assert in_a_thread(look) == os.SCHED_BATCH
@@ -66,4 +66,4 @@ def test_who_is_scheduled_otherwise_stays_so() -> None:
 def test_an_unknown_machine_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "_SCHED_SETATTR", {})
     monkeypatch.setattr(ctypes, "CDLL", None)
-    take_long_turns()
+    request_long_timeslice()

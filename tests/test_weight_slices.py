@@ -13,7 +13,7 @@ from mpsl.machines.arrivals import Arrivals
 from mpsl.messages import Slice
 from mpsl.nn import weights
 from mpsl.nn.models import build
-from mpsl.nn.weights import BYTES, MOST_TOGETHER, RAW, Arrays
+from mpsl.nn.weights import BYTES, MAX_TOGETHER, RAW, Arrays
 
 CHUNK_BYTES = 4096
 
@@ -74,7 +74,7 @@ def test_small_tensors_share_a_slice_and_large_ones_have_their_own() -> None:
 
 def test_a_slice_has_no_more_tensors_than_its_header_has_room_for() -> None:
     arrays = part(*[1] * 100)
-    assert [len(m.tensor.planes) for m in sliced(arrays, chunk_bytes=1 << 20)] == [MOST_TOGETHER] * 3 + [4]
+    assert [len(m.tensor.planes) for m in sliced(arrays, chunk_bytes=1 << 20)] == [MAX_TOGETHER] * 3 + [4]
 
 
 def test_slices_are_views() -> None:

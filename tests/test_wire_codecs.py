@@ -20,7 +20,7 @@ from mpsl.codecs import parse
 from mpsl.codecs.affine import GROUP
 from mpsl.codecs.pieces import PIECE
 from mpsl.errors import UsageError, WireError
-from mpsl.machines.jobs import Job, Result, ScoreProbe
+from mpsl.machines.jobs import Job, Result, TailProbe
 from mpsl.nn import weights
 from mpsl.nn.tensors import Coding
 from mpsl.nn.weights import RAW, WeightCodec
@@ -295,7 +295,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, torch.Tensor]]:
     perform = DevicePerformer.perform
 
     def remember(self: DevicePerformer, job: Job) -> Result:
-        if isinstance(job, ScoreProbe):
+        if isinstance(job, TailProbe):
             parts = [part.state_dict() for part in self._parts]
             found[self._id] = {name: tensor.clone() for part in parts for name, tensor in part.items()}
         return perform(self, job)

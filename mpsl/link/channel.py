@@ -21,7 +21,7 @@ from mpsl.pieces import Content
 from mpsl.topics import LANES, Address, BinaryTopic, Lane, Topics
 
 WINDOW = 8 * 1024 * 1024
-MOST_IN_FLIGHT = 64 * 1024 * 1024
+MAX_IN_FLIGHT = 64 * 1024 * 1024
 CHUNK_BYTES = 1040 * 1024
 """A MiB of a tensor with what goes before it: tensors are powers of two, and a small rest would cost a publish."""
 
@@ -44,7 +44,7 @@ class Limits:
 
     chunk_bytes: int = CHUNK_BYTES
     window: int = WINDOW
-    in_flight: int = MOST_IN_FLIGHT
+    in_flight: int = MAX_IN_FLIGHT
     message: int = 1 << 30
 
 
@@ -82,7 +82,7 @@ class Channel:
         self._owing: dict[tuple[str, Lane], Receiver] = {}
         self._sessions = 0
 
-    def know(self, peers: Mapping[str, Peer]) -> None:
+    def set_peers(self, peers: Mapping[str, Peer]) -> None:
         """Accept messages from these ids, in these boots only; what a former boot left is forgotten."""
         for id, peer in peers.items():
             if self.peers.get(id) not in (None, peer):

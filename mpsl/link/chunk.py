@@ -22,7 +22,7 @@ CHUNK, ACK = 1, 2
 MAX_HEADER = 4096
 MAX_GAPS = 128
 """Gaps that one ack names at most; it then covers no more than up to the first gap that it leaves out."""
-MOST_AHEAD = 512
+MAX_AHEAD = 512
 """Chunks of a link from the oldest not acknowledged to the newest; well under the 1000 that a broker queues."""
 
 _PREFIX = struct.Struct("<4sBBH")

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Struct, field
 
 from mpsl.errors import WireError
-from mpsl.link.chunk import MAX_GAPS, MOST_AHEAD, Ack, ChunkHeader
+from mpsl.link.chunk import MAX_AHEAD, MAX_GAPS, Ack, ChunkHeader
 from mpsl.wire import ALIGNMENT, Buffer
 
 ACK_DELAY_S = 0.02
@@ -81,7 +81,7 @@ class Receiver:
             self.duplicates += 1
             self.ack_at = now
             return []
-        if header.sequence - self._next >= MOST_AHEAD:
+        if header.sequence - self._next >= MAX_AHEAD:
             raise WireError(f"window: chunk {header.sequence} is beyond it; {self._next} is next")
         self._place(header, body)
         if header.sequence == self._next:
@@ -112,7 +112,7 @@ class Receiver:
     def _place(self, header: ChunkHeader, body: memoryview) -> None:
         assembly = self._assemblies.get(header.message)
         if assembly is None:
-            if not self._next_message <= header.message < self._next_message + MOST_AHEAD:
+            if not self._next_message <= header.message < self._next_message + MAX_AHEAD:
                 raise WireError(f"window: message {header.message}, where {self._next_message} is next")
             if self.held_bytes + header.size > self._window + 2 * self._limit:
                 raise WireError(f"window: {self.held_bytes} bytes are held, a message of {header.size} is too many")

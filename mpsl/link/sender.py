@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from mpsl.link.chunk import MOST_AHEAD, Ack, ChunkHeader, encode_chunk
+from mpsl.link.chunk import MAX_AHEAD, Ack, ChunkHeader, encode_chunk
 from mpsl.pieces import Pieces
 from mpsl.wire import Buffer
 
 FIRST_RETRY_S = 2.0
-LONGEST_RETRY_S = 30.0
+MAX_RETRY_S = 30.0
 HEADER_ALLOWANCE = 256
 """Bytes of a chunk that its own header may take; the body gets the rest of the configured chunk."""
 
@@ -105,7 +105,7 @@ class Sender:
             length = min(self._body, outgoing.size - offset)
             if self._in_flight:
                 room = self._window - (self._position - self._oldest_position)
-                if length > min(room, allowance) or self._next_sequence - self._oldest >= MOST_AHEAD:
+                if length > min(room, allowance) or self._next_sequence - self._oldest >= MAX_AHEAD:
                     break
             else:
                 self._oldest, self._oldest_position = self._next_sequence, self._position
@@ -144,7 +144,7 @@ class Sender:
                 self._oldest_position = self._in_flight[self._oldest].position
             if not newest.resent:  # the older ones may have waited for the acknowledgement
                 self._observe(now - newest.sent_at)
-            self._retry_s = max(FIRST_RETRY_S, min(LONGEST_RETRY_S, 4 * (self._smoothed_s or 0.0)))
+            self._retry_s = max(FIRST_RETRY_S, min(MAX_RETRY_S, 4 * (self._smoothed_s or 0.0)))
             self._retry_at = now + self._retry_s if self._in_flight else None
         patience = min(FIRST_RETRY_S if self._smoothed_s is None else self._smoothed_s, FIRST_RETRY_S)
         again = [s for s in sorted(missing) if now - self._in_flight[s].sent_at >= patience]
@@ -154,7 +154,7 @@ class Sender:
         """No ack came in time: the oldest quarter of the window again, and twice the patience for the next time."""
         if self._retry_at is None or now < self._retry_at:
             return []
-        self._retry_s = min(LONGEST_RETRY_S, 2 * self._retry_s)
+        self._retry_s = min(MAX_RETRY_S, 2 * self._retry_s)
         self._retry_at = now + self._retry_s
         payloads: list[Payload] = []
         room = self._window // 4

@@ -13,20 +13,20 @@ from mpsl.machines.arrivals import Arrivals
 from mpsl.machines.effects import Run, Write
 from mpsl.machines.events import JobDone, JobFailed
 from mpsl.machines.jobs import (
-    Begin,
-    BeginProbe,
-    Complete,
     Encoded,
     Export,
     Exported,
+    HeadBackward,
+    HeadForward,
+    HeadProbe,
     Prepare,
     Prepared,
     Scored,
-    ScoreProbe,
     StartRound,
+    TailProbe,
+    TailResult,
+    TailStep,
     Trained,
-    Turn,
-    Turned,
     WholeBatch,
 )
 from mpsl.machines.participant import Participant
@@ -147,7 +147,7 @@ class DeviceMachine(Participant):
     def _store(self, source: str, message: Slice) -> None:
         if message.version < self._trained:
             # A repeat of what has been trained on: it must not overwrite the result.
-            self._stale(message, "of a former round")
+            self._drop(message, "of a former round")
             return
         self._held = None
         self._arrivals.add(message)
@@ -188,7 +188,7 @@ class DeviceMachine(Participant):
 
     def _discard(self, source: str, message: Discard) -> None:
         if message.attempt < self._attempt:
-            self._stale(message, "of another attempt")
+            self._drop(message, "of another attempt")
             return
         # A later attempt than ours: its admission was dropped with the link, the answer is due all the same.
         self.state = DeviceState.WAITING
@@ -229,22 +229,22 @@ class DeviceMachine(Participant):
             self._run(WholeBatch(self._ticket(0, self._micros)))
             return
         for micro in range(self._micros):
-            self._run(Begin(self._ticket(micro, self._micros)))
+            self._run(HeadForward(self._ticket(micro, self._micros)))
 
     def _current(self, ticket: Ticket) -> bool:
         return (ticket.round, ticket.attempt, ticket.device) == (self._round, self._attempt, self.id)
 
     def _returned(self, source: str, message: Activation) -> None:
         if self._current(message.ticket):
-            self._run(Turn(message.ticket, message.tensor))
+            self._run(TailStep(message.ticket, message.tensor))
         else:
-            self._stale(message, "of another attempt")
+            self._drop(message, "of another attempt")
 
     def _gradient(self, source: str, message: Gradient) -> None:
         if self._current(message.ticket):
-            self._run(Complete(message.ticket, message.tensor))
+            self._run(HeadBackward(message.ticket, message.tensor))
         else:
-            self._stale(message, "of another attempt")
+            self._drop(message, "of another attempt")
 
     # Evaluation
 
@@ -253,15 +253,15 @@ class DeviceMachine(Participant):
             self.state = DeviceState.WAITING
             self._send(ORCHESTRATOR, Score(self._round, self._attempt, self._correct, self._total))
         elif self._chain:
-            self._run(BeginProbe(self._round, self._attempt, self._probe))
+            self._run(HeadProbe(self._round, self._attempt, self._probe))
         else:
-            self._run(ScoreProbe(self._round, self._attempt, self._probe, None))
+            self._run(TailProbe(self._round, self._attempt, self._probe, None))
 
     def _probe_returned(self, source: str, message: Probe) -> None:
         if (message.attempt, message.batch) == (self._attempt, self._probe):
-            self._run(ScoreProbe(self._round, self._attempt, message.batch, message.tensor))
+            self._run(TailProbe(self._round, self._attempt, message.batch, message.tensor))
         else:
-            self._stale(message, "of another attempt")
+            self._drop(message, "of another attempt")
 
     # Results of jobs
 
@@ -276,7 +276,9 @@ class DeviceMachine(Participant):
             return
         self._busy -= 1
         attempt = (
-            job.ticket.attempt if isinstance(job, Begin | Turn | Complete | WholeBatch) else getattr(job, "attempt", 0)
+            job.ticket.attempt
+            if isinstance(job, HeadForward | TailStep | HeadBackward | WholeBatch)
+            else getattr(job, "attempt", 0)
         )
         if attempt == self._attempt:
             self._continue(job, result)
@@ -295,12 +297,12 @@ class DeviceMachine(Participant):
 
     def _continue(self, job: Any, result: Any) -> None:
         match job, result:
-            case Begin(ticket), Encoded(tensor):
+            case HeadForward(ticket), Encoded(tensor):
                 self._send(self._chain[0], Activation(ticket, tensor))
-            case Turn(ticket), Turned(tensor, loss):
+            case TailStep(ticket), TailResult(tensor, loss):
                 self._loss += loss
                 self._send(self._chain[-1], Gradient(ticket, tensor))
-            case Complete(ticket), _ if ticket.last:
+            case HeadBackward(ticket), _ if ticket.last:
                 self._batches_done += 1
                 self._next_batch()
             case WholeBatch(), Trained(loss):
@@ -315,9 +317,9 @@ class DeviceMachine(Participant):
                 self._send(
                     ORCHESTRATOR, Update(self._round, self._attempt, self._batches, samples, self._mean_loss(), seconds)
                 )
-            case BeginProbe(round, attempt, batch), Encoded(tensor):
+            case HeadProbe(round, attempt, batch), Encoded(tensor):
                 self._send(self._chain[0], Probe(round, self.id, attempt, batch, tensor))
-            case ScoreProbe(), Scored(correct, total):
+            case TailProbe(), Scored(correct, total):
                 self._correct += correct
                 self._total += total
                 self._probe += 1

@@ -39,6 +39,7 @@ from mpsl.messages import (
     Closed,
     Commit,
     Committed,
+    CopyFailed,
     Discard,
     Discarded,
     Fault,
@@ -49,7 +50,6 @@ from mpsl.messages import (
     Message,
     Probe,
     Slice,
-    Spoiled,
     Ticket,
 )
 from mpsl.names import ORCHESTRATOR
@@ -185,7 +185,7 @@ class HopMachine(Participant):
     # Weights
 
     def _store_early(self, source: str, message: Slice) -> None:
-        self._stale(message, "before the part was there")
+        self._drop(message, "before the part was there")
 
     def _store(self, source: str, message: Slice) -> None:
         self._arrivals.add(message)
@@ -201,7 +201,7 @@ class HopMachine(Participant):
 
     def _admit(self, source: str, message: Admit) -> None:
         if message.device in self.copies:
-            self._stale(message, "twice")
+            self._drop(message, "twice")
             return
         self._round = message.round
         self._known_attempts[message.device] = message.attempt
@@ -215,7 +215,7 @@ class HopMachine(Participant):
     def _accept(self, source: str, message: Accept) -> None:
         copy = self.copies.get(message.device)
         if copy is None or copy.attempt != message.attempt or copy.steps != message.batches:
-            self._stale(message, "of a copy that is not here")
+            self._drop(message, "of a copy that is not here")
             return
         del self.copies[message.device]
         self._folded += 1
@@ -244,7 +244,7 @@ class HopMachine(Participant):
         if ticket.attempt > self._known_attempts[ticket.device] and isinstance(message, Activation):
             self._keep_early(message)
         else:
-            self._stale(message, "of another attempt")
+            self._drop(message, "of another attempt")
         return None
 
     def _keep_early(self, message: Activation) -> None:
@@ -257,13 +257,13 @@ class HopMachine(Participant):
         if attempt == ticket.attempt and len(kept) < self.plan.job.run.micro_batches:
             kept.append(message)
         else:
-            self._stale(message, "too early")
+            self._drop(message, "too early")
 
     def _activation(self, source: str, message: Activation) -> None:
         copy = self._copy_for(source, message)
         if copy is not None:
             if not _follows(copy.forward, message.ticket):
-                self._stale(message, "out of order")
+                self._drop(message, "out of order")
                 return
             copy.forward = message.ticket
             self._queue_job(Forward(message.ticket, message.tensor))
@@ -272,7 +272,7 @@ class HopMachine(Participant):
         copy = self._copy_for(source, message)
         if copy is not None:
             if not _follows(copy.backward, message.ticket) or copy.forward is None or message.ticket > copy.forward:
-                self._stale(message, "out of order")
+                self._drop(message, "out of order")
                 return
             copy.backward = message.ticket
             self._queue_job(Backward(message.ticket, message.tensor))
@@ -281,7 +281,7 @@ class HopMachine(Participant):
         if message.round > self._version:
             self._early_probes[message.device] = message
         elif message.round < self._version:
-            self._stale(message, "of another round")
+            self._drop(message, "of another round")
         else:
             self._queue_job(ForwardProbe(message.device, message.attempt, message.batch, message.round, message.tensor))
 
@@ -346,9 +346,9 @@ class HopMachine(Participant):
         """What fails for one device's tensors is its own affair: the run can go on without it."""
         match job:
             case Forward(ticket) | Backward(ticket):
-                return Spoiled(ticket.device, ticket.attempt, reason)
+                return CopyFailed(ticket.device, ticket.attempt, reason)
             case ForwardProbe(device, attempt):
-                return Spoiled(device, attempt, reason)
+                return CopyFailed(device, attempt, reason)
         return Fault(reason)
 
     def job_failed(self, event: JobFailed) -> None:

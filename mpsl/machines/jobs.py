@@ -97,14 +97,14 @@ class StartRound(Job):
 
 
 @dataclass(frozen=True)
-class Begin(Job):
+class HeadForward(Job):
     """Forward through the first part: one micro-batch of the shard."""
 
     ticket: Ticket
 
 
 @dataclass(frozen=True)
-class Turn(Job):
+class TailStep(Job):
     """Forward through the last part, loss, backward to its input."""
 
     ticket: Ticket
@@ -112,7 +112,7 @@ class Turn(Job):
 
 
 @dataclass(frozen=True)
-class Turned(Result):
+class TailResult(Result):
     """The gradient to send back, and this micro-batch's share of the batch's loss times the batch's samples."""
 
     tensor: Tensor
@@ -120,7 +120,7 @@ class Turned(Result):
 
 
 @dataclass(frozen=True)
-class Complete(Job):
+class HeadBackward(Job):
     """Backward through the first part; steps after the batch's last micro-batch."""
 
     ticket: Ticket
@@ -142,7 +142,7 @@ class Trained(Result):
 
 
 @dataclass(frozen=True)
-class BeginProbe(Job):
+class HeadProbe(Job):
     """Batch `batch` of the test data through the first part, in evaluation mode."""
 
     round: int
@@ -151,7 +151,7 @@ class BeginProbe(Job):
 
 
 @dataclass(frozen=True)
-class ScoreProbe(Job):
+class TailProbe(Job):
     """The returned activation through the last part; without hops, the whole model (`tensor` None)."""
 
     round: int

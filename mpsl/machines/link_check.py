@@ -12,9 +12,9 @@ from mpsl import facts
 from mpsl.errors import UsageError
 from mpsl.link.channel import CHUNK_BYTES, Channel, Limits, Outbound, Peer
 from mpsl.machines.effects import CancelTimer, Effect, Log, SetTimer, Subscribe, Unsubscribe
-from mpsl.machines.link_train import MOST_BYTES, Arrival, freight
 from mpsl.machines.permissions import may_measure
-from mpsl.messages import Echo, End, Freight, Linked, Message, Pull, Took
+from mpsl.machines.probe_burst import MAX_BYTES, Arrival, probe_burst
+from mpsl.messages import Echo, End, Linked, Message, ProbeBurst, Pull, Took
 from mpsl.names import ORCHESTRATOR
 from mpsl.profiling import LinkQuestion
 from mpsl.topics import Address, BinaryTopic, Topics
@@ -35,7 +35,7 @@ def command(boot: str, question: LinkQuestion) -> dict[str, Any]:
 
 def limits_of(chunk_bytes: int) -> Limits:
     """Of the link on which is measured, at either end."""
-    return Limits(chunk_bytes, message=MOST_BYTES)
+    return Limits(chunk_bytes, message=MAX_BYTES)
 
 
 class LinkCheck:
@@ -83,7 +83,7 @@ class LinkCheck:
         chunk = min(question.chunk_bytes, (max_packet or CHUNK_BYTES * 1024) - 1024)
         run, term = question.run, question.term
         self._channel = Channel(self._topics, run, self._id, self._boot, term, limits_of(chunk))
-        self._channel.know(
+        self._channel.set_peers(
             {self._id: Peer(self._boot, self._id), ORCHESTRATOR: Peer(question.orchestrator, ORCHESTRATOR)}
         )
         self._do(Subscribe(tuple(self.filters())))
@@ -121,9 +121,9 @@ class LinkCheck:
                 else:
                     self._send(ORCHESTRATOR, Linked(self._shortest_s / 2), now)
             case Pull(number, size):
-                for piece in freight(number, size):
+                for piece in probe_burst(number, size):
                     self._send(ORCHESTRATOR, piece, now)
-            case Freight(number):
+            case ProbeBurst(number):
                 whole = self._arrival.add(message, now, self._channel.received_bytes)
                 if whole is not None:
                     self._send(ORCHESTRATOR, Took(number, *whole), now)

@@ -8,7 +8,7 @@ from mpsl.machines.census import Presence
 from mpsl.machines.survey import machine_of
 from mpsl.profiling import LinkFigures
 
-MOST_MEASURED = 32
+MAX_MEASURED = 32
 """Of the devices, and of the nodes: one after the other, that takes a minute at most."""
 
 
@@ -26,7 +26,7 @@ def sample(members: Sequence[Presence]) -> list[Presence]:
             on_machine[kind, host] += 1
             ranked.append((nth, of_kind[kind, nth], number))
             of_kind[kind, nth] += 1
-        chosen += [of_branch[number] for *_, number in sorted(ranked)[:MOST_MEASURED]]
+        chosen += [of_branch[number] for *_, number in sorted(ranked)[:MAX_MEASURED]]
     return chosen
 
 

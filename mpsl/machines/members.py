@@ -55,7 +55,7 @@ class Member:
 
 
 @dataclass
-class Book:
+class RoundLedger:
     """One round (or evaluation) over `members`: at most `most` admitted at a time."""
 
     round: int

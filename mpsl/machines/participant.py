@@ -203,7 +203,7 @@ class Participant(Online):
             self._join(plan)
         elif plan.run == self.plan.run and plan.term == self.plan.term and self.channel:
             self.plan = plan
-            self.channel.know(_peers(plan))
+            self.channel.set_peers(_peers(plan))
 
     def _names_us(self, content: Mapping[str, Any]) -> bool:
         """Whether a plan of another protocol, whose form we cannot know, seems to mean us."""
@@ -220,7 +220,7 @@ class Participant(Online):
         chunk = min(plan.job.wire.chunk_bytes, (self._max_packet or CHUNK_BYTES * 1024) - 1024)
         limits = Limits(chunk_bytes=chunk, message=plan.message_bytes)
         self.channel = Channel(self.topics, plan.run, self.id, self.boot, plan.term, limits)
-        self.channel.know(_peers(plan))
+        self.channel.set_peers(_peers(plan))
         self._log("info", "joining", run=plan.run, term=plan.term)
         self._do(Subscribe(tuple(self.run_filters())), Run(Prepare(plan)))
         self._do(SetTimer("silence", self.now + SILENCE_S))
@@ -271,7 +271,7 @@ class Participant(Online):
     def _deliver(self, source: str, message: Message) -> None:
         """Give a message to the method that the present state allows it; the rest is counted and dropped."""
         if self.plan is None or not may_send(self.plan, source, self.address(self.plan), message):
-            self._stale(message, "from one who may not send it")
+            self._drop(message, "from one who may not send it")
         elif isinstance(message, Report) and self.channel:
             self._send(ORCHESTRATOR, Counters(message.round, self.channel.sent_bytes, self.channel.received_bytes))
         elif isinstance(message, End):
@@ -281,11 +281,11 @@ class Participant(Online):
         else:
             method = self.table().get(type(message))
             if method is None:
-                self._stale(message, "not in this state")
+                self._drop(message, "not in this state")
             else:
                 getattr(self, method)(source, message)
 
-    def _stale(self, message: Message, why: str) -> None:
+    def _drop(self, message: Message, why: str) -> None:
         self.dropped[f"{message.kind} {why}"] += 1
 
     def _send(self, to: Address, message: Message) -> None:

@@ -13,6 +13,7 @@ from mpsl.messages import (
     Closed,
     Commit,
     Committed,
+    CopyFailed,
     Counters,
     Discard,
     Discarded,
@@ -21,18 +22,17 @@ from mpsl.messages import (
     Evaluate,
     Fault,
     Finished,
-    Freight,
     Gradient,
     Joined,
     Linked,
     Loaded,
     Message,
     Probe,
+    ProbeBurst,
     Pull,
     Report,
     Score,
     Slice,
-    Spoiled,
     Took,
     Update,
 )
@@ -74,7 +74,7 @@ def may_measure(participant: str, source: str, to: Address, message: Message) ->
             return (source, to) == (ORCHESTRATOR, participant)
         case Linked() | Took():
             return (source, to) == (participant, ORCHESTRATOR)
-        case Freight():
+        case ProbeBurst():
             return (source, to) in ((ORCHESTRATOR, participant), (participant, ORCHESTRATOR))
     return False
 
@@ -87,7 +87,7 @@ def _may_tell(plan: Plan, source: str, message: Message) -> bool:
             return seat is not None or source in plan.devices
         case Loaded() | Closed() | Committed():
             return seat is not None
-        case Finished(device=device) | Spoiled(device=device):
+        case Finished(device=device) | CopyFailed(device=device):
             return seat is not None and _serves(plan, seat.address, device)
         case Discarded(device=device):
             return source == device or (seat is not None and _serves(plan, seat.address, device))

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from mpsl.nn.turns import take_long_turns
+from mpsl.nn.turns import request_long_timeslice
 
 
 def limit_threads(threads: int | None) -> int:
@@ -16,7 +16,7 @@ def limit_threads(threads: int | None) -> int:
 
 def begin_computing(threads: int | None) -> None:
     """Set up the calling thread as one that computes; OpenMP keeps a number of threads for each thread that asks."""
-    take_long_turns()
+    request_long_timeslice()
     limit_threads(threads)
 
 

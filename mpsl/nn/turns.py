@@ -19,7 +19,7 @@ _ATTRIBUTES = struct.Struct("=IIQiIQQQ")
 """struct sched_attr of sched_setattr(2): its size, policy, flags, nice, priority, runtime in ns, deadline, period."""
 
 
-def take_long_turns() -> None:
+def request_long_timeslice() -> None:
     """Ask for turns of TURN_S for the calling thread and those that it starts later.
 
     Nothing happens where the system is not Linux, is older than 6.12, or was told to schedule us in a way of its own.

@@ -28,7 +28,7 @@ BYTES = "uint8"
 ENVELOPE = 1024
 """Bytes of a chunk that headers may take, so that a slice fits one chunk."""
 
-MOST_TOGETHER = 32
+MAX_TOGETHER = 32
 """Tensors of one slice, so that their sizes have room in its header."""
 
 MATRIX = 2
@@ -172,7 +172,7 @@ def _together(arrays: Arrays, codecs: Sequence[str], chunk_bytes: int) -> Iterat
     first, room = 0, 0
     for index, (array, codec) in enumerate(zip(arrays, codecs, strict=True)):
         needed = array.nbytes + padding(array.nbytes)
-        joins = codec == RAW and 0 < needed <= room and index - first < MOST_TOGETHER
+        joins = codec == RAW and 0 < needed <= room and index - first < MAX_TOGETHER
         if not joins:
             if index:
                 yield first, index

@@ -11,7 +11,7 @@ from mpsl.planning.node_kinds import NodeKinds
 from mpsl.planning.offers import Offers
 from mpsl.planning.stage_table import LATENCY, LOAD, STATE, Array
 
-MOST_STATES = 4096
+MAX_STATES = 4096
 """Sets of nodes beyond which the table is not made."""
 
 

@@ -83,7 +83,7 @@ class FleetBroker:
             _positive("broker", max_mb_per_s=self.max_mb_per_s)
 
 
-MOST_MEMBERS = 100_000
+MAX_MEMBERS = 100_000
 """Devices, or nodes: what can be planned at all."""
 SLOWEST_MBPS = 1e-6
 """A bit a second: what takes longer takes for ever."""
@@ -134,8 +134,8 @@ class Fleet:
         if not self.devices:
             raise ValueError("devices is empty; a round needs at least one [[devices]]")
         for where, listed in (("devices", self.devices), ("nodes", self.nodes)):
-            if (count := sum(each.count for each in listed)) > MOST_MEMBERS:
-                raise ValueError(f"{where}: {count} of them; a fleet has at most {MOST_MEMBERS}")
+            if (count := sum(each.count for each in listed)) > MAX_MEMBERS:
+                raise ValueError(f"{where}: {count} of them; a fleet has at most {MAX_MEMBERS}")
         names = [host.name for host in self.hosts]
         if len(set(names)) < len(names):
             raise ValueError("hosts: a name stands twice; names of hosts are unique")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mpsl.planning.system import Node, System
 
-MOST_SETS = 4096
+MAX_SETS = 4096
 """Beyond so many replica sets only equal nodes together and the fastest j of all are offered to the search."""
 
 Codes = NDArray[Any]
@@ -98,7 +98,7 @@ def replica_sets(kinds: NodeKinds, most: int, by_speed: Sequence[int]) -> tuple[
 
     `by_speed` lists the kinds, fastest first; it matters only where there are too many sets.
     """
-    if kinds.states <= MOST_SETS:
+    if kinds.states <= MAX_SETS:
         every = itertools.product(*(range(count + 1) for count in kinds.counts))
         return [counts for counts in every if 0 < sum(counts) <= most], True
     chosen = {

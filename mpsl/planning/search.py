@@ -2,7 +2,7 @@
 
 A chain is dropped where its lower bound is no better than a known plan, or where another chain that ends at the same
 block with the same nodes used is at least as good in every figure. Both are safe, so what is left at the end is
-optimal; where the work grows beyond `MOST_WORK`, only the most promising chains go on and the gap is reported.
+optimal; where the work grows beyond `MAX_WORK`, only the most promising chains go on and the gap is reported.
 """
 
 from itertools import pairwise
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mpsl.planning.bound import remainder_of
 from mpsl.planning.chains import Chains, Trail, joined, undominated
-from mpsl.planning.completions import MOST_STATES, Completions
+from mpsl.planning.completions import MAX_STATES, Completions
 from mpsl.planning.node_kinds import kinds_of, replica_sets, single_sets
 from mpsl.planning.objective import Placement
 from mpsl.planning.offers import Limits, Offers, offers_within
@@ -39,7 +39,7 @@ from mpsl.planning.terms import Columns
 from mpsl.planning.twins import Twins
 from mpsl.planning.waves import least_waves
 
-MOST_WORK = 10_000_000
+MAX_WORK = 10_000_000
 """Stages weighed in one search before it falls back to the most promising chains."""
 
 WORK_A_SET = 30
@@ -81,7 +81,7 @@ class Search:
         self.dropped = inf
         """The lowest bound of a chain that was given up without proof."""
         self.work = 0
-        self.most_work = MOST_WORK if self.all_sets else 0  # without all sets there is nothing to prove
+        self.most_work = MAX_WORK if self.all_sets else 0  # without all sets there is nothing to prove
 
     def _replica_sets(self) -> tuple[list[tuple[int, ...]], bool]:
         if self.shape.all_in_one:
@@ -157,7 +157,7 @@ class Search:
             return
         if self.value < known:
             offers = self._offers(pair, floor)
-        little = WORK_A_SET * offers.stages if self.kinds.states <= MOST_STATES else None
+        little = WORK_A_SET * offers.stages if self.kinds.states <= MAX_STATES else None
         if self._sweep(pair, floor, offers, None, little):
             return
         for waves in offers.waves:

@@ -11,7 +11,7 @@ from mpsl.planning.bound import any_number, exactly
 from mpsl.planning.offers import SLACK
 from mpsl.planning.stage_table import HOSTS, LOAD, WAVES, WEIGHTS, Array, StageTables
 
-MOST_STEPS = 8
+MAX_STEPS = 8
 """Numbers of waves that are tried, of all that stages need."""
 
 
@@ -33,7 +33,7 @@ def least_waves(
     if not len(steps):
         return least
     cuts = max(int(ends.max()), int(last.max())) + 1
-    tried = np.unique(np.linspace(0, len(steps) - 1, MOST_STEPS).astype(int))
+    tried = np.unique(np.linspace(0, len(steps) - 1, MAX_STEPS).astype(int))
     for place, step in reversed(list(enumerate(tried))):
         counts = (figures[WAVES] <= steps[step]) & (figures[LOAD] < below)
         enough = np.ones(len(first), bool)

@@ -7,7 +7,7 @@ from statistics import median
 from mpsl.names import BROKER
 from mpsl.sim.record import COMPUTE, DOWN, UP, WIRE_CPU, Record
 
-MOST_POINTS = 200
+MAX_POINTS = 200
 """How many points a curve over time is told in."""
 
 Curve = tuple[tuple[float, int], ...]
@@ -73,12 +73,12 @@ def findings(record: Record, nodes: Sequence[str]) -> Findings:
 
 
 def thinned(points: Sequence[tuple[float, int]], end: float) -> Curve:
-    """At most MOST_POINTS points of a curve of steps: of each stretch of time its highest, so that no peak is lost."""
-    if len(points) <= MOST_POINTS or end <= 0:
-        return tuple(points[:MOST_POINTS])
+    """At most MAX_POINTS points of a curve of steps: of each stretch of time its highest, so that no peak is lost."""
+    if len(points) <= MAX_POINTS or end <= 0:
+        return tuple(points[:MAX_POINTS])
     highest: dict[int, tuple[float, int]] = {}
     for at, size in points:
-        stretch = min(MOST_POINTS - 1, int(MOST_POINTS * at / end))
+        stretch = min(MAX_POINTS - 1, int(MAX_POINTS * at / end))
         if stretch not in highest or size > highest[stretch][1]:
             highest[stretch] = (at, size)
     return tuple(highest.values())

@@ -11,9 +11,9 @@ WIDTH, LEFT, RIGHT, TOP = 1200, 130, 70, 64
 """Pixels: of the time axis, of the names, of the shares, above the first row."""
 ROW, GAP, STRIP = 26, 10, 4
 """Pixels: height of a row's bars, between rows, of the strip that shows a link."""
-MOST_DEVICES = 12
+MAX_DEVICES = 12
 """How many devices get a row; the others are counted."""
-LEAST_PIXELS = 0.6
+MIN_PIXELS = 0.6
 """Bars that are narrower melt into one with their neighbours."""
 LETTER = 7
 """Pixels of a name's letter, about."""
@@ -88,7 +88,7 @@ def gantt(record: Record, rows: Sequence[Row], devices: Sequence[str], title: st
 
 
 def _shown(rows: Sequence[Row], devices: set[str]) -> list[Row]:
-    own = [row for row in rows if row.process in devices][:MOST_DEVICES]
+    own = [row for row in rows if row.process in devices][:MAX_DEVICES]
     return [row for row in rows if row.process not in devices or row in own]
 
 
@@ -97,7 +97,7 @@ def _bars(spans: Sequence[Span], hues: dict[str, int], scale: float, y: float, h
     began = ended = -1.0
     for span in spans:
         x, end = LEFT + span.began * scale, LEFT + span.ended * scale
-        if end - x >= LEAST_PIXELS:
+        if end - x >= MIN_PIXELS:
             if ended > began:
                 yield _bar(began, ended, y, height, "#8a8f98", "")
                 began = ended = -1.0
@@ -106,14 +106,14 @@ def _bars(spans: Sequence[Span], hues: dict[str, int], scale: float, y: float, h
             colour = "#b0b4ba" if hue is None else _colour(hue, lightness)
             seconds = span.ended - span.began
             yield _bar(x, end, y, height, colour, f"{span.what} {span.device} · {seconds * 1e3:.3g} ms")
-        elif ended > began and x - ended < LEAST_PIXELS:
+        elif ended > began and x - ended < MIN_PIXELS:
             ended = end
         else:
             if ended > began:
-                yield _bar(began, max(ended, began + LEAST_PIXELS), y, height, "#8a8f98", "")
+                yield _bar(began, max(ended, began + MIN_PIXELS), y, height, "#8a8f98", "")
             began, ended = x, end
     if ended > began:
-        yield _bar(began, max(ended, began + LEAST_PIXELS), y, height, "#8a8f98", "")
+        yield _bar(began, max(ended, began + MIN_PIXELS), y, height, "#8a8f98", "")
 
 
 def _bar(x: float, end: float, y: float, height: float, colour: str, says: str) -> str:

@@ -10,9 +10,7 @@ from typing import Protocol
 
 from mpsl.machines.jobs import (
     Backward,
-    Begin,
     BuildModel,
-    Complete,
     CopyPart,
     DropCopy,
     Encoded,
@@ -20,6 +18,8 @@ from mpsl.machines.jobs import (
     Exported,
     Fold,
     Forward,
+    HeadBackward,
+    HeadForward,
     Job,
     LaidOut,
     LayOut,
@@ -27,9 +27,9 @@ from mpsl.machines.jobs import (
     Prepare,
     Prepared,
     Result,
+    TailResult,
+    TailStep,
     Trained,
-    Turn,
-    Turned,
     WholeBatch,
 )
 from mpsl.messages import Slice, Tensor
@@ -93,14 +93,14 @@ class DevicePretence:
         match job:
             case Prepare():
                 return Pretended(0.0, Prepared(len(PLANE), self.samples, 0))
-            case Begin(ticket):
+            case HeadForward(ticket):
                 tensor = stand_in(first.activation // ticket.micros)
                 return Pretended(first.forward_s / ticket.micros, Encoded(tensor), "forward", ticket.device)
-            case Turn(ticket):
+            case TailStep(ticket):
                 seconds = (last.forward_s + last.backward_s) / ticket.micros + last.step_s * ticket.last
                 tensor = stand_in(last.gradient // ticket.micros)
-                return Pretended(seconds, Turned(tensor, 0.0), "forward and backward", ticket.device)
-            case Complete(ticket):
+                return Pretended(seconds, TailResult(tensor, 0.0), "forward and backward", ticket.device)
+            case HeadBackward(ticket):
                 seconds = first.backward_s / ticket.micros + first.step_s * ticket.last
                 return Pretended(seconds, NOTHING, "backward", ticket.device)
             case WholeBatch(ticket):

@@ -36,7 +36,7 @@ from mpsl.topics import Topics
 
 ROUND_S = 20.0
 """Virtual seconds that a round is to take."""
-LONGEST_S = 100 * ROUND_S
+MAX_S = 100 * ROUND_S
 """Virtual seconds for each round after which a rehearsal is given up."""
 
 TOPICS = Topics("rehearsal")
@@ -77,7 +77,7 @@ class Rehearsal:
     def run(self, rounds: int) -> Record:
         """`rounds` rounds, from the opening of the first to the last one's checkpoint. Raises RunFailed."""
         self._start(rounds)
-        record, limit = self.record, LONGEST_S * rounds
+        record, limit = self.record, MAX_S * rounds
         while len(record.rounds) < rounds or record.rounds[-1].seconds is None:
             if not self._agenda.step(limit) or self._failure:
                 raise RunFailed(f"the rehearsed run came to no end: {self._failure or 'it stands still'}")

@@ -23,7 +23,7 @@ from orchestrator.bench.spread import extremes, medians, spread
 CHUNKS = (256 * 1024, 512 * 1024, 1024 * 1024)
 SMALLEST, LARGEST = 4, 2**30 - 64 * 1024
 """Bytes of a tensor: a message of the link has 2³⁰ at the most, and the tensor is not all of it."""
-MOST_TENSORS = 32 * 1024
+MAX_TENSORS = 32 * 1024
 """Of a run: of small ones, enough for two seconds."""
 ENDS = {"b": "the receiver", "a": "the sender"}
 """By role, in the order in which they are started."""
@@ -54,7 +54,7 @@ def command(sizes: tuple[int, ...], total: int, engine: str, repeats: int) -> No
     """Measure MB/s and CPU seconds per GB on either side; prints one JSON object last."""
     rows = []
     for size in sizes:
-        count = max(4, min(MOST_TENSORS, total // size))
+        count = max(4, min(MAX_TENSORS, total // size))
         # The best chunk of the bare client is looked for once, with the counted runs' own count.
         chunks = [chunk for chunk in CHUNKS if chunk <= size] or [size]
         best = max(chunks, key=lambda chunk: asyncio.run(pair(engine, True, size, count, chunk))["mb_per_s"])

@@ -47,7 +47,7 @@ class EndMachine:
         self.me = me
         self.channel = Channel(TOPICS, "r", me, BOOTS[me], 1, Limits(chunk_bytes))
         other = "b" if me == "a" else "a"
-        self.channel.know({other: Peer(BOOTS[other], other)})
+        self.channel.set_peers({other: Peer(BOOTS[other], other)})
         self.will = Publish(f"{TOPICS.root}/x/r/will", b"", 0)
         self.started = self.ended = 0.0
         self.cpu_started = 0.0

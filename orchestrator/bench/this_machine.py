@@ -33,7 +33,7 @@ AS_GOOD = 0.03
 PASSES = 3
 PASS_S = 7.0
 LOOK_S = 3.0
-MOST_FIRST = 3
+MAX_FIRST = 3
 """Blocks that devices hold at the most before the first hop: they are the ones that have little."""
 
 
@@ -160,7 +160,7 @@ def best_cuts(known: Known, hops: int, devices: int, batches: int) -> tuple[int,
     free = replace(fleet, job=replace(fleet.job, first_cut=None))
     check_shape(system_of(known.profile, free), Shape(hops))
     last = len(known.profile.blocks) - 1
-    firsts = range(1, min(MOST_FIRST, last - hops) + 1)
+    firsts = range(1, min(MAX_FIRST, last - hops) + 1)
     candidates = [(first, *inner, last) for first in firsts for inner in combinations(range(first + 1, last), hops - 1)]
     judged = {cuts: judge(system_of(known.profile, free), chain(cuts, devices), "cuts").round_s for cuts in candidates}
     worth = [cuts for cuts in candidates if judged[cuts] <= (1 + AS_GOOD) * min(judged.values())]

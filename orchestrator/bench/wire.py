@@ -38,7 +38,7 @@ CODECS = (
 )
 TRAINING, HELD_OUT = 1500, 2000
 """Samples of Fashion-MNIST: the first ones of either file."""
-LEAST_LOSS = 0.005
+MIN_LOSS = 0.005
 """What accuracy a codec may cost and still be the best."""
 GOAL = 0.95
 RACE_ROUNDS = 6
@@ -244,8 +244,8 @@ def _against(measured: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str,
 
 
 def _best(pairs: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> str:
-    """The pair with the fewest bytes that costs no task more than LEAST_LOSS of its accuracy."""
-    sound = [pair for pair in pairs if all(task[pair]["points"] >= -100 * LEAST_LOSS for task in tasks)]
+    """The pair with the fewest bytes that costs no task more than MIN_LOSS of its accuracy."""
+    sound = [pair for pair in pairs if all(task[pair]["points"] >= -100 * MIN_LOSS for task in tasks)]
     return max(sound, key=lambda pair: min(task[pair]["fewer"] for task in tasks))
 
 

@@ -22,10 +22,10 @@ from mpsl.planning.shape import Shape
 from mpsl.planning.system import system_of
 from mpsl.sim.rehearsal import simulated_seconds
 
-MOST_MESSAGES = 10_000
+MAX_MESSAGES = 10_000
 """A plan whose round has more messages between its parts is not simulated here: `mpsl simulate` is there for that."""
 
-MOST_DIGITS = 6
+MAX_DIGITS = 6
 """Of a number of hops."""
 
 File = TypeVar("File", Profile, Fleet)
@@ -46,7 +46,7 @@ def planned(profile: Profile, fleet: Fleet, shape: Shape, cheapest: bool) -> Pla
     started = time.perf_counter()
     found = find_plan(system_of(profile, fleet), shape, cheapest)
     found = dataclasses.replace(found, solver_ms=(time.perf_counter() - started) * 1e3)
-    simulated = simulated_seconds(profile, fleet, found, MOST_MESSAGES)
+    simulated = simulated_seconds(profile, fleet, found, MAX_MESSAGES)
     predicted = dataclasses.replace(found.predicted, simulated_s=simulated)
     return dataclasses.replace(found, predicted=predicted)
 
@@ -84,7 +84,7 @@ def plan(*, profile_path: Path, fleet_path: Path, hops: str, objective: str, com
 def _hops(text: str) -> int | None:
     if text == "auto":
         return None
-    if not (text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS):
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
         raise UsageError(f"--hops {text}: give a number of hops, or auto")
     return int(text)
 

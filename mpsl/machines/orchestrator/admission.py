@@ -6,7 +6,7 @@ from mpsl.batches import batches_per_epoch
 from mpsl.machines.census import Presence
 from mpsl.machines.effects import Run, SetTimer, Write
 from mpsl.machines.jobs import Exported, FoldUpdate
-from mpsl.machines.members import Book, Member, Place
+from mpsl.machines.members import Member, Place, RoundLedger
 from mpsl.machines.orchestrator.pace import Pace, Reading
 from mpsl.machines.orchestrator.state import OrchestratorState
 from mpsl.messages import Accept, Admit, Evaluate, Finished, Slice, Update
@@ -53,14 +53,14 @@ class Admission:
         machine.state = S.OPEN
         self._pace = self._pace or Pace(machine.plan.admit, machine.plan.admit_most)
         self._pace.interrupted()
-        machine.book = Book(machine.round, self._pace.admit, machine.members, machine.plan, machine.now)
+        machine.book = RoundLedger(machine.round, self._pace.admit, machine.members, machine.plan, machine.now)
         machine.book.open_to(ready)
         if machine.job.fleet.round_timeout_s is not None:
             machine.do(SetTimer("round", machine.now + machine.job.fleet.round_timeout_s))
         facts = {"run": machine.run, "term": machine.plan.term, "round": machine.round, "devices": len(ready)}
         machine.log("info", "round-opened", **facts)
         self.fetch_device_slices(machine.round - 1)
-        machine.standing.publish(force=True)
+        machine.status_publisher.publish(force=True)
 
     def fetch_device_slices(self, version: int) -> None:
         """The slices of the committed first and last parts, once a version; then admission goes on."""
@@ -111,7 +111,7 @@ class Admission:
             machine.log("info", "admitting-more", run=machine.run, round=machine.round, admit=book.most)
             self.admit_more()
 
-    def _call(self, member: Member, book: Book, slices: Exported) -> None:
+    def _call(self, member: Member, book: RoundLedger, slices: Exported) -> None:
         machine = self._machine
         training = machine.state is S.OPEN
         version = book.round - 1 if training else book.round
@@ -156,7 +156,7 @@ class Admission:
         member = self._machine.members.get(device)
         if member is not None and member.place is Place.ADMITTED and message.attempt == member.attempt:
             return member
-        self._machine.stale(message, "of another attempt")
+        self._machine.drop(message, "of another attempt")
         return None
 
     def _consider(self, member: Member) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mpsl.machines.arrivals import Arrivals
 from mpsl.machines.effects import CancelTimer, Run, Write
 from mpsl.machines.jobs import Checkpoint
-from mpsl.machines.members import Book
+from mpsl.machines.members import RoundLedger
 from mpsl.machines.orchestrator.state import OrchestratorState
 from mpsl.messages import Close, Closed, Commit, Committed, Loaded, Slice
 from mpsl.topics import Address
@@ -32,7 +32,7 @@ class Closing:
 
     # The sums
 
-    def begin(self, book: Book) -> None:
+    def begin(self, book: RoundLedger) -> None:
         """Everyone is accepted or out: ask every seat for its sum."""
         machine = self._machine
         machine.do(CancelTimer("round"))
@@ -51,7 +51,7 @@ class Closing:
         machine = self._machine
         seat = machine.seat_of(source)
         if seat is None or message.version != machine.round:
-            machine.stale(message, "of another attempt")
+            machine.drop(message, "of another attempt")
             return
         self._sums[seat.address].add(message)
         machine.do(Write(source, message))

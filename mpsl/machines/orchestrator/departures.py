@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mpsl.machines.census import Presence
 from mpsl.machines.members import Member, Place
 from mpsl.machines.orchestrator.state import OrchestratorState
-from mpsl.messages import Discard, Discarded, Fault, Spoiled
+from mpsl.messages import CopyFailed, Discard, Discarded, Fault
 from mpsl.plan import Seat
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ STALL_S = 90.0
 """How long a step that waits for seats may go without hearing anything from any of them."""
 FIRST_PATIENCE_S = 300.0
 """How long a device may make no progress before anyone has made a batch."""
-LEAST_PATIENCE_S = 90.0
+MIN_PATIENCE_S = 90.0
 PATIENCE = 20.0
 """How long afterwards: at least so many seconds, and so many times the longest batch that was seen."""
 
@@ -104,7 +104,7 @@ class Departures:
                 machine.fail(f"node {seat.node} (seat {seat.address}) has said nothing for too long")
                 return
         seen = self._slowest_batch
-        patience = max(LEAST_PATIENCE_S, PATIENCE * seen) if seen else FIRST_PATIENCE_S
+        patience = max(MIN_PATIENCE_S, PATIENCE * seen) if seen else FIRST_PATIENCE_S
         for member in list(machine.members.values()):
             presence = machine.census.get("dev", member.id)
             if presence is not None and not presence.alive(now):
@@ -129,12 +129,12 @@ class Departures:
             return
         self._unfit(member, message.reason)
 
-    def spoiled(self, source: str, message: Spoiled) -> None:
+    def copy_failed(self, source: str, message: CopyFailed) -> None:
         """A seat cannot compute with what came from a device, or with its copy: it is left out from now on."""
         machine = self._machine
         member = machine.members.get(message.device)
         if member is None or message.attempt != member.attempt:
-            machine.stale(message, "of another attempt")
+            machine.drop(message, "of another attempt")
             return
         self._unfit(member, f"{source}: {message.reason}")
 
@@ -168,8 +168,8 @@ class Departures:
         member.boot = boot
         member.joined, member.present, member.refusal, member.cleared, member.held = False, False, "", True, -1
         machine.plan = machine.plan.with_boot(member.id, boot)
-        machine.know()
-        machine.standing.publish_plan()
+        machine.set_peers()
+        machine.status_publisher.publish_plan()
 
     # Clearing up
 

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Literal
 
 from mpsl.machines.effects import CancelTimer, Run, SetTimer, Stop
 from mpsl.machines.jobs import Finish
-from mpsl.machines.orchestrator.standing import LONGEST_REASON
 from mpsl.machines.orchestrator.state import OrchestratorState
+from mpsl.machines.orchestrator.status_publisher import MAX_REASON
 from mpsl.messages import End
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ class Ending:
         machine.summary |= {"state": state, "reason": reason, "seconds": seconds}
         machine.do(Run(Finish(machine.summary)))
         # For those who do not get their `End` in time: the plan is cleared right after it.
-        machine.standing.publish(force=True)
+        machine.status_publisher.publish(force=True)
         if machine.plan is not None:
             online = {id for id in machine.members if (p := machine.census.get("dev", id)) and p.online}
             for address in [*machine.seats, *sorted(online)]:
-                machine.send(address, End(state, reason[:LONGEST_REASON]))
+                machine.send(address, End(state, reason[:MAX_REASON]))
         machine.do(SetTimer("farewell", machine.now + (FAREWELL_S if machine.online else 0.0)))
 
     def over(self) -> None:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mpsl.machines.members import Book, Place
+from mpsl.machines.members import Place, RoundLedger
 from mpsl.machines.orchestrator.state import OrchestratorState
 from mpsl.messages import Score
 
@@ -21,7 +21,7 @@ class Evaluation:
         machine = self._machine
         assert machine.plan is not None
         machine.state = OrchestratorState.EVALUATING
-        machine.book = Book(machine.round, machine.plan.admit, machine.members, machine.plan, machine.now)
+        machine.book = RoundLedger(machine.round, machine.plan.admit, machine.members, machine.plan, machine.now)
         machine.book.open_to([id for id in machine.admission.ready() if machine.members[id].test_batches])
         machine.admission.fetch_device_slices(machine.round)
 
@@ -34,9 +34,9 @@ class Evaluation:
             book.scores[source] = (message.correct, message.total)
             machine.admission.admit_more()
         else:
-            machine.stale(message, "of another attempt")
+            machine.drop(message, "of another attempt")
 
-    def done(self, book: Book) -> None:
+    def done(self, book: RoundLedger) -> None:
         """Everyone has a score or is out."""
         machine = self._machine
         correct = sum(score[0] for score in book.scores.values())

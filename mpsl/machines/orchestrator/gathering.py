@@ -76,14 +76,14 @@ class Gathering:
         chunk = min(machine.job.wire.chunk_bytes, (machine.max_packet or CHUNK_BYTES * 1024) - 1024)
         limits = Limits(chunk, message=plan.message_bytes)
         machine.channel = Channel(machine.topics, machine.run, ORCHESTRATOR, machine.boot, plan.term, limits)
-        machine.know()
+        machine.set_peers()
         machine.state = S.JOINING
         seats = [seat.node for seat in plan.seats]
         machine.log("info", "seated", run=machine.run, cuts=list(plan.cuts), admit=plan.admit, seats=seats)
         if plan.shortfall:
             machine.log("warning", "short-of-memory", run=machine.run, reason=plan.shortfall)
         machine.do(Run(LayOut(plan, machine.profiling.predicted, machine.profiling.links.figures)))
-        machine.standing.publish_plan()
+        machine.status_publisher.publish_plan()
 
     def missing(self) -> list[str]:
         """Whom the plan names and who is not there; without a plan how many devices and nodes, in words."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from mpsl.link.channel import Channel, Outbound, Peer
 from mpsl.machines.link_check import command, limits_of
-from mpsl.machines.link_train import Arrival, Direction, freight
 from mpsl.machines.permissions import may_measure
-from mpsl.messages import End, Freight, Linked, Message, Pull, Took
+from mpsl.machines.probe_burst import Arrival, Direction, probe_burst
+from mpsl.messages import End, Linked, Message, ProbeBurst, Pull, Took
 from mpsl.names import ORCHESTRATOR
 from mpsl.profiling import NO_LIMIT_MBPS, LinkFigures, LinkQuestion
 from mpsl.topics import BinaryTopic, Branch, Topics
@@ -30,7 +30,7 @@ class LinkVisit:
         self._question = question
         limits = limits_of(question.chunk_bytes)
         self._channel = Channel(topics, question.run, ORCHESTRATOR, question.orchestrator, question.term, limits)
-        self._channel.know({id: Peer(boot, id)})
+        self._channel.set_peers({id: Peer(boot, id)})
         self._latency_s: float | None = None
         self._up, self._down = Direction(question.chunk_bytes), Direction(question.chunk_bytes)
         self._arrival = Arrival()
@@ -79,7 +79,7 @@ class LinkVisit:
             case Linked(latency_s) if not self.answered and 0 <= latency_s < inf:
                 self._latency_s = latency_s
                 return self._next(now)
-            case Freight(number):
+            case ProbeBurst(number):
                 whole = self._arrival.add(message, now, self._channel.received_bytes)
                 if whole is not None and number == self._number:
                     self._up.took(*whole)
@@ -100,7 +100,7 @@ class LinkVisit:
         self._number += 1 if (self._number % 2 == 0) == upwards else 2
         if upwards:
             return self._channel.send(self.id, Pull(self._number, self._up.size), now)
-        pieces = freight(self._number, self._down.size)
+        pieces = probe_burst(self._number, self._down.size)
         return [each for piece in pieces for each in self._channel.send(self.id, piece, now)]
 
 

@@ -37,7 +37,7 @@ from mpsl.machines.jobs import (
     PlanFound,
 )
 from mpsl.machines.machine import Machine, as_json
-from mpsl.machines.members import Book, Member
+from mpsl.machines.members import Member, RoundLedger
 from mpsl.machines.orchestrator.admission import Admission
 from mpsl.machines.orchestrator.closing import Closing
 from mpsl.machines.orchestrator.departures import Departures
@@ -47,12 +47,13 @@ from mpsl.machines.orchestrator.gathering import Gathering
 from mpsl.machines.orchestrator.loading import Loading
 from mpsl.machines.orchestrator.profiling import Profiling
 from mpsl.machines.orchestrator.reporting import Reporting
-from mpsl.machines.orchestrator.standing import Standing
 from mpsl.machines.orchestrator.state import OrchestratorState
+from mpsl.machines.orchestrator.status_publisher import StatusPublisher
 from mpsl.machines.permissions import may_send
 from mpsl.messages import (
     Closed,
     Committed,
+    CopyFailed,
     Counters,
     Discarded,
     Fault,
@@ -62,7 +63,6 @@ from mpsl.messages import (
     Message,
     Score,
     Slice,
-    Spoiled,
     Update,
 )
 from mpsl.names import ORCHESTRATOR
@@ -92,7 +92,7 @@ class OrchestratorMachine(Machine):
     ALWAYS: ClassVar[Mapping[type[Message], str]] = {
         Joined: "gathering.joined",
         Fault: "departures.fault",
-        Spoiled: "departures.spoiled",
+        CopyFailed: "departures.copy_failed",
         Discarded: "departures.discarded",
         Counters: "reporting.counters",
     }
@@ -129,7 +129,7 @@ class OrchestratorMachine(Machine):
         self.seats: dict[Address, Seat] = {}
         self.members: dict[str, Member] = {}
         self.channel: Channel | None = None
-        self.book: Book | None = None
+        self.book: RoundLedger | None = None
         self.round = 0
         self.waiting_seats: set[Address] = set()
         """The seats that the present step still waits for."""
@@ -144,7 +144,7 @@ class OrchestratorMachine(Machine):
             "loss": None,
             "seconds": 0.0,
         }
-        self.standing = Standing(self)
+        self.status_publisher = StatusPublisher(self)
         self.gathering = Gathering(self)
         self.profiling = Profiling(self)
         self.loading = Loading(self)
@@ -184,7 +184,7 @@ class OrchestratorMachine(Machine):
             self.do(SetTimer("broker", self.now + BROKER_S))
 
     def _subscribed(self, event: Subscribed) -> None:
-        self.standing.publish(force=True)
+        self.status_publisher.publish(force=True)
 
     def _stop_requested(self, event: StopRequested) -> None:
         self.fail("interrupted")
@@ -219,11 +219,11 @@ class OrchestratorMachine(Machine):
         """The seats that serve a device, from stage 1 on."""
         return self.plan.chain(device) if self.plan else []
 
-    def know(self) -> None:
+    def set_peers(self) -> None:
         """Let the links accept exactly the boots of the plan."""
         assert self.channel is not None
         assert self.plan is not None
-        self.channel.know({id: Peer(boot, address) for id, (boot, address) in self.plan.boots().items()})
+        self.channel.set_peers({id: Peer(boot, address) for id, (boot, address) in self.plan.boots().items()})
 
     def send(self, to: Address, message: Message) -> None:
         """Send over the link; before there is a plan nobody can be sent to."""
@@ -236,7 +236,7 @@ class OrchestratorMachine(Machine):
         for each in exported.slices:
             self.send(to, each)
 
-    def stale(self, message: Message, why: str) -> None:
+    def drop(self, message: Message, why: str) -> None:
         """Drop a message that comes too late, too early or twice, and count it."""
         self.dropped[f"{message.kind} {why}"] += 1
 
@@ -279,9 +279,9 @@ class OrchestratorMachine(Machine):
     def _deliver(self, source: str, message: Message) -> None:
         method = self.ALWAYS.get(type(message)) or self.TABLE[self.state].get(type(message))
         if self.plan is None or not may_send(self.plan, source, ORCHESTRATOR, message):
-            self.stale(message, "from one who may not send it")
+            self.drop(message, "from one who may not send it")
         elif method is None:
-            self.stale(message, "not in this state")
+            self.drop(message, "not in this state")
         else:
             attrgetter(method)(self)(source, message)
 
@@ -313,7 +313,7 @@ class OrchestratorMachine(Machine):
         self.ending.quit_if_heard()
 
     def _watch(self) -> None:
-        self.standing.publish()
+        self.status_publisher.publish()
         if self.state is S.GATHERING:
             self.gathering.note_strangers()
             self.gathering.gather()
@@ -357,8 +357,8 @@ class OrchestratorMachine(Machine):
 
     def waiting_for(self) -> list[str]:
         """Whom (or what) the run waits for at this moment."""
-        return self.standing.waiting_for()
+        return self.status_publisher.waiting_for()
 
     def snapshot(self) -> dict[str, Any]:
         """Where the run is: counts and names."""
-        return self.standing.snapshot()
+        return self.status_publisher.snapshot()

@@ -12,7 +12,7 @@ IDLE = 0.95
 WORTH = 0.02
 """A raise that makes the busiest seat busier by no more than this was of no use: something else sets the pace."""
 
-LEAST_S = 3.0
+MIN_S = 3.0
 """Telemetry apart by less than this says too little."""
 
 
@@ -45,7 +45,7 @@ class Pace:
         first = self._first.setdefault(seat, reading)
         seconds = reading.at - first.at
         # Everyone's batch has passed twice, so that a long one does not look like an idle seat.
-        if self.admit >= self._most or seconds < LEAST_S or reading.steps - first.steps < 2 * places:
+        if self.admit >= self._most or seconds < MIN_S or reading.steps - first.steps < 2 * places:
             return False
         self._shares[seat] = (reading.busy_s - first.busy_s) / seconds
         if len(self._shares) < seats:

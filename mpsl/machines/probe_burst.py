@@ -9,27 +9,27 @@ import hashlib
 from collections.abc import Iterator
 from math import inf
 
-from mpsl.messages import Freight, Tensor
+from mpsl.messages import ProbeBurst, Tensor
 
 PIECES = 8
 START_BYTES = 16 * 1024
-MOST_BYTES = PIECES * 511 * 1024
+MAX_BYTES = PIECES * 511 * 1024
 """Half of a link's window, so that a train never waits for an acknowledgement; a piece is less than a whole chunk."""
-MOST_CHUNKS = 32
+MAX_CHUNKS = 32
 """For the same reason, where chunks are small."""
 ENOUGH_S = 0.2
 """A train that takes so long is not disturbed much by whatever else a machine does."""
 AIM_S = 0.3
-MOST_GROWTH = 16
+MAX_GROWTH = 16
 COUNTING = 2
 """Trains that count in each direction; the faster says it, for what was lost on the way comes seconds later."""
 
 
-def freight(number: int, size: int) -> Iterator[Freight]:
+def probe_burst(number: int, size: int) -> Iterator[ProbeBurst]:
     """The pieces of a train of about `size` bytes."""
-    each = max(1, min(size, MOST_BYTES) // PIECES)
+    each = max(1, min(size, MAX_BYTES) // PIECES)
     tensor = Tensor("raw", "uint8", (each,), (_noise()[:each],))
-    return (Freight(number, index, PIECES, tensor) for index in range(PIECES))
+    return (ProbeBurst(number, index, PIECES, tensor) for index in range(PIECES))
 
 
 class Arrival:
@@ -40,7 +40,7 @@ class Arrival:
         self._at = 0.0
         self._bytes = 0
 
-    def add(self, piece: Freight, now: float, received_bytes: int) -> tuple[int, float] | None:
+    def add(self, piece: ProbeBurst, now: float, received_bytes: int) -> tuple[int, float] | None:
         """Bytes and seconds from the first piece to the last, once that is here; `received_bytes` counts them all."""
         if piece.index == 0:
             self._number, self._at, self._bytes = piece.number, now, received_bytes
@@ -54,7 +54,7 @@ class Direction:
     """What the trains in one direction have shown, and how large the next one is to be."""
 
     def __init__(self, chunk_bytes: int) -> None:
-        self._most = min(MOST_BYTES, MOST_CHUNKS * chunk_bytes)
+        self._most = min(MAX_BYTES, MAX_CHUNKS * chunk_bytes)
         self.size = min(START_BYTES, self._most)
         self._first: float | None = None
         self._counting: list[float] = []
@@ -75,7 +75,7 @@ class Direction:
         if seconds >= ENOUGH_S or self.size == self._most:
             self._counting.append(rate)
         else:
-            growth = min(MOST_GROWTH, AIM_S / seconds) if seconds > 0 else MOST_GROWTH
+            growth = min(MAX_GROWTH, AIM_S / seconds) if seconds > 0 else MAX_GROWTH
             self.size = min(self._most, int(self.size * growth))
         self._first = rate if self._first is None else max(rate, self._first)
 
@@ -83,4 +83,4 @@ class Direction:
 @functools.cache
 def _noise() -> memoryview:
     """Bytes that do not compress, the same everywhere."""
-    return memoryview(hashlib.shake_128(b"mpsl").digest(MOST_BYTES // PIECES))
+    return memoryview(hashlib.shake_128(b"mpsl").digest(MAX_BYTES // PIECES))

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 S = OrchestratorState
 
-LEAST_PAUSE_S = 1.0
+MIN_PAUSE_S = 1.0
 """`state` goes out at most this often, and only when it has changed."""
-LONGEST_REASON = 1000
+MAX_REASON = 1000
 HEARTBEAT_S = 5.0
 """`state` goes out at least this often."""
 
 
-class Standing:
+class StatusPublisher:
     """What is said about a run while it goes on."""
 
     def __init__(self, machine: "OrchestratorMachine") -> None:
@@ -70,7 +70,7 @@ class Standing:
             "waiting_for": self.waiting_for(),
             "shortfall": machine.plan.shortfall if machine.plan else "",
             "outcome": machine.summary["state"] if over else None,
-            "reason": machine.summary["reason"][:LONGEST_REASON] if over else "",
+            "reason": machine.summary["reason"][:MAX_REASON] if over else "",
         }
 
     def publish(self, force: bool = False) -> None:
@@ -78,7 +78,7 @@ class Standing:
         machine = self._machine
         state = self.snapshot()
         since = machine.now - self._published_at
-        changed = state != self._published and since >= LEAST_PAUSE_S
+        changed = state != self._published and since >= MIN_PAUSE_S
         if machine.online and (force or changed or since >= HEARTBEAT_S):
             self._published, self._published_at = state, machine.now
             machine.publish("state", state, retain=True)
