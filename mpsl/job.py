@@ -28,7 +28,11 @@ def _positive(**values: float | None) -> None:
 
 @dataclass(frozen=True)
 class RunSection:
-    """[run]: how long, in which steps, from which seed."""
+    """[run]: how long, in which steps, from which seed.
+
+    `deterministic`: devices are admitted and their updates are added in the order of the roster, so that two runs with
+    the same contributing sets have the same weights, bit for bit.
+    """
 
     name: str
     rounds: int
@@ -39,6 +43,7 @@ class RunSection:
     shuffle: bool = True
     algorithm: str = "splitfed-v1"
     evaluate_every: int = 1
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):

@@ -52,7 +52,7 @@ def refusal(**values: Any) -> str:
 def test_every_default_of_the_contract() -> None:
     job = read_job(LEAST, "JOB.toml")
     assert job == Job(
-        RunSection("digits", 3, 32, 1, 1, 0, True, "splitfed-v1", 1),
+        RunSection("digits", 3, 32, 1, 1, 0, True, "splitfed-v1", 1, False),
         ModelSection("digits-cnn", {}, None),
         OptimizerSection("sgd", 0.05, 0.0, 0.0),
         FleetSection(4, 2, None, None, None, 300.0),
@@ -68,6 +68,7 @@ def test_every_key_of_the_contract() -> None:
             "run": {
                 "name": "a-1", "rounds": 1, "batch_size": 1, "local_epochs": 2, "micro_batches": 3, "seed": 4,
                 "shuffle": False, "algorithm": "other", "evaluate_every": 5,
+                "deterministic": True,
             },
             "model": {"name": "mlp", "args": {"hidden": [3, 4], "dropout": 0.5}, "cuts": [1, 3]},
             "optimizer": {"name": "sgd", "lr": 1, "momentum": 0.9, "weight_decay": 1e-4},
@@ -79,6 +80,7 @@ def test_every_key_of_the_contract() -> None:
     assert job.model.cuts == (1, 3)
     assert job.hops == 1
     assert job.quorum == 2
+    assert job.run.deterministic
     assert isinstance(job.optimizer.lr, float)
     assert read_job(facts.plain(job), "again") == job, "it travels in the plan and comes back"
 
@@ -142,6 +144,8 @@ def test_a_key_like_none_lists_all() -> None:
         ("run__rounds", 3.0),
         ("run__rounds", True),
         ("run__shuffle", 1),
+        ("run__deterministic", 0),
+        ("run__deterministic", "true"),
         ("run__name", 5),
         ("run", []),
         ("run", "text"),

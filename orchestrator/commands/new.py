@@ -21,6 +21,8 @@ seed = 0                      # fixes initial weights, order of samples, dropout
 shuffle = true                # false: the samples in the order of the shard
 algorithm = "splitfed-v1"     # how the devices' weights become one: FedAvg, weighted by samples, of every part
 evaluate_every = 1            # rounds between two evaluations; the last round is always evaluated
+deterministic = false         # true: updates are added in the roster's order, so that two runs give the same weights,
+                              # bit for bit; a device that is ready early then waits for the ones before it
 
 [model]
 name = "digits-cnn"           # required; `mpsl models` shows all, their arguments and their blocks
