@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from mpsl import PROTOCOL
+from mpsl.admission_limit import seat_admission
 from mpsl.job import Job
 from mpsl.names import ORCHESTRATOR
-from mpsl.planning.admission import seat_admission
 from mpsl.topics import Address, seat_address
 
 

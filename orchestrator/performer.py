@@ -34,8 +34,8 @@ from mpsl.nn.models import build
 from mpsl.nn.part import state_tensors
 from mpsl.nn.weights import WeightCodec
 from mpsl.plan import Plan
+from mpsl.planning.objective import Shape
 from mpsl.planning.planner import plan as find_plan
-from mpsl.planning.shape import Shape
 from mpsl.planning.system import system_of
 from orchestrator.device_parts import DeviceParts
 from orchestrator.facts_of_model import facts_of_model

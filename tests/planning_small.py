@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from mpsl.planning.assignment import assign
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
 from mpsl.planning.objective import Placement, Prediction, predict
+from mpsl.planning.planner import assign_devices
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.system import System, system_of
 
@@ -43,7 +43,7 @@ def system(
 
 
 def judge(some: System, placement: Placement = CHAIN) -> Prediction:
-    assignment = assign(some, placement)
+    assignment = assign_devices(some, placement)
     prediction = predict(some, placement, assignment.loads, assignment.replicas)
     assert prediction is not None
     return prediction

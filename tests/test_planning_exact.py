@@ -8,17 +8,16 @@ from math import inf
 import pytest
 from planning_cases import random_case, repeating
 
+from mpsl.admission_limit import admission_waves
 from mpsl.planning import search
-from mpsl.planning.admission import waves
+from mpsl.planning.bound import min_admission_waves
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetNode
-from mpsl.planning.objective import Placement, Prediction, fluid_loads, predict
+from mpsl.planning.objective import Placement, Prediction, Shape, fluid_loads, predict
+from mpsl.planning.problem import TIE, Problem
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
-from mpsl.planning.search import TIE
-from mpsl.planning.shape import Shape
-from mpsl.planning.solver import solve
+from mpsl.planning.search import solve
 from mpsl.planning.system import System, system_of
-from mpsl.planning.twins import Twins
-from mpsl.planning.waves import least_waves
+from mpsl.planning.vectorized_objective import EquivalentCutPairs
 
 SEEDS = range(0, 200, 100)
 SLOW_SEEDS = range(500, 5_000, 500)
@@ -77,13 +76,13 @@ def test_the_plan_is_the_best_of_all_placements(first: int) -> None:
 
 @pytest.mark.parametrize("first", [3_000_000, pytest.param(4_000_000, marks=pytest.mark.slow)])
 def test_where_blocks_repeat_the_plan_is_still_the_best(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, left_out = Twins.seen, []
+    seen, left_out = EquivalentCutPairs.seen_before, []
 
-    def counted(twins: Twins, pair: int) -> bool:
-        left_out.append(seen(twins, pair))
+    def counted(pairs: EquivalentCutPairs, pair: int) -> bool:
+        left_out.append(seen(pairs, pair))
         return left_out[-1]
 
-    monkeypatch.setattr(Twins, "seen", counted)
+    monkeypatch.setattr(EquivalentCutPairs, "seen_before", counted)
     for seed in range(first, first + (60 if first == 3_000_000 else 300)):
         check(seed, blocks_repeat=True)
     assert sum(left_out) > len(left_out) // 20, "pairs that are the same as one before"
@@ -103,16 +102,16 @@ def test_no_placement_needs_fewer_waves_than_its_device_cuts_are_said_to_need(ho
     tight = 0
     for seed in range(3_000_000, 3_000_040):
         system = system_of(*random_case(random.Random(seed)))
-        looked = search.Search(system, Shape(hops), False)
-        first, last = looked.formula.first, looked.formula.last
+        problem = Problem(system, Shape(hops), False)
+        first, last = problem.objective.first, problem.objective.last
         if not len(first):
             continue
-        said_of_each = least_waves(looked.tables, first, last, inf, hops)
+        said_of_each = min_admission_waves(problem.table, first, last, inf, hops)
         least = dict(zip(zip(first, last, strict=True), said_of_each, strict=True))
         for placement in placements(system, hops):
             found = judged(system, placement)
             if found is not None:
-                needed = waves(len(system.devices), found.admit)
+                needed = admission_waves(len(system.devices), found.admit)
                 said = least[placement.cuts[0], placement.cuts[-1]]
                 assert said <= needed, (seed, placement)
                 tight += said == needed > 1
@@ -121,13 +120,13 @@ def test_no_placement_needs_fewer_waves_than_its_device_cuts_are_said_to_need(ho
 
 def test_where_memory_is_tight_most_device_cuts_are_refuted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal blocks: hundreds of pairs of cuts have the same cheap bound, which knows nothing of the nodes they need."""
-    settle, settled = search.Search._settle, []
+    solve_pair, solved = search.Search._solve_pair, []
 
     def counted(self: search.Search, pair: int, floor: float, until_found: bool) -> None:
-        settled.append(pair)
-        settle(self, pair, floor, until_found)
+        solved.append(pair)
+        solve_pair(self, pair, floor, until_found)
 
-    monkeypatch.setattr(search.Search, "_settle", counted)
+    monkeypatch.setattr(search.Search, "_solve_pair", counted)
     blocks = tuple(BlockProfile(f"block-{number}", 4_000_000, 1_000_000, 20_000_000) for number in range(36))
     node = HardwareTimes((5.0,) * 36, (10.0,) * 36, (), 0.5, 2.0, 4, 1)
     device = HardwareTimes((15.0,) * 36, (30.0,) * 36, (), 1.0, 1.0, 4, 1)
@@ -139,7 +138,7 @@ def test_where_memory_is_tight_most_device_cuts_are_refuted_at_once(monkeypatch:
     found = solve(system_of(Profile("equal", 32, 100_000, blocks, {"node": node, "device": device}), fleet), Shape())
     assert found is not None
     assert found.optimal
-    assert len(settled) < 100  # of 595, and 351 without the bound
+    assert len(solved) < 100  # of 595, and 351 without the bound
 
 
 @pytest.mark.slow

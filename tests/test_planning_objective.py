@@ -5,12 +5,12 @@ import random
 
 from planning_small import CHAIN, MANY, judge, near, system
 
-from mpsl.planning.admission import largest_admission, seat_admission, starting_admission
-from mpsl.planning.assignment import assign
+from mpsl.admission_limit import largest_admission, seat_admission, starting_admission
 from mpsl.planning.fleet import FleetHost
-from mpsl.planning.objective import Load, Placement, Prediction, predict
-from mpsl.planning.shape import Shape
-from mpsl.planning.solver import solve
+from mpsl.planning.objective import Placement, Prediction, SeatLoad, Shape, predict
+from mpsl.planning.planner import assign_devices
+from mpsl.planning.search import solve
+from mpsl.planning.service_demand import seat_demand
 
 
 def test_the_busiest_seat_and_one_batch_make_the_round() -> None:
@@ -20,7 +20,8 @@ def test_the_busiest_seat_and_one_batch_make_the_round() -> None:
     assert prediction.batch_s == near(0.042)
     assert prediction.round_s == near(0.342)
     assert prediction.cost == near(2 * 0.342)
-    assert prediction.node_busy_s == {"n-1": near(0.1), "n-2": near(0.3)}
+    seats = [seat_demand(system(), node, *part) for node, part in zip(system().nodes, ((1, 2), (2, 3)), strict=True)]
+    assert [seat.resources[0].seconds(10, 2) for seat in seats] == [near(0.1), near(0.3)]
 
 
 def test_copying_and_folding_count_once_a_device() -> None:
@@ -124,7 +125,7 @@ def test_the_budget_bounds_the_admission_to_the_byte() -> None:
     def admitted(budget: int) -> Prediction | None:
         nodes = tuple(dataclasses.replace(node, memory=float(budget)) for node in some.nodes)
         tight = dataclasses.replace(some, nodes=nodes)
-        return predict(tight, CHAIN, assign(tight, CHAIN).loads)
+        return predict(tight, CHAIN, assign_devices(tight, CHAIN).loads)
 
     fits, short, none = admitted(two), admitted(two - 1), admitted(two - 7_000_001)
     assert fits is not None
@@ -160,8 +161,8 @@ def test_a_seat_holds_no_more_copies_than_its_largest_admission_allows() -> None
 def test_loads_can_be_any_assignment() -> None:
     some = system()
     both = Placement((1, 3), ((0, 1),))
-    lopsided = predict(some, both, [[Load(10, 2), Load(0, 0)]])
-    even = predict(some, both, [[Load(5, 1), Load(5, 1)]])
+    lopsided = predict(some, both, [[SeatLoad(10, 2), SeatLoad(0, 0)]])
+    even = predict(some, both, [[SeatLoad(5, 1), SeatLoad(5, 1)]])
     assert lopsided is not None
     assert even is not None
     assert lopsided.bottleneck_s == near(0.4)

@@ -9,15 +9,13 @@ import pytest
 from planning_small import WIDE, near, system
 
 from mpsl.errors import UsageError
-from mpsl.planning.assignment import assign
-from mpsl.planning.compare import compare, replicas_of
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetJob, FleetNode
 from mpsl.planning.memory import GIB
-from mpsl.planning.objective import Load, Placement, fluid_loads, predict
-from mpsl.planning.planner import plan
+from mpsl.planning.objective import Placement, SeatLoad, Shape, fluid_loads, predict
+from mpsl.planning.planner import assign_devices, plan
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
-from mpsl.planning.shape import Shape
-from mpsl.planning.solver import solve
+from mpsl.planning.report import compare, replicas_of
+from mpsl.planning.search import solve
 from mpsl.planning.system import System, system_of
 
 
@@ -30,7 +28,7 @@ def test_shares_follow_the_speed_and_devices_go_longest_first() -> None:
     some = system_of(profile, Fleet(devices, nodes, FleetBroker(WIDE, 0.0)))
     both = Placement((1, 2), ((0, 1),))
     assert [load.batches for load in fluid_loads(some, both)[0]] == pytest.approx([10, 5], rel=1e-3)
-    assignment = assign(some, both)
+    assignment = assign_devices(some, both)
     assert assignment.replicas == ((1, 0, 0, 1, 0),)  # 5 fast, 4 slow, 3 fast, 2 fast, 1 slow
     assert [load.batches for load in assignment.loads[0]] == [10, 5]
 
@@ -64,7 +62,7 @@ def unequal_pair() -> System:
 
 def test_a_whole_device_has_the_cycle_of_the_replicas_that_serve_it() -> None:
     some, pair = unequal_pair(), Placement((1, 3), ((0, 1),))
-    loads, chosen = [[Load(10, 2), Load(5, 1)]], [[0, 1, 0]]
+    loads, chosen = [[SeatLoad(10, 2), SeatLoad(5, 1)]], [[0, 1, 0]]
     own, divided = predict(some, pair, loads, chosen), predict(some, pair, loads)
     assert own is not None
     assert divided is not None
@@ -225,8 +223,8 @@ def test_whole_devices_go_where_a_fixed_admission_leaves_room_for_them() -> None
     slow = dataclasses.replace(slow, hardware=dataclasses.replace(slow.hardware, seconds=(0, 0.02, 0.2, 0.4, 0.5)))
     pair = Placement((1, 2), ((0, 1),))
     uneven = dataclasses.replace(some, nodes=(fast, slow))
-    assert [load.devices for load in assign(uneven, pair).loads[0]] == [2, 2]
-    assert [load.devices for load in assign(dataclasses.replace(uneven, admit=None), pair).loads[0]] == [4, 0]
+    assert [load.devices for load in assign_devices(uneven, pair).loads[0]] == [2, 2]
+    assert [load.devices for load in assign_devices(dataclasses.replace(uneven, admit=None), pair).loads[0]] == [4, 0]
 
 
 def test_where_divided_devices_alone_fit_the_best_chain_without_replicas_is_the_plan() -> None:

@@ -10,11 +10,10 @@ from planning_cases import random_case
 
 from mpsl.errors import UsageError
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
-from mpsl.planning.phases import phases_of
+from mpsl.planning.objective import Shape
 from mpsl.planning.plan_file import PlanFile, PlannedRun, PlannedSeat
 from mpsl.planning.planner import plan
-from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
-from mpsl.planning.shape import Shape
+from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile, phase_times
 from mpsl.planning.system import system_of
 from mpsl.sim.findings import MAX_POINTS, findings, thinned
 from mpsl.sim.record import COMPUTE, Record
@@ -183,7 +182,7 @@ def test_no_resource_works_faster_than_it_can(first: int) -> None:
         record, system = rehearsal.run(1), rehearsal.system
         total = record.rounds[0].seconds
         assert total is not None
-        kinds, phases = {node.id: node.hardware for node in members.expanded_nodes()}, phases_of(known)
+        kinds, phases = {node.id: node.hardware for node in members.expanded_nodes()}, phase_times(known)
         for seat in found.seats:
             served = [d for d in system.devices if found.devices[d.id][seat.stage - 1] == seat.replica]
             node = next(node for node in system.nodes if node.id == seat.node)

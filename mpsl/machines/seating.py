@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+from mpsl.admission_limit import MARGIN, largest_admission, seat_admission, starting_admission
 from mpsl.codecs import parse
 from mpsl.cuts import even_cuts
 from mpsl.errors import UsageError
@@ -10,7 +11,6 @@ from mpsl.machines.census import Presence
 from mpsl.machines.jobs import ModelBuilt
 from mpsl.machines.seat_memory import SeatMemory, best_way, ways
 from mpsl.plan import DeviceEntry, Plan, Seat
-from mpsl.planning.admission import MARGIN, largest_admission, seat_admission, starting_admission
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
 
 SLACK_BYTES = 64 * 1024

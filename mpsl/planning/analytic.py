@@ -8,14 +8,14 @@ busy forward while another is busy backward; a thread that does both is busy for
 
 from collections.abc import Mapping
 
-from mpsl.planning.judgement import check_members
-from mpsl.planning.phases import Phases
+from mpsl.planning.feasibility import check_members
 from mpsl.planning.plan_file import PlannedRun
+from mpsl.planning.profile import PhaseTimes
 from mpsl.planning.system import Device, System
 
 
 def closed_form(
-    system: System, phases: Mapping[str, Phases], hardware: Mapping[str, str], planned: PlannedRun
+    system: System, phases: Mapping[str, PhaseTimes], hardware: Mapping[str, str], planned: PlannedRun
 ) -> float:
     """Seconds of a round of `planned`; `hardware` names each device's and each node's kind. Raises UsageError."""
     check_members(system, planned, "the plan")
@@ -42,7 +42,7 @@ def closed_form(
 
 
 def _way(
-    system: System, phases: Mapping[str, Phases], hardware: Mapping[str, str], planned: PlannedRun, device: Device
+    system: System, phases: Mapping[str, PhaseTimes], hardware: Mapping[str, str], planned: PlannedRun, device: Device
 ) -> tuple[list[float], list[float]]:
     """Seconds of each part of a batch's way, forward and backward: the device's first part, each stage, its last part.
 

@@ -1,25 +1,36 @@
 """Lower bounds: what the rest of a chain costs at least, whatever nodes are left for it.
 
-Each bound relaxes the problem (nodes used twice, blocks divided) and never says too much, so that a chain whose bound
-is no better than a known plan can be dropped.
+Method: cost-to-go of relaxed problems by dynamic programming, as in A* (Hart, Nilsson and Raphael, 1968) and in
+bounding for constrained shortest paths. `RelaxedCostToGo` lets a node be used twice and divides blocks freely.
+`SubsetCostToGo` is exact for each figure on its own: a table over all sets of free nodes, as in Held and Karp (1962).
+`min_admission_waves` asks of memory alone how often the fleet's places must be given away.
+A bound must never exceed the true value: a chain is dropped where its bound is no better than a known plan.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mpsl.planning.candidate_stages import SLACK, CandidateStages
 from mpsl.planning.node_kinds import NodeKinds
-from mpsl.planning.stage_table import HOSTS, LATENCY, LOAD, PASSED, WEIGHTS, Array, Indices, StageTables
+from mpsl.planning.service_demand import SystemArrays
+from mpsl.planning.stage_table import HOSTS, LATENCY, LOAD, PASSED, STATE, WAVES, WEIGHTS, Array, Indices, StageTable
 from mpsl.planning.system import System
-from mpsl.planning.terms import Columns
 
-Place = int | Indices
-"""One number, or one for each chain."""
+MAX_STEPS = 8
+"""Numbers of admission waves that are tried, out of all that stages need."""
+
+MAX_STATES = 4096
+"""With more sets of nodes than this, no `SubsetCostToGo` is made."""
+
+BlockIndex = int | Indices
+"""One block, or one for each chain."""
 
 
 @dataclass(frozen=True)
-class Remainder:
-    """Bounds from block b to a chain's last cut; `hops` stages exactly where it is an index, any number at index 0."""
+class RelaxedCostToGo:
+    """Bounds from block b to a chain's last cut. Index `hops` is the exact number of stages, or 0 where it is free."""
 
     latency: Array
     """[hops, b, last]: seconds of a batch in the stages to come and at the broker."""
@@ -28,16 +39,16 @@ class Remainder:
     load: Array
     """[hops, b, last]: the busiest seat, where stages have one replica; 0 otherwise."""
     work: Array
-    """work[b]: seconds a round of all work before block b, if the whole fleet did it together as well as can be."""
+    """work[b]: seconds a round of all work before block b, if the whole fleet shared it perfectly."""
     money: Array
     """money[b]: the least money of a round before block b."""
     cores: Array
-    """cores[h, b]: core-seconds before block b that host h bears at least."""
+    """cores[h, b]: the least core-seconds before block b on host h."""
     fastest: Array
-    """fastest[hops]: the most of the fleet's speed that so many nodes can have."""
+    """fastest[hops]: the largest share of the fleet's speed that so many nodes can have."""
 
-    def complete(self, chain: Array, block: Place, last: Place, left: Place) -> Array:
-        """The rows of `chain` (which ends at `block`) with the least that must still come up to cut `last`.
+    def complete(self, chain: Array, block: BlockIndex, last: BlockIndex, left: BlockIndex) -> Array:
+        """The rows of `chain` (which ends at `block`) plus the least that must still be added up to cut `last`.
 
         `left` is the number of stages to come, 0 where it is free.
         """
@@ -52,70 +63,146 @@ class Remainder:
         return whole
 
 
-def remainder_of(
-    system: System, columns: Columns, kinds: NodeKinds, tables: StageTables, hops: int | None
-) -> Remainder:
+def relaxed_cost_to_go(
+    system: System, arrays: SystemArrays, kinds: NodeKinds, table: StageTable, hops: int | None
+) -> RelaxedCostToGo:
     """The bounds for chains of exactly `hops` stages of one replica, or of any stages where it is None."""
     blocks = system.blocks
-    latency = np.minimum.reduce([figures.latency for figures in tables.figures])
-    latency = latency + columns.crossing * system.broker_s_per_byte
-    part = columns.parameters[None, :] - columns.parameters[:, None]
-    passed = np.where(np.isfinite(latency), system.batches * columns.crossing + 2 * part, np.inf)
-    load = np.minimum.reduce([figures.load for figures in tables.figures])
+    latency = np.minimum.reduce([figures.latency for figures in table.figures])
+    latency = latency + arrays.crossing * system.broker_s_per_byte
+    part = arrays.parameters[None, :] - arrays.parameters[:, None]
+    passed = np.where(np.isfinite(latency), system.batches * arrays.crossing + 2 * part, np.inf)
+    load = np.minimum.reduce([figures.load for figures in table.figures])
     nothing = np.where(np.eye(blocks + 1, dtype=bool), 0.0, np.inf)
     if hops is None:
-        latencies, passes = any_number(latency)[None], any_number(passed)[None]
+        latencies, passes = _any_stages(latency)[None], _any_stages(passed)[None]
         loads = np.where(np.isfinite(latencies), 0.0, np.inf)
     else:
         latencies, passes, loads = nothing[None], nothing[None], nothing[None]
         for _ in range(hops):
-            latencies = np.concatenate([latencies, _then(latency, latencies[-1])[None]])
-            passes = np.concatenate([passes, _then(passed, passes[-1])[None]])
+            latencies = np.concatenate([latencies, _one_more_stage(latency, latencies[-1])[None]])
+            passes = np.concatenate([passes, _one_more_stage(passed, passes[-1])[None]])
             largest = np.min(np.maximum(load[:, :, None], loads[-1][None]), axis=1)
             loads = np.concatenate([loads, largest[None]])
-    speed = tables.weights[0]
-    least = np.min([figures.base * weight for figures, weight in zip(tables.figures, speed, strict=True)], axis=0)
+    speed = table.weights[0]
+    least = np.min([figures.base * weight for figures, weight in zip(table.figures, speed, strict=True)], axis=0)
     money = np.min(
-        [figures.base * node.price for figures, node in zip(tables.figures, kinds.examples, strict=True)], axis=0
+        [figures.base * node.price for figures, node in zip(table.figures, kinds.examples, strict=True)], axis=0
     )
     cores = [
-        np.min([figures.cores for figures in tables.figures], axis=0)
+        np.min([figures.cores for figures in table.figures], axis=0)
         if all(node.host == host for node in kinds.examples)
         else np.zeros(blocks)
         for host in system.hosts
     ]
     each = np.sort(np.repeat(speed, kinds.counts))[::-1]
-    return Remainder(
+    return RelaxedCostToGo(
         latency=latencies,
         passed=passes,
         load=loads,
-        work=_before(least),
-        money=_before(money),
-        cores=np.array([_before(seconds) for seconds in cores]).reshape(-1, blocks + 1),
+        work=_prefix_sums(least),
+        money=_prefix_sums(money),
+        cores=np.array([_prefix_sums(seconds) for seconds in cores]).reshape(-1, blocks + 1),
         fastest=np.ones(1) if hops is None else np.concatenate([[0.0], np.cumsum(each)])[: hops + 1],
     )
 
 
-def _then(first: Array, rest: Array) -> Array:
+class SubsetCostToGo:
+    """latency[block, free] and load[block, free]: the least to come when the nodes of number `free` are left."""
+
+    def __init__(self, candidates: CandidateStages, kinds: NodeKinds, hops: int | None) -> None:
+        self._counts = np.stack(np.unravel_index(np.arange(kinds.states), [count + 1 for count in kinds.counts]))
+        self._superset_cache: dict[int, NDArray[np.int64]] = {}
+        self._all = kinds.states - 1
+        self.latency = np.full((candidates.last + 1, kinds.states), np.inf)
+        used = sum(kinds.counts) - self._counts.sum(axis=0)
+        self.latency[candidates.last, np.full(kinds.states, True) if hops is None else used == hops] = 0.0
+        self.load = np.where(np.isfinite(self.latency), 0.0, np.inf)
+        for block in range(candidates.last - 1, candidates.first - 1, -1):
+            stages = candidates.at[block]
+            ends, columns = np.unique(stages.ends, return_inverse=True)
+            taken, rows = np.unique(stages.figures[STATE].astype(np.int64), return_inverse=True)
+            own = np.full((2, len(ends), len(taken)), np.inf)
+            own[:, columns, rows] = stages.figures[[LATENCY, LOAD]]
+            supersets = [self._supersets(int(number)) for number in taken]
+            sizes = np.array([len(superset) for superset in supersets])
+            # Sets that leave equally many choices go together: thousands of small steps would cost more than the sums.
+            for size in np.unique(sizes):
+                sets = np.nonzero(sizes == size)[0]
+                superset = np.stack([supersets[number] for number in sets])
+                left = superset - taken[sets, None]
+                latency, load = own[:, :, sets, None]
+                latency = np.min(latency + np.take(self.latency[ends], left, axis=1), axis=0)
+                load = np.min(np.maximum(load, np.take(self.load[ends], left, axis=1)), axis=0)
+                np.minimum.at(self.latency[block], superset, latency)
+                np.minimum.at(self.load[block], superset, load)
+
+    def _supersets(self, taken: int) -> NDArray[np.int64]:
+        """The numbers of the sets of free nodes that have those of number `taken` in them."""
+        if taken not in self._superset_cache:
+            self._superset_cache[taken] = np.nonzero((self._counts >= self._counts[:, taken, None]).all(axis=0))[0]
+        return self._superset_cache[taken]
+
+    def complete(self, chain: Array, whole: Array, block: int | NDArray[np.int64]) -> None:
+        """Raise the latency and load of `whole`, a bound of the completed `chain`, to what this table knows."""
+        free = self._all - chain[STATE].astype(np.int64)
+        whole[LATENCY] = np.maximum(whole[LATENCY], chain[LATENCY] + self.latency[block, free])
+        whole[LOAD] = np.maximum(whole[LOAD], self.load[block, free])
+
+
+def min_admission_waves(
+    table: StageTable, first: NDArray[np.int64], last: NDArray[np.int64], below: float, hops: int | None
+) -> Array:
+    """For every pair of device cuts: the fewest admission waves with which the fleet may suffice for all stages.
+
+    Where memory is tight, few devices fit a stage's nodes at a time, and stages with more nodes leave fewer for the
+    others. Bounds that look at one stage at a time do not see that. Only stages with a load less than `below` seconds
+    a round count, and only chains of `hops` stages where that is given; infinite where no number of waves is enough.
+    """
+    starts = range(int(first.min()), int(last.max()))
+    stages = [table.stages(start) for start in starts]
+    figures = np.concatenate([each.figures for each in stages], axis=1)
+    ends = np.concatenate([each.ends for each in stages])
+    begins = np.repeat(np.array(starts), [len(each.ends) for each in stages])
+    fewest = np.full(len(first), np.inf)
+    steps = np.unique(figures[WAVES])
+    if not len(steps):
+        return fewest
+    cuts = max(int(ends.max()), int(last.max())) + 1
+    tried = np.unique(np.linspace(0, len(steps) - 1, MAX_STEPS).astype(int))
+    for place, step in reversed(list(enumerate(tried))):
+        counts = (figures[WAVES] <= steps[step]) & (figures[LOAD] < below)
+        enough = np.ones(len(first), bool)
+        for weight in figures[WEIGHTS:HOSTS, counts]:
+            stage = np.full((cuts, cuts), np.inf)
+            np.minimum.at(stage, (begins[counts], ends[counts]), weight)
+            least = _any_stages(stage) if hops is None else _exact_stages(stage, hops)
+            enough &= least[first, last] <= 1 + SLACK
+        # Fewer were not enough with the step tried before: only what comes right after that one can be.
+        fewest[enough] = steps[tried[place - 1] + 1] if place else steps[0]
+    return fewest
+
+
+def _one_more_stage(first: Array, rest: Array) -> Array:
     """[b, last]: the least of one more stage and what follows it."""
     return np.asarray(np.min(first[:, :, None] + rest[None], axis=1))
 
 
-def any_number(stage: Array) -> Array:
+def _any_stages(stage: Array) -> Array:
     """[b, last]: the least over any number of stages, where `stage` has the least of one; none from a cut to itself."""
     best = np.where(np.eye(len(stage), dtype=bool), np.minimum(stage, 0.0), stage)
     for _ in range(len(stage).bit_length()):
-        best = _then(best, best)
+        best = _one_more_stage(best, best)
     return best
 
 
-def exactly(stage: Array, hops: int) -> Array:
-    """[b, last]: the least over so many stages."""
+def _exact_stages(stage: Array, hops: int) -> Array:
+    """[b, last]: the least over exactly `hops` stages."""
     best = np.where(np.eye(len(stage), dtype=bool), 0.0, np.inf)
     for _ in range(hops):
-        best = _then(stage, best)
+        best = _one_more_stage(stage, best)
     return best
 
 
-def _before(figures: Array) -> Array:
+def _prefix_sums(figures: Array) -> Array:
     return np.concatenate([[0.0], np.cumsum(figures)])

@@ -1,7 +1,8 @@
-"""Nodes with equal figures are one kind: placements that differ only in which of them sits where are the same.
+"""Symmetry breaking: nodes with equal figures are one kind, so a set of nodes is a count for each kind.
 
-A set of nodes is a count for each kind. The search keeps it as one integer with a spare bit above each count, so that
-"do these nodes still stand free" is one subtraction for a whole array.
+Placements that differ only in which of a kind's nodes sits where have the same value and are searched once. A set is
+kept as one integer with a spare bit above each count (packed counters), so that the test "are these nodes still free"
+is one subtraction for a whole array. Nothing here knows of stages or time.
 """
 
 import itertools
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from mpsl.planning.system import Node, System
 
 MAX_SETS = 4096
-"""Beyond so many replica sets only equal nodes together and the fastest j of all are offered to the search."""
+"""With more replica sets than this, the search gets only sets of equal nodes and the fastest j nodes of all."""
 
 Codes = NDArray[Any]
 """Sets of nodes as integers: int64 where they fit, Python's integers otherwise."""
@@ -37,11 +38,11 @@ class NodeKinds:
 
     @property
     def states(self) -> int:
-        """How many sets of nodes there are, the empty one and all of them included."""
+        """How many sets of nodes there are, with the empty set and the full one."""
         return prod(count + 1 for count in self.counts)
 
     def states_of(self, sets: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The number of each set [set, kind] among all; the number of a union is the sum. Only for few `states`."""
+        """The number of each set [set, kind]; the number of a disjoint union is the sum. Only for few `states`."""
         sizes = [count + 1 for count in self.counts]
         return np.asarray(sets @ np.array([prod(sizes[place + 1 :]) for place in range(len(sizes))]), np.int64)
 

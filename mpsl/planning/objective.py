@@ -1,30 +1,34 @@
-"""What a placement costs: the round's time, its bottleneck, its memory, its money. One formula, for any assignment.
+"""The objective: a placement's round time, bottleneck, memory and money. One formula, for any assignment of devices.
 
-T = the most seconds that any resource is busy in a round + one batch's latency through the empty system.
-docs/planner.md explains every term. This file judges placements and never looks for one; a brute force may call it on
-all of them.
+T = the busy seconds of the busiest resource in a round + one batch's latency through the empty system.
+
+Method: bottleneck analysis of a closed queueing network (asymptotic bounds; Lazowska et al., Quantitative System
+Performance, 1984, chapter 5). The pipeline of a round follows Tirana et al., MP-SL (arXiv 2402.00208) and EdgeSys '25,
+but one thread does forward and backward, so a seat is busy for their sum. docs/planner.md explains every term.
+This file judges placements and never looks for one; a brute force may call it on all of them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpsl.planning.admission import largest_admission, seat_admission, starting_admission, waves
-from mpsl.planning.system import System
-from mpsl.planning.terms import (
+from mpsl.admission_limit import admission_waves, largest_admission, seat_admission, starting_admission
+from mpsl.errors import UsageError
+from mpsl.planning.service_demand import (
     ADMISSION,
     BROKER,
     DEVICE,
     SEAT,
-    DeviceTerms,
-    SeatTerms,
-    device_parameters,
-    device_terms,
-    seat_terms,
-    whole_model_terms,
+    DeviceDemand,
+    SeatDemand,
+    device_demand,
+    device_parameter_bytes,
+    seat_demand,
+    whole_model_demand,
 )
+from mpsl.planning.system import System
 
 NO_TIME = 1e-200
-"""Stands for a load of nothing, so that speeds stay finite."""
+"""Seconds that stand for no load at all, so that speeds stay finite."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,18 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Load:
+class Shape:
+    """Which placements are allowed: exactly `hops` stages of one replica, or with None any stages of any replicas.
+
+    `all_in_one` asks for one stage with every node as a replica.
+    """
+
+    hops: int | None = None
+    all_in_one: bool = False
+
+
+@dataclass(frozen=True)
+class SeatLoad:
     """What a seat serves in a round; fractions where shares are fluid."""
 
     batches: float
@@ -60,20 +75,39 @@ class Prediction:
     """Seconds a round that the bottleneck is busy."""
     admit: int
     node_bytes: dict[str, int]
-    node_busy_s: dict[str, float]
-    """Seconds a round that each node computes."""
     cost: float
 
 
-def fluid_loads(system: System, placement: Placement) -> list[list[Load]]:
-    """Each stage's devices shared out in proportion to its replicas' speeds, as if devices could be divided."""
+def check_shape(system: System, shape: Shape) -> None:
+    """Raise UsageError where `shape` asks for more nodes or blocks than `system` has."""
+    nodes, wanted = len(system.nodes), shape.hops or 1
+    need = f"{wanted} hops need" if wanted > 1 else "1 hop needs"
+    if nodes < wanted:
+        raise UsageError(f"{need} {wanted} nodes, but the fleet has {nodes}; add [[nodes]] or ask for fewer hops")
+    if shape.hops is not None and system.max_hops is not None and shape.hops > system.max_hops:
+        raise UsageError(f"{shape.hops} hops are asked for, but the fleet's job allows max_hops = {system.max_hops}")
+    first, last = system.first_cut or 1, system.last_cut or system.blocks - 1
+    if system.first_cut is None and system.last_cut is None and last - first < wanted:
+        raise UsageError(
+            f"{need} a model of at least {wanted + 2} blocks, because the devices keep the first and the last; "
+            f"this one has {system.blocks}"
+        )
+    if last - first < wanted:
+        raise UsageError(
+            f"{need} at least {wanted} block{'s' * (wanted > 1)} between the device's parts, but cuts[0] = {first} and "
+            f"cuts[-1] = {last} leave {max(0, last - first)} of the model's {system.blocks}"
+        )
+
+
+def fluid_loads(system: System, placement: Placement) -> list[list[SeatLoad]]:
+    """Share each stage's devices out in proportion to its replicas' speeds, as if devices could be divided."""
     loads = []
     for part, stage in stages_of(placement):
         full = [
-            seat_terms(system, system.nodes[node], *part).full_load(system.batches, len(system.devices))
+            seat_demand(system, system.nodes[node], *part).full_load_s(system.batches, len(system.devices))
             for node in stage
         ]
-        loads.append([Load(system.batches * share, len(system.devices) * share) for share in fluid_shares(full)])
+        loads.append([SeatLoad(system.batches * share, len(system.devices) * share) for share in fluid_shares(full)])
     return loads
 
 
@@ -86,7 +120,7 @@ def fluid_shares(full_loads: Sequence[float]) -> list[float]:
 def predict(
     system: System,
     placement: Placement,
-    loads: Sequence[Sequence[Load]],
+    loads: Sequence[Sequence[SeatLoad]],
     replicas: Sequence[Sequence[int]] | None = None,
 ) -> Prediction | None:
     """Judge `placement` when seat r of stage k serves `loads[k][r]`; None where a part does not fit its memory.
@@ -95,33 +129,33 @@ def predict(
     batches pass the slowest replica of each stage.
     """
     devices = _devices(system, placement)
-    if any(terms.memory_bytes > device.memory for terms, device in zip(devices, system.devices, strict=True)):
+    if any(demand.memory_bytes > device.memory for demand, device in zip(devices, system.devices, strict=True)):
         return None
     seats = [
-        (node, seat_terms(system, system.nodes[node], *part), load)
+        (node, seat_demand(system, system.nodes[node], *part), load)
         for (part, stage), stage_loads in zip(stages_of(placement), loads, strict=True)
         for node, load in zip(stage, stage_loads, strict=True)
     ]
     largest = _memory_admission(system, seats)
     if largest == 0:
         return None
-    passed = _broker_bytes(system, placement, device_parameters(system, placement.cuts))
+    passed = _broker_bytes(system, placement, device_parameter_bytes(system, placement.cuts))
     resources = [(passed / system.broker_rate, BROKER, "broker"), *_hosts(system, seats, devices, passed)]
-    for node, terms, load in seats:
-        for busy in terms.resources:
+    for node, demand, load in seats:
+        for busy in demand.resources:
             resources.append((busy.seconds(load.batches, load.devices), busy.kind, system.nodes[node].id))
     pace = max(seconds for seconds, _, _ in resources) / system.batches
     cycles = _cycles(system, placement, devices, replicas)
     rounds = [
-        device.batches * cycle + terms.weights
-        for device, cycle, terms in zip(system.devices, cycles, devices, strict=True)
+        device.batches * cycle + demand.weights
+        for device, cycle, demand in zip(system.devices, cycles, devices, strict=True)
     ]
     resources += [(seconds, DEVICE, device.id) for seconds, device in zip(rounds, system.devices, strict=True)]
     admit = system.admit
     if admit is None:
         wanted = starting_admission(len(devices), sum(rounds) / system.batches, pace) if seats else len(devices)
         admit = min(wanted, largest)
-    resources.append((sum(rounds) * waves(len(devices), admit) / len(devices), ADMISSION, "orch"))
+    resources.append((sum(rounds) * admission_waves(len(devices), admit) / len(devices), ADMISSION, "orch"))
     busiest, kind, identity = max(resources, key=lambda resource: resource[0])
     round_s = busiest + max(cycles)
     return Prediction(
@@ -132,26 +166,22 @@ def predict(
         admit=admit,
         node_bytes={
             system.nodes[node].id: int(
-                terms.fixed_bytes + seat_admission(admit, load.devices / len(devices)) * terms.copy_bytes
+                demand.fixed_bytes + seat_admission(admit, load.devices / len(devices)) * demand.copy_bytes
             )
-            for node, terms, load in seats
-        },
-        node_busy_s={
-            system.nodes[node].id: float(terms.resources[0].seconds(load.batches, load.devices))
-            for node, terms, load in seats
+            for node, demand, load in seats
         },
         cost=round_s * sum(system.nodes[node].price for node, _, _ in seats),
     )
 
 
-_Seats = Sequence[tuple[int, SeatTerms, Load]]
+_Seats = Sequence[tuple[int, SeatDemand, SeatLoad]]
 
 
 def _memory_admission(system: System, seats: _Seats) -> int:
     """The largest G that every seat's memory allows; 0 where nothing fits, or less than the job fixes."""
     largest = len(system.devices)
-    for node, terms, load in seats:
-        copies = (system.nodes[node].memory - terms.fixed_bytes) / max(terms.copy_bytes, 1)
+    for node, demand, load in seats:
+        copies = (system.nodes[node].memory - demand.fixed_bytes) / max(demand.copy_bytes, 1)
         if copies < 1:
             return 0
         largest = min(largest, largest_admission(int(copies), load.devices / len(system.devices), len(system.devices)))
@@ -161,12 +191,14 @@ def _memory_admission(system: System, seats: _Seats) -> int:
 def _cycles(
     system: System,
     placement: Placement,
-    devices: Sequence[DeviceTerms],
+    devices: Sequence[DeviceDemand],
     replicas: Sequence[Sequence[int]] | None,
 ) -> list[float]:
     """Each device's whole batch update in an empty system."""
     passing = sum(system.crossing[cut] for cut in placement.cuts) * system.broker_s_per_byte
-    stages = [[seat_terms(system, system.nodes[node], *part) for node in stage] for part, stage in stages_of(placement)]
+    stages = [
+        [seat_demand(system, system.nodes[node], *part) for node in stage] for part, stage in stages_of(placement)
+    ]
     cycles = []
     for place, device in enumerate(devices):
         seats = stages
@@ -188,19 +220,19 @@ def _broker_bytes(system: System, placement: Placement, device_part: int) -> flo
 
 
 def _hosts(
-    system: System, seats: _Seats, devices: Sequence[DeviceTerms], passed: float
+    system: System, seats: _Seats, devices: Sequence[DeviceDemand], passed: float
 ) -> list[tuple[float, str, str]]:
     """Each host's seconds, shared over its cores, named after the process that takes most of them."""
     found = []
     for host, cores in system.hosts.items():
         members = [
-            (terms.core_seconds.seconds(load.batches, load.devices), SEAT, system.nodes[node].id)
-            for node, terms, load in seats
+            (demand.core_seconds.seconds(load.batches, load.devices), SEAT, system.nodes[node].id)
+            for node, demand, load in seats
             if system.nodes[node].host == host
         ]
         members += [
-            (terms.core_seconds, DEVICE, device.id)
-            for device, terms in zip(system.devices, devices, strict=True)
+            (demand.core_seconds, DEVICE, device.id)
+            for device, demand in zip(system.devices, devices, strict=True)
             if device.host == host
         ]
         if system.broker_host == host:
@@ -216,7 +248,7 @@ def stages_of(placement: Placement) -> list[tuple[tuple[int, int], tuple[int, ..
     return list(zip(zip(placement.cuts, placement.cuts[1:], strict=False), placement.stages, strict=True))
 
 
-def _devices(system: System, placement: Placement) -> list[DeviceTerms]:
+def _devices(system: System, placement: Placement) -> list[DeviceDemand]:
     if not placement.cuts:
-        return [whole_model_terms(system, device) for device in system.devices]
-    return [device_terms(system, device, placement.cuts[0], placement.cuts[-1]) for device in system.devices]
+        return [whole_model_demand(system, device) for device in system.devices]
+    return [device_demand(system, device, placement.cuts[0], placement.cuts[-1]) for device in system.devices]

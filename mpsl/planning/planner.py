@@ -1,16 +1,29 @@
-"""A plan for a system: search, whole devices, prediction. The one door through which commands plan."""
+"""A plan for a system: search with fluid shares, whole devices for replicas, prediction. What every command calls.
+
+The search treats devices as divisible. Here whole devices go to replicas, longest processing time first (Graham, Bounds
+on Multiprocessing Timing Anomalies, 1969), and the objective judges the result. Nothing here prints or simulates.
+"""
 
 import dataclasses
+from dataclasses import dataclass
 from math import inf
 
+from mpsl.admission_limit import seat_admission
 from mpsl.errors import UsageError
-from mpsl.planning.assignment import Assignment, assign
-from mpsl.planning.objective import Placement, Prediction, fluid_loads, predict, stages_of
+from mpsl.planning.feasibility import shortage
+from mpsl.planning.objective import Placement, Prediction, SeatLoad, Shape, fluid_loads, predict, stages_of
 from mpsl.planning.plan_file import Bottleneck, PlanFile, PlannedSeat, Predicted
-from mpsl.planning.shape import Shape
-from mpsl.planning.shortage import shortage
-from mpsl.planning.solver import Solution, solve
+from mpsl.planning.search import Solution, solve
+from mpsl.planning.service_demand import SeatDemand, seat_demand
 from mpsl.planning.system import System
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """replicas[k][d]: the replica of stage k that serves device d; loads[k][r]: what replica r of it then serves."""
+
+    replicas: tuple[tuple[int, ...], ...]
+    loads: tuple[tuple[SeatLoad, ...], ...]
 
 
 def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
@@ -19,25 +32,25 @@ def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
     Raises UsageError where the shape asks for too much, or names the part that does not fit and the bytes over.
     """
     solution = _without_hops(system) if shape.hops == 0 else solve(system, shape, cheapest)
-    fluid = _judged_fluid(system, solution.placement) if solution else None
+    fluid = _predict_fluid(system, solution.placement) if solution else None
     if solution is None or fluid is None:
         raise UsageError(shortage(system, shape))
     if not cheapest:
         solution = dataclasses.replace(solution, placement=_cheaper_nodes(system, solution.placement))
     placement = solution.placement
-    assignment = assign(system, placement)
-    whole = _judged_whole(system, placement, assignment)
+    assignment = assign_devices(system, placement)
+    whole = _predict_whole(system, placement, assignment)
     if whole is None and (other := _without_replicas(system, shape, cheapest, solution.bound)):
         # Only where `admit` is fixed: whole devices may crowd a seat that fluid shares do not.
         solution, placement = other, other.placement
-        fluid, assignment = _judged_fluid(system, placement), assign(system, placement)
-        whole = _judged_whole(system, placement, assignment)
+        fluid, assignment = _predict_fluid(system, placement), assign_devices(system, placement)
+        whole = _predict_whole(system, placement, assignment)
     if whole is None or fluid is None:
-        relaxed = _judged_whole(dataclasses.replace(system, admit=None), placement, assignment)
-        most = relaxed.admit if relaxed else 0
+        relaxed = _predict_whole(dataclasses.replace(system, admit=None), placement, assignment)
+        largest = relaxed.admit if relaxed else 0
         raise UsageError(
             f"job: admit = {system.admit} fits only if devices could be divided; "
-            f"with whole ones the seats hold {most}: set admit = {most}"
+            f"with whole ones the seats hold {largest}: set admit = {largest}"
         )
     return PlanFile(
         cuts=placement.cuts,
@@ -76,13 +89,13 @@ def _cheaper_nodes(system: System, placement: Placement) -> Placement:
             for kind, other in sorted(free.items(), key=lambda item: item[0].price):
                 if kind.price >= system.nodes[node].price:
                     break
-                exchanged = _exchanged(placement, stage, replica, other)
-                if all(now <= before for now, before in zip(_seconds(system, exchanged), longest, strict=True)):
-                    return _cheaper_nodes(system, exchanged)
+                other_placement = _replaced(placement, stage, replica, other)
+                if all(now <= before for now, before in zip(_seconds(system, other_placement), longest, strict=True)):
+                    return _cheaper_nodes(system, other_placement)
     return placement
 
 
-def _exchanged(placement: Placement, stage: int, replica: int, node: int) -> Placement:
+def _replaced(placement: Placement, stage: int, replica: int, node: int) -> Placement:
     stages = [list(nodes) for nodes in placement.stages]
     stages[stage][replica] = node
     return Placement(placement.cuts, tuple(map(tuple, stages)))
@@ -90,16 +103,16 @@ def _exchanged(placement: Placement, stage: int, replica: int, node: int) -> Pla
 
 def _seconds(system: System, placement: Placement) -> tuple[float, float]:
     """A round's with divided and with whole devices; inf where they do not fit."""
-    whole = _judged_whole(system, placement, assign(system, placement))
-    fluid = _judged_fluid(system, placement)
+    whole = _predict_whole(system, placement, assign_devices(system, placement))
+    fluid = _predict_fluid(system, placement)
     return (inf if fluid is None else fluid.round_s, inf if whole is None else whole.round_s)
 
 
 def _without_replicas(system: System, shape: Shape, cheapest: bool, bound: float) -> Solution | None:
     """The best chain whose every seat serves all devices, so that none has to be divided; `bound` is that of any."""
     first, last = system.first_cut or 1, system.last_cut or system.blocks - 1
-    most = min(len(system.nodes), last - first, system.max_hops or last - first)
-    lengths = range(1, most + 1) if shape.hops is None and not shape.all_in_one else ()
+    max_hops = min(len(system.nodes), last - first, system.max_hops or last - first)
+    lengths = range(1, max_hops + 1) if shape.hops is None and not shape.all_in_one else ()
     found = [solution for hops in lengths if (solution := solve(system, Shape(hops), cheapest))]
     best = min(found, key=lambda solution: solution.value, default=None)
     return Solution(best.placement, best.value, min(bound, best.value)) if best else None
@@ -109,15 +122,15 @@ def _without_hops(system: System) -> Solution | None:
     if system.first_cut is not None or system.last_cut is not None:
         raise UsageError("job: first_cut and last_cut leave blocks to nodes, so 0 hops cannot be; remove them")
     placement = Placement((), ())
-    prediction = _judged_fluid(system, placement)
+    prediction = _predict_fluid(system, placement)
     return Solution(placement, prediction.round_s, prediction.round_s) if prediction else None
 
 
-def _judged_whole(system: System, placement: Placement, assignment: Assignment) -> Prediction | None:
+def _predict_whole(system: System, placement: Placement, assignment: Assignment) -> Prediction | None:
     return predict(system, placement, assignment.loads, assignment.replicas)
 
 
-def _judged_fluid(system: System, placement: Placement) -> Prediction | None:
+def _predict_fluid(system: System, placement: Placement) -> Prediction | None:
     return predict(system, placement, fluid_loads(system, placement))
 
 
@@ -131,3 +144,44 @@ def _predicted(system: System, whole: Prediction, fluid: Prediction) -> Predicte
         cost=whole.cost,
         rounding_loss=whole.round_s / fluid.round_s - 1 if fluid.round_s else 0.0,
     )
+
+
+def assign_devices(system: System, placement: Placement) -> Assignment:
+    """Give each stage's devices, those with most batches first, to the replica that then finishes first.
+
+    Method: longest processing time first (Graham, 1969).
+
+    Where the job fixes how many devices are admitted, a replica gets no more than its memory then allows, unless all
+    replicas are full.
+    """
+    replicas, loads = [], []
+    for part, stage in stages_of(placement):
+        seats = [seat_demand(system, system.nodes[node], *part) for node in stage]
+        limits = [_max_devices(system, node, seat) for node, seat in zip(stage, seats, strict=True)]
+        chosen, load = _longest_first([device.batches for device in system.devices], seats, limits)
+        replicas.append(tuple(chosen))
+        loads.append(tuple(load))
+    return Assignment(tuple(replicas), tuple(loads))
+
+
+def _max_devices(system: System, node: int, seat: SeatDemand) -> int:
+    devices = len(system.devices)
+    if system.admit is None:
+        return devices
+    copies = int((system.nodes[node].memory - seat.fixed_bytes) / max(seat.copy_bytes, 1))
+    served = range(devices, 0, -1)
+    return next((count for count in served if seat_admission(system.admit, count / devices) <= copies), 0)
+
+
+def _longest_first(batches: list[int], seats: list[SeatDemand], limits: list[int]) -> tuple[list[int], list[SeatLoad]]:
+    loads = [SeatLoad(0.0, 0.0) for _ in seats]
+    chosen = [0] * len(batches)
+    for device in sorted(range(len(batches)), key=lambda device: -batches[device]):
+        more = [SeatLoad(load.batches + batches[device], load.devices + 1) for load in loads]
+        done = [seat.full_load_s(load.batches, load.devices) for seat, load in zip(seats, more, strict=True)]
+        best = min(
+            range(len(seats)),
+            key=lambda seat: (loads[seat].devices >= limits[seat], done[seat], more[seat].devices),
+        )
+        chosen[device], loads[best] = best, more[best]
+    return chosen, loads

@@ -1,5 +1,10 @@
-"""PROFILE.json: what a model costs, block by block, on each kind of hardware. All that planning knows of a model."""
+"""PROFILE.json: what a model costs, block by block, on each kind of hardware. All that planning knows of a model.
 
+Times are measured elsewhere (`mpsl profile`). Nothing here may measure, or convert units for the objective.
+"""
+
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,3 +109,33 @@ def profile_data(profile: Profile) -> dict[str, Any]:
         for name, times in data["hardware"].items()
     }
     return {"model": data["model"], "args": data["args"], **data, "hardware": hardware}
+
+
+@dataclass(frozen=True)
+class PhaseTimes:
+    """Seconds of one batch as prefix sums over the blocks: `forward[b]` is the time of blocks 0 … b-1."""
+
+    forward: tuple[float, ...]
+    backward: tuple[float, ...]
+    step: tuple[float, ...]
+
+    def of(self, blocks: tuple[int, int]) -> tuple[float, float, float]:
+        """Seconds of forward, backward and step of blocks [a, b)."""
+        first, end = blocks
+        forward, backward, step = (sums[end] - sums[first] for sums in (self.forward, self.backward, self.step))
+        return forward, backward, step
+
+
+def phase_times(profile: Profile) -> dict[str, PhaseTimes]:
+    """The prefix sums of each kind of hardware, by its name."""
+    return {name: _sums(times, len(profile.blocks)) for name, times in profile.hardware.items()}
+
+
+def _sums(times: HardwareTimes, blocks: int) -> PhaseTimes:
+    return PhaseTimes(
+        _prefixes(times.forward_ms), _prefixes(times.backward_ms), _prefixes(times.step_ms or (0.0,) * blocks)
+    )
+
+
+def _prefixes(milliseconds: Sequence[float]) -> tuple[float, ...]:
+    return (0.0, *itertools.accumulate(value / 1e3 for value in milliseconds))

@@ -1,6 +1,7 @@
-"""Every stage that could stand in a chain, as arrays: a row for each figure that a chain sums or takes the largest of.
+"""Every possible stage of a chain as arrays: one row for each figure that a chain adds up or takes the largest of.
 
-The formulas are those of `terms.py`; nothing new is modelled here.
+These are the arcs of the shortest-path problem that `labelling.py` solves: from the block where a stage begins to the
+block where it ends. The formulas are those of `service_demand.py`; nothing new is modelled here.
 """
 
 from collections.abc import Sequence
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpsl.planning.admission import ROUNDING
+from mpsl.admission_limit import ROUNDING
 from mpsl.planning.node_kinds import Codes, NodeKinds
 from mpsl.planning.objective import NO_TIME
+from mpsl.planning.service_demand import SeatDemand, SystemArrays, seat_demand
 from mpsl.planning.system import System
-from mpsl.planning.terms import Columns, SeatTerms, seat_terms
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -23,16 +24,16 @@ Indices = NDArray[np.int64]
 LOAD, SLOWEST, WAVES, LATENCY, PASSED, HOPS, PRICE, STATE, WEIGHTS = range(9)
 HOSTS = WEIGHTS + 3
 """Rows of a table and of a chain. A chain takes the largest of LOAD, SLOWEST and WAVES and the sum of the others. STATE
-numbers the set of nodes used. From
-WEIGHTS on, how much of the fleet is used: of its speed, of its number, of its memory; from HOSTS on, one row a host."""
-AT_ONCE = 64 * 1024
-"""Figures of a row that are made in one go."""
-LARGEST = slice(LOAD, LATENCY)
-SUMMED = slice(LATENCY, None)
+numbers the set of nodes used. The rows from WEIGHTS on say how much of the fleet is used: of its speed, of its number,
+of its memory. From HOSTS on there is one row a host."""
+MAX_FIGURES_AT_ONCE = 64 * 1024
+"""Figures of a row that are made in one step, so that arrays stay small."""
+MAXIMUM_ROWS = slice(LOAD, LATENCY)
+SUM_ROWS = slice(LATENCY, None)
 
 
 @dataclass(frozen=True)
-class KindFigures:
+class SingleNodeFigures:
     """What the search's bounds need of a kind of nodes, for all pairs of cuts; block figures have one entry a block."""
 
     base: Array
@@ -53,10 +54,10 @@ class Stages:
     codes: Codes
     sets: Indices
     ends: Indices
-    load_with_one_less: Array
-    """The least load of the same stage with one node less that is no worse in any other figure; infinite without such.
+    load_with_one_node_less: Array
+    """The least load of the same stage with one node less that is no worse in any other figure; infinite if none.
 
-    Where this is no more than the stage's own load, or no more than what does not matter, the node is not worth having.
+    Where this is no more than the stage's own load, or than a load that does not matter, the node brings nothing.
     """
 
     def take(self, chosen: NDArray[np.bool_]) -> "Stages":
@@ -66,15 +67,15 @@ class Stages:
             self.codes[chosen],
             self.sets[chosen],
             self.ends[chosen],
-            self.load_with_one_less[chosen],
+            self.load_with_one_node_less[chosen],
         )
 
 
-class StageTables:
+class StageTable:
     """The stages from each first block, made when first asked for."""
 
-    def __init__(self, system: System, columns: Columns, kinds: NodeKinds, sets: Sequence[tuple[int, ...]]) -> None:
-        self._system, self._columns, self._kinds = system, columns, kinds
+    def __init__(self, system: System, arrays: SystemArrays, kinds: NodeKinds, sets: Sequence[tuple[int, ...]]) -> None:
+        self._system, self._arrays, self._kinds = system, arrays, kinds
         self.counts = np.array(sets, float)
         self.codes = kinds.codes(sets)
         self._host_names = list(system.hosts)
@@ -97,13 +98,13 @@ class StageTables:
         return self._stages[start]
 
     def _make_from(self, first: int) -> None:
-        """The stages from `first`, and from the next blocks with them: of few sets each alone takes as long as all."""
+        """Make the stages from `first` and some blocks after it: with few sets, one block takes as long as many."""
         blocks = self._system.blocks
-        together = max(1, AT_ONCE // (len(self.counts) * blocks))
+        together = max(1, MAX_FIGURES_AT_ONCE // (len(self.counts) * blocks))
         group = [start for start in range(first, min(first + together, blocks - 1)) if start not in self._stages]
         ends = [np.arange(start + 1, blocks) for start in group]
         table = self._make(np.repeat(group, [len(each) for each in ends]), np.concatenate(ends))
-        less = self._load_with_one_less(table)
+        less = self._load_with_one_node_less(table)
         useful = np.isfinite(table[LOAD]) & (less > table[LOAD])
         borders = np.cumsum([0, *map(len, ends)]).tolist()
         for start, made, begin, end in zip(group, ends, borders, borders[1:], strict=False):
@@ -111,9 +112,9 @@ class StageTables:
             figures, loads = table[:, sets, begin + places], less[sets, begin + places]
             self._stages[start] = Stages(figures, self.codes[sets], sets, made[places], loads)
 
-    def _load_with_one_less(self, table: Array) -> Array:
+    def _load_with_one_node_less(self, table: Array) -> Array:
         least = np.full(table.shape[1:], np.inf)
-        for bigger, smaller in self._one_less:
+        for bigger, smaller in self._one_node_less:
             same = (table[WAVES, smaller] <= table[WAVES, bigger]) & np.isfinite(table[LOAD, bigger])
             for row in range(HOSTS, len(table)):
                 same &= table[row, smaller] <= table[row, bigger]
@@ -121,7 +122,7 @@ class StageTables:
         return least
 
     @cached_property
-    def _one_less(self) -> list[tuple[Indices, Indices]]:
+    def _one_node_less(self) -> list[tuple[Indices, Indices]]:
         """For each kind: sets with a node of it, and beside them the same sets without that node."""
         index = {tuple(counts): place for place, counts in enumerate(self.counts.astype(int).tolist())}
         pairs = []
@@ -136,52 +137,52 @@ class StageTables:
                 pairs.append((bigger_sets, smaller_sets))
         return pairs
 
-    def _figures_of(self, kind: int) -> KindFigures:
+    def _figures_of(self, kind: int) -> SingleNodeFigures:
         system, blocks = self._system, self._system.blocks
         node = self._kinds.examples[kind]
         start, end = np.triu_indices(blocks + 1, 1)
-        terms = seat_terms(system, node, start, end, self._columns)
-        fits = terms.fixed_bytes + terms.copy_bytes <= node.memory
-        load = np.maximum.reduce([busy.seconds(system.batches, len(system.devices)) for busy in terms.resources])
+        demand = seat_demand(system, node, start, end, self._arrays)
+        fits = demand.fixed_bytes + demand.copy_bytes <= node.memory
+        load = np.maximum.reduce([busy.seconds(system.batches, len(system.devices)) for busy in demand.resources])
         latency, loads = np.full((2, blocks + 1, blocks + 1), np.inf)
-        latency[start, end] = np.where(fits, terms.latency, np.inf)
+        latency[start, end] = np.where(fits, demand.latency, np.inf)
         loads[start, end] = np.where(fits, load, np.inf)
-        blockwise = seat_terms(system, node, np.arange(blocks), np.arange(1, blocks + 1), self._columns)
+        blockwise = seat_demand(system, node, np.arange(blocks), np.arange(1, blocks + 1), self._arrays)
         compute = blockwise.resources[0]
         base = compute.batch * system.batches + compute.device * len(system.devices)
-        return KindFigures(base, base * node.hardware.threads, latency, loads)
+        return SingleNodeFigures(base, base * node.hardware.threads, latency, loads)
 
     def _make(self, starts: Indices, ends: Indices) -> Array:
         """Figures [row, set, pair] of the stages [starts, ends); infinite load where they do not fit."""
         system = self._system
         batches, devices = system.batches, len(system.devices)
-        terms = [seat_terms(system, node, starts, ends, self._columns) for node in self._kinds.examples]
-        speeds = np.array([1 / np.maximum(kind.full_load(batches, devices), NO_TIME) for kind in terms])
+        demands = [seat_demand(system, node, starts, ends, self._arrays) for node in self._kinds.examples]
+        speeds = np.array([1 / np.maximum(kind.full_load_s(batches, devices), NO_TIME) for kind in demands])
         together = self.counts @ speeds
         figures = np.zeros((HOSTS + len(self._host_names), *together.shape))
         figures[LOAD] = 1 / together
         admitted = np.full(together.shape, float(devices))
-        for kind, (node, kind_terms) in enumerate(zip(self._kinds.examples, terms, strict=True)):
+        for kind, (node, demand) in enumerate(zip(self._kinds.examples, demands, strict=True)):
             using = np.nonzero(self.counts[:, kind])[0]
             share = speeds[kind] / together[using]
-            for busy in _with_weights(kind_terms):
+            for busy in _with_weights(demand):
                 load = share * (busy.batch * batches + busy.device * devices) + busy.round
                 figures[LOAD, using] = np.maximum(figures[LOAD, using], load)
-            figures[SLOWEST, using] = np.maximum(figures[SLOWEST, using], kind_terms.slowest)
-            figures[LATENCY, using] = np.maximum(figures[LATENCY, using], kind_terms.latency)
-            copies = np.floor((node.memory - kind_terms.fixed_bytes) / np.maximum(kind_terms.copy_bytes, 1))
+            figures[SLOWEST, using] = np.maximum(figures[SLOWEST, using], demand.slowest)
+            figures[LATENCY, using] = np.maximum(figures[LATENCY, using], demand.latency)
+            copies = np.floor((node.memory - demand.fixed_bytes) / np.maximum(demand.copy_bytes, 1))
             largest = np.maximum(np.floor((copies + ROUNDING) / share), 1.0)
             admitted[using] = np.minimum(admitted[using], np.where(copies < 1, 0.0, largest))
             if node.host is not None:
-                cores = kind_terms.core_seconds
+                cores = demand.core_seconds
                 figures[HOSTS + self._host_names.index(node.host), using] += self.counts[using, kind, None] * (
                     share * (cores.batch * batches + cores.device * devices) + cores.round
                 )
         figures[LOAD][admitted < (system.admit or 1)] = np.inf
         figures[WAVES] = np.ceil(devices / (system.admit or np.maximum(admitted, 1)))
-        crossing = self._columns.crossing[ends]
+        crossing = self._arrays.crossing[ends]
         replicas = self.counts.sum(axis=1)[:, None]
-        part = self._columns.parameters[ends] - self._columns.parameters[starts]
+        part = self._arrays.parameters[ends] - self._arrays.parameters[starts]
         figures[LATENCY] += crossing * system.broker_s_per_byte
         figures[PASSED] = batches * crossing + 2 * part * replicas
         figures[HOPS] = 1
@@ -192,10 +193,10 @@ class StageTables:
         return figures
 
 
-def _with_weights(terms: SeatTerms) -> list[Any]:
+def _with_weights(demand: SeatDemand) -> list[Any]:
     """The resources whose load is not already covered by the stage's shared pace: those with weights once a round."""
     distinct: list[Any] = []
-    for busy in terms.resources:
+    for busy in demand.resources:
         if np.any(busy.round) and not any(
             np.array_equal(busy.batch, other.batch) and np.array_equal(busy.round, other.round) for other in distinct
         ):

@@ -48,7 +48,6 @@ class Node:
     """One compute node; `rate` in bytes/s each way, capped by the broker's link; `price` per second."""
 
     id: str
-    hardware_name: str
     hardware: Hardware
     memory: float
     rate: float
@@ -135,7 +134,6 @@ def system_of(profile: Profile, fleet: Fleet) -> System:
         nodes.append(
             Node(
                 node.id,
-                node.hardware,
                 _hardware(kinds, profile, node.hardware, f"node {node.id!r}"),
                 node.memory_gib * GIB,
                 min(link, (node.link_mbps or inf) * 1e6 / 8),

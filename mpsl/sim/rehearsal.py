@@ -18,12 +18,11 @@ from mpsl.machines.hop import HopMachine
 from mpsl.machines.machine import Machine
 from mpsl.machines.orchestrator.machine import OrchestratorMachine
 from mpsl.names import ORCHESTRATOR
+from mpsl.planning.feasibility import judge
 from mpsl.planning.fleet import Fleet
-from mpsl.planning.judgement import judge
 from mpsl.planning.memory import seat_copy_bytes, seat_fixed_bytes
-from mpsl.planning.phases import Phases, phases_of
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
-from mpsl.planning.profile import Profile
+from mpsl.planning.profile import PhaseTimes, Profile, phase_times
 from mpsl.planning.system import Device, Hardware, System, system_of
 from mpsl.sim.agenda import Agenda
 from mpsl.sim.cores import Cores, Worker
@@ -66,7 +65,7 @@ class Rehearsal:
         self.record = Record(self.pace, keep)
         self._profile = profile
         self._fleet = fleet
-        self._phases = phases_of(profile)
+        self._phases = phase_times(profile)
         self._agenda = Agenda()
         self._hosts = {name: Cores(self._agenda, cores) for name, cores in self.system.hosts.items()}
         self._inward, self._outward = (self._trunk() for _ in range(2))
@@ -176,7 +175,7 @@ class Rehearsal:
 
     # What they do
 
-    def _part(self, blocks: tuple[int, int], hardware: Hardware, phases: Phases) -> PartFigures:
+    def _part(self, blocks: tuple[int, int], hardware: Hardware, phases: PhaseTimes) -> PartFigures:
         (first, end), system = blocks, self.system
         forward, backward, step = (seconds * self.pace for seconds in phases.of(blocks))
         weights = system.parameters[end] - system.parameters[first]

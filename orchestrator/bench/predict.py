@@ -22,9 +22,9 @@ from broker.options import Network
 from broker.slow_link import parse_link
 from mpsl.errors import UsageError
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
+from mpsl.planning.objective import Shape
 from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.planner import plan
-from mpsl.planning.shape import Shape
 from mpsl.planning.system import system_of
 from mpsl.topics import Topics
 from orchestrator.bench.agents import start_agents

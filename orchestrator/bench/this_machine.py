@@ -11,11 +11,11 @@ from mpsl.errors import UsageError
 from mpsl.job import ModelSection
 from mpsl.nn.block_sizes import profile_of_sizes
 from mpsl.nn.models import arguments
+from mpsl.planning.feasibility import judge
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
-from mpsl.planning.judgement import judge
+from mpsl.planning.objective import Shape, check_shape
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
 from mpsl.planning.profile import Profile
-from mpsl.planning.shape import Shape, check_shape
 from mpsl.planning.system import system_of
 from mpsl.sim.rehearsal import Rehearsal
 from orchestrator.commands.profile import times

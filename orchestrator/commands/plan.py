@@ -12,13 +12,12 @@ import click
 
 from mpsl import facts
 from mpsl.errors import UsageError
-from mpsl.planning.compare import compare
 from mpsl.planning.fleet import Fleet
-from mpsl.planning.picture import chain_picture, comparison, summary
+from mpsl.planning.objective import Shape
 from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.planner import plan as find_plan
 from mpsl.planning.profile import Profile
-from mpsl.planning.shape import Shape
+from mpsl.planning.report import chain_picture, compare, comparison, summary
 from mpsl.planning.system import system_of
 from mpsl.sim.rehearsal import simulated_seconds
 

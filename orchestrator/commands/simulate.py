@@ -12,13 +12,11 @@ from mpsl.names import BROKER
 from mpsl.planning.analytic import closed_form
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.memory import GIB
-from mpsl.planning.objective import Prediction
-from mpsl.planning.phases import phases_of
-from mpsl.planning.picture import bar, count, duration
+from mpsl.planning.objective import Prediction, Shape
 from mpsl.planning.plan_file import PlannedRun
 from mpsl.planning.planner import plan as find_plan
-from mpsl.planning.profile import Profile
-from mpsl.planning.shape import Shape
+from mpsl.planning.profile import Profile, phase_times
+from mpsl.planning.report import bar, count, duration
 from mpsl.planning.system import system_of
 from mpsl.sim.chrome_trace import chrome_trace
 from mpsl.sim.findings import Findings, findings
@@ -82,7 +80,7 @@ def analytic_seconds(profile: Profile, fleet: Fleet, planned: PlannedRun) -> flo
     """The papers' closed form. Raises UsageError."""
     hardware = {device.id: device.hardware for device in fleet.expanded_devices()}
     hardware |= {node.id: node.hardware for node in fleet.expanded_nodes()}
-    return closed_form(system_of(profile, fleet), phases_of(profile), hardware, planned)
+    return closed_form(system_of(profile, fleet), phase_times(profile), hardware, planned)
 
 
 def participants(planned: PlannedRun) -> list[str]:

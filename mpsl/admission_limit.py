@@ -1,4 +1,7 @@
-"""How many devices are in their round at once. Shared by the planner and the orchestrator's state machine."""
+"""How many devices are in their round at once (G): the rule that the planner, the run's plan and its seats share.
+
+Pure arithmetic. It must never know of machines, messages or the planner.
+"""
 
 from math import ceil
 
@@ -10,10 +13,10 @@ ROUNDING = 1e-9
 
 
 def starting_admission(devices: int, cycle: float, slowest: float) -> int:
-    """A good G for `devices` ≥ 1 devices: covers the cycle and leaves no small rest at the end of the round.
+    """A good G for `devices` ≥ 1 devices: it covers the cycle, and the last wave of a round is not much smaller.
 
     `cycle` is a device's whole batch update in an empty system, `slowest` the time that the slowest hop needs for one;
-    both in the same unit. Where no hop costs anything all devices are admitted.
+    both in the same unit. Where no hop costs anything, all devices are admitted.
     """
     if slowest <= 0:
         return devices
@@ -21,7 +24,7 @@ def starting_admission(devices: int, cycle: float, slowest: float) -> int:
     return ceil(devices / max(1, devices // least))
 
 
-def waves(devices: int, admit: int) -> int:
+def admission_waves(devices: int, admit: int) -> int:
     """How many times G = `admit` devices start one after another until all have had their turn."""
     return ceil(devices / admit)
 

@@ -1,16 +1,74 @@
-"""A plan and a comparison as text that a person reads."""
+"""The report: a plan, and a comparison of the ways in which the papers use the same nodes, as text for a person.
+
+Nothing here decides anything; `compare` only asks the planner again with other shapes.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from mpsl.planning.compare import Row
+from mpsl.errors import UsageError
 from mpsl.planning.memory import GIB
-from mpsl.planning.objective import Placement
+from mpsl.planning.objective import Placement, Shape
 from mpsl.planning.plan_file import PlanFile
+from mpsl.planning.planner import plan
+from mpsl.planning.service_demand import seat_demand
 from mpsl.planning.system import System
-from mpsl.planning.terms import seat_terms
 
-BAR = 20
+BAR_WIDTH = 20
 """Characters of a full bar."""
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One way to use the nodes; figures are None, and `reason` says why, where it cannot be."""
+
+    name: str
+    shape: str
+    """Replicas of each stage, as in `2 × 3 × 1`."""
+    round_s: float | None
+    peak_node_bytes: int | None
+    cost: float | None
+    rounding_loss: float = 0.0
+    reason: str | None = None
+
+
+def compare(system: System, cheapest: bool = False, hops: int | None = None) -> list[ComparisonRow]:
+    """One row each for one hop, one hop with every node as a replica, N hops, and the best of hops × replicas.
+
+    N is `hops`, or as many as the nodes, the blocks and the job's max_hops allow.
+    """
+    room = (system.last_cut or system.blocks - 1) - (system.first_cut or 1)
+    max_hops = hops or max(1, min(len(system.nodes), room, system.max_hops or room))
+    shapes = [
+        ("one hop", Shape(1)),
+        (f"one hop, {len(system.nodes)} replicas", Shape(all_in_one=True)),
+        (f"{max_hops} hops", Shape(max_hops)),
+        ("best of hops × replicas", Shape()),
+    ]
+    rows = [_compared(system, name, shape, cheapest) for name, shape in shapes]
+    if rows[-1].rounding_loss:
+        # Divided devices make a plan the best that whole ones may not: then a chain without replicas may be better.
+        chains = [_compared(system, rows[-1].name, Shape(number), cheapest) for number in range(1, max_hops + 1)]
+        possible = [row for row in (rows[-1], *chains) if row.round_s is not None]
+        rows[-1] = min(possible, key=lambda row: (row.cost if cheapest else row.round_s) or 0.0)
+    return rows
+
+
+def replicas_of(found: PlanFile) -> list[int]:
+    """How many replicas each stage of a plan has."""
+    return [sum(seat.stage == stage for seat in found.seats) for stage in range(1, len(found.cuts))]
+
+
+def _compared(system: System, name: str, shape: Shape, cheapest: bool) -> ComparisonRow:
+    try:
+        found = plan(system, shape, cheapest)
+    except UsageError as error:
+        return ComparisonRow(name, "-", None, None, None, reason=str(error))
+    peak = max(found.predicted.node_memory_bytes.values(), default=0)
+    shown = " × ".join(map(str, replicas_of(found)))
+    return ComparisonRow(
+        name, shown, found.predicted.round_s, peak, found.predicted.cost, found.predicted.rounding_loss
+    )
 
 
 def chain_picture(system: System, found: PlanFile) -> str:
@@ -27,7 +85,7 @@ def chain_picture(system: System, found: PlanFile) -> str:
             served = [
                 device.batches for device in system.devices if found.devices[device.id][stage - 1] == seat.replica
             ]
-            compute = seat_terms(system, node, *seat.blocks).resources[0]
+            compute = seat_demand(system, node, *seat.blocks).resources[0]
             computed = compute.seconds(sum(served), len(served))
             busy = computed / found.predicted.round_s if computed else 0.0
             place = f"stage {stage}" if seat.replica == 0 else ""
@@ -61,8 +119,8 @@ def summary(found: PlanFile) -> str:
     )
 
 
-def comparison(rows: Sequence[Row]) -> str:
-    """One line a way, with a bar for the round's time."""
+def comparison(rows: Sequence[ComparisonRow]) -> str:
+    """One line a row, with a bar for the round's time."""
     longest = max((row.round_s or 0.0 for row in rows), default=0.0)
     lines = [f"{'':<26} {'replicas':<16} {'round':>10} {'peak a node':>12} {'cost':>10}"]
     for row in rows:
@@ -89,9 +147,9 @@ def _crossing(system: System, cut: int) -> str:
 
 
 def bar(share: float) -> str:
-    """A share from 0 to 1 as BAR characters."""
-    full = round(BAR * min(1.0, max(0.0, share)))
-    return "█" * full + "░" * (BAR - full)
+    """A share from 0 to 1 as BAR_WIDTH characters."""
+    full = round(BAR_WIDTH * min(1.0, max(0.0, share)))
+    return "█" * full + "░" * (BAR_WIDTH - full)
 
 
 def count(number: int, what: str) -> str:

@@ -8,10 +8,9 @@ import pytest
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetJob, FleetNode
 from mpsl.planning.node_kinds import kinds_of
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
-from mpsl.planning.round_formula import RoundFormula
+from mpsl.planning.service_demand import SystemArrays
 from mpsl.planning.system import System, system_of
-from mpsl.planning.terms import Columns
-from mpsl.planning.twins import Twins
+from mpsl.planning.vectorized_objective import EquivalentCutPairs, VectorizedObjective
 
 BLOCKS = 8
 PAIRS = [(1, 3), (4, 6), (1, 4)]
@@ -46,9 +45,9 @@ def system(node_at: int | None = None, device_at: int | None = None, **block: in
 
 
 def seen(some: System) -> list[bool]:
-    columns = Columns(some)
-    twins = Twins(RoundFormula(some, columns, PAIRS), columns, kinds_of(some))
-    return [twins.seen(pair) for pair in range(len(PAIRS))]
+    columns = SystemArrays(some)
+    pairs = EquivalentCutPairs(VectorizedObjective(some, columns, PAIRS), columns, kinds_of(some))
+    return [pairs.seen_before(pair) for pair in range(len(PAIRS))]
 
 
 def test_of_equal_blocks_only_their_number_counts() -> None:

@@ -1,7 +1,9 @@
-"""Which stages are still worth weighing between two device cuts, once a good plan is known, and what their rest needs.
+"""Preprocessing: which stages may still be part of a better plan between two device cuts, once a good plan is known.
 
-A stage too slow for any better plan is not offered, nor one that does as well with a node less. What remains says how
-much of the fleet (its speed, its number, its memory) any completion must use at least, which no chain may exceed.
+Method: resource-based arc elimination for constrained shortest paths (Beasley and Christofides, Networks 19, 1989): a
+stage goes where every path through it needs more of a resource than there is, or costs more than the best known plan.
+The resources are shares of the fleet's speed, number and memory. A stage that does as well with a node less goes too.
+It must never drop a stage of a plan that is better than the best known one.
 """
 
 from collections.abc import Callable
@@ -11,32 +13,32 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from mpsl.planning.stage_table import HOSTS, LATENCY, LOAD, WAVES, WEIGHTS, Array, Stages, StageTables
+from mpsl.planning.stage_table import HOSTS, LATENCY, LOAD, WAVES, WEIGHTS, Array, Indices, Stages, StageTable
 
 SLACK = 1e-9
 """Kept between a bound and its limit, so that rounding drops nothing."""
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What a stage may cost: loads below `floor` make no difference, from `most_load` on it is of no use."""
+class StageLimits:
+    """What a stage may cost: a load below `load_floor` makes no difference, from `max_load` on it is of no use."""
 
-    floor: float
-    most_load: float
-    most_waves: float
-    least_waves: float = 0
-    """Chains are judged as if they needed at least so many."""
+    load_floor: float
+    max_load: float
+    max_waves: float
+    min_waves: float = 0
+    """Chains are judged as if they needed at least this many admission waves."""
 
 
-class Offers:
-    """The stages offered between two cuts, by the block where they begin; `hops` is their exact number, or None."""
+class CandidateStages:
+    """The stages to try between two device cuts, by the block where they begin; `hops` of them a chain, or any."""
 
-    def __init__(self, at: dict[int, Stages], first: int, last: int, least_waves: float, hops: int | None) -> None:
-        self.at, self.first, self.last, self.least_waves, self._hops = at, first, last, least_waves, hops
+    def __init__(self, at: dict[int, Stages], first: int, last: int, min_waves: float, hops: int | None) -> None:
+        self.at, self.first, self.last, self.min_waves, self._hops = at, first, last, min_waves, hops
 
     @property
-    def stages(self) -> int:
-        """How many replica sets are offered, over all first blocks."""
+    def set_count(self) -> int:
+        """How many replica sets there are to try, over all first blocks."""
         return sum(len(np.unique(stages.sets)) for stages in self.at.values())
 
     @property
@@ -49,17 +51,17 @@ class Offers:
         """[hops, block] for each weight: the least share of the fleet that a completion uses."""
         return [self._least(row) for row in range(WEIGHTS, HOSTS)]
 
-    def within(self, chain: Array, block: int | NDArray[np.int64], left: int | NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Where the nodes that `chain` left over may suffice to complete it from `block`."""
+    def nodes_suffice(self, chain: Array, block: int | Indices, left: int | Indices) -> NDArray[np.bool_]:
+        """Where the nodes that `chain` leaves free may suffice to complete it from `block`."""
         enough = np.asarray(chain[WEIGHTS] + self.weights[0][left, block] <= 1 + SLACK)
         for row, least in enumerate(self.weights[1:], start=WEIGHTS + 1):
             enough &= chain[row] + least[left, block] <= 1 + SLACK
         return enough
 
-    def only(self, useful: Callable[[Array], NDArray[np.bool_]]) -> "Offers":
-        """Those that lie on some way to the last cut which the fleet may suffice for and which is `useful`.
+    def on_useful_paths(self, useful: Callable[[Array], NDArray[np.bool_]]) -> "CandidateStages":
+        """The stages on some path from cut to cut for which the fleet may suffice and which is `useful`.
 
-        `useful` judges each stage's own figures with the latency of its fastest way in place of its own.
+        `useful` gets each stage's figures with the latency of the fastest path through it in place of its own.
         """
         kept = {start: stages for start, stages in self.at.items() if len(stages.ends)}
         if not kept:
@@ -67,16 +69,16 @@ class Offers:
         figures = np.concatenate([stages.figures for stages in kept.values()], axis=1)
         enough = np.ones(figures.shape[1], bool)
         for row in range(WEIGHTS, HOSTS):
-            enough &= self._through(row) <= 1 + SLACK
-        figures[LATENCY] = self._through(LATENCY)
+            enough &= self._least_through(row) <= 1 + SLACK
+        figures[LATENCY] = self._least_through(LATENCY)
         enough &= useful(figures)
         borders = np.cumsum([len(stages.ends) for stages in kept.values()])[:-1]
         masks = dict(zip(kept, np.split(enough, borders), strict=True))
         at = {start: stages.take(masks[start]) if start in masks else stages for start, stages in self.at.items()}
-        return Offers(at, self.first, self.last, self.least_waves, self._hops)
+        return CandidateStages(at, self.first, self.last, self.min_waves, self._hops)
 
-    def _through(self, row: int) -> Array:
-        """For every stage, in the order of `at`: the least of `row` over the ways to the last cut that it lies on."""
+    def _least_through(self, row: int) -> Array:
+        """For every stage, in the order of `at`: the least sum of `row` over the paths that it lies on."""
         after = self._least(row)
         stage = self._stage_least(row)
         before = np.full_like(after, np.inf)
@@ -86,23 +88,24 @@ class Offers:
                 before[0, block] = np.min(before[0] + stage[:, block])
         for hops in range(1, len(before)):
             before[hops] = np.min(before[hops - 1][:, None] + stage, axis=0)
-        ways = []
+        sums = []
         for start, stages in self.at.items():
             if self._hops is None:
                 rest = before[0, start] + after[0, stages.ends]
             else:
                 rest = np.min(before[:-1, start, None] + after[-2::-1][:, stages.ends], axis=0)
-            ways.append(stages.figures[row] + rest)
-        return np.concatenate(ways)
+            sums.append(stages.figures[row] + rest)
+        return np.concatenate(sums)
 
     def _stage_least(self, row: int) -> Array:
-        """[start, end]: the least of `row` over the stages offered there."""
+        """[start, end]: the least of `row` over the stages there."""
         stage = np.full((self.last + 1, self.last + 1), np.inf)
         for start, stages in self.at.items():
             np.minimum.at(stage[start], stages.ends, stages.figures[row])
         return stage
 
     def _least(self, row: int) -> Array:
+        """[hops, block]: the least sum of `row` over the paths from `block` to the last cut."""
         stage = self._stage_least(row)
         if self._hops is None:
             least = np.full(self.last + 1, np.inf)
@@ -116,13 +119,17 @@ class Offers:
         return np.array(steps)
 
 
-def offers_within(tables: StageTables, first: int, last: int, limits: Limits, hops: int | None) -> Offers:
+def candidate_stages(
+    table: StageTable, first: int, last: int, limits: StageLimits, hops: int | None
+) -> CandidateStages:
     """The stages from cut `first` to cut `last` within `limits`; `hops` is the exact number of stages, or None."""
-    at = {start: _within(tables.stages(start), last, limits) for start in range(first, last)}
-    return Offers(at, first, last, limits.least_waves, hops)
+    at = {start: _within(table.stages(start), last, limits) for start in range(first, last)}
+    return CandidateStages(at, first, last, limits.min_waves, hops)
 
 
-def _within(stages: Stages, last: int, limits: Limits) -> Stages:
+def _within(stages: Stages, last: int, limits: StageLimits) -> Stages:
     load = stages.figures[LOAD]
-    offered = (load < limits.most_load) & (stages.figures[WAVES] <= limits.most_waves)
-    return stages.take(offered & (stages.ends <= last) & (stages.load_with_one_less > np.maximum(load, limits.floor)))
+    useful = (load < limits.max_load) & (stages.figures[WAVES] <= limits.max_waves)
+    return stages.take(
+        useful & (stages.ends <= last) & (stages.load_with_one_node_less > np.maximum(load, limits.load_floor))
+    )

@@ -1,6 +1,8 @@
-"""What one seat and one device do for a batch, in seconds and bytes: the terms that the objective sums.
+"""The service demand of one seat and of one device: seconds on each of its resources, and bytes of memory.
 
-The objective calls these with numbers, the solver with arrays of cuts, so that both add up the very same formulas.
+In operational analysis (Lazowska et al., Quantitative System Performance, 1984, chapter 3), a service demand is the
+time that one resource spends on one unit of work. The objective calls these functions with numbers and the search with
+arrays of cuts, so that both add up the very same formulas. Nothing here may decide or compare.
 """
 
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from mpsl.planning.memory import device_bytes, seat_copy_bytes, seat_fixed_bytes
 from mpsl.planning.system import Device, Node, System
 
-Figure = Any
+Number = Any
 """A float, or an array of floats with one entry for each pair of cuts."""
 
 SEAT, NODE_LINK, BROKER, DEVICE, ADMISSION = "seat", "node-link", "broker", "device", "admission"
@@ -21,45 +23,47 @@ SEAT, NODE_LINK, BROKER, DEVICE, ADMISSION = "seat", "node-link", "broker", "dev
 
 
 @dataclass(frozen=True)
-class Busy:
-    """Seconds that one resource is busy: so much per batch, per device and per round."""
+class ResourceDemand:
+    """Seconds that one resource is busy per batch, per device and per round."""
 
     kind: str
-    batch: Figure
-    device: Figure
-    round: Figure
+    batch: Number
+    device: Number
+    round: Number
 
-    def seconds(self, batches: Figure, devices: Figure) -> Figure:
-        """Over a round in which so many batches of so many devices pass."""
+    def seconds(self, batches: Number, devices: Number) -> Number:
+        """Seconds of a round with so many batches of so many devices."""
         return self.batch * batches + self.device * devices + self.round
 
 
 @dataclass(frozen=True)
-class SeatTerms:
-    """One node with blocks [a, b)."""
+class SeatDemand:
+    """What blocks [a, b) ask of one node."""
 
-    resources: tuple[Busy, ...]
-    """Its processor, its link in each direction, its CPU for the wire, and where known its cores."""
-    core_seconds: Busy
-    """What it takes from the cores of its host."""
-    latency: Figure
-    """Seconds that a batch spends here and on this node's link in an empty system, micro-batches overlapping."""
-    slowest: Figure
+    resources: tuple[ResourceDemand, ...]
+    """The processor first, then the link in each direction, CPU for the wire, and where known the node's cores."""
+    core_seconds: ResourceDemand
+    """Core-seconds that it takes from its host."""
+    latency: Number
+    """Seconds that a batch spends on this node and its link in an empty system; micro-batches overlap."""
+    slowest: Number
     """Seconds per batch of its slowest machine."""
-    fixed_bytes: Figure
-    copy_bytes: Figure
+    fixed_bytes: Number
+    copy_bytes: Number
 
-    def full_load(self, batches: float, devices: float) -> Figure:
-        """Seconds that its busiest resource would take for everything, without the weights' way once a round."""
+    def full_load_s(self, batches: float, devices: float) -> Number:
+        """Seconds that its busiest resource would take for everything, without sending the weights once a round."""
         loads = [busy.batch * batches + busy.device * devices for busy in self.resources]
-        return _largest(loads)
+        return _maximum(loads)
 
 
-def seat_terms(system: System, node: Node, start: Figure, end: Figure, columns: "Columns | None" = None) -> SeatTerms:
-    """The terms of blocks [start, end) on `node`. With `columns`, `start` and `end` may be arrays of indices."""
-    source: Any = columns or system
+def seat_demand(
+    system: System, node: Node, start: Number, end: Number, arrays: "SystemArrays | None" = None
+) -> SeatDemand:
+    """The demand of blocks [start, end) on `node`. With `arrays`, `start` and `end` may be arrays of indices."""
+    source: Any = arrays or system
     hardware = node.hardware
-    seconds = columns.seconds[id(hardware)] if columns else hardware.seconds
+    seconds = arrays.seconds[id(hardware)] if arrays else hardware.seconds
     compute = seconds[end] - seconds[start]
     part = source.parameters[end] - source.parameters[start]
     stored = source.stored[end] - source.stored[start]
@@ -69,49 +73,49 @@ def seat_terms(system: System, node: Node, start: Figure, end: Figure, columns: 
     wire = (bytes_in + bytes_out) * hardware.wire_s_per_byte
     wire_round = 2 * part * hardware.wire_s_per_byte
     link_in, link_out, link_round = bytes_in / node.rate, bytes_out / node.rate, part / node.rate
-    cores = Busy(SEAT, compute * hardware.threads + wire, fold * hardware.threads, wire_round)
+    cores = ResourceDemand(SEAT, compute * hardware.threads + wire, fold * hardware.threads, wire_round)
     resources = [
-        Busy(SEAT, compute, fold, 0.0),
-        Busy(NODE_LINK, link_in, 0.0, link_round),
-        Busy(NODE_LINK, link_out, 0.0, link_round),
-        Busy(NODE_LINK, wire, 0.0, wire_round),
+        ResourceDemand(SEAT, compute, fold, 0.0),
+        ResourceDemand(NODE_LINK, link_in, 0.0, link_round),
+        ResourceDemand(NODE_LINK, link_out, 0.0, link_round),
+        ResourceDemand(NODE_LINK, wire, 0.0, wire_round),
     ]
     if node.host is None and hardware.cores < float("inf"):
         own = hardware.cores
-        resources.append(Busy(SEAT, cores.batch / own, cores.device / own, cores.round / own))
+        resources.append(ResourceDemand(SEAT, cores.batch / own, cores.device / own, cores.round / own))
     work = compute + wire + link_in + link_out
-    return SeatTerms(
+    return SeatDemand(
         resources=tuple(resources),
         core_seconds=cores,
         latency=4 * system.broker_latency + work / system.micro_batches,
-        slowest=_largest([compute, wire, link_in, link_out]),
+        slowest=_maximum([compute, wire, link_in, link_out]),
         fixed_bytes=seat_fixed_bytes(part),
         copy_bytes=seat_copy_bytes(part, stored, source.output[start], system.optimizer_states),
     )
 
 
 @dataclass(frozen=True)
-class DeviceTerms:
-    """One device that keeps blocks [0, first) and [last, end)."""
+class DeviceDemand:
+    """What blocks [0, first) and [last, end) ask of one device."""
 
-    latency: Figure
-    """Seconds of a batch on the device and its link in an empty system, micro-batches overlapping."""
-    slowest: Figure
+    latency: Number
+    """Seconds of a batch on the device and its link in an empty system, micro-batches overlap."""
+    slowest: Number
     """Seconds per batch of its slowest machine."""
-    weights: Figure
-    """Seconds a round for its parts to come and go."""
-    core_seconds: Figure
-    """What it takes from the cores of its host in a round."""
-    memory_bytes: Figure
+    weights: Number
+    """Seconds of a round for sending its parts to it and back."""
+    core_seconds: Number
+    """Core-seconds of a round that it takes from its host."""
+    memory_bytes: Number
 
 
-def device_terms(
-    system: System, device: Device, first: Figure, last: Figure, columns: "Columns | None" = None
-) -> DeviceTerms:
-    """The terms of `device` with cuts[0] = `first` and cuts[-1] = `last`. With `columns`, both may be arrays."""
-    source: Any = columns or system
+def device_demand(
+    system: System, device: Device, first: Number, last: Number, arrays: "SystemArrays | None" = None
+) -> DeviceDemand:
+    """The demand on `device` with cuts[0] = `first` and cuts[-1] = `last`. With `arrays`, both may be arrays."""
+    source: Any = arrays or system
     hardware = device.hardware
-    seconds = columns.seconds[id(hardware)] if columns else hardware.seconds
+    seconds = arrays.seconds[id(hardware)] if arrays else hardware.seconds
     compute = seconds[first] + seconds[-1] - seconds[last]
     out = source.activation[first] + source.gradient[last]
     back = source.activation[last] + source.gradient[first]
@@ -120,21 +124,21 @@ def device_terms(
     part = source.parameters[first] + source.parameters[-1] - source.parameters[last]
     stored = source.stored[first] + source.stored[-1] - source.stored[last]
     weights_wire = 2 * part * hardware.wire_s_per_byte
-    return DeviceTerms(
+    return DeviceDemand(
         latency=4 * device.latency + (compute + wire + up + down) / system.micro_batches,
-        slowest=_largest([compute, wire, up, down]),
+        slowest=_maximum([compute, wire, up, down]),
         weights=part / device.up + part / device.down + weights_wire + 2 * device.latency,
         core_seconds=device.batches * (compute * hardware.threads + wire) + weights_wire,
         memory_bytes=device_bytes(part, stored, source.output[0] + source.output[last], system.optimizer_states),
     )
 
 
-def whole_model_terms(system: System, device: Device) -> DeviceTerms:
-    """The terms of `device` where there are no hops: it keeps the whole model and only weights travel."""
+def whole_model_demand(system: System, device: Device) -> DeviceDemand:
+    """The demand on `device` without hops: it keeps the whole model, and only weights travel."""
     hardware, part = device.hardware, system.parameters[-1]
     compute = hardware.seconds[-1]
     weights_wire = 2 * part * hardware.wire_s_per_byte
-    return DeviceTerms(
+    return DeviceDemand(
         latency=compute,
         slowest=0.0,
         weights=part / device.up + part / device.down + weights_wire + 2 * device.latency,
@@ -143,14 +147,14 @@ def whole_model_terms(system: System, device: Device) -> DeviceTerms:
     )
 
 
-def device_parameters(system: System, cuts: Sequence[int]) -> int:
+def device_parameter_bytes(system: System, cuts: Sequence[int]) -> int:
     """Bytes of the parameters that a device keeps."""
     whole = system.parameters[-1]
     return system.parameters[cuts[0]] + whole - system.parameters[cuts[-1]] if cuts else whole
 
 
-class Columns:
-    """A system's per-cut figures as arrays, so that `seat_terms` takes many pairs of cuts at once."""
+class SystemArrays:
+    """A system's figures at each cut as arrays, so that `seat_demand` takes many pairs of cuts at once."""
 
     def __init__(self, system: System) -> None:
         self.parameters = np.array(system.parameters, float)
@@ -163,10 +167,10 @@ class Columns:
         self.seconds: dict[int, NDArray[np.float64]] = {
             id(member.hardware): np.array(member.hardware.seconds) for member in members
         }
-        """By the identity of the hardware, because comparing its figures would take longer than using them."""
+        """Prefix sums by the identity of the hardware; comparing its figures would take longer than using them."""
 
 
-def _largest(figures: list[Figure]) -> Figure:
+def _maximum(figures: list[Number]) -> Number:
     if isinstance(figures[0], np.ndarray):
         return np.maximum.reduce(figures)
     return max(figures)
