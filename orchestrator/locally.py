@@ -4,12 +4,10 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import click
+from typing import Any
 
 from broker.address import BrokerAddress, parse_broker
 from broker.engines.engine import running_broker
@@ -40,20 +38,6 @@ class LocalFleet:
 def threads_each(processes: int) -> int:
     """Threads of torch for each of so many processes beside a broker: together they use the cores and no more."""
     return max(1, usable_cores() // (processes + 1))
-
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def engine_option(default: str) -> Callable[[Command], Command]:
-    """--engine of a command that starts a broker of its own."""
-    return click.option(
-        "--engine",
-        type=click.Choice(["auto", "mosquitto", "embedded"]),
-        default=default,
-        show_default=True,
-        help="Of the broker that is started, unless --broker names one.",
-    )
 
 
 def shards_in(directory: Path) -> dict[str, Path]:

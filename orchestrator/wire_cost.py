@@ -15,8 +15,8 @@ from mpsl.errors import MeasurementError
 from mpsl.job import FleetSection, Job, ModelSection, RunSection
 from mpsl.planning.profile import Profile
 from mpsl.profiling import OPTIMIZERS
-from orchestrator.bench.system import ORCHESTRATOR, Sample, observe, rate
 from orchestrator.measuring import Task
+from orchestrator.observed_system import ORCHESTRATOR, Sample, observe, rate
 
 RUN_S, BATCHES = 8.0, 12
 """What the steady part is to have,"""

@@ -9,14 +9,14 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from benchmarks import admission, link, memory, pipeline, predict, scaling, throughput
+from benchmarks.following import Followed
+from benchmarks.pipeline import busy_shares
+from benchmarks.scaling import Seen
 from mpsl.errors import RunFailed
-from orchestrator.bench import admission, link, memory, pipeline, predict, scaling, throughput
-from orchestrator.bench.following import Followed
-from orchestrator.bench.pipeline import busy_shares
-from orchestrator.bench.readings import Reading
-from orchestrator.bench.scaling import Seen
-from orchestrator.bench.system import Observed, Sample
 from orchestrator.locally import threads_each
+from orchestrator.observed_system import Observed, Sample
+from orchestrator.process_readings import Reading
 
 TOLD = {"began_at": 2.0, "stepped_at": 12.0, "batches_busy_s": 9.0}
 

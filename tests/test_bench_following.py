@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from benchmarks.following import Followed, following
 from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
@@ -12,7 +13,6 @@ from mpsl.errors import MeasurementError
 from mpsl.machines.effects import Publish
 from mpsl.machines.machine import as_json
 from mpsl.topics import ParticipantTopic, RunTopic, Topics
-from orchestrator.bench.following import Followed, following
 
 PATIENCE_S = 30.0
 TOPICS = Topics("main")

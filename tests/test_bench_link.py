@@ -5,13 +5,13 @@ import asyncio
 import numpy as np
 import pytest
 
+from benchmarks import link
+from benchmarks.link_ends import piece_bytes, window_of
+from benchmarks.measurers import measuring, results
 from mpsl import wire
 from mpsl.errors import MeasurementError
 from mpsl.link.channel import Limits
 from mpsl.messages import Activation, Tensor, Ticket
-from orchestrator.bench import link
-from orchestrator.bench.link_ends import piece_bytes, window_of
-from orchestrator.bench.measurers import measuring, results
 
 PATIENCE_S = 60.0
 

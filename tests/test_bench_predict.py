@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.predict import MODELS, Prediction, Setting, compared, line, predict, summary
+from benchmarks.this_machine import ALONE, BESIDE, Known, best_cuts, chain, fleet_of, rehearsed, slowed
 from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
-from orchestrator.bench.predict import MODELS, Prediction, Setting, compared, line, predict, summary
-from orchestrator.bench.this_machine import ALONE, BESIDE, Known, best_cuts, chain, fleet_of, rehearsed, slowed
 from orchestrator.wire_cost import WireCost
 
 

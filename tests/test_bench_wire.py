@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from benchmarks import wire
+from benchmarks.wire import PLAIN, TASKS, Task, _against, _best, _halved, _measured, _pairs
 from mpsl.errors import UsageError
 from mpsl.job import Job, WireSection, read_job
-from orchestrator.bench import wire
-from orchestrator.bench.wire import PLAIN, TASKS, Task, _against, _best, _halved, _measured, _pairs
 from orchestrator.datasets import fashion_mnist
 
 

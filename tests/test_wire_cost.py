@@ -8,9 +8,9 @@ from mpsl.errors import MeasurementError
 from mpsl.job import Job, ModelSection
 from mpsl.nn.block_sizes import profile_of_sizes
 from orchestrator import wire_cost as module
-from orchestrator.bench.readings import Reading
-from orchestrator.bench.system import ORCHESTRATOR, Observed, Sample
 from orchestrator.measuring import Task
+from orchestrator.observed_system import ORCHESTRATOR, Observed, Sample
+from orchestrator.process_readings import Reading
 
 
 def test_the_process_that_runs_the_orchestrator_and_watches_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import click
 
 from broker.engines import embedded, mosquitto
 from broker.engines.engine import BrokerProcess, running_broker
+from broker.engines.engine_option import engine_option
 from mpsl.errors import BrokerError, UsageError
 
 
@@ -20,7 +21,7 @@ from mpsl.errors import BrokerError, UsageError
     type=click.IntRange(0, 65535),
     help="0 takes a free one.  [default: 1883, or the first listener of --conf]",
 )
-@click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
+@engine_option()
 @click.option(
     "--conf", type=click.Path(path_type=Path), help="A mosquitto.conf; --host and --port override its first listener."
 )

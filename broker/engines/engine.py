@@ -23,6 +23,7 @@ from broker.engines.launch import Launch, reserve
 from mpsl.errors import BrokerError, UsageError
 
 Engine = Literal["mosquitto", "embedded"]
+ENGINES = ("auto", "mosquitto", "embedded")
 
 START_SECONDS = 20.0
 STOP_SECONDS = 5.0
@@ -54,8 +55,8 @@ class BrokerProcess:
 
 def choose(engine: str) -> Engine:
     """The engine to run for `auto`, `mosquitto` or `embedded`; raises UsageError when it is not installed."""
-    if engine not in ("auto", "mosquitto", "embedded"):
-        raise UsageError(f"unknown engine {engine!r}; known: auto, embedded, mosquitto")
+    if engine not in ENGINES:
+        raise UsageError(f"unknown engine {engine!r}; known: {', '.join(sorted(ENGINES))}")
     if engine != "embedded" and mosquitto.program():
         return "mosquitto"
     if engine == "mosquitto":

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import click
 
+from broker.engines.engine_option import engine_option
 from broker.options import Network, network_options
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from orchestrator import datasets, shards
 from orchestrator.commands.train import report
 from orchestrator.job_file import check_job
-from orchestrator.locally import LocalFleet, engine_option, node_ids, run_locally, shards_in
+from orchestrator.locally import LocalFleet, node_ids, run_locally, shards_in
 
 ROUNDS = {"digits": 8, "fashion-mnist": 3}
 
@@ -25,7 +26,7 @@ ROUNDS = {"digits": 8, "fashion-mnist": 3}
 @click.option("--rounds", type=click.IntRange(1), help="[default: 8 for the digits, 3 for fashion-mnist]")
 @click.option("--dataset", type=click.Choice(sorted(ROUNDS)), default="digits", show_default=True)
 @click.option("--non-iid", type=float, metavar="ALPHA", help="Split the labels by a Dirichlet distribution.")
-@engine_option("embedded")
+@engine_option("embedded", help="The broker that is started, unless --broker names one.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--out",

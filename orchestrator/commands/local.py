@@ -5,11 +5,12 @@ from pathlib import Path
 
 import click
 
+from broker.engines.engine_option import engine_option
 from broker.options import Network, network_options
 from broker.sizes import parse_bytes
 from orchestrator.commands.train import report
 from orchestrator.job_file import load_job, load_planned_job
-from orchestrator.locally import LocalFleet, check_shards, engine_option, job_for, node_ids, run_locally, shards_in
+from orchestrator.locally import LocalFleet, check_shards, job_for, node_ids, run_locally, shards_in
 from orchestrator.plan_option import plan_option, say_overruled
 
 
@@ -20,7 +21,7 @@ from orchestrator.plan_option import plan_option, say_overruled
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where model and metrics go."
 )
-@engine_option("auto")
+@engine_option("auto", help="The broker that is started, unless --broker names one.")
 @click.option("--memory-budget", metavar="SIZE", help="Of each node: 2GiB.")
 @plan_option
 def local(

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from broker.engines.engine_option import engine_option
 from broker.hardware import hardware_name, usable_cores
 from mpsl.errors import UsageError
 from mpsl.job import ModelSection
@@ -37,7 +38,7 @@ from orchestrator.wire_cost import wire_cost
     show_default=True,
     help="To measure for, at least.",
 )
-@click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
+@engine_option()
 @click.option("--wire/--no-wire", default=True, help="Measure what bytes cost, through a broker started here.")
 def profile(
     *, model: str, args_text: str, batch_size: int, out: Path, hardware: str | None, merge: Path | None,

@@ -1,4 +1,4 @@
-"""The two ends of the link benchmark, each run as a process: `python -m orchestrator.bench.link_ends ROLE …`.
+"""The two ends of the link benchmark, each run as a process: `python -m benchmarks.link_ends ROLE …`.
 
 The real link under the real driver, or paho alone with pieces of a fixed size; each prints what it took. One tensor
 goes ahead and does not count: in a run too, memory and code are warm from the second batch on.

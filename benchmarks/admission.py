@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from orchestrator.bench.memory import Setting, measure
-from orchestrator.bench.spread import extremes, medians, spread
+from benchmarks.memory import Setting, measure
+from benchmarks.spread import extremes, medians, spread
 from orchestrator.job_file import check_job
 
 

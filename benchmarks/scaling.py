@@ -14,17 +14,17 @@ from typing import Any
 
 import click
 
+from benchmarks.agents import start_agents
+from benchmarks.spread import extremes, medians, shown, spread
 from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
 from broker.options import Network
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.topics import Topics
-from orchestrator.bench.agents import start_agents
-from orchestrator.bench.readings import read_process
-from orchestrator.bench.spread import extremes, medians, shown, spread
 from orchestrator.commands.train import orchestrate
 from orchestrator.job_file import check_job
+from orchestrator.process_readings import read_process
 from orchestrator.processes import children
 
 FIGURES = ("seconds_per_batch", "cpu_s_per_batch", "orchestrator_share")

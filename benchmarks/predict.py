@@ -15,6 +15,8 @@ from typing import Any
 
 import click
 
+from benchmarks.agents import start_agents
+from benchmarks.this_machine import Known, Model, fleet_of, measured, rehearsed, slowed, slowness
 from broker.address import parse_broker
 from broker.engines.engine import running_broker
 from broker.hardware import usable_cores
@@ -27,8 +29,6 @@ from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.planner import plan
 from mpsl.planning.system import system_of
 from mpsl.topics import Topics
-from orchestrator.bench.agents import start_agents
-from orchestrator.bench.this_machine import Known, Model, fleet_of, measured, rehearsed, slowed, slowness
 from orchestrator.commands.simulate import analytic_seconds
 from orchestrator.commands.train import orchestrate
 from orchestrator.job_file import check_job

@@ -10,6 +10,10 @@ from typing import Any
 
 import click
 
+from benchmarks.agents import start_agents
+from benchmarks.following import following
+from benchmarks.spread import extremes, medians
+from benchmarks.this_machine import CIFAR
 from broker.address import parse_broker
 from broker.engines.engine import running_broker
 from broker.options import Network
@@ -18,10 +22,6 @@ from mpsl.errors import MpslError, RunFailed
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.nn.models import arguments
 from mpsl.topics import Topics
-from orchestrator.bench.agents import start_agents
-from orchestrator.bench.following import following
-from orchestrator.bench.spread import extremes, medians
-from orchestrator.bench.this_machine import CIFAR
 from orchestrator.commands.train import orchestrate
 from orchestrator.job_file import check_job
 from orchestrator.locally import node_ids

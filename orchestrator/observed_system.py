@@ -19,8 +19,8 @@ from broker.options import Network
 from mpsl.job import Job
 from mpsl.nn.models import describe
 from mpsl.topics import Topics
-from orchestrator.bench.readings import Reading, peak_resident, read_process
 from orchestrator.commands.train import orchestrate
+from orchestrator.process_readings import Reading, peak_resident, read_process
 from orchestrator.processes import children
 
 ORCHESTRATOR = "orchestrator"

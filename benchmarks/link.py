@@ -8,17 +8,18 @@ from typing import Any
 
 import click
 
+from benchmarks.link_ends import TOPICS
+from benchmarks.measurers import Printed, measuring, results
+from benchmarks.spread import extremes, medians, spread
 from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import BrokerProcess, running_broker
+from broker.engines.engine_option import engine_option
 from broker.sizes import parse_bytes
 from mpsl.errors import MeasurementError, UsageError
 from mpsl.link.channel import CHUNK_BYTES
 from mpsl.machines.effects import Publish
-from orchestrator.bench.link_ends import TOPICS
-from orchestrator.bench.measurers import Printed, measuring, results
-from orchestrator.bench.readings import Reading, read_process
-from orchestrator.bench.spread import extremes, medians, spread
+from orchestrator.process_readings import Reading, read_process
 
 CHUNKS = (256 * 1024, 512 * 1024, 1024 * 1024)
 SMALLEST, LARGEST = 4, 2**30 - 64 * 1024
@@ -48,7 +49,7 @@ def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
     help="Bytes of a tensor, several.",
 )
 @click.option("--total", type=click.IntRange(1 << 20), default=2 << 30, show_default=True, help="Bytes of each run.")
-@click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
+@engine_option()
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 def command(sizes: tuple[int, ...], total: int, engine: str, repeats: int) -> None:
     """Measure MB/s and CPU seconds per GB on either side; prints one JSON object last."""
@@ -83,7 +84,7 @@ async def pair(engine: str, bare: bool, size: int, count: int, chunk: int) -> di
     async with running_broker(engine) as broker:
         arguments = ["--broker", broker.url, "--size", str(size), "--count", str(count), "--chunk", str(chunk)]
         arguments += ["--bare"] if bare else []
-        commands = {name: ["orchestrator.bench.link_ends", role, *arguments] for role, name in ENDS.items()}
+        commands = {name: ["benchmarks.link_ends", role, *arguments] for role, name in ENDS.items()}
         async with measuring(commands) as ends:
             before = await _begun(broker, ends, "bare/go" if bare else f"{TOPICS.root}/go")
             receiver, sender = await results(ends, END_S)

@@ -1,4 +1,4 @@
-"""The references: plain PyTorch training of an unsplit model in one process (`python -m orchestrator.bench.plain`).
+"""The references: plain PyTorch training of an unsplit model in one process (`python -m benchmarks.plain`).
 
 Imports nothing of the system but the model's definition.
 """

@@ -7,15 +7,16 @@ from typing import Any
 
 import click
 
+from benchmarks.measurers import measuring, results
+from benchmarks.spread import spread
+from benchmarks.this_machine import Model, best_cuts, measured, parse_cuts
+from broker.engines.engine_option import engine_option
 from broker.hardware import usable_cores
 from mpsl.errors import MpslError, UsageError
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection
-from orchestrator.bench.measurers import measuring, results
-from orchestrator.bench.spread import spread
-from orchestrator.bench.system import Observed, Sample, observe, rate
-from orchestrator.bench.this_machine import Model, best_cuts, measured, parse_cuts
 from orchestrator.job_file import check_job
 from orchestrator.locally import threads_each
+from orchestrator.observed_system import Observed, Sample, observe, rate
 
 PLAIN_S, PLAIN_END_S = 10.0, 600.0
 """How long plain PyTorch trains for, and when it is given up."""
@@ -56,7 +57,7 @@ class Setting:
 @click.option("--devices", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--hops", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--wire", default="fp32", show_default=True, help="Codec of activations and gradients.")
-@click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
+@engine_option()
 @click.option("--batches", type=click.IntRange(4), default=12, show_default=True, help="Of each device and round.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--cuts", help="Such as 2,5,9.  [default: planned, from what is measured first]")
@@ -135,7 +136,7 @@ def _line(number: int, run: dict[str, Any]) -> str:
 async def _plain(setting: Setting, copies: int, threads: int) -> float:
     """Samples a second of plain PyTorch: so many processes side by side, with so many threads each."""
     command = [
-        "orchestrator.bench.plain", "--model", setting.model, "--args", json.dumps(setting.args),
+        "benchmarks.plain", "--model", setting.model, "--args", json.dumps(setting.args),
         "--batch-size", str(setting.batch_size), "--threads", str(threads), "--seconds", str(PLAIN_S),
     ]  # fmt: skip
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

@@ -11,6 +11,9 @@ from typing import Any
 
 import click
 
+from benchmarks.agents import start_agents
+from benchmarks.following import Followed, following
+from benchmarks.this_machine import CIFAR, parse_cuts
 from broker.address import parse_broker
 from broker.engines.engine import running_broker
 from broker.options import Network
@@ -18,13 +21,10 @@ from broker.sizes import parse_bytes
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.nn.models import arguments
 from mpsl.topics import Topics
-from orchestrator.bench.agents import start_agents
-from orchestrator.bench.following import Followed, following
-from orchestrator.bench.readings import peak_resident
-from orchestrator.bench.this_machine import CIFAR, parse_cuts
 from orchestrator.commands.train import orchestrate
 from orchestrator.job_file import check_job
 from orchestrator.locally import node_ids
+from orchestrator.process_readings import peak_resident
 from orchestrator.processes import children
 
 LOOK_S = 0.5

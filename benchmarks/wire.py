@@ -19,6 +19,7 @@ import numpy as np
 
 from broker.address import parse_broker
 from broker.engines.engine import running_broker
+from broker.engines.engine_option import engine_option
 from broker.hardware import usable_cores
 from broker.options import Network
 from broker.slow_link import parse_link
@@ -119,7 +120,7 @@ RACED = TASKS[0]
     metavar="RATE/LATENCY",
     help="Of the devices, in the last part.",
 )
-@click.option("--engine", type=click.Choice(["auto", "mosquitto", "embedded"]), default="auto", show_default=True)
+@engine_option()
 def command(codecs: str, names: tuple[str, ...], seeds: int, quick: bool, slow_link: str, engine: str) -> None:
     """Train with each pair of codecs; prints one JSON object last."""
     parse_link(slow_link)

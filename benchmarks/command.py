@@ -8,7 +8,7 @@ import click
 from mpsl.errors import UsageError
 from mpsl.names import nearest
 
-PACKAGE = "orchestrator.bench"
+PACKAGE = "benchmarks"
 
 
 class Benchmarks(click.Group):
