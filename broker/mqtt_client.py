@@ -1,273 +1,302 @@
-"""The MQTT client library at the price of bytes: aiomqtt over paho, without the copies that paho makes of each packet.
+"""One MQTT connection in the event loop, over paho's public calls alone.
 
-paho copies a packet three times when it reads it and once each time that it writes, and asks the event loop for
-each; our packets are a megabyte. What is replaced here are steps inside paho, with the same outcome; a release
-that moves them is noticed by tests/test_mqtt_client.py.
+Subclasses may move bytes faster (`broker.direct_client`); what the answers of a broker mean is said here, once. Every
+answer is read: a refused publish, subscription or connection is an error with the broker's reason.
 """
 
 import asyncio
-import bisect
-import itertools
+import contextlib
 import socket
 import ssl
-import struct
-import time
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import aiomqtt
-from msgspec import Struct
-from paho.mqtt.client import PUBLISH, MQTTv5
-from paho.mqtt.enums import MQTTErrorCode
-from paho.mqtt.exception import MalformedPacket
-from paho.mqtt.properties import VariableByteIntegers
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from broker.packet_reader import Packet, PacketReader
-from broker.user_properties import UserProperties, variable
-from mpsl.pieces import Content, Pieces
-from mpsl.wire import Buffer
+from broker.address import BrokerAddress
+from broker.dialing import TCP_NODELAY_OPTION, SocketAddress
+from broker.publish_packet import Arrived
+from broker.refusals import FAILURE, PublishRefused, code_of, refused_connection, refused_subscription, words
+from broker.user_properties import UserProperties
+from mpsl.errors import BrokerError
+from mpsl.publish import Publish
 
-MAX_READS = 16
-"""Packets that are read in one turn of the event loop,"""
-MAX_READ_BYTES = 1024 * 1024
-"""or bytes of them: what is read has to be acknowledged before the sender's window is full."""
-LARGE = 16 * 1024
-"""Bytes of a payload that are worth not being copied."""
-MAX_PARTS = 1024
-"""What one call of the system takes (IOV_MAX of Linux)."""
-TYPE = 0xF0
-"""The bits of a packet's first byte that say what it is."""
-
-_LENGTH = struct.Struct("!H")
+KEEPALIVE_S = 20
+ANSWER_S = 60.0
+"""How long the broker may take to acknowledge a publish or a subscription, and a socket to take anything at all."""
+GOODBYE_S = 2.0
+"""How long a clean end may take."""
+TICK_S = 1.0
 
 
-class Arrived(NamedTuple):
-    """A publish that has come in; the payload is a view of the packet where it is LARGE and came at QoS 0."""
-
-    topic: str
-    payload: bytes | memoryview
-    retain: bool
-    nbytes: int
-    """Of topic, properties and payload as they came."""
-
-
-def read_publish(packet: Packet, five: bool) -> tuple[Arrived, int]:
-    """Section 3.3 of MQTT 5 (`five`) or 3.1.1: the publish, and its identifier (0 at QoS 0).
-
-    Its properties are stepped over: nobody reads them. Raises MalformedPacket where it is cut off.
-    """
-    header, view = packet
-    identifier = 0
-    try:
-        (length,) = _LENGTH.unpack_from(view)
-        at = 2 + length
-        topic = str(view[2:at], "utf-8")
-        if header & 6:
-            (identifier,) = _LENGTH.unpack_from(view, at)
-            at += 2
-    except (struct.error, UnicodeDecodeError) as error:
-        raise MalformedPacket(str(error)) from None
-    if at > len(view):
-        raise MalformedPacket(f"a topic that ends at {at} in a packet of {len(view)}")
-    if five:
-        size, prefix = VariableByteIntegers.decode(view[at : at + 4])  # type: ignore[no-untyped-call]
-        at += size + prefix
-        if at > len(view):
-            raise MalformedPacket(f"properties that end at {at} in a packet of {len(view)}")
-    payload = view[at:] if len(view) - at >= LARGE and not header & 6 else bytes(view[at:])
-    return Arrived(topic, payload, bool(header & 1), len(view)), identifier
-
-
-class Unacknowledged(Struct, frozen=True, gc=False):
-    """A publish at QoS 0."""
-
-    topic: str
-    payload: Content
-    retain: bool
-    properties: UserProperties | None
-
-
-class Parts:
-    """A packet that is sent from where its parts lie: paho asks for its length, and for what is left of it."""
-
-    def __init__(self, parts: Sequence[Buffer]) -> None:
-        self.parts = parts
-        self._ends = list(itertools.accumulate(map(len, parts)))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def __getitem__(self, left: slice) -> "Parts":
-        start = left.start or 0
-        if not start:
-            return self
-        first = bisect.bisect_right(self._ends, start)
-        if first == len(self.parts):
-            return Parts([])
-        part = memoryview(self.parts[first])
-        return Parts([part[start - self._ends[first] + len(part) :], *self.parts[first + 1 :]])
-
-
-class Client(aiomqtt.Client):
-    """Remembers the broker's Maximum Packet Size, which aiomqtt drops; reads and writes at once what the socket has."""
+class MqttClient:
+    """Connects once. All methods raise BrokerError once the connection is lost, with the reason."""
 
     max_packet: int | None = None
+    """The broker's Maximum Packet Size in bytes; None where it names none."""
+    taken: bool = False
+    """Whether somebody has taken our connection, broker or not;"""
+    reached: SocketAddress | None = None
+    """at which address, where that is known."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(self, address: BrokerAddress, client_id: str, will: Publish | None = None) -> None:
+        self.is_v5 = address.version == "5"
+        self._address = address
+        self._loop = asyncio.get_running_loop()
+        self._connected: asyncio.Future[None] = self._loop.create_future()
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._arrivals: asyncio.Queue[Arrived | None] = asyncio.Queue()
+        """None: nothing comes any more."""
+        self._lost: str | None = None
+        self._leaving = False
         self._drained = asyncio.Event()
-        self._reader = PacketReader(self._receive)
-        inner: Any = self._client
-        self._queue_packet, self._send_bytes = inner._packet_queue, inner._sock_send
-        inner.loop_read = self._read
-        inner._packet_queue = self._queue_view
-        inner._sock_send = self._send
+        self._ticking: asyncio.Task[None] | None = None
+        self._paho = self._paho_client(client_id)
+        self._paho.on_connect = self._on_connect
+        self._paho.on_disconnect = self._on_disconnect
+        self._paho.on_publish = lambda _, __, mid, reason, ___: self._answer(mid, reason)
+        self._paho.on_subscribe = lambda _, __, mid, reasons, ___: self._answer(mid, reasons)
+        self._paho.on_unsubscribe = lambda _, __, mid, reasons, ___: self._answer(mid, reasons)
+        self._paho.on_message = self._on_message
+        if address.user is not None:
+            self._paho.username_pw_set(address.user, address.password)
+        if will is not None:
+            self._paho.will_set(will.topic, bytes(will.payload), will.qos, will.retain)
+        self._register(address)
 
-    async def publish_at_once(self, messages: Sequence[Unacknowledged], timeout: float) -> None:
-        """Publish at QoS 0; returns once the socket has everything that waited to be sent.
+    def _paho_client(self, client_id: str) -> paho.Client:
+        return paho.Client(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            clean_session=None if self.is_v5 else True,
+            protocol=paho.MQTTv5 if self.is_v5 else paho.MQTTv311,
+            reconnect_on_failure=False,
+        )
 
-        What paho and aiomqtt note of each publish (a lock, a reason, a confirmation) nobody asks for at QoS 0; it would
-        cost more than 64 KiB on the wire. Several go out as what paho takes for one packet, in one call of the system.
-        Raises MqttError when the connection is gone, or takes nothing for `timeout`.
+    def _register(self, address: BrokerAddress) -> None:
+        """Have paho tell us of its socket, and encrypt it."""
+        self._paho.on_socket_open = lambda _, __, sock: self._soon(self._opened, sock)
+        self._paho.on_socket_close = lambda _, __, sock: self._forget(sock)
+        self._paho.on_socket_register_write = lambda _, __, sock: self._soon(self._wait_for_room, sock)
+        self._paho.on_socket_unregister_write = lambda _, __, sock: self._has_room(sock)
+        if (context := address.context()) is not None:
+            self._paho.tls_set_context(context)
+
+    # Connecting
+
+    async def connect(self, addresses: Sequence[SocketAddress], patience_s: float) -> None:
+        """Connect to one of `addresses`, with a clean start, within `patience_s`.
+
+        Raises Refused or BrokerError with the broker's reason, OSError or TimeoutError where it gave none.
         """
-        inner: Any = self._client
-        if inner._sock is None:
-            raise aiomqtt.MqttCodeError(MQTTErrorCode.MQTT_ERR_NO_CONN, "Could not publish message")
-        five = inner._protocol == MQTTv5
-        parts = [part for message in messages for part in self._packet(message, five)]
-        # At QoS 0 paho would say of each packet that it is sent, at some length; nobody listens.
-        result = self._queue_packet(PUBLISH, parts[0] if len(parts) == 1 else Parts(parts), 0, 1, None)
-        if result != MQTTErrorCode.MQTT_ERR_SUCCESS:
-            raise aiomqtt.MqttCodeError(result, "Could not publish message")
+        async with asyncio.timeout(patience_s):
+            await self._open(addresses, patience_s)
+            self._ticking = asyncio.create_task(self._tick(), name="mqtt-ticking")
+            await self._connected
+
+    async def _open(self, addresses: Sequence[SocketAddress], patience_s: float) -> None:
+        # paho tries the addresses of a name one after the other, each for this long.
+        self._paho.connect_timeout = max(0.5, patience_s / max(1, len(addresses)))
+        self._connect_async(self._address.host)
+        await self._loop.run_in_executor(None, self._paho.reconnect)
+        self.taken = True
+
+    def _connect_async(self, host: str) -> None:
+        self._paho.connect_async(host, self._address.port, KEEPALIVE_S, clean_start=True if self.is_v5 else 3)
+
+    async def disconnect(self) -> None:
+        """Say goodbye and close; never raises."""
+        if self._lost is None and self._connected.done():
+            self._leaving = True
+            self._paho.disconnect()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await self._gone()
+        self.abort()
+
+    async def _gone(self) -> None:
+        while self._lost is None:
+            self._drained.clear()
+            await self._drained.wait()
+
+    def abort(self) -> None:
+        """Close at once, without a goodbye."""
+        self._end("the connection was closed here")
+        raw: Any = self._paho.socket()
+        if raw is not None:
+            self._forget(raw)
+            raw.close()
+
+    # Sending
+
+    async def publish(self, publish: Publish) -> None:
+        """Publish at QoS 1; returns once the broker has acknowledged it, and raises PublishRefused where it will not.
+
+        Publishes go out in the order in which these calls begin.
+        """
+        self._check_open()
+        properties: Any = UserProperties(publish.properties) if self.is_v5 and publish.properties else None
+        info = self._paho.publish(publish.topic, bytes(publish.payload), 1, publish.retain, properties)
+        reason = await self._answered(info.rc, info.mid, f"the publish to {publish.topic}")
+        if code_of(reason) >= FAILURE:
+            raise PublishRefused(publish.topic, code_of(reason), words(reason))
+
+    async def publish_together(self, publishes: Sequence[Publish]) -> None:
+        """Publish at QoS 0, in order; returns once the socket has all of them."""
+        self._check_open()
+        for publish in publishes:
+            properties: Any = UserProperties(publish.properties) if self.is_v5 and publish.properties else None
+            self._paho.publish(publish.topic, bytes(publish.payload), 0, publish.retain, properties)
         try:
-            while inner.want_write() and not self._disconnected.done():
+            while self._paho.want_write() and self._lost is None:
                 self._drained.clear()
-                await asyncio.wait_for(self._drained.wait(), timeout)
+                await asyncio.wait_for(self._drained.wait(), ANSWER_S)
         except TimeoutError:
-            raise aiomqtt.MqttError("Operation timed out") from None
-        if self._disconnected.done():
-            raise aiomqtt.MqttError("Disconnected while a message was being sent")
+            raise BrokerError(f"the broker has taken nothing for {ANSWER_S:g} s") from None
+        self._check_open()
+
+    async def subscribe(self, filters: Sequence[str]) -> None:
+        """Subscribe at QoS 1 and wait for the grant; raises Refused where one is refused."""
+        self._check_open()
+        wanted: Any = [(name, SubscribeOptions(qos=1) if self.is_v5 else 1) for name in filters]
+        result, mid = self._paho.subscribe(wanted)
+        reasons = await self._answered(result, mid, f"the subscription {', '.join(filters)}")
+        for name, reason in zip(filters, reasons, strict=False):
+            if code_of(reason) >= FAILURE:
+                raise refused_subscription(name, reason)
+
+    async def unsubscribe(self, filters: Sequence[str]) -> None:
+        """Leave filters; raises BrokerError where the broker keeps one."""
+        self._check_open()
+        result, mid = self._paho.unsubscribe(list(filters))
+        reasons = await self._answered(result, mid, f"leaving {', '.join(filters)}")
+        for name, reason in zip(filters, reasons or (), strict=False):
+            if code_of(reason) >= FAILURE:
+                raise BrokerError(f"the broker refuses to end the subscription {name}: {words(reason)}")
 
     async def arrived(self) -> Arrived:
-        """The next message; without a task of its own for one that is there already, as aiomqtt has for each."""
-        queue: Any = self._queue
-        found: Any = await anext(self.messages) if queue.empty() else queue.get_nowait()
-        assert isinstance(found, Arrived)
+        """The next publish that comes in; what came before the connection was lost is still handed out."""
+        found = await self._arrivals.get()
+        if found is None:
+            self._arrivals.put_nowait(None)
+            raise BrokerError(self._lost or "the connection is closed")
         return found
 
-    def _read(self, *_: object) -> Any:
-        """Packets as long as there are any: each would cost a turn of the event loop."""
-        inner: Any = self._client
-        count = read = 0
-        while inner._sock is not None:
-            try:
-                packet = self._reader.next()
-            except BlockingIOError:
-                break
-            except MalformedPacket:
-                return self._lost(MQTTErrorCode.MQTT_ERR_PROTOCOL)
-            except (OSError, EOFError):
-                return self._lost(MQTTErrorCode.MQTT_ERR_CONN_LOST)
-            result = self._handle(packet)
-            if result != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                return self._lost(result)
-            count, read = count + 1, read + len(packet.body)
-            if (count >= MAX_READS or read >= MAX_READ_BYTES) and not self._ahead:
-                break
-        return MQTTErrorCode.MQTT_ERR_SUCCESS
+    def _check_open(self) -> None:
+        if self._lost is not None:
+            raise BrokerError(self._lost)
 
-    def _queue_view(self, command: int, packet: bytes | bytearray, *arguments: Any) -> Any:
-        """paho cuts off what is left of a packet each time it writes: of a view that costs nothing."""
-        return self._queue_packet(command, memoryview(packet), *arguments)
-
-    def _packet(self, message: Unacknowledged, five: bool) -> Iterable[Buffer]:
-        """A head (section 3.3) with what is small of the payload's beginning, and the rest of it where it is."""
-        topic, payload = message.topic.encode(), message.payload
-        about = _LENGTH.pack(len(topic)) + topic
-        if five:
-            about += message.properties.pack() if message.properties is not None else bytes(1)
-        head = bytes([PUBLISH | message.retain]) + variable(len(about) + len(payload)) + about
-        rest = list(payload.buffers) if isinstance(payload, Pieces) else [payload]
-        while rest and len(rest[0]) < LARGE:
-            head += rest.pop(0)
-        return (head, *rest)
-
-    def _send(self, packet: "Parts | memoryview") -> int:
-        """As paho does; the parts of a packet in one call of the system, where the socket can."""
-        if not isinstance(packet, Parts):
-            return int(self._send_bytes(packet))
-        inner: Any = self._client
-        if not isinstance(inner._sock, socket.socket) or isinstance(inner._sock, ssl.SSLSocket):
-            return int(self._send_bytes(packet.parts[0]))
+    async def _answered(self, result: MQTTErrorCode, mid: int | None, what: str) -> Any:
+        if result != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
+            raise BrokerError(self._lost or f"{what} could not be sent: {paho.error_string(result)}")
+        answer = self._answers[mid] = self._loop.create_future()
         try:
-            return inner._sock.sendmsg(packet.parts[:MAX_PARTS])
-        except BlockingIOError:
-            inner._call_socket_register_write()
-            raise
+            return await asyncio.wait_for(answer, ANSWER_S)
+        except TimeoutError:
+            raise BrokerError(f"no answer to {what} from the broker for {ANSWER_S:g} s") from None
+        finally:
+            self._answers.pop(mid, None)
 
-    @property
-    def _ahead(self) -> bool:
-        """Whether there is something that the socket will not announce: it has been received, or decrypted."""
-        inner: Any = self._client
-        return self._reader.ahead or bool(isinstance(inner._sock, ssl.SSLSocket) and inner._sock.pending())
+    # What paho says
 
-    def _receive(self, room: memoryview) -> int:
-        inner: Any = self._client
-        if inner._sock is None:
-            raise ConnectionError("the socket is closed")
-        try:
-            received: int = inner._sock.recv_into(room)
-        except ssl.SSLWantReadError:
-            raise BlockingIOError from None
-        except ssl.SSLWantWriteError:
-            inner._call_socket_register_write()
-            raise BlockingIOError from None
-        inner._last_bytes_received = time.monotonic()
-        return received
-
-    def _lost(self, reason: MQTTErrorCode) -> Any:
-        inner: Any = self._client
-        return inner._loop_rc_handle(reason)
-
-    def _handle(self, packet: Packet) -> Any:
-        """A publish is handed on, and acknowledged where it asks for that; all else is paho's."""
-        inner: Any = self._client
-        qos = packet.header >> 1 & 3
-        try:
-            if packet.header & TYPE != PUBLISH or qos > 1:
-                size, whole = len(packet.body), bytearray(packet.body)
-                inner._in_packet |= {"command": packet.header, "remaining_length": size, "packet": whole}
-                return inner._packet_handle()
-            arrived, identifier = read_publish(packet, inner._protocol == MQTTv5)
-        except MalformedPacket:
-            return MQTTErrorCode.MQTT_ERR_PROTOCOL
-        queue: Any = self._queue
-        queue.put_nowait(arrived)
-        return inner._send_puback(identifier) if qos else MQTTErrorCode.MQTT_ERR_SUCCESS
-
-    def _on_connect(self, client: Any, userdata: Any, flags: Any, reason_code: Any, properties: Any = None) -> None:
-        self.max_packet = getattr(properties, "MaximumPacketSize", None)
-        super()._on_connect(client, userdata, flags, reason_code, properties)
-
-    def _on_disconnect(self, *arguments: Any) -> None:
-        super()._on_disconnect(*arguments)
-        self._drained.set()
-
-    def _on_socket_unregister_write(self, client: Any, userdata: Any, sock: Any) -> None:
-        super()._on_socket_unregister_write(client, userdata, sock)
-        self._drained.set()
-
-    def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
-        # Waiting until the socket is writable costs a turn of the event loop and two calls of epoll for each publish.
-        # While it connects, paho calls this from another thread.
+    def _on_connect(self, _: Any, __: Any, ___: Any, reason: Any, properties: Any) -> None:
         if self._connected.done():
-            try:
-                client.loop_write()
-            except Exception as error:
-                if not self._disconnected.done():
-                    self._disconnected.set_exception(error)
-                self._drained.set()
-                return
-            if not client.want_write():
-                return
-        super()._on_socket_register_write(client, userdata, sock)
+            return
+        if code_of(reason) == 0:
+            self.max_packet = getattr(properties, "MaximumPacketSize", None)
+            self._connected.set_result(None)
+        else:
+            self._connected.set_exception(refused_connection(self._address.shown, reason, properties))
+
+    def _on_disconnect(self, _: Any, __: Any, flags: Any, reason: Any, properties: Any) -> None:
+        if flags.is_disconnect_packet_from_server:
+            self._end(f"the broker ended the connection: {words(reason, properties)}")
+        elif str(reason) == "Keep alive timeout":
+            self._end(f"the broker has not answered a ping for {KEEPALIVE_S} s")
+        elif str(reason) == "Protocol error":
+            self._end("the other end sent what is no MQTT")
+        else:
+            self._end(self._cause())
+
+    def _cause(self) -> str:
+        """Why the connection ended without a word of the broker."""
+        return (
+            "the connection was closed here" if self._leaving else "the broker closed the connection without a reason"
+        )
+
+    def _end(self, reason: str) -> None:
+        """The connection is over; everybody who waits is told why."""
+        if self._lost is not None:
+            return
+        self._lost = reason
+        if not self._connected.done():
+            self._connected.set_exception(self._failure(reason))
+        if not self._connected.cancelled():
+            self._connected.exception()  # nobody may be waiting for it
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(BrokerError(reason))
+        self._arrivals.put_nowait(None)
+        self._drained.set()
+        if self._ticking is not None:
+            self._ticking.cancel()
+
+    def _failure(self, reason: str) -> Exception:
+        """Why there was no answer to CONNECT."""
+        return ConnectionAbortedError(reason) if "no MQTT" in reason else ConnectionResetError()
+
+    def _answer(self, mid: int, reason: Any) -> None:
+        answer = self._answers.get(mid)
+        if answer is not None and not answer.done():
+            answer.set_result(reason)
+
+    def _on_message(self, _: Any, __: Any, message: paho.MQTTMessage) -> None:
+        nbytes = len(message.topic.encode()) + len(message.payload)
+        self._arrivals.put_nowait(Arrived(message.topic, bytes(message.payload), message.retain, nbytes))
+
+    async def _tick(self) -> None:
+        while self._lost is None:
+            await asyncio.sleep(TICK_S)
+            self._guarded(self._paho.loop_misc)
+
+    def _guarded(self, call: Any) -> None:
+        """Nothing that a broker sends may raise into the event loop: what paho cannot read ends the connection."""
+        try:
+            call()
+        except Exception as error:
+            self._end(f"the other end sent what is no MQTT: {error or type(error).__name__}")
+            self.abort()
+
+    # paho's own socket. It opens in another thread.
+
+    def _soon(self, call: Any, sock: Any) -> None:
+        self._loop.call_soon_threadsafe(call, sock)
+
+    def _opened(self, sock: Any) -> None:
+        if sock.fileno() < 0:
+            return
+        if isinstance(sock, socket.socket):
+            sock.setsockopt(*TCP_NODELAY_OPTION)
+        self._loop.add_reader(sock.fileno(), self._readable, sock)
+
+    def _readable(self, sock: Any) -> None:
+        self._guarded(self._paho.loop_read)
+        while isinstance(sock, ssl.SSLSocket) and sock.fileno() >= 0 and sock.pending():
+            self._guarded(self._paho.loop_read)
+
+    def _wait_for_room(self, sock: Any) -> None:
+        # It may have been closed since this was asked for.
+        if sock.fileno() >= 0:
+            self._loop.add_writer(sock.fileno(), self._guarded, self._paho.loop_write)
+
+    def _has_room(self, sock: Any) -> None:
+        if sock.fileno() >= 0:
+            self._loop.remove_writer(sock.fileno())
+        self._drained.set()
+
+    def _forget(self, sock: Any) -> None:
+        if sock.fileno() >= 0:
+            self._loop.remove_reader(sock.fileno())
+            self._loop.remove_writer(sock.fileno())

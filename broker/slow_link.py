@@ -54,6 +54,10 @@ class OneWay:
         self._free_at = max(now, self._free_at) + nbytes / self._speed.bytes_per_s
         return self._free_at
 
+    def queued_s(self, now: float) -> float:
+        """Seconds until all that was handed over has left."""
+        return max(0.0, self._free_at - now)
+
     def arrival(self, left_at: float) -> float:
         """When what left at that time is at the other end."""
         return left_at + self._speed.latency_s

@@ -6,11 +6,12 @@ import random
 
 from mpsl import wire
 from mpsl.link import chunk
-from mpsl.link.channel import Channel, Limits, Outbound, Peer
+from mpsl.link.channel import Channel, Limits, Peer
 from mpsl.link.chunk import ChunkHeader
 from mpsl.link.receiver import Receiver
-from mpsl.link.sender import HEADER_ALLOWANCE, Payload, Sender
+from mpsl.link.sender import HEADER_ALLOWANCE, Sender
 from mpsl.messages import Activation, Fault, Message, Tensor, Ticket
+from mpsl.publish import Publish
 from mpsl.topics import BinaryTopic, Topics
 
 TOPICS = Topics("main")
@@ -33,7 +34,7 @@ class Network:
         self.published = 0
         self._chance = random.Random(seed)
         self._loss, self._double, self._latest_s = loss, double, latest_s
-        self._pipe: list[tuple[float, int, Outbound]] = []
+        self._pipe: list[tuple[float, int, Publish]] = []
         self._order = itertools.count()
 
     def join(self, id: str, limits: Limits, boot: str = "", term: int = 1) -> Channel:
@@ -49,7 +50,7 @@ class Network:
     def send(self, source: str, to: str, message: Message) -> None:
         self.publish(self.channels[source].send(to, message, self.now))
 
-    def publish(self, outbound: list[Outbound]) -> None:
+    def publish(self, outbound: list[Publish]) -> None:
         for each in outbound:
             self.published += 1
             times = 0 if self._chance.random() < self._loss else 1 + (self._chance.random() < self._double)
@@ -99,16 +100,16 @@ class Pair:
         self.sender = Sender("sender", 1, 1, window, body + HEADER_ALLOWANCE)
         self.receiver = Receiver("sender", 1, window, limit)
 
-    def deliver(self, payload: Payload, now: float) -> list[wire.Buffer]:
-        decoded = chunk.decode(bytes(payload.data))
+    def deliver(self, payload: Publish, now: float) -> list[wire.Buffer]:
+        decoded = chunk.decode(bytes(payload.payload))
         assert isinstance(decoded, tuple)
         return self.receiver.receive(*decoded, now)
 
-    def acknowledge(self, now: float) -> list[Payload]:
+    def acknowledge(self, now: float) -> list[Publish]:
         return self.sender.acknowledge(self.receiver.ack("receiver", 1, "fwd"), now)
 
 
-def header_of(payload: Payload) -> ChunkHeader:
-    decoded = chunk.decode(bytes(payload.data))
+def header_of(payload: Publish) -> ChunkHeader:
+    decoded = chunk.decode(bytes(payload.payload))
     assert isinstance(decoded, tuple)
     return decoded[0]

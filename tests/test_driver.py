@@ -40,8 +40,8 @@ from mpsl.topics import LANES, Topics, client_id
 
 GARBAGE = [
     b"", b"\0", b"\xff" * 100, b"MPSL", b"MPSL\x01\x01\xff\xff", b"MPSL\x01\x02\x00\x00", b"{", b"null", b"[]", b"5",
-    b"{}", b'{"boot": 5}', b'{"boot": []}', b'{"state": "online"}', b'{"protocol": 1, "run": 5}', b'{"protocol": 999}',
-    b'{"protocol": 1, "devices": {"dev-1": 1}}', b'{"protocol": 1, "seats": 5, "devices": []}',
+    b"{}", b'{"boot": 5}', b'{"boot": []}', b'{"state": "online"}', b'{"protocol": 2, "run": 5}', b'{"protocol": 999}',
+    b'{"protocol": 2, "devices": {"dev-1": 1}}', b'{"protocol": 2, "seats": 5, "devices": []}',
     os.urandom(1000), bytes(200_000),
 ]  # fmt: skip
 
@@ -167,7 +167,7 @@ def test_small_publishes_do_not_wait_for_each_other(secure_mosquitto: SecureBrok
 
     async def collects(address: BrokerAddress) -> int:
         async with connect(address, client_id("test", "dev-1", "7")) as connection:
-            raw: Any = connection._client._client._sock
+            raw: Any = connection._client._socket.raw
             return int(raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
     assert asyncio.run(collects(parse_broker(each_broker.url)))

@@ -71,7 +71,7 @@ def test_the_window_is_never_exceeded(seed: int, window: int, body: int, sizes: 
     while not pair.sender.idle:
         out = pair.sender.fill(now, 10**9) + pair.sender.retry(now)
         for payload in out:
-            lengths[header_of(payload).sequence] = len(payload.data)
+            lengths[header_of(payload).sequence] = len(payload.payload)
         assert pair.sender.in_flight_bytes <= max(window, body)
         open_sequences = pair.sender._in_flight
         oldest, newest = min(open_sequences), max(open_sequences)
@@ -292,9 +292,9 @@ def test_a_message_is_cut_in_equal_chunks_and_only_the_first_carries_the_label(s
     sender = Sender("s", 1, 1, 1 << 20, chunk_bytes)
     sender.send([bytes(size)], (("kind", "slice"),))
     payloads = sender.fill(0.0, 1 << 20)
-    assert [bool(payload.label) for payload in payloads] == [True] + [False] * (len(payloads) - 1)
+    assert [bool(payload.properties) for payload in payloads] == [True] + [False] * (len(payloads) - 1)
     bodies = [
-        decoded[1].nbytes for payload in payloads if isinstance(decoded := chunk.decode(bytes(payload.data)), tuple)
+        decoded[1].nbytes for payload in payloads if isinstance(decoded := chunk.decode(bytes(payload.payload)), tuple)
     ]
     assert sum(bodies) == size
     assert set(bodies[:-1]) <= {chunk_bytes - HEADER_ALLOWANCE}

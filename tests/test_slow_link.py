@@ -4,15 +4,15 @@ import asyncio
 import itertools
 import secrets
 import time
-from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.address import BrokerAddress, parse_broker
-from broker.connection import FRAME_BYTES, Connection, connect
+from broker.connection import FRAME_BYTES, connect
 from broker.engines.engine import BrokerProcess
+from broker.mqtt_connection import wire_bytes
 from broker.slow_link import LinkSpeed, OneWay, parse_link
 from broker.user_properties import UserProperties
 from mpsl.errors import UsageError
@@ -67,7 +67,7 @@ def test_no_stretch_of_time_carries_more_than_the_rate(handed: list[tuple[float,
 
 
 def weight(publish: Publish, version: str = "5") -> int:
-    return Connection(cast(Any, None), version).wire_bytes(publish)
+    return wire_bytes(publish, version == "5")
 
 
 def test_a_publish_weighs_its_payload_its_topic_its_properties_and_its_frame() -> None:

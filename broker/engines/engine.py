@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import aiomqtt
-from aiomqtt.exceptions import MqttConnectError
-
+from broker.address import BrokerAddress
+from broker.connection import Refused, connect
 from broker.engines import embedded, mosquitto, tether
 from broker.engines.launch import Launch, reserve
 from mpsl.errors import BrokerError, UsageError
@@ -27,6 +26,7 @@ ENGINES = ("auto", "mosquitto", "embedded")
 
 START_SECONDS = 20.0
 STOP_SECONDS = 5.0
+PROBE_SECONDS = 2.0
 _PROBE_PAUSE_SECONDS = 0.02
 _TAIL_CHARACTERS = 2000
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "268435456"}
@@ -183,14 +183,13 @@ async def _until_ready(child: _Child, launch: Launch, host: str, port: int, prot
 async def _answers(launch: Launch, host: str, port: int, protocol: embedded.Protocol) -> bool:
     if not launch.answers_connect:
         return await _accepts(host, port)
-    version = aiomqtt.ProtocolVersion.V5 if protocol == "5" else aiomqtt.ProtocolVersion.V311
-    client = aiomqtt.Client(host, port, protocol=version, identifier=f"mpsl-probe-{uuid.uuid4().hex[:8]}", timeout=2)
+    address = BrokerAddress(host, port, version=protocol)
     try:
-        async with client:
+        async with connect(address, f"mpsl-probe-{uuid.uuid4().hex[:8]}", patience_s=PROBE_SECONDS):
             return True
-    except MqttConnectError:
-        return True  # refused, so somebody is at home
-    except aiomqtt.MqttError:
+    except Refused:
+        return True  # so somebody is at home
+    except BrokerError:
         return False
 
 

@@ -8,16 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
-from msgspec import Struct
-
 from mpsl import wire
 from mpsl.errors import WireError
 from mpsl.link import chunk
 from mpsl.link.label import label
 from mpsl.link.receiver import Receiver
-from mpsl.link.sender import Payload, Sender
+from mpsl.link.sender import Sender
 from mpsl.messages import Message
-from mpsl.pieces import Content
+from mpsl.publish import Publish
 from mpsl.topics import LANES, Address, BinaryTopic, Lane, Topics
 
 WINDOW = 8 * 1024 * 1024
@@ -46,14 +44,12 @@ class Limits:
     window: int = WINDOW
     in_flight: int = MAX_IN_FLIGHT
     message: int = 1 << 30
+    paced: bool = True
+    """Whether a link holds only about two seconds of its measured rate in flight, and cuts its chunks accordingly."""
 
 
-class Outbound(Struct, frozen=True, gc=False):
-    """One publish at QoS 0, not retained."""
-
-    topic: str
-    payload: Content
-    properties: tuple[tuple[str, str], ...] = ()
+Outbound = Publish
+"""What a link wants published: at QoS 0, not retained."""
 
 
 class Channel:
@@ -68,6 +64,8 @@ class Channel:
         self.sent_bytes = 0
         self.received_bytes = 0
         self.peers: dict[str, Peer] = {}
+        self.heard_at: dict[str, float] = {}
+        """When the last chunk or acknowledgement of a peer came: either is a sign of life."""
         self._topics = topics
         self._run = run
         self._source = source
@@ -111,25 +109,28 @@ class Channel:
         """The addresses with something not yet acknowledged."""
         return sorted({to for to, _ in self._unacknowledged})
 
-    def send(self, to: Address, message: Message, now: float) -> list[Outbound]:
+    def send(self, to: Address, message: Message, now: float) -> list[Publish]:
         """Queue `message` and publish what the windows allow."""
         key = (to, message.lane)
         if key not in self._senders:
             self._sessions += 1
+            topic = self._topics.binary(self._run, to, message.lane, self._source)
+            limits = self._limits
             self._senders[key] = Sender(
-                self._boot, self._term, self._sessions, self._limits.window, self._limits.chunk_bytes
+                self._boot, self._term, self._sessions, limits.window, limits.chunk_bytes, topic, limits.paced
             )
         sender = self._senders[key]
         sender.send(wire.encode(message), label(message))
         self._unacknowledged[key] = sender
-        return self._sent_by(sender, to, message.lane, now, self._limits.in_flight - self.in_flight_bytes)
+        return self._sent_by(sender, now, self._limits.in_flight - self.in_flight_bytes)
 
-    def receive(self, topic: BinaryTopic, payload: wire.Buffer, now: float) -> tuple[list[Message], list[Outbound]]:
+    def receive(self, topic: BinaryTopic, payload: wire.Buffer, now: float) -> tuple[list[Message], list[Publish]]:
         """Messages that are now complete, and what must be published in answer; the rest is counted and dropped."""
         self.received_bytes += len(payload)
         try:
             decoded = chunk.decode(payload)
             peer = self._peer(topic.source, decoded[0] if isinstance(decoded, tuple) else decoded)
+            self.heard_at[topic.source] = now
             if isinstance(decoded, chunk.Ack) != (topic.lane == "ack"):
                 raise WireError(f"lane: {topic.lane} carries no {type(decoded).__name__}")
             if isinstance(decoded, chunk.Ack):
@@ -139,15 +140,15 @@ class Channel:
             self._drop(error)
             return [], []
 
-    def due(self, now: float) -> list[Outbound]:
+    def due(self, now: float) -> list[Publish]:
         """Acks whose delay is over and chunks whose retry time has come."""
         outbound = []
         for (source, lane), receiver in list(self._owing.items()):
             if receiver.ack_at is not None and receiver.ack_at <= now:
                 outbound += self._ack(source, lane, receiver)
         if now >= self._retry_at:
-            for (to, lane), sender in self._unacknowledged.items():
-                outbound += self._publish(to, lane, sender.retry(now))
+            for sender in self._unacknowledged.values():
+                outbound += self._counted(sender.retry(now))
             self._retry_at = min((_retry_at(sender) for sender in self._unacknowledged.values()), default=inf)
         return outbound
 
@@ -173,34 +174,34 @@ class Channel:
             raise WireError(f"term: {source} is in another")
         return peer
 
-    def _acknowledged(self, peer: Peer, ack: chunk.Ack, now: float) -> list[Outbound]:
+    def _acknowledged(self, peer: Peer, ack: chunk.Ack, now: float) -> list[Publish]:
         lane = next((lane for lane in LANES if lane == ack.lane), None)
         sender = self._senders.get((peer.address, lane)) if lane else None
         if lane is None or sender is None or ack.to_boot != self._boot or ack.session != sender.session:
             raise WireError("ack: of a link that is not ours, or no more")
         before = sender.in_flight_bytes
-        outbound = self._publish(peer.address, lane, sender.acknowledge(ack, now))
+        outbound = self._counted(sender.acknowledge(ack, now))
         self.in_flight_bytes += sender.in_flight_bytes - before
         if sender.idle:
             self._unacknowledged.pop((peer.address, lane), None)
         return outbound + self._fill(now)
 
-    def _fill(self, now: float) -> list[Outbound]:
+    def _fill(self, now: float) -> list[Publish]:
         """Room for one is room for all: the links that wait share it, least in flight first, so that none starves."""
         outbound = []
         room = self._limits.in_flight - self.in_flight_bytes
-        waiting = [(key, sender) for key, sender in self._unacknowledged.items() if sender.waiting]
-        waiting.sort(key=lambda item: item[1].in_flight_bytes)
-        for number, ((to, lane), sender) in enumerate(waiting):
+        waiting = [sender for sender in self._unacknowledged.values() if sender.waiting]
+        waiting.sort(key=lambda sender: sender.in_flight_bytes)
+        for number, sender in enumerate(waiting):
             share = max(room // (len(waiting) - number), min(room, self._limits.chunk_bytes))
             before = self.in_flight_bytes
-            outbound += self._sent_by(sender, to, lane, now, share)
+            outbound += self._sent_by(sender, now, share)
             room -= self.in_flight_bytes - before
         return outbound
 
-    def _sent_by(self, sender: Sender, to: Address, lane: Lane, now: float, allowance: int) -> list[Outbound]:
+    def _sent_by(self, sender: Sender, now: float, allowance: int) -> list[Publish]:
         before = sender.in_flight_bytes
-        outbound = self._publish(to, lane, sender.fill(now, allowance))
+        outbound = self._counted(sender.fill(now, allowance))
         self.in_flight_bytes += sender.in_flight_bytes - before
         # The earliest of all is known again when it has come: with a thousand links, looking at each would cost more.
         self._retry_at = min(self._retry_at, _retry_at(sender))
@@ -208,7 +209,7 @@ class Channel:
 
     def _arrived(
         self, topic: BinaryTopic, header: chunk.ChunkHeader, body: memoryview, now: float
-    ) -> tuple[list[Message], list[Outbound]]:
+    ) -> tuple[list[Message], list[Publish]]:
         key = (topic.source, topic.lane)
         receiver = self._receivers.get(key)
         if receiver is None or receiver.boot != header.boot or receiver.session < header.session:
@@ -242,17 +243,13 @@ class Channel:
                 self._drop(error)
         return messages
 
-    def _ack(self, source: str, lane: Lane, receiver: Receiver) -> list[Outbound]:
+    def _ack(self, source: str, lane: Lane, receiver: Receiver) -> list[Publish]:
         payload = chunk.encode_ack(receiver.ack(self._boot, self._term, lane))
         self._owing.pop((source, lane), None)
         self.sent_bytes += len(payload)
-        return [Outbound(self._topics.binary(self._run, self.peers[source].address, "ack", self._source), payload)]
+        return [Publish(self._topics.binary(self._run, self.peers[source].address, "ack", self._source), payload)]
 
-    def _publish(self, to: Address, lane: Lane, payloads: Sequence[Payload]) -> list[Outbound]:
-        if not payloads:
-            return []
-        topic = self._topics.binary(self._run, to, lane, self._source)
-        outbound = [Outbound(topic, payload.data, payload.label) for payload in payloads]
+    def _counted(self, outbound: list[Publish]) -> list[Publish]:
         self.sent_bytes += sum(len(each.payload) for each in outbound)
         return outbound
 

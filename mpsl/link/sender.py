@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from mpsl.link.chunk import MAX_AHEAD, Ack, ChunkHeader, encode_chunk
-from mpsl.pieces import Pieces
+from mpsl.link.rate import DeliveryRate
+from mpsl.publish import Publish
 from mpsl.wire import Buffer
 
 FIRST_RETRY_S = 2.0
@@ -19,19 +20,24 @@ HEADER_ALLOWANCE = 256
 """Bytes of a chunk that its own header may take; the body gets the rest of the configured chunk."""
 
 
-class Outgoing(Struct, frozen=True, gc=False):
+class Outgoing(Struct, gc=False):
     """One message as the buffers that make it up; `label` is carried along for whoever watches the topics."""
 
     number: int
     buffers: tuple[Buffer, ...]
     size: int
-    total: int
-    """Chunks."""
     label: tuple[tuple[str, str], ...]
+    body: int = 0
+    """Bytes of each chunk but the last; 0 before the first is cut."""
+    total: int = 0
+    """Chunks."""
 
 
 class _InFlight(Struct, gc=False):
-    """Chunk `index` of a message; `position` counts the bytes of all chunks that the link sent before it."""
+    """Chunk `index` of a message; `position` counts the bytes of all chunks that the link sent before it.
+
+    `delivered` and `delivered_at` are the link's when it was sent.
+    """
 
     outgoing: Outgoing
     index: int
@@ -39,26 +45,33 @@ class _InFlight(Struct, gc=False):
     length: int
     position: int
     sent_at: float
+    delivered: int
+    delivered_at: float
     resent: bool = False
 
 
-class Payload(Struct, frozen=True, gc=False):
-    """One publish: its bytes and the label of its message."""
-
-    data: Pieces
-    label: tuple[tuple[str, str], ...]
-
-
 class Sender:
-    """One session of one link; `window` and `chunk_bytes` in bytes, `session` rises when the link is begun anew."""
+    """One session of one link: publishes to `topic`; `session` rises when the link is begun anew.
 
-    def __init__(self, boot: str, term: int, session: int, window: int, chunk_bytes: int) -> None:
+    `window` and `chunk_bytes` in bytes are upper bounds; with `paced` what is in flight follows the link's rate.
+    """
+
+    def __init__(
+        self,
+        boot: str,
+        term: int,
+        session: int,
+        window: int,
+        chunk_bytes: int,
+        topic: str = "",
+        paced: bool = True,
+    ) -> None:
         self.session = session
         self.in_flight_bytes = 0
         self._boot = boot
         self._term = term
-        self._window = window
-        self._body = max(1, chunk_bytes - HEADER_ALLOWANCE)
+        self._topic = topic
+        self.rate = DeliveryRate(window, max(1, chunk_bytes - HEADER_ALLOWANCE), paced)
         self._queue: deque[Outgoing] = deque()
         self._queued_index = 0
         self._messages = 0
@@ -88,11 +101,10 @@ class Sender:
 
     def send(self, buffers: Sequence[Buffer], label: tuple[tuple[str, str], ...]) -> None:
         """Queue a message, as flat buffers; `fill` says what of it may go now."""
-        size = sum(map(len, buffers))
-        self._queue.append(Outgoing(self._messages, tuple(buffers), size, -(-size // self._body), label))
+        self._queue.append(Outgoing(self._messages, tuple(buffers), sum(map(len, buffers)), label))
         self._messages += 1
 
-    def fill(self, now: float, allowance: int) -> list[Payload]:
+    def fill(self, now: float, allowance: int) -> list[Publish]:
         """Chunks that fit the window and `allowance` more bytes in flight; one, whatever its size, when none is out.
 
         The window reaches from the oldest chunk that is not acknowledged to the newest: the receiver has to keep all
@@ -101,15 +113,20 @@ class Sender:
         payloads = []
         while self._queue:
             outgoing, index = self._queue[0], self._queued_index
-            offset = index * self._body
-            length = min(self._body, outgoing.size - offset)
+            if not outgoing.body:
+                outgoing.body = self.rate.chunk_bytes
+                outgoing.total = -(-outgoing.size // outgoing.body)
+            offset = index * outgoing.body
+            length = min(outgoing.body, outgoing.size - offset)
             if self._in_flight:
-                room = self._window - (self._position - self._oldest_position)
+                room = self.rate.window - (self._position - self._oldest_position)
                 if length > min(room, allowance) or self._next_sequence - self._oldest >= MAX_AHEAD:
                     break
             else:
                 self._oldest, self._oldest_position = self._next_sequence, self._position
-            chunk = _InFlight(outgoing, index, offset, length, self._position, now)
+                self.rate.begin(now)
+            delivered, delivered_at = self.rate.delivered, self.rate.delivered_at
+            chunk = _InFlight(outgoing, index, offset, length, self._position, now, delivered, delivered_at)
             self._in_flight[self._next_sequence] = chunk
             payloads.append(self._payload(self._next_sequence, chunk))
             self.in_flight_bytes += length
@@ -121,10 +138,10 @@ class Sender:
                 self._queue.popleft()
                 self._queued_index = 0
         if payloads and self._retry_at is None:
-            self._retry_at = now + self._retry_s
+            self._retry_at = now + self._patience_s()
         return payloads
 
-    def acknowledge(self, ack: Ack, now: float) -> list[Payload]:
+    def acknowledge(self, ack: Ack, now: float) -> list[Publish]:
         """Take chunks out of flight; returns those that the ack names as missing, each at most once a round trip."""
         oldest = self._oldest if self._in_flight else self._next_sequence
         missing = {
@@ -134,6 +151,7 @@ class Sender:
             if sequence in self._in_flight
         }
         newest: _InFlight | None = None
+        before = self.in_flight_bytes
         for sequence in range(oldest, min(ack.highest, self._next_sequence)):
             if sequence not in missing and (chunk := self._in_flight.pop(sequence, None)) is not None:
                 self.in_flight_bytes -= chunk.length
@@ -142,22 +160,22 @@ class Sender:
             if self._in_flight:
                 self._oldest = next(iter(self._in_flight))
                 self._oldest_position = self._in_flight[self._oldest].position
-            if not newest.resent:  # the older ones may have waited for the acknowledgement
-                self._observe(now - newest.sent_at)
+            self._observe(newest, before - self.in_flight_bytes, now)
             self._retry_s = max(FIRST_RETRY_S, min(MAX_RETRY_S, 4 * (self._smoothed_s or 0.0)))
-            self._retry_at = now + self._retry_s if self._in_flight else None
+            self._retry_at = now + self._patience_s() if self._in_flight else None
         patience = min(FIRST_RETRY_S if self._smoothed_s is None else self._smoothed_s, FIRST_RETRY_S)
         again = [s for s in sorted(missing) if now - self._in_flight[s].sent_at >= patience]
         return [self._resend(sequence, now) for sequence in again]
 
-    def retry(self, now: float) -> list[Payload]:
+    def retry(self, now: float) -> list[Publish]:
         """No ack came in time: the oldest quarter of the window again, and twice the patience for the next time."""
         if self._retry_at is None or now < self._retry_at:
             return []
         self._retry_s = min(MAX_RETRY_S, 2 * self._retry_s)
-        self._retry_at = now + self._retry_s
-        payloads: list[Payload] = []
-        room = self._window // 4
+        self._retry_at = now + self._patience_s()
+        self.rate.unanswered()
+        payloads: list[Publish] = []
+        room = self.rate.window // 4
         for sequence in list(self._in_flight):
             room -= self._in_flight[sequence].length
             if payloads and room < 0:
@@ -165,21 +183,32 @@ class Sender:
             payloads.append(self._resend(sequence, now))
         return payloads
 
-    def _observe(self, seconds: float) -> None:
+    def _patience_s(self) -> float:
+        """What is in flight gets the time that it takes at the link's rate, and half as much again."""
+        return max(self._retry_s, min(MAX_RETRY_S, 1.5 * self.rate.seconds_for(self.in_flight_bytes)))
+
+    def _observe(self, newest: _InFlight, nbytes: int, now: float) -> None:
+        """`nbytes` have been acknowledged, `newest` the last of them; older ones may have waited for that."""
+        if newest.resent:
+            self.rate.count(nbytes, now)
+            return
+        seconds = now - newest.sent_at
+        limited = bool(self._queue)
+        self.rate.acknowledged(nbytes, newest.sent_at, newest.delivered, newest.delivered_at, now, limited)
         self._smoothed_s = seconds if self._smoothed_s is None else 0.8 * self._smoothed_s + 0.2 * seconds
 
-    def _resend(self, sequence: int, now: float) -> Payload:
+    def _resend(self, sequence: int, now: float) -> Publish:
         chunk = self._in_flight[sequence]
         chunk.sent_at = now
         chunk.resent = True
         return self._payload(sequence, chunk)
 
-    def _payload(self, sequence: int, chunk: _InFlight) -> Payload:
+    def _payload(self, sequence: int, chunk: _InFlight) -> Publish:
         outgoing, index, offset, length = chunk.outgoing, chunk.index, chunk.offset, chunk.length
         number, total, size = outgoing.number, outgoing.total, outgoing.size
         header = ChunkHeader(self._boot, self._term, self.session, sequence, number, index, total, offset, size, length)
         body = outgoing.buffers if total == 1 else _cut(outgoing.buffers, offset, length)
-        return Payload(encode_chunk(header, body), outgoing.label if index == 0 else ())
+        return Publish(self._topic, encode_chunk(header, body), properties=outgoing.label if index == 0 else ())
 
 
 def _cut(buffers: Sequence[Buffer], offset: int, length: int) -> list[memoryview]:

@@ -4,11 +4,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from mpsl.machines.jobs import Job
 from mpsl.messages import Slice
-from mpsl.pieces import Content
+from mpsl.publish import Publish as Publish  # noqa: PLC0414
 
 
 @dataclass(frozen=True)
@@ -23,20 +22,6 @@ class Unsubscribe:
     """Leave these filters."""
 
     filters: tuple[str, ...]
-
-
-class Publish(Struct, frozen=True, gc=False):
-    """Publish once; JSON goes at QoS 1, binary at QoS 0 under the link's own acknowledgements."""
-
-    topic: str
-    payload: Content
-    qos: Literal[0, 1] = 0
-    retain: bool = False
-    properties: tuple[tuple[str, str], ...] = ()
-
-    def joined(self) -> "Publish":
-        """The same with a payload of its own, which no one changes any more."""
-        return self if isinstance(self.payload, bytes) else replace(self, payload=bytes(self.payload))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def command(boot: str, question: LinkQuestion) -> dict[str, Any]:
 
 def limits_of(chunk_bytes: int) -> Limits:
     """Of the link on which is measured, at either end."""
-    return Limits(chunk_bytes, message=MAX_BYTES)
+    return Limits(chunk_bytes, message=MAX_BYTES, paced=False)
 
 
 class LinkCheck:

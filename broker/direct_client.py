@@ -1,0 +1,119 @@
+"""The MQTT client at the price of bytes: publishes at QoS 0 pass paho by, over a socket that we open and drive.
+
+paho copies a packet three times when it reads it and once each time that it writes, one packet in a turn of the event
+loop; our packets are a megabyte. Of paho's inner parts one step is replaced, `_create_socket`, and only in the releases
+with which that was verified (`broker.paho_steps`).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from paho.mqtt import client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.exception import MalformedPacket
+
+from broker.address import BrokerAddress
+from broker.dialing import SocketAddress, dial, secure
+from broker.mqtt_client import ANSWER_S, GOODBYE_S, TICK_S, MqttClient
+from broker.packet_socket import PacketSocket
+from broker.publish_packet import publish_packet
+from mpsl.errors import BrokerError
+from mpsl.publish import Publish
+
+_PINGRESP = b"\xd0\x00"
+
+
+class _Paho(paho.Client):
+    """Takes a socket that is open already."""
+
+    opened: Any = None
+
+    def _create_socket(self) -> Any:
+        return self.opened
+
+
+class DirectClient(MqttClient):
+    """As its base, faster; what paho sends overtakes publishes at QoS 0 that wait."""
+
+    _socket: PacketSocket | None = None
+    _heard_bytes = 0
+
+    def _paho_client(self, client_id: str) -> paho.Client:
+        return _Paho(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            clean_session=None if self.is_v5 else True,
+            protocol=paho.MQTTv5 if self.is_v5 else paho.MQTTv311,
+            reconnect_on_failure=False,
+        )
+
+    def _register(self, address: BrokerAddress) -> None:
+        # paho writes when it is told to: all it has goes to a socket that takes everything.
+        self._paho.on_socket_register_write = self._on_socket_register_write
+        self._context = address.context()
+
+    async def _open(self, addresses: Sequence[SocketAddress], patience_s: float) -> None:
+        raw, self.reached = await dial(addresses)
+        self.taken = True
+        if self._context is not None:
+            raw = await secure(raw, self._context, self._address.host)
+        self._socket = PacketSocket(
+            raw, self.is_v5, self._arrivals.put_nowait, lambda: self._guarded(self._paho.loop_read)
+        )
+        assert isinstance(self._paho, _Paho)
+        self._paho.opened = self._socket
+        self._connect_async(self._address.host)
+        self._paho.reconnect()
+
+    def _on_socket_register_write(self, *_: Any) -> None:
+        self._loop.call_soon(self._guarded, self._paho.loop_write)
+
+    async def publish_together(self, publishes: Sequence[Publish]) -> None:
+        """As its base; several publishes that fit go out in one call of the system."""
+        self._check_open()
+        assert self._socket is not None
+        self._socket.put([publish_packet(publish, self.is_v5) for publish in publishes])
+        try:
+            await self._socket.drained(ANSWER_S)
+        except TimeoutError:
+            raise BrokerError(f"the broker has taken nothing for {ANSWER_S:g} s") from None
+        if self._socket.error is not None:
+            raise BrokerError(self._lost or self._cause())
+
+    async def arrived(self) -> Any:
+        """As its base."""
+        return self._arrivals.get_nowait() if self._arrivals.qsize() > 1 else await super().arrived()
+
+    def abort(self) -> None:
+        """As its base."""
+        super().abort()
+        if self._socket is not None:
+            self._socket.abort()
+
+    async def _gone(self) -> None:
+        assert self._socket is not None
+        await self._socket.closed(GOODBYE_S)
+
+    def _cause(self) -> str:
+        error = self._socket.error if self._socket is not None else None
+        if isinstance(error, MalformedPacket):
+            return f"the other end sent what is no MQTT: {error}"
+        if isinstance(error, OSError) and not self._leaving:
+            return f"the connection was lost: {error.strerror or error or type(error).__name__}"
+        return super()._cause()
+
+    def _failure(self, reason: str) -> Exception:
+        error = self._socket.error if self._socket is not None else None
+        return error if isinstance(error, OSError) else super()._failure(reason)
+
+    async def _tick(self) -> None:
+        """paho does not see what passes it by: that bytes have come is told to it as the answer to a ping."""
+        while self._lost is None:
+            await asyncio.sleep(TICK_S)
+            socket = self._socket
+            if socket is not None and socket.received_bytes != self._heard_bytes and self._lost is None:
+                self._heard_bytes = socket.received_bytes
+                socket.feed(_PINGRESP)
+            if self._lost is None:
+                self._guarded(self._paho.loop_misc)

@@ -1,0 +1,96 @@
+"""What the rest of the system sees of a connection to the broker, and the one that is real.
+
+An emulated slow link (`broker.slow_connection`) looks the same. It must never know what a message means.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from broker.mqtt_client import MqttClient
+from broker.publish_packet import Arrived
+from broker.refusals import Refused
+from broker.user_properties import UserProperties
+from mpsl.publish import Publish
+
+FRAME_BYTES = 16
+"""Bytes that MQTT frames a publish with, besides topic, properties and payload: an upper bound."""
+
+
+class Connection(Protocol):
+    """An open connection. Every method raises BrokerError once it is lost."""
+
+    @property
+    def max_packet(self) -> int | None:
+        """The broker's Maximum Packet Size in bytes; None where it names none."""
+
+    async def publish(self, publish: Publish) -> None:
+        """Send one; returns once the broker (QoS 1) or the socket (QoS 0) has it.
+
+        Raises Refused where it is larger than the broker takes, PublishRefused where the broker refuses it (QoS 1).
+        """
+
+    async def publish_together(self, publishes: Sequence[Publish]) -> None:
+        """Send several at QoS 0, in order, at the price of one; raises as `publish` does, before the first is sent."""
+
+    async def subscribe(self, filters: tuple[str, ...]) -> None:
+        """Subscribe at QoS 1 and wait for the grant; raises Refused where one is refused."""
+
+    async def unsubscribe(self, filters: tuple[str, ...]) -> None:
+        """Leave filters."""
+
+    def messages(self) -> AsyncIterator[Arrived]:
+        """Whatever arrives; raises BrokerError when the connection is lost."""
+
+
+class MqttConnection:
+    """The real connection."""
+
+    def __init__(self, client: MqttClient) -> None:
+        self._client = client
+
+    @property
+    def max_packet(self) -> int | None:
+        """See Connection."""
+        return self._client.max_packet
+
+    async def publish(self, publish: Publish) -> None:
+        """See Connection."""
+        if publish.qos == 0:
+            await self.publish_together((publish,))
+        else:
+            self._check_size(publish)
+            await self._client.publish(publish)
+
+    async def publish_together(self, publishes: Sequence[Publish]) -> None:
+        """See Connection."""
+        if self.max_packet is not None:
+            for publish in publishes:
+                self._check_size(publish)
+        await self._client.publish_together(publishes)
+
+    def _check_size(self, publish: Publish) -> None:
+        """A publish that is too large ends the connection; paho would send one at QoS 1 again and again."""
+        if self.max_packet is not None and (size := wire_bytes(publish, self._client.is_v5)) > self.max_packet:
+            raise Refused(
+                f"{publish.topic}: a publish of {size:,} bytes, and the broker takes at most {self.max_packet:,} "
+                "(its Maximum Packet Size): make chunk_bytes smaller, or raise its limit (mosquitto: max_packet_size)"
+            )
+
+    async def subscribe(self, filters: tuple[str, ...]) -> None:
+        """See Connection."""
+        await self._client.subscribe(filters)
+
+    async def unsubscribe(self, filters: tuple[str, ...]) -> None:
+        """See Connection."""
+        await self._client.unsubscribe(filters)
+
+    async def messages(self) -> AsyncIterator[Arrived]:
+        """See Connection."""
+        while True:
+            yield await self._client.arrived()
+
+
+def wire_bytes(publish: Publish, is_v5: bool) -> int:
+    """What a publish weighs on the link; an upper bound."""
+    properties = UserProperties(publish.properties).packed if is_v5 else b"\0"
+    return len(publish.payload) + len(publish.topic.encode()) + len(properties) + FRAME_BYTES
