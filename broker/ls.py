@@ -1,4 +1,8 @@
-"""`mpsl ls`: who is online, in which role and run, since when; and which runs go on."""
+"""`mpsl ls`: shows who is online, in which role and run, since when, and which runs are going on.
+
+What it shows was written by others: values of an unexpected type are left out, control characters are escaped, and the
+JSON is strict.
+"""
 
 import asyncio
 import contextlib
@@ -11,7 +15,7 @@ from typing import Any
 import click
 
 from broker.options import Network, network_options
-from broker.tap import printable
+from broker.tap import printable, printing
 from broker.watch import watching
 from mpsl.machines.census import Census, Presence, natural
 from mpsl.machines.machine import from_json
@@ -23,6 +27,8 @@ RETAINED_S = 0.5
 """What the broker keeps has arrived by then."""
 LISTEN_S = TELEMETRY_S + RETAINED_S
 """Who is alive has said so by then."""
+MAX_NUMBER = 1e300
+"""Numbers beyond are no counts and no losses of ours, and cannot be formatted."""
 BRANCHES: tuple[Branch, ...] = ("dev", "node")
 
 Row = dict[str, Any]
@@ -35,14 +41,12 @@ def ls(*, network: Network) -> None:
     roll = Roll(network.topics)
     asyncio.run(_listen(network, roll))
     found = roll.call()
-    if network.as_json:
-        print(json.dumps(found))
-    else:
-        print("\n".join(map(printable, table(found))))
+    with printing():
+        print(json.dumps(found, allow_nan=False) if network.as_json else "\n".join(table(found)))
 
 
 async def _listen(network: Network, roll: "Roll") -> None:
-    """Hear everyone out; ends as soon as all who are said to be online have been heard."""
+    """Listen until everyone who is said to be online has been heard, or for LISTEN_S."""
     topics = network.topics
     filters = [topics.participant(branch, "+", leaf) for branch in BRANCHES for leaf in ("status", "info", "tele")]
     async with watching(network, "ls", (*filters, topics.run("+", "state"))) as connection:
@@ -57,7 +61,7 @@ async def _listen(network: Network, roll: "Roll") -> None:
 
 
 class Roll:
-    """Everyone of one net and every run, from their JSON topics; times in seconds since 1970."""
+    """Everyone on one net, and every run, as their JSON topics tell; times in seconds since 1970."""
 
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
@@ -66,7 +70,7 @@ class Roll:
         self._runs: dict[str, Row] = {}
 
     def note(self, topic: str, payload: Buffer, now: float) -> None:
-        """Take a message in; what is malformed says nothing."""
+        """Take in a message; a malformed one is ignored."""
         match self._topics.parse(topic):
             case ParticipantTopic(branch, id) as named:
                 if self._census.note(named, payload, now) is not None:
@@ -84,7 +88,7 @@ class Roll:
         return all(presence.heard_at is not None for presence in self._presences() if presence.online)
 
     def call(self) -> dict[str, list[Row]]:
-        """Everything that is known, by branch, in natural order of the ids."""
+        """Everything known, by branch, in natural order of the ids; strict JSON."""
         rows = {branch: [_row(p) for p in self._presences() if p.branch == branch and p.status] for branch in BRANCHES}
         runs = [_run(run, self._runs[run]) for run in sorted(self._runs)]
         return {"devices": rows["dev"], "nodes": rows["node"], "runs": runs}
@@ -95,21 +99,21 @@ class Roll:
 
 
 def _row(presence: Presence) -> Row:
-    """`silent`: its status says online, its telemetry does not come."""
+    """One participant. `silent` means that its status says online and no telemetry comes."""
     heard = presence.heard_at if presence.online else None
     state = presence.status["state"]
     uptime = presence.telemetry.get("uptime_s")
     described = presence.info if presence.online and presence.info.get("boot") == presence.boot else {}
     return {
         "id": presence.id,
-        "role": presence.status.get("role"),
-        "state": "silent" if presence.online and heard is None else state,
-        "run": described.get("run"),
+        "role": _plain(presence.status.get("role")),
+        "state": "silent" if presence.online and heard is None else _plain(state),
+        "run": _plain(described.get("run")),
         "since": _when(heard - uptime) if heard and isinstance(uptime, int | float) and 0 <= uptime <= heard else None,
         "last_seen": _when(heard),
-        "doing": presence.telemetry.get("state") if heard is not None else None,
-        "version": presence.status.get("version"),
-        "protocol": presence.status.get("protocol"),
+        "doing": _plain(presence.telemetry.get("state")) if heard is not None else None,
+        "version": _plain(presence.status.get("version")),
+        "protocol": _plain(presence.status.get("protocol")),
         "boot": presence.boot,
     }
 
@@ -117,9 +121,18 @@ def _row(presence: Presence) -> Row:
 def _run(run: str, content: Row) -> Row:
     """`state` is `lost` where the broker has published the orchestrator's last will."""
     return {"run": run} | {
-        key: content.get(key)
+        key: _plain(content.get(key))
         for key in ("state", "round", "rounds", "batches", "batches_in_round", "loss", "accuracy", "waiting_for")
     }
+
+
+def _plain(value: object) -> object:
+    """A text, a finite number, a truth value or a list of texts, as it is; None for anything else."""
+    if isinstance(value, list):
+        return [each for each in value if isinstance(each, str)]
+    if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
+        return None
+    return value if isinstance(value, str | int | float) else None
 
 
 def _when(at: float | None) -> str | None:
@@ -127,7 +140,7 @@ def _when(at: float | None) -> str | None:
 
 
 def table(found: dict[str, list[Row]]) -> list[str]:
-    """The lines that a person reads; times in their own zone."""
+    """The lines that a person reads; times in the local zone."""
     header = ("ROLE", "ID", "STATE", "RUN", "SINCE", "LAST SEEN", "VERSION", "DOING")
     cells = [header] + [
         (
@@ -156,7 +169,7 @@ def table(found: dict[str, list[Row]]) -> list[str]:
 
 
 def _aligned(rows: Sequence[tuple[object, ...]]) -> list[str]:
-    texts = [["-" if cell is None else str(cell)[:40] for cell in row] for row in rows]
+    texts = [["-" if cell is None else printable(str(cell))[:40] for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in texts]
 

@@ -1,17 +1,22 @@
-"""`mpsl tap`: watches everything that goes over the topics of a net, one line a message."""
+"""`mpsl tap`: prints every message on the topics of a net, one line each.
+
+Garbage must not stop it: whatever arrives is summarised, and what a terminal would obey is escaped.
+"""
 
 import asyncio
+import contextlib
 import io
 import json
 import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 
 import click
 
+from broker.message_summary import MessageSummary, Watcher
 from broker.options import Network, network_options
-from broker.sighting import Sighting, Watcher
 from broker.watch import watching
 from mpsl.errors import BrokerError
 
@@ -20,13 +25,20 @@ from mpsl.errors import BrokerError
 @network_options
 def tap(*, network: Network) -> None:
     """Show every message: one line each, tensor headers decoded, no bodies. With --json one object a line."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names in an alphabet that this terminal does not have
-    try:
+    with printing():
         asyncio.run(_until_stopped(network))
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Stdout takes any text, whatever its encoding, and a reader that goes away ends the block without an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read us has had enough; what is still buffered must not raise again when Python ends.
+        # What is still buffered must not raise again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -55,7 +67,7 @@ async def _watch(network: Network) -> None:
                 log("warning", "disconnected", {"reason": str(error)})
 
 
-def json_line(at: float, topic: str, size: int, seen: Sighting) -> str:
+def json_line(at: float, topic: str, size: int, seen: MessageSummary) -> str:
     """One JSON object; `time` in seconds since 1970, `bytes` of the payload."""
     return json.dumps(
         {
@@ -74,7 +86,7 @@ def json_line(at: float, topic: str, size: int, seen: Sighting) -> str:
     )
 
 
-def text_line(at: float, topic: str, size: int, seen: Sighting) -> str:
+def text_line(at: float, topic: str, size: int, seen: MessageSummary) -> str:
     """Time, bytes, kind, from -> to, round.batch.micro, dtype and shape, what else is known; the topic last."""
     clock = time.strftime("%H:%M:%S", time.localtime(at)) + f".{int(at * 1000) % 1000:03}"
     way = f"{seen.src or '-'} -> {seen.dst or '-'}"
@@ -83,6 +95,6 @@ def text_line(at: float, topic: str, size: int, seen: Sighting) -> str:
     return f"{clock} {size:>8} {seen.kind:<10} {way:<18} {place:<9} {tensor:<22} {seen.note:<28} {topic}"
 
 
-def printable(line: str) -> str:
-    """The line without anything that a terminal would obey; topics and headers are written by others."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+def printable(text: str) -> str:
+    """The text with everything escaped that a terminal would obey: topics, headers and names are written by others."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -18,9 +18,11 @@ from oracle import oracle
 from safetensors.torch import load_file
 from test_exactness import SGD, setting_of
 
+from broker import connection, paho_steps
 from broker.address import BrokerAddress, parse_broker
 from broker.connection import connect
 from broker.engines.engine import BrokerProcess
+from broker.mqtt_client import MqttClient
 from mpsl import wire
 from mpsl.link import chunk
 from mpsl.messages import Counters
@@ -62,6 +64,20 @@ def test_mqtt_311(mosquitto: BrokerProcess, tmp_path: Path) -> None:
 def test_mqtt_311_over_the_embedded_broker(tmp_path: Path) -> None:
     with serving("embedded", protocol="3.1.1") as process:
         check_exact(parse_broker(process.url, version="3.1.1"), tmp_path)
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_a_release_of_paho_that_nobody_has_verified(
+    mosquitto: BrokerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: Any
+) -> None:
+    """The client then keeps to public calls: slower, and as exact."""
+    monkeypatch.setattr(paho_steps, "VERIFIED", {"0.0": "another"})
+    connection.client_class.cache_clear()
+    try:
+        check_exact(parse_broker(mosquitto.url, version=version), tmp_path)
+        assert connection.client_class() is MqttClient
+    finally:
+        connection.client_class.cache_clear()
 
 
 def test_tls_with_a_password_and_access_rules(secure_mosquitto: SecureBroker, tmp_path: Path) -> None:

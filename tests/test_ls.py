@@ -93,7 +93,7 @@ def test_what_is_malformed_says_nothing(payload: bytes) -> None:
     roll.note(TOPICS.run("a", "state"), payload, NOON)
     roll.note("elsewhere", payload, NOON)
     assert roll.call()["devices"] == roll.call()["nodes"] == []
-    assert all(printable(line).isprintable() or not line for line in table(roll.call()))
+    assert all(line.isprintable() for line in table(roll.call()))
 
 
 def test_odd_numbers_do_not_stop_it() -> None:
@@ -103,6 +103,36 @@ def test_odd_numbers_do_not_stop_it() -> None:
         tell(roll, "dev", "dev-1", "tele", {"boot": "b1", "uptime_s": uptime})
         assert roll.call()["devices"][0]["since"] is None
         assert table(roll.call())
+
+
+GARBAGE: list[Any] = [
+    float("nan"), float("inf"), -1e308, 10**400, "\x1b[31mred\x07\n", "\ud800", "x" * 10_000, [], {}, [[]] * 3, True,
+    {"a": {"b": [float("nan")]}}, ["\x1b[2J", 5, None], None,
+]  # fmt: skip
+
+
+def test_foreign_values_of_any_kind_are_shown_without_harm() -> None:
+    """In any field: the table holds nothing that a terminal obeys, and the JSON is strict."""
+    for number, value in enumerate(GARBAGE):
+        roll = Roll(TOPICS)
+        named = dict.fromkeys(("role", "version", "protocol", "run", "round", "rounds", "batches"), value)
+        named |= dict.fromkeys(("batches_in_round", "loss", "accuracy", "waiting_for", "uptime_s"), value)
+        tell(roll, "dev", "dev-1", "status", status("online") | named)
+        for leaf in ("info", "tele"):
+            tell(roll, "dev", "dev-1", leaf, named | {"boot": "b1", "state": value})
+        roll.note(TOPICS.run("a-0a1b2c", "state"), json.dumps(named | {"state": value}).encode(), NOON)
+        found = roll.call()
+        assert json.loads(json.dumps(found, allow_nan=False)), number
+        for line in table(found):
+            assert line.isprintable(), (value, line)
+            assert len(line) < 400
+
+
+def test_control_characters_are_escaped_not_swallowed() -> None:
+    roll = Roll(TOPICS)
+    tell(roll, "dev", "dev-1", "status", status("online", role="\x1b[31mred"))
+    assert "\\x1b[31mred" in "\n".join(table(roll.call()))
+    assert printable("a\tb\u202e\ud800ü") == "a\\tb\\u202e\\ud800ü"
 
 
 # The command itself, over a real broker

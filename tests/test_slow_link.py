@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import secrets
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,10 @@ from broker.mqtt_connection import wire_bytes
 from broker.slow_link import LinkSpeed, OneWay, parse_link
 from broker.user_properties import UserProperties
 from mpsl.errors import UsageError
-from mpsl.machines.effects import Publish
+from mpsl.link.channel import Channel, Limits, Peer
+from mpsl.messages import Slice, Tensor
+from mpsl.publish import Publish
+from mpsl.topics import BinaryTopic, Topics
 
 MBIT8 = LinkSpeed(1e6, 0.02)
 
@@ -147,6 +151,62 @@ def test_a_slow_reader_gets_what_a_fast_sender_sends(mosquitto: BrokerProcess) -
     got, seconds = asyncio.run(asyncio.wait_for(exchange(), 30))
     assert got == list(range(20))
     assert seconds >= 20 * weight(Publish(topic, bytes(5000), 0)) / 500_000 + 0.03 - 1e-3
+
+
+def test_answers_to_json_wait_no_longer_than_the_window_behind_weights(mosquitto: BrokerProcess) -> None:
+    """A device behind 4 Mbit/s loads 3 MB, six seconds, and tells of itself meanwhile; 8 MiB of window would be all."""
+    topics = Topics(f"t-{secrets.token_hex(6)}")
+    ends = {id: Channel(topics, "run-1", id, f"boot-{id}", 1, Limits()) for id in ("node", "device")}
+    for id, other in (("node", "device"), ("device", "node")):
+        ends[id].set_peers({other: Peer(f"boot-{other}", other)})
+    data = memoryview(bytes(1_000_000))
+    waited: list[float] = []
+    complete = asyncio.Event()
+
+    async def carry(connection: Any, id: str, messages: list[Any]) -> None:
+        """Receive on the link's end `id`, answer, and send again what is due."""
+        loop = asyncio.get_running_loop()
+        async for topic, payload, *_ in connection.messages():
+            parsed = topics.parse(topic)
+            assert isinstance(parsed, BinaryTopic)
+            found, outbound = ends[id].receive(parsed, payload, loop.time())
+            messages += found
+            for each in outbound + ends[id].due(loop.time()):
+                await connection.publish(each)
+            if len(messages) == 3:
+                complete.set()
+
+    async def tell(connection: Any) -> None:
+        while True:
+            waited.append(connection.queued_s)
+            await connection.publish(Publish(topics.participant("dev", "device", "tele"), b"{}", 1))
+            await asyncio.sleep(0.1)
+
+    async def scenario() -> int:
+        loop = asyncio.get_running_loop()
+        received: list[Any] = []
+        async with (
+            connect(slow(mosquitto, "4mbit/20ms"), f"g-{topics.net}") as device,
+            connect(parse_broker(mosquitto.url), f"h-{topics.net}") as node,
+        ):
+            for connection, id in ((device, "device"), (node, "node")):
+                await connection.subscribe((topics.binary("run-1", id, "+", "+"),))
+            tasks = [asyncio.create_task(carry(device, "device", received)), asyncio.create_task(tell(device))]
+            tasks.append(asyncio.create_task(carry(node, "node", [])))
+            for number in range(3):
+                message = Slice("global", 1, 0, 1, number, 0, Tensor("raw", "uint8", (len(data),), (data,)))
+                for each in ends["node"].send("device", message, loop.time()):
+                    await node.publish(each)
+            done = asyncio.create_task(complete.wait())
+            await asyncio.wait([done, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return len(received)
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 60)) == 3
+    assert len(waited) >= 4, "it tells of itself while it loads"
+    assert 0 < max(waited) <= 3.0
 
 
 def test_a_goodbye_does_not_overtake_what_is_on_its_way(mosquitto: BrokerProcess) -> None:

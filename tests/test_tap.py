@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from broker.address import parse_broker
 from broker.connection import Connection, connect
 from broker.engines.engine import BrokerProcess
-from broker.sighting import Watcher
+from broker.message_summary import Watcher
 from broker.tap import json_line, printable, text_line
 from mpsl import PROTOCOL, wire
 from mpsl.link.chunk import Ack, ChunkHeader, encode_ack, encode_chunk
@@ -128,9 +128,9 @@ def test_no_bytes_stop_it(payload: bytes, topic: str) -> None:
     whole = chunks(Activation(TICKET, tensor(2)))[0]
     watcher = Watcher(TOPICS)
     for bytes_ in (payload, whole[:12] + payload, whole[: 72 - len(payload) % 60] + payload):
-        sighting = watcher.see(topic, bytes_)
-        assert list(json.loads(json_line(0.0, topic, len(bytes_), sighting))) == KEYS
-        assert printable(text_line(0.0, topic, len(bytes_), sighting)).isprintable()
+        summary = watcher.see(topic, bytes_)
+        assert list(json.loads(json_line(0.0, topic, len(bytes_), summary))) == KEYS
+        assert printable(text_line(0.0, topic, len(bytes_), summary)).isprintable()
 
 
 # The command itself, over a real broker

@@ -1,6 +1,6 @@
-"""What someone who watches the topics sees of one message: its name and its headers, never its body.
+"""Summarises one message for whoever watches the topics: its kind and its headers, never its body.
 
-Total: whatever bytes arrive on whatever topic, there is a sighting; what is none of ours is of the kind `foreign`.
+Every message gets a summary, whatever bytes arrive on whatever topic; what is not ours is of kind `foreign`.
 """
 
 from collections import OrderedDict
@@ -22,8 +22,8 @@ REMEMBERED = 4096
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """One message as it went by; None where it is not known. `note` is more for people."""
+class MessageSummary:
+    """One message as it went by; a field that is not known is None. `note` is further text for people."""
 
     kind: str
     src: str | None = None
@@ -37,14 +37,14 @@ class Sighting:
 
 
 class Watcher:
-    """Names the messages of one net."""
+    """Summarises the messages of one net."""
 
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
-        self._first_chunks: OrderedDict[tuple[object, ...], Sighting] = OrderedDict()
+        self._first_chunks: OrderedDict[tuple[object, ...], MessageSummary] = OrderedDict()
 
-    def see(self, topic: str, payload: Buffer) -> Sighting:
-        """What this message is."""
+    def see(self, topic: str, payload: Buffer) -> MessageSummary:
+        """The summary of this message; never raises."""
         match self._topics.parse(topic):
             case BinaryTopic() as binary:
                 return self._binary(binary, payload)
@@ -53,10 +53,10 @@ class Watcher:
                 return _json(leaf, src, dst, payload)
             case RunTopic(_, leaf):
                 return _json(leaf, ORCHESTRATOR, None, payload)
-        return Sighting(FOREIGN, note="no topic of ours")
+        return MessageSummary(FOREIGN, note="no topic of ours")
 
-    def _binary(self, topic: BinaryTopic, payload: Buffer) -> Sighting:
-        blank = Sighting(FOREIGN, topic.source, topic.to)
+    def _binary(self, topic: BinaryTopic, payload: Buffer) -> MessageSummary:
+        blank = MessageSummary(FOREIGN, topic.source, topic.to)
         try:
             decoded = chunk.decode(payload)
             if isinstance(decoded, chunk.Ack):
@@ -77,28 +77,25 @@ class Watcher:
             self._remember(key, found)
         return replace(found, note=f"{found.note} chunk {header.index + 1} of {header.total}".strip())
 
-    def _remember(self, key: tuple[object, ...], sighting: Sighting) -> None:
-        self._first_chunks[key] = sighting
+    def _remember(self, key: tuple[object, ...], summary: MessageSummary) -> None:
+        self._first_chunks[key] = summary
         if len(self._first_chunks) > REMEMBERED:
             self._first_chunks.popitem(last=False)
 
 
-def _json(leaf: str, src: str, dst: str | None, payload: Buffer) -> Sighting:
+def _json(leaf: str, src: str, dst: str | None, payload: Buffer) -> MessageSummary:
     if not payload:
-        return Sighting(leaf, src, dst, note="cleared")
-    try:
-        content = from_json(payload)
-    except RecursionError:  # a thousand brackets, one in the other
-        content = None
+        return MessageSummary(leaf, src, dst, note="cleared")
+    content = from_json(payload)
     if content is None:
-        return Sighting(FOREIGN, src, dst, note="no JSON object")
+        return MessageSummary(FOREIGN, src, dst, note="no JSON object")
     state = content.get("state")
     note = state if isinstance(state, str) else ""
-    return Sighting(leaf, src, dst, _count(content.get("round")), _count(content.get("batch")), note=note[:40])
+    return MessageSummary(leaf, src, dst, _count(content.get("round")), _count(content.get("batch")), note=note[:40])
 
 
-def _first(blank: Sighting, header: dict[str, Any]) -> Sighting:
-    """The sighting of a message from its header; raises WireError where it is none of ours."""
+def _first(blank: MessageSummary, header: dict[str, Any]) -> MessageSummary:
+    """The summary of a message from its header; raises WireError where it is none of ours."""
     kind, fields, tensor = header.get("k"), header.get("f"), header.get("t")
     if not isinstance(kind, str) or kind not in KINDS or not isinstance(fields, dict):
         raise WireError("no kind of message that is known")
