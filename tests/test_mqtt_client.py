@@ -141,6 +141,7 @@ def test_publishes_leave_as_paho_would_send_them(sizes: list[int], retain: bool,
             1, f"mpsl/v1/{number}".encode(), payload, 0, retain, False, paho.MQTTMessageInfo(1), properties
         )
         expected += bytes(theirs._out_packet.pop()["packet"])
+    theirs._sock = None
 
     async def run(wire: Wire) -> None:
         received = bytearray()
