@@ -1,4 +1,4 @@
-"""Where the broker is and how to talk to it: parsed from the URL and options that every command takes."""
+"""The broker's address and how to talk to it, parsed from the URL and options that every command takes."""
 
 import os
 import ssl
@@ -16,7 +16,7 @@ MqttVersion = Literal["5", "3.1.1"]
 
 @dataclass(frozen=True)
 class BrokerAddress:
-    """A broker: host, port, TLS or not, who we are there, and which MQTT version we speak."""
+    """A broker: host, port, TLS or not, our user there, and the MQTT version to speak."""
 
     host: str
     port: int
@@ -28,17 +28,17 @@ class BrokerAddress:
     key: str | None = None
     version: MqttVersion = "5"
     link: LinkSpeed | None = None
-    """Emulate a link of this speed to it; None: take it as it is."""
+    """Emulate a link of this speed to it; None: use the real one."""
 
     @property
     def shown(self) -> str:
-        """For people and logs; never the password."""
+        """For people and logs; never contains the password."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
 
     @property
     def options(self) -> list[str]:
-        """The options of a command that shall talk to it too; a password goes by $MPSL_PASSWORD_FILE."""
+        """Options that make another command talk to the same broker; the password is passed in $MPSL_PASSWORD_FILE."""
         user = "" if self.user is None else f"{quote(self.user, safe='')}@"
         found = ["--broker", self.shown.replace("://", f"://{user}", 1), "--mqtt", self.version]
         for option, file in (("--ca", self.ca), ("--cert", self.cert), ("--key", self.key)):

@@ -1,4 +1,4 @@
-"""What a process says of the machine that it runs on, and where it keeps what it has measured there."""
+"""Describes the machine that a process runs on, and names the folder for measurements made there."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from typing import Any
 def machine_info(threads: int, kernel: Path = Path("/proc/sys/kernel/random/boot_id")) -> dict[str, Any]:
     """For `info`: hardware (the same on machines of a kind), host (the same where cores are shared), cores, threads."""
     try:
-        # All containers of a machine have it in common, and no two machines, as host names may.
+        # Shared by all containers of a machine, and unlike a host name never by two machines.
         host = kernel.read_text().strip()[:13]
     except OSError:
         host = socket.gethostname()
@@ -19,13 +19,13 @@ def machine_info(threads: int, kernel: Path = Path("/proc/sys/kernel/random/boot
 
 
 def usable_cores() -> int:
-    """The cores that this process may compute on: fewer than the machine's where it is held to some of them."""
-    # Only Linux can hold a process to some.
+    """The cores that this process may use; fewer than the machine has if its affinity is restricted."""
+    # Only Linux has affinity masks.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cache_directory() -> Path:
-    """Where times are kept from run to run: $XDG_CACHE_HOME/mpsl/profiles, ~/.cache without it."""
+    """The folder that keeps measured times between runs: $XDG_CACHE_HOME/mpsl/profiles, by default under ~/.cache."""
     home = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "mpsl" / "profiles"
 

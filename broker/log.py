@@ -1,4 +1,4 @@
-"""Logs as key=value, one line an event, on stderr; each fact once."""
+"""Writes logs to stderr as key=value, one line per event."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ _ORDER = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 
 
 def stderr_logger(least: str = "info", **always: object) -> Logger:
-    """A logger of events of at least this level; `always` is added to every line (the role, the id)."""
+    """A logger for events of at least level `least`; `always` is added to every line (the role, the id)."""
 
     def log(level: str, event: str, facts: Mapping[str, object]) -> None:
         if _ORDER[level] >= _ORDER[least]:

@@ -38,14 +38,14 @@ Row = dict[str, Any]
 @network_options
 def ls(*, network: Network) -> None:
     """Show devices, nodes and runs, as they are now. Takes up to 2.5 s: who is alive says so every 2 s."""
-    roll = Roll(network.topics)
-    asyncio.run(_listen(network, roll))
-    found = roll.call()
+    listing = Listing(network.topics)
+    asyncio.run(_listen(network, listing))
+    found = listing.rows()
     with printing():
         print(json.dumps(found, allow_nan=False) if network.as_json else "\n".join(table(found)))
 
 
-async def _listen(network: Network, roll: "Roll") -> None:
+async def _listen(network: Network, listing: "Listing") -> None:
     """Listen until everyone who is said to be online has been heard, or for LISTEN_S."""
     topics = network.topics
     filters = [topics.participant(branch, "+", leaf) for branch in BRANCHES for leaf in ("status", "info", "tele")]
@@ -55,12 +55,12 @@ async def _listen(network: Network, roll: "Roll") -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LISTEN_S):
                 async for topic, payload, *_ in connection.messages():
-                    roll.note(topic, payload, time.time())
-                    if clock() - begun >= RETAINED_S and roll.complete:
+                    listing.note(topic, payload, time.time())
+                    if clock() - begun >= RETAINED_S and listing.complete:
                         return
 
 
-class Roll:
+class Listing:
     """Everyone on one net, and every run, as their JSON topics tell; times in seconds since 1970."""
 
     def __init__(self, topics: Topics) -> None:
@@ -87,7 +87,7 @@ class Roll:
         """Whether all who are said to be online have been heard."""
         return all(presence.heard_at is not None for presence in self._presences() if presence.online)
 
-    def call(self) -> dict[str, list[Row]]:
+    def rows(self) -> dict[str, list[Row]]:
         """Everything known, by branch, in natural order of the ids; strict JSON."""
         rows = {branch: [_row(p) for p in self._presences() if p.branch == branch and p.status] for branch in BRANCHES}
         runs = [_run(run, self._runs[run]) for run in sorted(self._runs)]

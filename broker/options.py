@@ -1,4 +1,4 @@
-"""The options that every command shares that talks to a broker, and --config, which gives the same names in a file."""
+"""The options shared by all commands that talk to a broker, and --config, which reads the same names from a file."""
 
 import re
 import secrets
@@ -22,22 +22,22 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Network:
-    """Where a process lives: its broker, its net, and how much it says."""
+    """A process's broker, net, and verbosity."""
 
     address: BrokerAddress
     topics: Topics
     as_json: bool
     verbose: int
     named: bool = False
-    """Whether --broker names the broker; otherwise it is the default, and who can start one of their own does."""
+    """Whether --broker was given; if not, commands that can start a broker of their own do so."""
 
     def logger(self, **always: object) -> Logger:
-        """A logger at the level that -v asks for."""
+        """A logger at the level that -v sets."""
         return stderr_logger("debug" if self.verbose else "info", **always)
 
 
 def _read_config(context: click.Context, _: click.Parameter, value: Path | None) -> None:
-    """Values of the file become the defaults of the options of the same names."""
+    """Values in the file become the defaults of the options with the same names."""
     if value is None:
         return
     try:
@@ -97,5 +97,5 @@ def default_id() -> str:
 
 
 def new_boot() -> str:
-    """A process's random number: who it is among all processes that ever had its id."""
+    """A random number that tells a process from all others that ever had its id."""
     return secrets.token_hex(4)

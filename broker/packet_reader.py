@@ -1,7 +1,7 @@
-"""Cuts what a socket receives into MQTT packets, with few calls of the system and no copy that is large.
+"""Cuts what a socket receives into MQTT packets, with few system calls and without large copies.
 
-Small packets come many at a time through one buffer; what is still to come of a packet goes straight to where it stays.
-It knows the fixed header (section 2.1 of MQTT 5) and nothing else; a packet's memory must never be used for another.
+Small packets come many at a time through one buffer; the rest of a large packet is received straight into memory of its
+own. It knows the fixed header (section 2.1 of MQTT 5) and nothing else. It must never reuse a packet's memory.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ import numpy as np
 from paho.mqtt.exception import MalformedPacket
 
 AHEAD = 16 * 1024
-"""Bytes that are asked for before it is known how long the next packet is."""
+"""Bytes to read while the length of the next packet is not known."""
 MAX_HEADER = 5
-"""Bytes of a fixed header."""
+"""The largest fixed header, in bytes."""
 
 
 class Packet(NamedTuple):
@@ -24,9 +24,9 @@ class Packet(NamedTuple):
 
 
 class PacketReader:
-    """Of one connection. `receive` fills a part of the given memory, at least a byte, and says how much; 0 at the end.
+    """The packets of one connection. `receive` fills at least one byte of the given memory and returns how many.
 
-    It raises BlockingIOError where there is nothing for now; then `next` may be called again later.
+    It returns 0 at the end, and raises BlockingIOError when there is nothing to read; then call `next` again later.
     """
 
     def __init__(self, receive: Callable[[memoryview], int]) -> None:
@@ -38,7 +38,7 @@ class PacketReader:
 
     @property
     def ahead(self) -> bool:
-        """Whether something has been received that the socket will not announce again."""
+        """Whether bytes have been received that the socket will not announce again."""
         return self._begin < self._end
 
     def next(self) -> Packet:
@@ -66,7 +66,7 @@ class PacketReader:
             self._end += self._received(self._buffer[self._end :])
 
     def _begun(self, header: int, at: int, size: int) -> Packet:
-        """What is there of it goes to memory of its own, which costs nothing before it is filled."""
+        """Copy what has arrived of it to memory of its own, which costs nothing until it is filled."""
         self._filled = min(size, self._end - at)
         self._begin = at + self._filled
         self._packet = Packet(header, np.empty(size, np.uint8).data)

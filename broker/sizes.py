@@ -1,4 +1,4 @@
-"""Sizes in bytes as people write them. Must know nothing of what is as large as that."""
+"""Parses sizes in bytes as people write them. It must never know what has that size."""
 
 import re
 

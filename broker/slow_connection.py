@@ -21,8 +21,8 @@ ANSWER_BYTES = 4
 
 
 @dataclass(frozen=True)
-class _OnItsWay:
-    """A publish that is at the broker's end at `at`; `answered` is set where someone waits for the broker's answer."""
+class _InTransit:
+    """A publish that reaches the broker at `at`; `answered` is set if someone waits for the broker's answer."""
 
     at: float
     publish: Publish
@@ -37,7 +37,7 @@ class SlowConnection:
         self._speed = speed
         self._is_v5 = is_v5
         self._up, self._down = OneWay(speed), OneWay(speed)
-        self._upload: asyncio.Queue[_OnItsWay] = asyncio.Queue()
+        self._upload: asyncio.Queue[_InTransit] = asyncio.Queue()
         self._download: asyncio.Queue[tuple[float, Arrived | BrokerError]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
 
@@ -58,7 +58,7 @@ class SlowConnection:
         """
         left_at = self._up.send(wire_bytes(publish, self._is_v5), self._loop.time())
         answered = self._loop.create_future() if publish.qos else None
-        self._upload.put_nowait(_OnItsWay(self._up.arrival(left_at), publish, answered))
+        self._upload.put_nowait(_InTransit(self._up.arrival(left_at), publish, answered))
         if answered is None:
             await self._until(left_at)
         else:
@@ -96,9 +96,9 @@ class SlowConnection:
         answers: set[asyncio.Task[None]] = set()
         try:
             while True:
-                on_its_way = await self._upload.get()
-                await self._until(on_its_way.at)
-                answer = asyncio.create_task(self._hand_over(on_its_way), name="slow-publish")
+                transit = await self._upload.get()
+                await self._until(transit.at)
+                answer = asyncio.create_task(self._hand_over(transit), name="slow-publish")
                 answers.add(answer)
                 answer.add_done_callback(answers.discard)
         finally:
@@ -118,10 +118,10 @@ class SlowConnection:
         """Wait until everything that was handed over is with the broker: a goodbye must not overtake it."""
         await self._upload.join()
 
-    async def _hand_over(self, on_its_way: _OnItsWay) -> None:
-        answered = on_its_way.answered
+    async def _hand_over(self, transit: _InTransit) -> None:
+        answered = transit.answered
         try:
-            await self._inner.publish(on_its_way.publish)
+            await self._inner.publish(transit.publish)
             if answered is not None and not answered.done():
                 answered.set_result(None)
         except BrokerError as error:

@@ -1,6 +1,6 @@
-"""A slow link, emulated: when a publish that is handed over now would arrive, by a token bucket for each direction.
+"""Emulates a slow link: computes when a publish that is sent now would arrive, with a token bucket per direction.
 
-Pure: it is told the time, in seconds, and never looks at a clock. Who waits until then is `broker.slow_connection`.
+Pure: it is told the time, in seconds, and never reads a clock. `broker.slow_connection` does the waiting.
 """
 
 import re
@@ -14,7 +14,7 @@ _FORM = re.compile(r"([0-9]+(?:\.[0-9]+)?)(kbit|mbit|gbit)/([0-9]+(?:\.[0-9]+)?)
 
 @dataclass(frozen=True)
 class LinkSpeed:
-    """Of either direction of a full-duplex link: bytes a second, and seconds from one end to the other."""
+    """Rate in bytes a second and one-way latency in seconds, the same in both directions of a full-duplex link."""
 
     bytes_per_s: float
     latency_s: float
@@ -39,10 +39,10 @@ def parse_link(text: str) -> LinkSpeed:
 
 
 class OneWay:
-    """One direction: a bucket that fills with `bytes_per_s` tokens a second and never holds any in reserve.
+    """One direction: a bucket that fills with `bytes_per_s` tokens a second and keeps none in reserve.
 
-    So what is handed over waits until everything before it has left, and then takes its own bytes' time; an idle line
-    saves nothing up.
+    So a publish waits until everything before it has left, and then takes the time of its own bytes. An idle line saves
+    nothing up.
     """
 
     def __init__(self, speed: LinkSpeed) -> None:
@@ -50,7 +50,7 @@ class OneWay:
         self._free_at = 0.0
 
     def send(self, nbytes: int, now: float) -> float:
-        """When the last of `nbytes` that are handed over at `now` has left; in order, whatever the caller does."""
+        """When the last of `nbytes`, sent at `now`, has left; publishes keep their order."""
         self._free_at = max(now, self._free_at) + nbytes / self._speed.bytes_per_s
         return self._free_at
 
@@ -59,5 +59,5 @@ class OneWay:
         return max(0.0, self._free_at - now)
 
     def arrival(self, left_at: float) -> float:
-        """When what left at that time is at the other end."""
+        """When bytes that left at that time reach the other end."""
         return left_at + self._speed.latency_s

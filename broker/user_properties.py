@@ -1,6 +1,6 @@
-"""User properties as paho sends them, at the price of bytes: we write many and read none.
+"""User properties of MQTT 5, packed with little work: we write many and read none.
 
-They mirror a message's header for whoever watches the topics; the payload has all that is needed to decode it.
+They repeat a message's header for whoever watches the topics; the payload has everything needed to decode it.
 """
 
 import functools
@@ -13,7 +13,7 @@ _USER_PROPERTY = 38
 
 
 class UserProperties:
-    """The properties of one publish, packed once; takes the place of paho's Properties when sending."""
+    """The properties of one publish, packed once; takes the place of paho's Properties."""
 
     def __init__(self, pairs: tuple[tuple[str, str], ...]) -> None:
         body = b"".join(map(_packed, pairs))
@@ -26,12 +26,12 @@ class UserProperties:
 
 @functools.lru_cache(4096)
 def variable(number: int) -> bytes:
-    """As a variable byte integer (section 1.5.5 of MQTT 5); publishes of a run are of few lengths."""
+    """A variable byte integer (section 1.5.5 of MQTT 5); cached, for the publishes of a run have few lengths."""
     return bytes(VariableByteIntegers.encode(number))  # type: ignore[no-untyped-call]
 
 
 @functools.lru_cache(4096)
 def _packed(pair: tuple[str, str]) -> bytes:
-    # Kinds, devices and small numbers: the same few over and over.
+    # Cached: kinds, devices and small numbers repeat all the time.
     key, value = (text.encode() for text in pair)
     return struct.pack("!BH", _USER_PROPERTY, len(key)) + key + struct.pack("!H", len(value)) + value

@@ -1,6 +1,6 @@
-"""A connection of someone who only looks: subscribed, and given up on when the broker is not there in time.
+"""Opens a read-only connection for `tap` and `ls`, and gives up when the broker does not answer in time.
 
-For `tap` and `ls`. It must never publish, and needs no more rights than to read.
+It must never publish, and needs no more rights than to read.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ PAUSE_S = 0.5
 
 @asynccontextmanager
 async def watching(network: Network, role: str, filters: tuple[str, ...]) -> AsyncIterator[Connection]:
-    """A connection that has been granted `filters`; raises BrokerError naming host, port and cause after 10 s."""
+    """A connection subscribed to `filters`; raises BrokerError naming host, port and cause after 10 s."""
     async with AsyncExitStack() as stack:
         yield await _connected(stack, network, role, filters)
 

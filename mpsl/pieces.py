@@ -1,8 +1,8 @@
-"""A payload as the buffers that make it up, joined only where somebody has to have them in one.
+"""A payload as the buffers that make it up, joined only where one contiguous buffer is needed.
 
-A chunk is put together when the link's window opens, and sent some time later: joining it at once would be a copy that
-has left the processor's caches by then. It must never outlive the acknowledgement of its chunk: until then, and no
-longer, whoever sends a buffer leaves it unchanged.
+A chunk is built when the link's window opens and sent some time later; a joined copy would have left the processor's
+caches by then. It must never outlive the acknowledgement of its chunk: until then, whoever sends a buffer must leave it
+unchanged.
 """
 
 from msgspec import Struct
@@ -24,4 +24,4 @@ class Pieces(Struct, frozen=True, gc=False):
 
 
 Content = bytes | Pieces
-"""What a publish carries."""
+"""The payload of a publish."""

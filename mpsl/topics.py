@@ -1,7 +1,7 @@
-"""The names of all topics: one place that builds and takes them apart. It must never know what a payload means.
+"""Builds and parses the names of all topics. It must never know what a payload means.
 
-Section 4 of docs/topics.md: eight levels at most, destination before source, source last, so that one ACL pattern binds
-a writer to its own name.
+The rules are in docs/topics.md: at most eight levels, destination before source, source last, so that one access rule
+binds a writer to its own name.
 """
 
 import functools
@@ -28,9 +28,9 @@ Address = str
 
 
 def seat_address(stage: int, replica: int) -> Address:
-    """The address of a seat; a '_' never stands in an id, so the two kinds of address cannot collide.
+    """The address of a seat; an id never contains '_', so the two kinds of address cannot collide.
 
-    No '.' either: RabbitMQ takes it for a separator of levels, and would not route the topic.
+    It has no '.' either: RabbitMQ takes that for a separator of levels and would not route the topic.
     """
     return f"{stage}_{replica}"
 
@@ -86,13 +86,13 @@ class Topics:
         return f"{self.root}/{'seat' if '_' in to else 'x'}/{run}/{to}/{lane}/{source}"
 
     def parse(self, topic: str) -> BinaryTopic | ParticipantTopic | RunTopic | None:
-        """Take a topic apart; None for one that is not of this net or of this system, ids and leaves included."""
+        """Parse a topic; None if it is not of this net or not one of ours, including its ids and leaves."""
         return _parse(self.root, topic)
 
 
 @functools.lru_cache(4096)
 def _parse(root: str, topic: str) -> BinaryTopic | ParticipantTopic | RunTopic | None:
-    # The few topics that a process subscribes to come again with every message.
+    # Cached: a process subscribes to few topics, and each message repeats one of them.
     if not topic.startswith(root + "/"):
         return None
     match topic[len(root) + 1 :].split("/"):
@@ -106,5 +106,5 @@ def _parse(root: str, topic: str) -> BinaryTopic | ParticipantTopic | RunTopic |
 
 
 def client_id(role: str, id: str, boot: str) -> str:
-    """The MQTT client id of a process; `boot` keeps two processes of one id from throwing each other out for ever."""
+    """The MQTT client id of a process; because of `boot`, two processes of one id do not disconnect each other."""
     return f"mpsl-{role}-{id}-{boot}" if id != ORCHESTRATOR else f"mpsl-{role}-{boot}"

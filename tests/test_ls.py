@@ -15,7 +15,7 @@ import pytest
 from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import BrokerProcess
-from broker.ls import Roll, table
+from broker.ls import Listing, table
 from broker.tap import printable
 from mpsl.machines.effects import Publish
 from mpsl.topics import Branch, Topics
@@ -25,84 +25,84 @@ NOON = 1_700_000_000.0
 MPSL = [sys.executable, "-c", "from broker.command import main; main()"]
 
 
-def tell(roll: Roll, branch: Branch, id: str, leaf: str, content: dict[str, Any], at: float = NOON) -> None:
-    roll.note(TOPICS.participant(branch, id, leaf), json.dumps(content).encode(), at)
+def tell(listing: Listing, branch: Branch, id: str, leaf: str, content: dict[str, Any], at: float = NOON) -> None:
+    listing.note(TOPICS.participant(branch, id, leaf), json.dumps(content).encode(), at)
 
 
 def status(state: str, boot: str = "b1", role: str = "device") -> dict[str, Any]:
     return {"state": state, "role": role, "boot": boot, "protocol": 1, "version": "0.1.0"}
 
 
-def states(roll: Roll) -> dict[str, str]:
-    found = roll.call()
+def states(listing: Listing) -> dict[str, str]:
+    found = listing.rows()
     return {row["id"]: row["state"] for row in found["devices"] + found["nodes"]}
 
 
 def test_who_says_online_must_be_heard() -> None:
-    roll = Roll(TOPICS)
+    listing = Listing(TOPICS)
     for id, state in (("dev-1", "online"), ("dev-2", "online"), ("dev-3", "offline"), ("dev-4", "lost")):
-        tell(roll, "dev", id, "status", status(state))
-    assert not roll.complete
-    tell(roll, "dev", "dev-1", "tele", {"boot": "b1", "uptime_s": 90.0, "state": "training"})
-    tell(roll, "dev", "dev-2", "tele", {"boot": "another", "uptime_s": 90.0})
-    assert states(roll) == {"dev-1": "online", "dev-2": "silent", "dev-3": "offline", "dev-4": "lost"}
-    tell(roll, "dev", "dev-2", "tele", {"boot": "b1", "uptime_s": 1})
-    assert roll.complete
-    row = roll.call()["devices"][0]
+        tell(listing, "dev", id, "status", status(state))
+    assert not listing.complete
+    tell(listing, "dev", "dev-1", "tele", {"boot": "b1", "uptime_s": 90.0, "state": "training"})
+    tell(listing, "dev", "dev-2", "tele", {"boot": "another", "uptime_s": 90.0})
+    assert states(listing) == {"dev-1": "online", "dev-2": "silent", "dev-3": "offline", "dev-4": "lost"}
+    tell(listing, "dev", "dev-2", "tele", {"boot": "b1", "uptime_s": 1})
+    assert listing.complete
+    row = listing.rows()["devices"][0]
     assert (row["since"], row["last_seen"]) == ("2023-11-14T22:11:50+00:00", "2023-11-14T22:13:20+00:00")
     assert row["doing"] == "training"
 
 
 def test_the_run_is_that_of_the_living_process() -> None:
-    roll = Roll(TOPICS)
-    tell(roll, "node", "node-1", "status", status("online", "b2", "node"))
-    tell(roll, "node", "node-1", "info", {"boot": "b1", "run": "old-0a1b2c"})
-    tell(roll, "node", "node-1", "tele", {"boot": "b2", "uptime_s": 1.0})
-    assert roll.call()["nodes"][0]["run"] is None
-    tell(roll, "node", "node-1", "info", {"boot": "b2", "run": "new-0a1b2c"})
-    assert roll.call()["nodes"][0]["run"] == "new-0a1b2c"
-    tell(roll, "node", "node-1", "status", status("lost", "b1", "node"))  # the will of the former process
-    assert states(roll) == {"node-1": "online"}
-    tell(roll, "node", "node-1", "status", status("offline", "b2", "node"))
-    row = roll.call()["nodes"][0]
+    listing = Listing(TOPICS)
+    tell(listing, "node", "node-1", "status", status("online", "b2", "node"))
+    tell(listing, "node", "node-1", "info", {"boot": "b1", "run": "old-0a1b2c"})
+    tell(listing, "node", "node-1", "tele", {"boot": "b2", "uptime_s": 1.0})
+    assert listing.rows()["nodes"][0]["run"] is None
+    tell(listing, "node", "node-1", "info", {"boot": "b2", "run": "new-0a1b2c"})
+    assert listing.rows()["nodes"][0]["run"] == "new-0a1b2c"
+    tell(listing, "node", "node-1", "status", status("lost", "b1", "node"))  # the will of the former process
+    assert states(listing) == {"node-1": "online"}
+    tell(listing, "node", "node-1", "status", status("offline", "b2", "node"))
+    row = listing.rows()["nodes"][0]
     assert (row["state"], row["run"], row["since"]) == ("offline", None, None)
 
 
 def test_runs_come_and_are_cleared() -> None:
-    roll = Roll(TOPICS)
+    listing = Listing(TOPICS)
     state = {"state": "open", "round": 2, "rounds": 5, "loss": 0.25, "accuracy": None, "waiting_for": ["dev-10"]}
-    roll.note(TOPICS.run("a-0a1b2c", "state"), json.dumps(state).encode(), NOON)
-    roll.note(TOPICS.run("b-0a1b2c", "state"), b'{"state":"lost","boot":"b9"}', NOON)
-    assert [(run["run"], run["state"], run["round"]) for run in roll.call()["runs"]] == [
+    listing.note(TOPICS.run("a-0a1b2c", "state"), json.dumps(state).encode(), NOON)
+    listing.note(TOPICS.run("b-0a1b2c", "state"), b'{"state":"lost","boot":"b9"}', NOON)
+    assert [(run["run"], run["state"], run["round"]) for run in listing.rows()["runs"]] == [
         ("a-0a1b2c", "open", 2),
         ("b-0a1b2c", "lost", None),
     ]
-    shown = "\n".join(table(roll.call()))
+    shown = "\n".join(table(listing.rows()))
     assert "2/5" in shown
     assert "dev-10" in shown
-    roll.note(TOPICS.run("a-0a1b2c", "state"), b"", NOON)
-    roll.note(TOPICS.run("b-0a1b2c", "state"), b"", NOON)
-    assert table(roll.call()) == ["no devices and no nodes", "", "no runs"]
+    listing.note(TOPICS.run("a-0a1b2c", "state"), b"", NOON)
+    listing.note(TOPICS.run("b-0a1b2c", "state"), b"", NOON)
+    assert table(listing.rows()) == ["no devices and no nodes", "", "no runs"]
 
 
 @pytest.mark.parametrize("payload", [b"", b"{", b"[]", b'{"state":"online"}', b'{"boot":1,"state":"online"}', b"\xff"])
 def test_what_is_malformed_says_nothing(payload: bytes) -> None:
-    roll = Roll(TOPICS)
+    listing = Listing(TOPICS)
     for leaf in ("status", "info", "tele", "unknown"):
-        roll.note(TOPICS.participant("dev", "dev-1", leaf), payload, NOON)
-    roll.note(TOPICS.run("a", "state"), payload, NOON)
-    roll.note("elsewhere", payload, NOON)
-    assert roll.call()["devices"] == roll.call()["nodes"] == []
-    assert all(line.isprintable() for line in table(roll.call()))
+        listing.note(TOPICS.participant("dev", "dev-1", leaf), payload, NOON)
+    listing.note(TOPICS.run("a", "state"), payload, NOON)
+    listing.note("elsewhere", payload, NOON)
+    assert listing.rows()["devices"] == listing.rows()["nodes"] == []
+    assert all(line.isprintable() for line in table(listing.rows()))
 
 
 def test_odd_numbers_do_not_stop_it() -> None:
-    roll = Roll(TOPICS)
-    tell(roll, "dev", "dev-1", "status", status("online"))
+    listing = Listing(TOPICS)
+    tell(listing, "dev", "dev-1", "status", status("online"))
     for uptime in (float("nan"), float("inf"), 1e300, -5, "long", None):
-        tell(roll, "dev", "dev-1", "tele", {"boot": "b1", "uptime_s": uptime})
-        assert roll.call()["devices"][0]["since"] is None
-        assert table(roll.call())
+        tell(listing, "dev", "dev-1", "tele", {"boot": "b1", "uptime_s": uptime})
+        assert listing.rows()["devices"][0]["since"] is None
+        assert table(listing.rows())
 
 
 GARBAGE: list[Any] = [
@@ -114,14 +114,14 @@ GARBAGE: list[Any] = [
 def test_foreign_values_of_any_kind_are_shown_without_harm() -> None:
     """In any field: the table holds nothing that a terminal obeys, and the JSON is strict."""
     for number, value in enumerate(GARBAGE):
-        roll = Roll(TOPICS)
+        listing = Listing(TOPICS)
         named = dict.fromkeys(("role", "version", "protocol", "run", "round", "rounds", "batches"), value)
         named |= dict.fromkeys(("batches_in_round", "loss", "accuracy", "waiting_for", "uptime_s"), value)
-        tell(roll, "dev", "dev-1", "status", status("online") | named)
+        tell(listing, "dev", "dev-1", "status", status("online") | named)
         for leaf in ("info", "tele"):
-            tell(roll, "dev", "dev-1", leaf, named | {"boot": "b1", "state": value})
-        roll.note(TOPICS.run("a-0a1b2c", "state"), json.dumps(named | {"state": value}).encode(), NOON)
-        found = roll.call()
+            tell(listing, "dev", "dev-1", leaf, named | {"boot": "b1", "state": value})
+        listing.note(TOPICS.run("a-0a1b2c", "state"), json.dumps(named | {"state": value}).encode(), NOON)
+        found = listing.rows()
         assert json.loads(json.dumps(found, allow_nan=False)), number
         for line in table(found):
             assert line.isprintable(), (value, line)
@@ -129,9 +129,9 @@ def test_foreign_values_of_any_kind_are_shown_without_harm() -> None:
 
 
 def test_control_characters_are_escaped_not_swallowed() -> None:
-    roll = Roll(TOPICS)
-    tell(roll, "dev", "dev-1", "status", status("online", role="\x1b[31mred"))
-    assert "\\x1b[31mred" in "\n".join(table(roll.call()))
+    listing = Listing(TOPICS)
+    tell(listing, "dev", "dev-1", "status", status("online", role="\x1b[31mred"))
+    assert "\\x1b[31mred" in "\n".join(table(listing.rows()))
     assert printable("a\tb\u202e\ud800ü") == "a\\tb\\u202e\\ud800ü"
 
 

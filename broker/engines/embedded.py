@@ -1,6 +1,6 @@
-"""The broker inside the Python package `iotcore`: rumqttd, for machines without mosquitto.
+"""Configures the embedded broker: rumqttd from the Python package `iotcore`, for machines without mosquitto.
 
-Here is what it is told; the process itself is rumqttd.py. What it cannot do: docs/embedded-broker.md.
+The process itself is rumqttd.py; docs/embedded-broker.md lists the limits. It must never import `iotcore`.
 """
 
 import importlib.util
@@ -12,18 +12,18 @@ from broker.engines.launch import Launch
 from mpsl.errors import UsageError
 
 Protocol = Literal["5", "3.1.1"]
-"""rumqttd decodes one version of MQTT a port, and leaves a client of the other one without an answer."""
+"""rumqttd decodes one MQTT version per port; a client of the other version gets no answer."""
 
 SEGMENT_BYTES = 1 << 20
 SEGMENTS = 8
-"""Every subscription filter that was ever used keeps its last 8 MiB: rumqttd's only queue, and never given back."""
+"""Every subscription filter ever used keeps its last 8 MiB: rumqttd's only queue, which is never freed."""
 
 BUSY_FILTERS = ("mpsl/v1/+/seat/#", "mpsl/v1/+/x/+/orch/#")
 BUSY_SEGMENTS = 64
 """Seats and the orchestrator have many senders with a window each, so their filters keep 64 MiB."""
 
 MAX_PAYLOAD_BYTES = 16 << 20
-"""rumqttd does not tell clients; it disconnects who sends more. mosquitto.conf sets the same limit."""
+"""rumqttd does not announce this limit; it disconnects clients that exceed it. mosquitto.conf sets the same one."""
 
 MAX_CONNECTIONS = 4096
 
@@ -31,7 +31,7 @@ _PROCESS = str(Path(__file__).with_name("rumqttd.py"))
 
 
 def installed() -> bool:
-    """Whether the package is there; it is not imported."""
+    """Whether the package is installed; it is not imported."""
     return importlib.util.find_spec("iotcore") is not None
 
 

@@ -1,7 +1,7 @@
-"""Starts a broker as an operating-system process of its own, and surely ends it.
+"""Starts a broker as a process of its own, and makes sure that it ends.
 
-Readiness is proved, not waited for: the broker has answered an MQTT CONNECT. The process ends with the `async with`
-block, and also when the process that opened the block is killed.
+A broker is ready once it has answered an MQTT CONNECT. Its process ends with the `async with` block, and also when the
+process that opened the block is killed.
 """
 
 import asyncio
@@ -30,8 +30,8 @@ PROBE_SECONDS = 2.0
 _PROBE_PAUSE_SECONDS = 0.02
 _TAIL_CHARACTERS = 2000
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "268435456"}
-"""For glibc: freed packets stay with the broker, up to so many bytes, for the next ones. By itself it returns each of
-half a megabyte to the system and has it cleared anew, two fifths of what a byte costs the broker.
+"""For glibc: keep up to so many bytes of freed packets for the next ones. By default it returns each block of half a
+megabyte to the system, which clears it before its next use: two fifths of what a byte costs the broker.
 """
 
 INSTALL = "install mosquitto (`apt-get install mosquitto`) or the embedded broker (`pip install 'iotcore>=0.4,<0.5'`)"
@@ -105,20 +105,20 @@ async def running_broker(
 
 
 class _Child:
-    """A started process and the last of what it printed."""
+    """A started process and the end of its output."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.tail = ""
 
     async def read(self) -> None:
-        """Keep the last characters of stderr: the pipe never fills up, and an end can be explained."""
+        """Read stderr and keep its end, so that the pipe never fills up and a failure can be explained."""
         stream = self.process.stderr
         while stream is not None and (text := await stream.read(4096)):
             self.tail = (self.tail + text.decode(errors="replace"))[-_TAIL_CHARACTERS:]
 
     async def ended(self) -> str:
-        """Wait for the end of the process and return what is known of it."""
+        """Wait until the process ends and return what is known about why."""
         status = await self.process.wait()
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         said = self.tail.strip()

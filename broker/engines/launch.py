@@ -1,7 +1,4 @@
-"""What it takes to start a broker: the command, what it reads on stdin, and the port it will listen on.
-
-Facts only; nothing is started here.
-"""
+"""Describes how to start a broker: command, configuration on stdin, and port. It must never start anything."""
 
 import socket
 from dataclasses import dataclass
@@ -18,13 +15,13 @@ class Launch:
     user: str = ""
     """The user to run as; empty keeps the present one."""
     answers_connect: bool = True
-    """False where a plain MQTT CONNECT gets no answer (TLS): then an accepted connection is proof enough."""
+    """False if a plain MQTT CONNECT gets no answer (TLS); then an accepted connection is proof enough."""
 
 
 def reserve(host: str, port: int) -> socket.socket:
     """Bind `host`:`port` (0 takes a free one; host "" is every interface) without listening, and return the socket.
 
-    While it is open no other process is given the port, and the broker can still listen there: Linux lets two sockets
+    While it is open, no other process is given the port, and the broker can still listen there: Linux lets two sockets
     with SO_REUSEADDR share an address as long as one of them listens. Raises BrokerError when the port is taken.
     """
     if not 0 <= port <= 65535:

@@ -1,7 +1,7 @@
-"""Mosquitto as a process of ours: where it is, and the configuration it gets.
+"""Finds mosquitto and derives its configuration. It must never start it.
 
-mosquitto ignores `-p` when its file names a listener, so a file is derived whose first listener is the one wanted. It
-comes on stdin and the working directory stays the caller's, so relative paths in the file keep meaning what they meant.
+mosquitto ignores `-p` when its file names a listener, so we derive a file whose first listener is the wanted one. It is
+passed on stdin and the working directory stays the caller's, so relative paths in the file keep their meaning.
 """
 
 import os
@@ -29,7 +29,7 @@ log_type error
 log_type warning
 log_type notice
 """
-"""What we run without a file; mosquitto.conf at the root says the same and explains each."""
+"""Our settings when no file is given; mosquitto.conf at the root has the same ones and explains each."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ADMIN_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -44,8 +44,8 @@ def program() -> str | None:
 class Configuration:
     """The lines of a mosquitto.conf, understood as far as its first listener.
 
-    mosquitto makes that of a `listener` line or, for the "default listener", of `port` and `bind_address`; what stands
-    above the first `listener` line belongs to the default listener. Included files and Unix sockets are not looked at.
+    A listener is defined by a `listener` line or, for the "default listener", by `port` and `bind_address`. Lines above
+    the first `listener` line belong to the default listener. Included files and Unix sockets are ignored.
     """
 
     lines: tuple[str, ...]
@@ -60,7 +60,7 @@ class Configuration:
 
     @classmethod
     def default(cls) -> "Configuration":
-        """What we run without a file."""
+        """Our configuration when no file is given."""
         return cls((f"listener {DEFAULT_PORT} 127.0.0.1", *SETTINGS.splitlines()))
 
     @property
@@ -102,9 +102,9 @@ class Configuration:
         return name if os.geteuid() == 0 and known and name != "root" else ""
 
     def listening(self, host: str, port: int) -> str:
-        """The text of a file with its first listener on `host` and `port`, and everything else as it was.
+        """The same file with its first listener on `host` and `port`.
 
-        The user is left as it is: whoever starts the process has changed it already.
+        The user stays the present one: whoever starts the process has changed it already.
         """
         lines = list(self.lines)
         explicit = self._listener()
@@ -112,7 +112,7 @@ class Configuration:
             lines[explicit] = f"listener {port} {host}"
         else:
             lines = [line for line in lines if _words(line)[0] not in ("port", "bind_address")]
-            # Without any listener mosquitto lets everyone in, on loopback alone; with one it must be told so.
+            # Without a listener, mosquitto accepts everyone on loopback; with one, it must be told to.
             if host in LOOPBACK and not (self._value("port") or self._value("allow_anonymous")):
                 lines.insert(0, "allow_anonymous true")
             lines.insert(0, f"listener {port} {host}")

@@ -1,6 +1,6 @@
-"""The process of the embedded broker: reads rumqttd's TOML on stdin and serves it until killed (it knows no other end).
+"""The process of the embedded broker: reads rumqttd's TOML on stdin and serves until it is killed.
 
-Run by path and never imported by the project, so that it needs nothing but the package `iotcore`.
+It is run by path and never imported by the project, so it needs nothing but the package `iotcore`.
 """
 
 import logging
@@ -12,7 +12,7 @@ from iotcore import IotCoreBroker
 
 def main() -> None:
     """Serve until SIGTERM."""
-    # rumqttd reports every packet as an error through Python's logging; passing that on would cost more than routing.
+    # rumqttd logs every packet as an error through Python's logging; that would cost more than routing it.
     logging.disable(logging.CRITICAL)
     with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
         file.write(sys.stdin.read())

@@ -1,9 +1,8 @@
-"""Ties a process to the one that starts it: `tether.py PARENT USER COMMAND…` becomes COMMAND, which dies with PARENT.
+"""Ties a process to its parent: `tether.py PARENT USER COMMAND…` becomes COMMAND, which is killed when PARENT ends.
 
-A script of the standard library alone, run by path and replaced by COMMAND, so that it costs some milliseconds and no
-process. The kernel sends the signal when the *thread* that started us ends; that one runs the event loop that owns us,
-which is meant. The signal is forgotten when a process changes its user, therefore the user is changed here, before.
-Never import the project from here.
+It uses the standard library only and is run by path, so it costs a few milliseconds and no extra process. The kernel
+sends the signal when the *thread* that started us ends; that thread runs the event loop that owns us, as intended. The
+signal is reset when a process changes its user, so the user is changed here, first. Never import the project from here.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
-"""All the links of one process in one run: routes chunks and acks, fences by boot and term, bounds what is in flight.
+"""All links of one process in one run: routes chunks and acks, fences by boot and term, bounds the bytes in flight.
 
-It turns messages into publishes and publishes into messages; what a message means it must never know.
+It turns messages into publishes and publishes into messages. It must never know what a message means.
 """
 
 from collections import Counter
@@ -21,12 +21,12 @@ from mpsl.topics import LANES, Address, BinaryTopic, Lane, Topics
 WINDOW = 8 * 1024 * 1024
 MAX_IN_FLIGHT = 64 * 1024 * 1024
 CHUNK_BYTES = 1040 * 1024
-"""A MiB of a tensor with what goes before it: tensors are powers of two, and a small rest would cost a publish."""
+"""A MiB of tensor plus headers: tensor sizes are powers of two, and a small remainder would cost another publish."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """Who may talk to us: the boot that the plan seats under an id, and the address that its acks go to."""
+    """A process that may talk to us: the boot that the plan names for its id, and the address for acks to it."""
 
     boot: str
     address: Address
@@ -34,10 +34,10 @@ class Peer:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bytes: of one chunk (a whole MQTT payload), a link's window, all links together, and the largest message.
+    """Upper bounds in bytes: one chunk (a whole MQTT payload), one link's window, all links together, one message.
 
-    All links together may exceed `in_flight` by one chunk each: a link with nothing out may always send one, so that
-    peers that do not answer never hold up the others.
+    All links together may exceed `in_flight` by one chunk each: a link with nothing in flight may always send one, so
+    that peers that do not answer never hold up the others.
     """
 
     chunk_bytes: int = CHUNK_BYTES
@@ -53,14 +53,14 @@ Outbound = Publish
 
 
 class Channel:
-    """The links of process (`source`, `boot`) in `run` at `term`; `dropped` counts by the class of the WireError."""
+    """The links of the process (`source`, `boot`) in `run` at `term`; `dropped` counts by class of WireError."""
 
     def __init__(self, topics: Topics, run: str, source: str, boot: str, term: int, limits: Limits) -> None:
         self.dropped: Counter[str] = Counter()
         self.in_flight_bytes = 0
-        """Sent and not acknowledged, over all links."""
+        """Bytes sent and not acknowledged, over all links."""
         self.held_bytes = 0
-        """Of messages of which some chunks have arrived, over all links."""
+        """Bytes of messages of which only some chunks have arrived, over all links."""
         self.sent_bytes = 0
         self.received_bytes = 0
         self.peers: dict[str, Peer] = {}
@@ -74,26 +74,26 @@ class Channel:
         self._limits = limits
         self._senders: dict[tuple[Address, Lane], Sender] = {}
         self._receivers: dict[tuple[str, Lane], Receiver] = {}
-        # What there is to do, so that a thousand links that rest cost nothing.
+        # Only the links that have something to do, so that a thousand idle links cost nothing.
         self._unacknowledged: dict[tuple[Address, Lane], Sender] = {}
         self._retry_at = inf
-        self._owing: dict[tuple[str, Lane], Receiver] = {}
+        self._ack_due: dict[tuple[str, Lane], Receiver] = {}
         self._sessions = 0
 
     def set_peers(self, peers: Mapping[str, Peer]) -> None:
-        """Accept messages from these ids, in these boots only; what a former boot left is forgotten."""
+        """Accept messages from these ids in these boots only; state of a former boot is dropped."""
         for id, peer in peers.items():
             if self.peers.get(id) not in (None, peer):
                 self.forget(id)
                 for key in [key for key in self._receivers if key[0] == id]:
                     self.held_bytes -= self._receivers.pop(key).held_bytes
-                    self._owing.pop(key, None)
+                    self._ack_due.pop(key, None)
             self.peers[id] = peer
 
     def forget(self, id: str) -> None:
         """Drop the links to `id` with all that is pending on them; a later link is a new session.
 
-        The links from it stay: its process counts on, so only it can begin them anew.
+        The links from it stay: its process continues their sequence numbers, so only it can begin a new session.
         """
         address = self.peers[id].address if id in self.peers else id
         for key in [key for key in self._senders if key[0] == address]:
@@ -125,7 +125,7 @@ class Channel:
         return self._sent_by(sender, now, self._limits.in_flight - self.in_flight_bytes)
 
     def receive(self, topic: BinaryTopic, payload: wire.Buffer, now: float) -> tuple[list[Message], list[Publish]]:
-        """Messages that are now complete, and what must be published in answer; the rest is counted and dropped."""
+        """Returns messages that are now complete and publishes that answer; anything else is counted and dropped."""
         self.received_bytes += len(payload)
         try:
             decoded = chunk.decode(payload)
@@ -141,9 +141,9 @@ class Channel:
             return [], []
 
     def due(self, now: float) -> list[Publish]:
-        """Acks whose delay is over and chunks whose retry time has come."""
+        """Acks whose delay has passed and chunks whose retry time has come."""
         outbound = []
-        for (source, lane), receiver in list(self._owing.items()):
+        for (source, lane), receiver in list(self._ack_due.items()):
             if receiver.ack_at is not None and receiver.ack_at <= now:
                 outbound += self._ack(source, lane, receiver)
         if now >= self._retry_at:
@@ -153,15 +153,15 @@ class Channel:
         return outbound
 
     def next_due(self) -> float | None:
-        """When `due` wants to be called; it may turn out then that an acknowledgement has put off what was to do."""
+        """When to call `due`; by then an acknowledgement may have postponed what was due."""
         at = self._retry_at if self._unacknowledged else inf
-        for receiver in self._owing.values():
+        for receiver in self._ack_due.values():
             if receiver.ack_at is not None and receiver.ack_at < at:
                 at = receiver.ack_at
         return None if at == inf else at
 
     def _drop(self, error: WireError) -> None:
-        # Its class alone: what others send must not make new keys.
+        # Count by class alone: the sender must not be able to create keys.
         self.dropped[str(error).partition(":")[0]] += 1
 
     def _peer(self, source: str, header: chunk.ChunkHeader | chunk.Ack) -> Peer:
@@ -187,7 +187,7 @@ class Channel:
         return outbound + self._fill(now)
 
     def _fill(self, now: float) -> list[Publish]:
-        """Room for one is room for all: the links that wait share it, least in flight first, so that none starves."""
+        """Waiting links share the room that has become free, least in flight first, so that none starves."""
         outbound = []
         room = self._limits.in_flight - self.in_flight_bytes
         waiting = [sender for sender in self._unacknowledged.values() if sender.waiting]
@@ -203,7 +203,7 @@ class Channel:
         before = sender.in_flight_bytes
         outbound = self._counted(sender.fill(now, allowance))
         self.in_flight_bytes += sender.in_flight_bytes - before
-        # The earliest of all is known again when it has come: with a thousand links, looking at each would cost more.
+        # A lower bound is enough: with a thousand links, looking at each for the exact time would cost more.
         self._retry_at = min(self._retry_at, _retry_at(sender))
         return outbound
 
@@ -216,7 +216,7 @@ class Channel:
             self.held_bytes -= receiver.held_bytes if receiver is not None else 0
             receiver = Receiver(header.boot, header.session, self._limits.window, self._limits.message)
             self._receivers[key] = receiver
-            self._owing.pop(key, None)
+            self._ack_due.pop(key, None)
         elif receiver.session > header.session:
             raise WireError("session: chunk of a former one")
         before = receiver.held_bytes
@@ -225,7 +225,7 @@ class Channel:
         finally:
             self.held_bytes += receiver.held_bytes - before
         if receiver.ack_at is not None:
-            self._owing[key] = receiver
+            self._ack_due[key] = receiver
         outbound = []
         if receiver.ack_at is not None and receiver.ack_at <= now:
             outbound = self._ack(topic.source, topic.lane, receiver)
@@ -245,7 +245,7 @@ class Channel:
 
     def _ack(self, source: str, lane: Lane, receiver: Receiver) -> list[Publish]:
         payload = chunk.encode_ack(receiver.ack(self._boot, self._term, lane))
-        self._owing.pop((source, lane), None)
+        self._ack_due.pop((source, lane), None)
         self.sent_bytes += len(payload)
         return [Publish(self._topics.binary(self._run, self.peers[source].address, "ack", self._source), payload)]
 

@@ -1,9 +1,9 @@
-"""A chunk and an acknowledgement as bytes: what one MQTT publish of the binary branches carries.
+"""Encodes and decodes chunks and acknowledgements: the payload of one MQTT publish on the binary branches.
 
     "MPSL" | u8 version | u8 type (1 chunk, 2 ack) | u16 bytes of header | header (msgpack list) | zeros to 64 | body
 
-Every chunk repeats all that is needed to place it: the sender's boot, the term, the link's session, its own sequence
-number, and its message's number, index, total and size, so that no chunk depends on another having arrived.
+Every chunk carries everything needed to place it: the sender's boot, the term, the link's session, its own sequence
+number, and its message's number, index, total and size. So no chunk depends on another having arrived.
 """
 
 import struct
@@ -21,14 +21,14 @@ MAGIC = b"MPSL"
 CHUNK, ACK = 1, 2
 MAX_HEADER = 4096
 MAX_GAPS = 128
-"""Gaps that one ack names at most; it then covers no more than up to the first gap that it leaves out."""
+"""Gaps that one ack can name; with more, it covers only the range up to the first gap that it leaves out."""
 MAX_AHEAD = 512
-"""Chunks of a link from the oldest not acknowledged to the newest; well under the 1000 that a broker queues."""
+"""Chunks of a link from the oldest unacknowledged to the newest; well below the 1000 that a broker queues."""
 
 _PREFIX = struct.Struct("<4sBBH")
 _ZEROS = bytes(64)
 
-# What a field of a header that comes in may be: a truth value is no number, and none is negative.
+# What a field of an incoming header may be. A bool is not a number, and no number is negative.
 _Text = Annotated[str, msgspec.Meta(max_length=64)]
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Gaps = Annotated[tuple[tuple[_Count, _Count], ...], msgspec.Meta(max_length=MAX_GAPS)]
@@ -38,7 +38,7 @@ class ChunkHeader(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid
     """Where a chunk belongs: `length` bytes at `offset` of a message of `size`, of whose `total` chunks it is `index`.
 
     The first begins the message and the last ends it. `sequence` counts a session's chunks, `message` its messages.
-    `checked` is for those that come in.
+    Call `checked` on incoming ones.
     """
 
     boot: _Text
@@ -53,7 +53,7 @@ class ChunkHeader(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid
     length: _Count
 
     def checked(self) -> "ChunkHeader":
-        """Itself; raises WireError where it cannot be."""
+        """Return itself; raises WireError when it contradicts itself."""
         begins, ends = self.offset == 0, self.end == self.size
         if not (self.length > 0 and self.end <= self.size and self.index < self.total <= self.size):
             raise WireError(f"chunk: {self.length} bytes at {self.offset} do not fit a message of {self.size}")
@@ -63,7 +63,7 @@ class ChunkHeader(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid
 
     @property
     def end(self) -> int:
-        """Where in the message it ends."""
+        """The offset in the message where it ends."""
         return self.offset + self.length
 
 

@@ -1,4 +1,4 @@
-"""The user properties that mirror a message's header for people who watch the topics.
+"""User properties that repeat a message's header for people who watch the topics.
 
 Nothing reads them back: a message is decoded from its payload alone.
 """
@@ -8,11 +8,11 @@ import functools
 from mpsl.messages import KINDS, Message, Tensor, Ticket
 
 NAMES = ("round", "device", "epoch", "batch", "micro")
-"""What of a message or its ticket is shown, where it has it."""
+"""Fields of a message or its ticket that are shown, where it has them."""
 
 
 def label(message: Message) -> tuple[tuple[str, str], ...]:
-    """What it is, whose, which batch of which round, and what its tensor looks like, as names and values."""
+    """Its kind, device, round and batch, and the codec, dtype and shape of its tensor, as names and values."""
     about = getattr(message, "ticket", message)
     tensor: Tensor | None = getattr(message, "tensor", None)
     return (

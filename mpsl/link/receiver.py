@@ -1,6 +1,6 @@
-"""The receiving end of one link: puts chunks together, hands each message up once and in order, says what has arrived.
+"""The receiving end of one link: assembles chunks, delivers each message once and in order, acknowledges.
 
-Pure. It must never allocate for a message before its size has been checked against the limit.
+Pure. It must never allocate memory for a message before it has checked the size against the limit.
 """
 
 import itertools
@@ -13,13 +13,13 @@ from mpsl.link.chunk import MAX_AHEAD, MAX_GAPS, Ack, ChunkHeader
 from mpsl.wire import ALIGNMENT, Buffer
 
 ACK_DELAY_S = 0.02
-"""The longest that an arrived chunk waits for its acknowledgement."""
+"""The longest that an acknowledgement is delayed."""
 
 
 def aligned_buffer(size: int) -> memoryview:
     """A writable buffer of `size` bytes that begins at a multiple of 64, as torch's own memory does.
 
-    Kernels may take another path, and round differently, on memory that is aligned differently.
+    Kernels may take another path, and so round differently, on memory that is aligned differently.
     """
     whole = np.empty(size + ALIGNMENT, dtype=np.uint8)
     start = -int(whole.ctypes.data) % ALIGNMENT
@@ -27,7 +27,7 @@ def aligned_buffer(size: int) -> memoryview:
 
 
 class _Assembly(Struct, gc=False):
-    """A message of which some chunks have arrived: where each begins and ends, by its index."""
+    """A message of which some chunks have arrived; `spans` holds where each begins and ends, by index."""
 
     size: int
     total: int
@@ -36,11 +36,11 @@ class _Assembly(Struct, gc=False):
 
     @property
     def whole(self) -> bool:
-        """Whether all chunks are there; neighbours touch, so they cover every byte once."""
+        """Whether all chunks have arrived; neighbours touch, so they cover every byte exactly once."""
         return len(self.spans) == self.total
 
     def add(self, header: ChunkHeader, body: memoryview) -> None:
-        """Put a chunk in its place; raises WireError where it contradicts the ones before."""
+        """Place a chunk; raises WireError if it contradicts earlier ones."""
         begin, end = header.offset, header.end
         _, before = self.spans.get(header.index - 1, (0, begin))
         after, _ = self.spans.get(header.index + 1, (end, 0))
@@ -53,9 +53,9 @@ class _Assembly(Struct, gc=False):
 
 
 class Receiver:
-    """One session of one link from one boot; `window` as the sender's, `limit` the largest message in bytes.
+    """One session of one link from one boot; `window` is the sender's maximum, `limit` the largest message, in bytes.
 
-    What it holds is bounded: the sender's window, and the rest of the messages at either end of it.
+    What it holds is bounded by the sender's window plus the rest of the messages at either end of it.
     """
 
     def __init__(self, boot: str, session: int, window: int, limit: int) -> None:
@@ -73,11 +73,11 @@ class Receiver:
         self._unacknowledged = 0
 
     def receive(self, header: ChunkHeader, body: memoryview, now: float) -> list[Buffer]:
-        """Messages that are whole and next in order; raises WireError for a chunk that contradicts the ones before."""
+        """Returns messages that are complete and next in order; raises WireError for a contradicting chunk."""
         if header.size > self._limit:
             raise WireError(f"oversized: message of {header.size} bytes; the limit of this run is {self._limit}")
         if header.sequence < self._next or header.sequence in self._ahead:
-            # A repeat means that our ack was lost or is late: say again at once what we have.
+            # A repeat means that our ack was lost or is late: send another one at once.
             self.duplicates += 1
             self.ack_at = now
             return []
@@ -97,7 +97,7 @@ class Receiver:
         return self._whole()
 
     def ack(self, boot: str, term: int, lane: str) -> Ack:
-        """What has arrived so far; resets the delay."""
+        """The acknowledgement of everything so far; resets the delay."""
         self.ack_at = None
         self._unacknowledged = 0
         ahead = sorted(self._ahead)
@@ -105,7 +105,7 @@ class Receiver:
         gaps = [(before + 1, after) for before, after in pairs if before + 1 < after]
         highest = ahead[-1] + 1 if ahead else self._next
         if len(gaps) > MAX_GAPS:
-            # What is not named as missing counts as arrived, so nothing beyond the named gaps may be covered.
+            # A chunk that is not named as missing counts as arrived, so the ack must not reach beyond the named gaps.
             highest = gaps[MAX_GAPS][0]
         return Ack(boot, term, self.boot, lane, self.session, self._next, highest, tuple(gaps[:MAX_GAPS]))
 
@@ -116,7 +116,7 @@ class Receiver:
                 raise WireError(f"window: message {header.message}, where {self._next_message} is next")
             if self.held_bytes + header.size > self._window + 2 * self._limit:
                 raise WireError(f"window: {self.held_bytes} bytes are held, a message of {header.size} is too many")
-            # Whole in one chunk: no second copy.
+            # A message in one chunk needs no second copy.
             buffer = body if header.total == 1 else aligned_buffer(header.size)
             assembly = _Assembly(header.size, header.total, buffer)
             self._assemblies[header.message] = assembly

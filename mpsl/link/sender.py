@@ -1,7 +1,7 @@
-"""The sending end of one link: cuts messages into chunks, keeps a window of them in flight, sends again what was lost.
+"""The sending end of one link: cuts messages into chunks, keeps a window of them in flight, resends what was lost.
 
-Pure: it is told the time and returns the chunks to publish. It must never hold a copy of a message: a chunk is cut from
-the message's own buffers whenever it is sent, so whoever sends a buffer leaves it unchanged until it is acknowledged.
+Pure: it is told the time and returns the chunks to publish. It must never copy a message: every chunk is a view of the
+message's own buffers, so whoever sends a buffer must leave it unchanged until it is acknowledged.
 """
 
 from collections import deque
@@ -17,11 +17,11 @@ from mpsl.wire import Buffer
 FIRST_RETRY_S = 2.0
 MAX_RETRY_S = 30.0
 HEADER_ALLOWANCE = 256
-"""Bytes of a chunk that its own header may take; the body gets the rest of the configured chunk."""
+"""Bytes of a chunk that are reserved for its own header; the body gets the rest."""
 
 
 class Outgoing(Struct, gc=False):
-    """One message as the buffers that make it up; `label` is carried along for whoever watches the topics."""
+    """One message as the buffers that make it up; `label` is for whoever watches the topics."""
 
     number: int
     buffers: tuple[Buffer, ...]
@@ -79,36 +79,36 @@ class Sender:
         self._position = 0
         self._in_flight: dict[int, _InFlight] = {}
         self._oldest = self._oldest_position = 0
-        """Sequence and position of the oldest chunk in flight, kept because looking for it passes all that were."""
+        """Sequence and position of the oldest chunk in flight; a search would visit all chunks before it."""
         self._retry_s = FIRST_RETRY_S
         self._smoothed_s: float | None = None
         self._retry_at: float | None = None
 
     @property
     def idle(self) -> bool:
-        """Whether everything that was sent has been acknowledged."""
+        """Whether everything sent has been acknowledged."""
         return not self._queue and not self._in_flight
 
     @property
     def waiting(self) -> bool:
-        """Whether something has never been sent yet."""
+        """Whether something is queued that has not been sent even once."""
         return bool(self._queue)
 
     @property
     def retry_at(self) -> float | None:
-        """When `retry` wants to be called; None while nothing is in flight."""
+        """When to call `retry`; None while nothing is in flight."""
         return self._retry_at
 
     def send(self, buffers: Sequence[Buffer], label: tuple[tuple[str, str], ...]) -> None:
-        """Queue a message, as flat buffers; `fill` says what of it may go now."""
+        """Queue a message, given as flat buffers; `fill` returns what may be sent now."""
         self._queue.append(Outgoing(self._messages, tuple(buffers), sum(map(len, buffers)), label))
         self._messages += 1
 
     def fill(self, now: float, allowance: int) -> list[Publish]:
-        """Chunks that fit the window and `allowance` more bytes in flight; one, whatever its size, when none is out.
+        """Chunks that fit the window and at most `allowance` more bytes in flight; always one when none is in flight.
 
-        The window reaches from the oldest chunk that is not acknowledged to the newest: the receiver has to keep all
-        that lies between.
+        The window reaches from the oldest unacknowledged chunk to the newest: the receiver has to hold everything
+        between them.
         """
         payloads = []
         while self._queue:
@@ -142,7 +142,7 @@ class Sender:
         return payloads
 
     def acknowledge(self, ack: Ack, now: float) -> list[Publish]:
-        """Take chunks out of flight; returns those that the ack names as missing, each at most once a round trip."""
+        """Remove acknowledged chunks; returns those that the ack names as missing, each at most once a round trip."""
         oldest = self._oldest if self._in_flight else self._next_sequence
         missing = {
             sequence
@@ -168,7 +168,7 @@ class Sender:
         return [self._resend(sequence, now) for sequence in again]
 
     def retry(self, now: float) -> list[Publish]:
-        """No ack came in time: the oldest quarter of the window again, and twice the patience for the next time."""
+        """No ack came in time: resend the oldest quarter of the window, and double the time before the next retry."""
         if self._retry_at is None or now < self._retry_at:
             return []
         self._retry_s = min(MAX_RETRY_S, 2 * self._retry_s)
@@ -212,7 +212,7 @@ class Sender:
 
 
 def _cut(buffers: Sequence[Buffer], offset: int, length: int) -> list[memoryview]:
-    """The views that make up bytes `offset` to `offset + length` of the buffers laid end to end."""
+    """Views of bytes `offset` to `offset + length` of the concatenated buffers."""
     views = []
     for buffer in buffers:
         if offset < len(buffer) and length > 0:
