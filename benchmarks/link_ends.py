@@ -20,11 +20,13 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from broker.address import parse_broker
 from broker.driver import Driver
 from broker.log import stderr_logger
+from broker.worker import Worker
 from mpsl.codecs import parse
 from mpsl.link.channel import WINDOW, Channel, Limits, Peer
 from mpsl.machines.effects import Effect, Publish, SetTimer, Stop, Subscribe
 from mpsl.machines.events import Connected, Event, Received, Subscribed, TimerFired
 from mpsl.machines.jobs import Job, Result
+from mpsl.machines.session_id import SessionId
 from mpsl.messages import Activation, Slice, Tensor, Ticket
 from mpsl.nn.allocation import keep_for_reuse
 from mpsl.topics import BinaryTopic, Topics
@@ -116,11 +118,11 @@ class EndMachine:
 class NoJobs:
     """This benchmark computes nothing."""
 
-    def perform(self, job: Job) -> Result:
+    def perform(self, job: Job, session: SessionId | None) -> Result:
         """Never asked for."""
         raise NotImplementedError
 
-    def write(self, source: str, message: Slice) -> None:
+    def write(self, source: str, message: Slice, session: SessionId | None) -> None:
         """Never asked for."""
 
 
@@ -147,7 +149,7 @@ async def _link(arguments: argparse.Namespace) -> dict[str, float]:
         parse_broker(arguments.broker),
         f"bench-{arguments.role}",
         stderr_logger("error"),
-        worker=ThreadPoolExecutor(1),
+        worker=Worker(ThreadPoolExecutor(1)),
     )
     await driver.run()
     return {"seconds": machine.ended - machine.started, "cpu_s": _cpu() - machine.cpu_started}

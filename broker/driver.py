@@ -1,4 +1,4 @@
-"""Runs a machine for real: performs its effects over a connection, on a worker thread and by the clock.
+"""Runs a machine for real: carries it over a connection, on a worker thread and by the clock.
 
 One named, owned task each for receiving, sending binary, sending JSON, timing and working, in a TaskGroup: when one
 fails all end. It must never know what a message means, nor which role it drives.
@@ -10,39 +10,17 @@ import itertools
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 from broker.address import BrokerAddress
 from broker.connection import CONNECT_S, Connection, Refused, connect
 from broker.log import Logger
-from mpsl.errors import BrokerError, IllegalEvent, MpslError
-from mpsl.machines.effects import (
-    CancelTimer,
-    Effect,
-    Log,
-    Publish,
-    Run,
-    SetTimer,
-    Stop,
-    Subscribe,
-    Unsubscribe,
-    Write,
-)
-from mpsl.machines.events import (
-    Connected,
-    Disconnected,
-    Event,
-    JobDone,
-    JobFailed,
-    Received,
-    StopRequested,
-    Subscribed,
-    TimerFired,
-)
-from mpsl.machines.jobs import Job, Result, Store
-from mpsl.messages import Slice
+from broker.worker import Worker
+from mpsl.errors import BrokerError, MpslError
+from mpsl.machines.effects import Effect, Log, Publish, Run, Stop, Subscribe, Unsubscribe
+from mpsl.machines.events import Connected, Disconnected, JobDone, JobFailed, Received, StopRequested, Subscribed
+from mpsl.machines.interpreter import Interpreter, Machine, Performer
 
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
@@ -55,23 +33,6 @@ MAX_TOGETHER_BYTES = 1024 * 1024
 DRAIN_S = 5.0
 FAREWELL_S = 2.0
 """How long the queue may take to empty at the end, and the goodbye after it."""
-
-
-class Machine(Protocol):
-    """What is driven."""
-
-    @property
-    def will(self) -> Publish: ...
-
-    def handle(self, event: Event, now: float) -> list[Effect]: ...
-
-
-class Performer(Protocol):
-    """What does the jobs; `perform` on the worker thread, `write` in the event loop."""
-
-    def perform(self, job: Job) -> Result: ...
-
-    def write(self, source: str, message: Slice) -> None: ...
 
 
 class Outbox:
@@ -123,10 +84,9 @@ class Outbox:
 
 
 class Driver:
-    """Drives one machine until it stops, and then ends `worker`, the one thread that computes.
+    """Drives one machine until it stops, and then closes `worker`; the host of its interpreter.
 
-    `patience_s`: give up when the first connection takes longer; None: never. `think_s`: how many seconds
-    longer than its computing each job takes, as on a slower processor; others of the same worker do not wait for it.
+    `patience_s`: give up when the first connection takes longer; None: never.
     """
 
     def __init__(
@@ -137,25 +97,23 @@ class Driver:
         client_id: str,
         log: Logger,
         patience_s: float | None = None,
-        worker: ThreadPoolExecutor | None = None,
-        think_s: Callable[[Job], float] | None = None,
+        worker: Worker | None = None,
     ) -> None:
         self._machine = machine
         self._performer = performer
+        self._interpreter = Interpreter(machine, performer.write, self)
         self._address = address
         self._client_id = client_id
         self._log = log
         self._patience_s = patience_s
-        self._think_s = think_s
         self._binary = Outbox()
         self._json = Outbox()
-        self._jobs: asyncio.Queue[Job] = asyncio.Queue()
-        self._timers: dict[str, float] = {}
+        self._work: asyncio.Queue[Run] = asyncio.Queue(1)
         self._timer_due = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
         """Sets `_timer_due` when the earliest timer is due, or earlier where that one was put off meanwhile."""
         self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
-        self._worker = worker or ThreadPoolExecutor(1, thread_name_prefix="worker")
+        self._worker = worker or Worker()
         self._connection_open = False
 
     async def run(self) -> Stop:
@@ -176,12 +134,12 @@ class Driver:
         except* MpslError as errors:
             raise errors.exceptions[0] from None
         finally:
-            self._worker.shutdown(wait=False, cancel_futures=True)
+            self._worker.close()
         return stop
 
     def request_stop(self) -> None:
         """A person or the system wants an end."""
-        self._handle(StopRequested())
+        self._interpreter.handle(StopRequested())
 
     async def _first_of(self, stopped: "asyncio.Future[Stop]", *tasks: "asyncio.Task[None]") -> Stop:
         either: list[asyncio.Future[Any]] = [stopped, *tasks]
@@ -191,49 +149,34 @@ class Driver:
                 task.result()
         return await stopped
 
-    def _now(self) -> float:
+    # The host of the interpreter
+
+    def now(self) -> float:
+        """The event loop's clock."""
         return asyncio.get_running_loop().time()
 
-    def _handle(self, event: Event) -> None:
-        if self._stopped.done():
-            return
-        try:
-            effects = self._machine.handle(event, self._now())
-        except IllegalEvent as error:
-            self._log("warning", "illegal-event", {"reason": str(error)})
-            return
-        for effect in effects:
-            self._perform(effect)
+    def send(self, effect: Publish | Subscribe | Unsubscribe) -> None:
+        """Queue an effect for the connection; JSON has a queue of its own, so that it never waits behind payload."""
+        (self._json if isinstance(effect, Publish) and effect.qos else self._binary).put(effect)
 
-    def _perform(self, effect: Effect) -> None:
-        match effect:
-            case Publish(qos=0) | Subscribe() | Unsubscribe():
-                self._binary.put(effect)
-            case Publish():
-                self._json.put(effect)
-            case SetTimer(name, at):
-                self._timers[name] = at
-                self._wake_at(at)
-            case Run(job):
-                self._jobs.put_nowait(job)
-            case Write(source, message):
-                try:
-                    self._performer.write(source, message)
-                except Exception as error:
-                    self._handle(JobFailed(Store(source), f"{type(error).__name__}: {error}"))
-            case CancelTimer(name):
-                self._timers.pop(name, None)
-            case Log(level, event, facts):
-                self._log(level, event, facts)
-            case Stop():
-                self._stopped.set_result(effect)
+    def start(self, work: Run) -> None:
+        """Hand a job to the worker."""
+        self._work.put_nowait(work)
 
-    def _wake_at(self, at: float) -> None:
+    def wake_at(self, at: float) -> None:
         """Links put their timer off with every message: that must not cost a turn of the event loop."""
         if self._alarm is None or at < self._alarm.when():
             if self._alarm is not None:
                 self._alarm.cancel()
             self._alarm = asyncio.get_running_loop().call_at(at, self._timer_due.set)
+
+    def log(self, line: Log) -> None:
+        """Write one line for people."""
+        self._log(line.level, line.event, line.facts)
+
+    def stop(self, stop: Stop) -> None:
+        """The machine has stopped."""
+        self._stopped.set_result(stop)
 
     async def _timing(self) -> None:
         try:
@@ -241,39 +184,31 @@ class Driver:
                 await self._timer_due.wait()
                 self._timer_due.clear()
                 self._alarm = None
-                now = self._now()
-                for name in [name for name, at in self._timers.items() if at <= now]:
-                    if self._timers.pop(name, None) is not None:
-                        self._handle(TimerFired(name))
-                if self._timers:
-                    self._wake_at(min(self._timers.values()))
+                self._interpreter.fire_timers()
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()
 
     async def _working(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            job = await self._jobs.get()
+            work = await self._work.get()
+            outcome: JobDone | JobFailed
             try:
-                result = await loop.run_in_executor(self._worker, self._performer.perform, job)
-                if self._think_s is not None:
-                    await asyncio.sleep(self._think_s(job))
+                outcome = JobDone(work.job, await self._worker.perform(self._performer, work), work.session)
             except MpslError as error:
-                self._handle(JobFailed(job, str(error)))
+                outcome = JobFailed(work.job, str(error), work.session)
             except Exception as error:
-                self._log("debug", "job-raised", {"job": type(job).__name__, "error": repr(error)})
-                self._handle(JobFailed(job, f"{type(error).__name__}: {error}"))
-            else:
-                self._handle(JobDone(job, result))
+                self._log("debug", "job-raised", {"job": type(work.job).__name__, "error": repr(error)})
+                outcome = JobFailed(work.job, f"{type(error).__name__}: {error}", work.session)
+            self._interpreter.job_ended(outcome)
 
     async def _keep_connected(self) -> None:
         """Connect, and again with jittered backoff whenever the connection is lost, until the machine stops."""
-        deadline = math.inf if self._patience_s is None else self._now() + self._patience_s
+        deadline = math.inf if self._patience_s is None else self.now() + self._patience_s
         backoff = FIRST_BACKOFF_S
         while True:
             reason = "the connection ended"
-            attempt_s = max(LAST_ATTEMPT_S, min(CONNECT_S, deadline - self._now()))
+            attempt_s = max(LAST_ATTEMPT_S, min(CONNECT_S, deadline - self.now()))
             try:
                 async with connect(self._address, self._client_id, self._machine.will, attempt_s) as connection:
                     backoff = FIRST_BACKOFF_S
@@ -290,17 +225,17 @@ class Driver:
             self._json.clear()
             if self._stopped.done():
                 return
-            if self._now() >= deadline:
+            if self.now() >= deadline:
                 raise BrokerError(f"{reason}; gave up after {self._patience_s:g} s")
-            self._handle(Disconnected(reason))
-            pause = min(random.uniform(0.5, 1.0) * backoff, deadline - self._now())
+            self._interpreter.handle(Disconnected(reason))
+            pause = min(random.uniform(0.5, 1.0) * backoff, deadline - self.now())
             self._log("warning", "retry", {"broker": self._address.shown, "seconds": round(pause, 1), "reason": reason})
             await asyncio.sleep(pause)
             backoff = min(MAX_BACKOFF_S, 2 * backoff)
 
     async def _connected(self, connection: Connection) -> None:
         """Everything that goes on while connected; returns when the machine has stopped and all is sent."""
-        self._handle(Connected(connection.max_packet))
+        self._interpreter.handle(Connected(connection.max_packet))
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -322,7 +257,7 @@ class Driver:
 
     async def _receiving(self, connection: Connection) -> None:
         async for arrived in connection.messages():
-            self._handle(Received(arrived.topic, arrived.payload))
+            self._interpreter.handle(Received(arrived.topic, arrived.payload))
 
     async def _sending(self, connection: Connection, outbox: Outbox) -> None:
         while True:
@@ -330,7 +265,7 @@ class Driver:
             match effects:
                 case [Subscribe(filters)]:
                     await connection.subscribe(filters)
-                    self._handle(Subscribed())
+                    self._interpreter.handle(Subscribed())
                 case [Unsubscribe(filters)]:
                     await connection.unsubscribe(filters)
                 case [Publish(qos=1) as publish]:

@@ -14,6 +14,7 @@ from broker.options import Network, default_id, network_options, new_boot
 from broker.service import drive, run_service
 from broker.sizes import parse_bytes
 from broker.slow_link import parse_link
+from broker.worker import Worker
 from mpsl.machines.effects import Stop
 from mpsl.machines.hop import HopMachine
 from mpsl.names import check_id
@@ -81,6 +82,6 @@ async def serve(
         network.address,
         client_id("node", id, boot),
         network.logger(role="node", id=id),
-        worker=computing_worker(threads),
+        worker=Worker(computing_worker(threads)),
     )
     return await drive(driver)

@@ -31,6 +31,7 @@ from mpsl.machines.jobs import (
     Prepared,
     Result,
 )
+from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
 from mpsl.nn import tensors, weights
 from mpsl.nn.allocation import trim_heap
@@ -65,12 +66,12 @@ class HopPerformer:
         """How many devices have a copy here now."""
         return len(self._copies)
 
-    def write(self, source: str, message: Slice) -> None:
+    def write(self, source: str, message: Slice, session: SessionId | None = None) -> None:
         """Take a slice in: into the committed part while loading, into the sum's memory when replicas merge."""
         storage = self._committed if message.version == self._version else self._sum
         weights.write(storage.arrays, message)
 
-    def perform(self, job: Job) -> Result:
+    def perform(self, job: Job, session: SessionId | None = None) -> Result:
         """Do one job, and say who holds how much now; raises what goes wrong."""
         result = self._perform(job)
         if self._plan is None:

@@ -6,35 +6,54 @@ One thread computes for all of them, because torch's generator belongs to the pr
 import asyncio
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from broker.driver import Driver
 from broker.hardware import cache_directory, machine_info
 from broker.options import Network, new_boot
+from broker.worker import Worker
 from device_agent.performer import DevicePerformer
 from device_agent.shard import Shard
 from mpsl.errors import MpslError, UsageError
 from mpsl.machines.device import DeviceMachine
-from mpsl.machines.effects import Stop
-from mpsl.machines.jobs import HeadBackward, HeadForward, Job, TailStep, WholeBatch
+from mpsl.machines.effects import Run, Stop
+from mpsl.machines.interpreter import Performer
+from mpsl.machines.jobs import HeadBackward, HeadForward, Job, Result, TailStep, WholeBatch
 from mpsl.nn.profiler import Profiler
 from mpsl.nn.threads import begin_computing, limit_threads
 from mpsl.topics import client_id
 
 
-class SharedWorker(ThreadPoolExecutor):
-    """The one computing thread; outlives the drivers that use it."""
+class SharedWorker(Worker):
+    """The computing thread that all agents of this process share.
 
-    def __init__(self, threads: int | None) -> None:
-        super().__init__(1, thread_name_prefix="worker", initializer=begin_computing, initargs=(threads,))
+    `batch_s`: seconds that each batch takes longer, as on a slower processor; the other agents do not wait for it.
+    """
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """A driver that ends leaves the worker to the others."""
+    def __init__(self, executor: ThreadPoolExecutor, batch_s: float) -> None:
+        super().__init__(executor)
+        self._batch_s = batch_s
+
+    async def perform(self, performer: Performer, work: Run) -> Result:
+        """Perform a job, then wait as long as the slower processor would have computed on."""
+        result = await super().perform(performer, work)
+        if self._batch_s:
+            await asyncio.sleep(extra_seconds(work.job, self._batch_s))
+        return result
 
     def close(self) -> None:
-        """End it for good."""
-        super().shutdown(wait=False, cancel_futures=True)
+        """A driver that ends leaves the thread to the others."""
+
+
+def extra_seconds(job: Job, batch_s: float) -> float:
+    """The share of a job in `batch_s` more seconds a batch: a third each time that the batch is at the device."""
+    match job:
+        case HeadForward(ticket) | TailStep(ticket) | HeadBackward(ticket):
+            return batch_s / 3 / ticket.micros
+        case WholeBatch():
+            return batch_s
+    return 0.0
 
 
 async def serve(
@@ -45,8 +64,9 @@ async def serve(
     `think_s`: seconds that each batch takes longer than this machine needs. An agent that ends with an error leaves the
     others alone.
     """
-    worker = SharedWorker(threads)
-    drivers = {id: _driver(network, id, shard, once, threads, think_s, worker) for id, shard in shards.items()}
+    executor = ThreadPoolExecutor(1, thread_name_prefix="worker", initializer=begin_computing, initargs=(threads,))
+    worker = SharedWorker(executor, think_s)
+    drivers = {id: _driver(network, id, shard, once, threads, worker) for id, shard in shards.items()}
     loop = asyncio.get_running_loop()
 
     def stop_all() -> None:
@@ -58,7 +78,7 @@ async def serve(
     try:
         stops = await asyncio.gather(*(_run(network, id, driver) for id, driver in drivers.items()))
     finally:
-        worker.close()
+        executor.shutdown(wait=False, cancel_futures=True)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
     return dict(zip(drivers, stops, strict=True))
@@ -70,8 +90,7 @@ def _driver(
     shard: Shard,
     once: bool,
     threads: int | None,
-    think_s: float,
-    worker: ThreadPoolExecutor,
+    worker: Worker,
 ) -> Driver:
     boot = new_boot()
     machine_is = machine_info(limit_threads(threads))
@@ -89,23 +108,7 @@ def _driver(
         client_id("device", id, boot),
         network.logger(role="device", id=id),
         worker=worker,
-        think_s=thinking(think_s) if think_s else None,
     )
-
-
-def thinking(batch_s: float) -> Callable[[Job], float]:
-    """How much longer each job takes for a batch to take so many seconds longer: a third each time it is here."""
-
-    def think_s(job: Job) -> float:
-        match job:
-            case HeadForward(ticket) | TailStep(ticket) | HeadBackward(ticket):
-                return batch_s / 3 / ticket.micros
-            case WholeBatch():
-                return batch_s
-            case _:
-                return 0.0
-
-    return think_s
 
 
 async def _run(network: Network, id: str, driver: Driver) -> Stop:

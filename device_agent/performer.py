@@ -37,6 +37,7 @@ from mpsl.machines.jobs import (
     Trained,
     WholeBatch,
 )
+from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice, Ticket
 from mpsl.nn import tensors, weights
 from mpsl.nn.allocation import trim_heap
@@ -58,11 +59,11 @@ class DevicePerformer:
         self._plan: Plan | None = None
         self._coding = tensors.Coding(time.thread_time)
 
-    def write(self, source: str, message: Slice) -> None:
+    def write(self, source: str, message: Slice, session: SessionId | None = None) -> None:
         """Take a slice of committed weights in."""
         weights.write(self._arrays[message.part], message, self._global_codecs[message.part])
 
-    def perform(self, job: Job) -> Result:
+    def perform(self, job: Job, session: SessionId | None = None) -> Result:
         """Do one job, and say how long the codecs took; raises what goes wrong."""
         return replace(self._perform(job), coding_s=self._coding.take())
 

@@ -28,6 +28,7 @@ from mpsl.machines.jobs import (
     RecordRound,
     Result,
 )
+from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
 from mpsl.nn import weights
 from mpsl.nn.models import build
@@ -53,7 +54,7 @@ class OrchestratorPerformer:
         self._staged: dict[tuple[str, int], list[Arrays]] = {}
         self._seat_sums: dict[str, Arrays] = {}
 
-    def write(self, source: str, message: Slice) -> None:
+    def write(self, source: str, message: Slice, session: SessionId | None = None) -> None:
         """Take in a slice: of a device's update into its staging place, of a seat's sum into the sum's."""
         plan = self._need()
         seat = plan.seat_of(source)
@@ -62,12 +63,15 @@ class OrchestratorPerformer:
         else:
             self._device_parts.write_update(self._staging(source, message.attempt), message)
 
-    @functools.singledispatchmethod
-    def perform(self, job: Job) -> Result:
+    def perform(self, job: Job, session: SessionId | None = None) -> Result:
         """Do one job; raises what goes wrong."""
+        return self._perform(job)
+
+    @functools.singledispatchmethod
+    def _perform(self, job: Job) -> Result:
         raise NotImplementedError(f"the orchestrator has no job {type(job).__name__}")
 
-    @perform.register
+    @_perform.register
     def _build(self, job: BuildModel) -> Result:
         training: TrainingJob = job.job
         torch.manual_seed(training.run.seed)
@@ -75,11 +79,11 @@ class OrchestratorPerformer:
         self._records.save_model("initial.safetensors", dict(state_tensors(self._model)))
         return facts_of_model(training, self._model)
 
-    @perform.register
+    @_perform.register
     def _find_plan(self, job: FindPlan) -> Result:
         return PlanFound(find_plan(system_of(job.profile, job.fleet), Shape(job.hops)))
 
-    @perform.register
+    @_perform.register
     def _lay_out(self, job: LayOut) -> Result:
         plan = job.plan
         self._plan = plan
@@ -96,14 +100,14 @@ class OrchestratorPerformer:
         part_bytes = tuple(weights.weights_bytes(self._stages[stage]) for stage in sorted(self._stages))
         return LaidOut(self._device_parts.update_bytes, part_bytes)
 
-    @perform.register
+    @_perform.register
     def _export(self, job: Export) -> Result:
         chunk = self._need().job.wire.chunk_bytes
         if job.part:
             return Exported(list(weights.slices(self._stages[job.part], "global", job.version, 0, job.part, chunk)))
         return Exported(self._device_parts.slices(job.version))
 
-    @perform.register
+    @_perform.register
     def _fold(self, job: FoldUpdate) -> Result:
         staged = self._staged.pop((job.device, job.attempt))
         for sums, arrays in zip(self._device_sums, staged, strict=True):
@@ -111,7 +115,7 @@ class OrchestratorPerformer:
                 self._rule.fold(total, array, job.samples)
         return Result()
 
-    @perform.register
+    @_perform.register
     def _checkpoint(self, job: Checkpoint) -> Result:
         """Divide every part's sum; nothing of the last committed model is touched before the new one is on disk."""
         plan = self._need()
@@ -140,12 +144,12 @@ class OrchestratorPerformer:
         self._staged.clear()
         return Result()
 
-    @perform.register
+    @_perform.register
     def _record(self, job: RecordRound) -> Result:
         self._records.append_round(job.metrics)
         return Result()
 
-    @perform.register
+    @_perform.register
     def _finish(self, job: Finish) -> Result:
         self._records.save_summary(job.summary)
         return Result()

@@ -70,10 +70,10 @@ class Recorder:
 class NoJobs:
     """A performer of a machine that asks for none."""
 
-    def perform(self, job: Any) -> Any:
+    def perform(self, job: Any, session: Any = None) -> Any:
         raise AssertionError("no job is asked for")
 
-    def write(self, source: str, message: Any) -> None:
+    def write(self, source: str, message: Any, session: Any = None) -> None:
         raise AssertionError("no write is asked for")
 
 

@@ -17,6 +17,7 @@ import torch
 from broker.address import BrokerAddress, parse_broker
 from broker.driver import Driver
 from broker.log import Logger
+from broker.worker import Worker
 from compute_node.performer import HopPerformer
 from device_agent.performer import DevicePerformer
 from device_agent.shard import Shard
@@ -32,18 +33,11 @@ from orchestrator.performer import OrchestratorPerformer
 from orchestrator.plan_option import job_as_planned
 
 
-class SharedWorker(ThreadPoolExecutor):
-    """Outlives the drivers that use it."""
-
-    def __init__(self) -> None:
-        super().__init__(1, initializer=torch.set_num_threads, initargs=(1,))
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """A driver that ends must not end the others' worker."""
+class SharedWorker(Worker):
+    """Outlives the drivers."""
 
     def close(self) -> None:
-        """End it for good."""
-        super().shutdown(wait=True)
+        pass
 
 
 @dataclass
@@ -107,7 +101,8 @@ async def _run(
     profiler: Profiler | None,
 ) -> Outcome:
     topics = Topics(f"t-{secrets.token_hex(6)}")
-    worker = SharedWorker()
+    executor = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+    worker = SharedWorker(executor)
     log: list[tuple[str, str, dict[str, Any]]] = []
 
     def logger(id: str) -> Logger:
@@ -132,5 +127,5 @@ async def _run(
         async with asyncio.timeout(timeout):
             stops = await asyncio.gather(*(each.run() for each in drivers.values()))
     finally:
-        worker.close()
+        executor.shutdown(wait=True)
     return Outcome(orchestrator.summary, dict(zip(drivers, stops, strict=True)), out, log)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from test_exactness import setting_of
 
 from broker.engines.engine import BrokerProcess
-from device_agent.agents import thinking
+from device_agent.agents import extra_seconds
 from device_agent.command import shards_in
 from mpsl.errors import UsageError
 from mpsl.machines.jobs import HeadBackward, HeadForward, HeadProbe, Job, StartRound, TailStep, WholeBatch
@@ -169,7 +169,6 @@ def test_the_exit_status_is_the_worst(mosquitto: BrokerProcess, tmp_path: Path) 
 
 @pytest.mark.parametrize("micros", [1, 3])
 def test_a_slower_processor_takes_so_much_longer_for_a_whole_batch(micros: int) -> None:
-    think_s = thinking(0.6)
     tensor = Tensor("fp32", "float32", (0,), ())
     tickets = [Ticket(1, 1, "dev-1", 1, 0, 0, micro, micros) for micro in range(micros)]
     jobs: list[Job] = [
@@ -177,6 +176,6 @@ def test_a_slower_processor_takes_so_much_longer_for_a_whole_batch(micros: int) 
         for ticket in tickets
         for job in (HeadForward(ticket), TailStep(ticket, tensor), HeadBackward(ticket, tensor))
     ]
-    assert sum(map(think_s, jobs)) == pytest.approx(0.6)
-    assert think_s(WholeBatch(tickets[0])) == 0.6
-    assert think_s(HeadProbe(1, 1, 0)) == think_s(StartRound(1, 1)) == 0.0
+    assert sum(extra_seconds(job, 0.6) for job in jobs) == pytest.approx(0.6)
+    assert extra_seconds(WholeBatch(tickets[0]), 0.6) == 0.6
+    assert extra_seconds(HeadProbe(1, 1, 0), 0.6) == extra_seconds(StartRound(1, 1), 0.6) == 0.0

@@ -24,6 +24,7 @@ from broker.connection import FRAME_BYTES, Refused, connect
 from broker.driver import MAX_TOGETHER, MAX_TOGETHER_BYTES, Driver, Outbox
 from broker.engines.engine import BrokerProcess
 from broker.user_properties import UserProperties
+from broker.worker import Worker
 from mpsl.errors import BrokerError
 from mpsl.machines.effects import CancelTimer, Effect, Publish, Run, SetTimer, Stop, Subscribe
 from mpsl.machines.events import (
@@ -34,6 +35,7 @@ from mpsl.machines.events import (
     StopRequested,
     TimerFired,
 )
+from mpsl.machines.interpreter import Performer
 from mpsl.machines.jobs import Leave, Result
 from mpsl.machines.machine import from_json
 from mpsl.topics import LANES, Topics, client_id
@@ -212,13 +214,19 @@ def test_a_publish_over_the_brokers_limit_is_refused_before_it_is_sent(tmp_path:
 
 def test_a_job_takes_as_long_as_on_a_slower_processor(embedded: BrokerProcess) -> None:
     class Leaves(NoJobs):
-        def perform(self, job: Any) -> Any:
+        def perform(self, job: Any, session: Any = None) -> Any:
             return Result()
+
+    class SlowWorker(Worker):
+        async def perform(self, performer: Performer, work: Run) -> Result:
+            result = await super().perform(performer, work)
+            await asyncio.sleep(0.3)
+            return result
 
     async def scenario(address: BrokerAddress) -> None:
         began = time.monotonic()
         machine = Recorder(new_topics(), lambda event: [Run(Leave())] if isinstance(event, Connected) else [])
-        driver = Driver(machine, Leaves(), address, client_id("test", "t", "1"), silent, think_s=lambda job: 0.3)
+        driver = Driver(machine, Leaves(), address, client_id("test", "t", "1"), silent, worker=SlowWorker())
         async with driving(driver):
             await machine.until(lambda: machine.of(JobDone))
         assert machine.now - began >= 0.3

@@ -146,8 +146,8 @@ def transfer(
             machine.now = time.monotonic()
             for each in slices:
                 for effect in machine.send("reader", each):
-                    driver._perform(effect)
-            driver._perform(machine.wake()[0])
+                    driver._interpreter._perform(effect)
+            driver._interpreter._perform(machine.wake()[0])
             most = 0
             while not machine.channel.idle:
                 most = max(most, machine.channel.in_flight_bytes)

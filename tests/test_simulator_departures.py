@@ -108,11 +108,11 @@ def test_a_device_for_which_a_job_of_a_node_fails_is_left_out(
 ) -> None:
     performed = HopPerformer.perform
 
-    def perform(self: HopPerformer, job: Any) -> Any:
+    def perform(self: HopPerformer, job: Any, session: Any = None) -> Any:
         at = getattr(job, "ticket", job)
         if isinstance(job, kind) and (at.device, at.round) == ("dev-3", 2):
             raise RuntimeError("shapes cannot be multiplied")
-        return performed(self, job)
+        return performed(self, job, session)
 
     monkeypatch.setattr(HopPerformer, "perform", perform)
     outcome = run_and_check(THREE, tmp_path)
@@ -125,8 +125,8 @@ def test_a_device_for_which_a_job_of_a_node_fails_is_left_out(
 def test_a_device_that_sends_what_no_codec_decodes_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     performed = DevicePerformer.perform
 
-    def perform(self: DevicePerformer, job: Any) -> Any:
-        result = performed(self, job)
+    def perform(self: DevicePerformer, job: Any, session: Any = None) -> Any:
+        result = performed(self, job, session)
         if isinstance(job, HeadForward) and (job.ticket.device, job.ticket.round) == ("dev-2", 2):
             assert isinstance(result, Encoded)
             return replace(result, tensor=msgspec.structs.replace(result.tensor, shape=(1,)))
@@ -144,10 +144,10 @@ def test_a_node_that_can_compute_for_nobody_ends_the_run_and_says_why(
 ) -> None:
     performed = HopPerformer.perform
 
-    def perform(self: HopPerformer, job: Any) -> Any:
+    def perform(self: HopPerformer, job: Any, session: Any = None) -> Any:
         if isinstance(job, Forward):
             raise RuntimeError("not enough memory")
-        return performed(self, job)
+        return performed(self, job, session)
 
     monkeypatch.setattr(HopPerformer, "perform", perform)
     outcome = run_and_check(THREE, tmp_path)

@@ -1,4 +1,7 @@
-"""What a machine wants done. Facts only: the driver (or the simulator) performs them, in the order given."""
+"""What a machine wants done. Facts only: `Interpreter` performs them over a host, in the order given.
+
+A job, a slice and a timer belong to a session, or to the process itself (session None); `EndSession` ends them with it.
+"""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -6,6 +9,7 @@ from typing import Literal
 from msgspec import Struct
 
 from mpsl.machines.jobs import Job
+from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
 from mpsl.publish import Publish as Publish  # noqa: PLC0414
 
@@ -29,6 +33,7 @@ class Run:
     """Run a job on the worker; answered by `JobDone` or `JobFailed`. Jobs run one at a time, in the order given."""
 
     job: Job
+    session: SessionId | None = None
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,18 @@ class Write:
 
     source: str
     slice: Slice
+    session: SessionId | None = None
 
 
 class SetTimer(Struct, frozen=True, gc=False):
-    """Ask for `TimerFired(name)` at `at` (seconds of the driver's clock); a timer of the same name is replaced."""
+    """Ask for `TimerFired(name)` at `at` (seconds of the host's clock).
+
+    It replaces the session's timer of the same name.
+    """
 
     name: str
     at: float
+    session: SessionId | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,14 @@ class CancelTimer:
     """Forget a timer."""
 
     name: str
+    session: SessionId | None = None
+
+
+@dataclass(frozen=True)
+class EndSession:
+    """Forget the timers and waiting jobs of a session, and the answer of its running job; then run `Leave` for it."""
+
+    session: SessionId
 
 
 @dataclass(frozen=True)
@@ -70,4 +88,4 @@ class Stop:
     reason: str = ""
 
 
-Effect = Subscribe | Unsubscribe | Publish | Run | Write | SetTimer | CancelTimer | Log | Stop
+Effect = Subscribe | Unsubscribe | Publish | Run | Write | SetTimer | CancelTimer | EndSession | Log | Stop

@@ -1,10 +1,11 @@
-"""What can happen to a machine. Facts only: the driver and the simulator make them, the machines read them."""
+"""What can happen to a machine. Facts only: a host makes them, the machines read them."""
 
 from dataclasses import dataclass
 
 from msgspec import Struct
 
 from mpsl.machines.jobs import Job, Result
+from mpsl.machines.session_id import SessionId
 from mpsl.wire import Buffer
 
 
@@ -17,7 +18,7 @@ class Connected:
 
 @dataclass(frozen=True)
 class Disconnected:
-    """The connection is gone; the driver tries again by itself."""
+    """The connection is gone; the host tries again by itself."""
 
     reason: str
 
@@ -40,6 +41,7 @@ class JobDone:
 
     job: Job
     result: Result
+    session: SessionId | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class JobFailed:
 
     job: Job
     reason: str
+    session: SessionId | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class TimerFired:
     """A timer that the machine had set."""
 
     name: str
+    session: SessionId | None = None
 
 
 @dataclass(frozen=True)

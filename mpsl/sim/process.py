@@ -8,7 +8,6 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from mpsl.errors import IllegalEvent, MpslError
 from mpsl.machines.effects import (
@@ -24,9 +23,9 @@ from mpsl.machines.effects import (
     Write,
 )
 from mpsl.machines.events import Connected, Disconnected, Event, JobDone, JobFailed, Received, Subscribed, TimerFired
-from mpsl.machines.jobs import Job, Result, Store
+from mpsl.machines.interpreter import Performer
+from mpsl.machines.jobs import Job, Store
 from mpsl.machines.machine import Machine
-from mpsl.messages import Slice
 from mpsl.sim.agenda import Agenda
 from mpsl.sim.cables import Cable
 from mpsl.sim.network import NOTICE_S, Network
@@ -35,14 +34,6 @@ BACKOFF_S = 0.5
 
 Duration = Callable[[str, Job], float]
 """Virtual seconds of a job of the process so called; infinite for one that never ends."""
-
-
-class Performer(Protocol):
-    """What does the jobs: the roles' own, or one that only pretends."""
-
-    def perform(self, job: Job) -> Result: ...
-
-    def write(self, source: str, message: Slice) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -176,11 +167,11 @@ class Process:
             case Run(job):
                 self._jobs.append(job)
                 self._work()
-            case Write(source, message):
+            case Write(source, message, session):
                 try:
-                    self.performer.write(source, message)
+                    self.performer.write(source, message, session)
                 except Exception as error:
-                    self._handle(JobFailed(Store(source), f"{type(error).__name__}: {error}"))
+                    self._handle(JobFailed(Store(source), f"{type(error).__name__}: {error}", session))
             case SetTimer(name, at):
                 if self._timers.get(name) != at:
                     self._timers[name] = at
@@ -243,7 +234,7 @@ class Process:
     def _outcome(self, job: Job) -> JobDone | JobFailed:
         try:
             # Of the real clock nothing may reach virtual time: the same seed gives the same run.
-            return JobDone(job, replace(self.performer.perform(job), coding_s=0.0))
+            return JobDone(job, replace(self.performer.perform(job, None), coding_s=0.0))
         except MpslError as error:
             return JobFailed(job, str(error))
         except Exception as error:

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from mpsl.machines.effects import Stop
+from mpsl.machines.interpreter import Performer
 from mpsl.machines.machine import Machine
 from mpsl.sim.agenda import Agenda
 from mpsl.sim.cables import Cable, Weigh, payload_bytes
 from mpsl.sim.faults import Faults, Mishap
 from mpsl.sim.network import Network
-from mpsl.sim.process import Duration, Performer, Process, Surroundings
+from mpsl.sim.process import Duration, Process, Surroundings
 from mpsl.sim.trace import Trace
 
 Start = Callable[[str], tuple[Machine, Performer]]

@@ -12,6 +12,7 @@ import click
 from broker.driver import Driver
 from broker.options import Network, network_options, new_boot
 from broker.service import drive
+from broker.worker import Worker
 from mpsl.errors import BrokerError
 from mpsl.job import Job
 from mpsl.machines.effects import Stop
@@ -75,7 +76,7 @@ async def orchestrate(network: Network, job: Job, out: Path, planned: PlannedRun
         client_id("orch", ORCHESTRATOR, boot),
         progress.logger(network.logger(role="orch")),
         patience_s=PATIENCE_S,
-        worker=computing_worker(1),
+        worker=Worker(computing_worker(1)),
     )
     async with progress:
         stop: Stop | None = None

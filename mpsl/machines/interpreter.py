@@ -1,0 +1,176 @@
+"""Performs a machine's effects: the one interpreter that the driver and the simulator share.
+
+It keeps the machine's timers and its queue of jobs, and it ends both with their session. A `Host` supplies the rest: a
+clock, a connection, a worker. It must never know what a message or a job means.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from mpsl.errors import IllegalEvent
+from mpsl.machines.effects import (
+    CancelTimer,
+    Effect,
+    EndSession,
+    Log,
+    Publish,
+    Run,
+    SetTimer,
+    Stop,
+    Subscribe,
+    Unsubscribe,
+    Write,
+)
+from mpsl.machines.events import Event, JobDone, JobFailed, TimerFired
+from mpsl.machines.jobs import Job, Leave, Result, Store
+from mpsl.machines.session_id import SessionId
+from mpsl.messages import Slice
+
+TimerKey = tuple[SessionId | None, str]
+
+
+class Machine(Protocol):
+    """What is driven."""
+
+    @property
+    def will(self) -> Publish: ...
+
+    def handle(self, event: Event, now: float) -> list[Effect]: ...
+
+
+class Performer(Protocol):
+    """Does the jobs. `perform` runs on the worker, `write` at once; `session` is None for jobs of the process."""
+
+    def perform(self, job: Job, session: SessionId | None) -> Result: ...
+
+    def write(self, source: str, message: Slice, session: SessionId | None) -> None: ...
+
+
+class Host(Protocol):
+    """The process that a machine lives in, real or simulated."""
+
+    def now(self) -> float:
+        """Seconds of a monotonic clock."""
+
+    def send(self, effect: Publish | Subscribe | Unsubscribe) -> None:
+        """Hand an effect to the connection, or keep it until there is one."""
+
+    def start(self, work: Run) -> None:
+        """Start a job on the idle worker; `Interpreter.job_ended` hears of its end."""
+
+    def wake_at(self, at: float) -> None:
+        """Call `Interpreter.fire_timers` at time `at`, or earlier."""
+
+    def log(self, line: Log) -> None:
+        """Write one line for people."""
+
+    def stop(self, stop: Stop) -> None:
+        """End the process."""
+
+
+class Interpreter:
+    """Gives events to one machine and performs what it wants, until it stops."""
+
+    def __init__(self, machine: Machine, write: Callable[[str, Slice, SessionId | None], None], host: Host) -> None:
+        self.stopped = False
+        self.running: Run | None = None
+        """The job that the worker has."""
+        self._machine = machine
+        self._write = write
+        self._host = host
+        self._jobs: deque[Run] = deque()
+        self._timers: dict[TimerKey, float] = {}
+        self._ended: set[SessionId] = set()
+        """Sessions that have ended while one of their jobs was running."""
+
+    @property
+    def unfinished_jobs(self) -> int:
+        """Jobs that wait or run."""
+        return len(self._jobs) + (self.running is not None)
+
+    @property
+    def timers(self) -> dict[TimerKey, float]:
+        """When each timer is due."""
+        return self._timers
+
+    def handle(self, event: Event) -> None:
+        """Give an event to the machine, unless it has stopped."""
+        if self.stopped:
+            return
+        try:
+            effects = self._machine.handle(event, self._host.now())
+        except IllegalEvent as error:
+            self._host.log(Log("warning", "illegal-event", {"reason": str(error)}))
+            return
+        for effect in effects:
+            self._perform(effect)
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case Publish() | Subscribe() | Unsubscribe():
+                self._host.send(effect)
+            case SetTimer(name, at, session):
+                self._timers[session, name] = at
+                self._host.wake_at(at)
+            case CancelTimer(name, session):
+                self._timers.pop((session, name), None)
+            case Run():
+                self._jobs.append(effect)
+                self._start_next()
+            case Write(source, message, session):
+                try:
+                    self._write(source, message, session)
+                except Exception as error:
+                    self.handle(JobFailed(Store(source), f"{type(error).__name__}: {error}", session))
+            case EndSession(session):
+                self._end(session)
+            case Log():
+                self._host.log(effect)
+            case Stop():
+                self.stopped = True
+                self._host.stop(effect)
+
+    # Timers
+
+    @property
+    def next_timer(self) -> float | None:
+        """When the earliest timer is due."""
+        return min(self._timers.values(), default=None)
+
+    def fire_timers(self) -> None:
+        """Fire the timers that are due, in the order in which they are due."""
+        now = self._host.now()
+        for at, key in sorted(((at, key) for key, at in self._timers.items() if at <= now), key=lambda due: due[0]):
+            if self._timers.get(key) == at:
+                del self._timers[key]
+                session, name = key
+                self.handle(TimerFired(name, session))
+        if (at_next := self.next_timer) is not None:
+            self._host.wake_at(at_next)
+
+    # Jobs
+
+    def job_ended(self, outcome: JobDone | JobFailed) -> None:
+        """The worker has finished `running`: the machine hears of it, unless its session has ended meanwhile."""
+        self.running = None
+        session = outcome.session
+        if session in self._ended:
+            self._ended.discard(session)
+        elif session is None or not isinstance(outcome.job, Leave):
+            self.handle(outcome)
+        self._start_next()
+
+    def _start_next(self) -> None:
+        if self.running is None and self._jobs and not self.stopped:
+            self.running = self._jobs.popleft()
+            self._host.start(self.running)
+
+    def _end(self, session: SessionId) -> None:
+        for key in [key for key in self._timers if key[0] == session]:
+            del self._timers[key]
+        self._jobs = deque(work for work in self._jobs if work.session != session)
+        if self.running is not None and self.running.session == session:
+            self._ended.add(session)
+        self._jobs.append(Run(Leave(), session))
+        self._start_next()
