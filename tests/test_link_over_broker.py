@@ -75,7 +75,7 @@ class Part(NoJobs):
         self.arrays = arrays
         self.offsets: list[tuple[int, int]] = []
 
-    def write(self, source: str, message: Any) -> None:
+    def write(self, source: str, message: Any, session: Any = None) -> None:
         self.offsets.append((message.index, message.offset))
         weights.write(self.arrays, message)
 
