@@ -73,7 +73,7 @@ class ModelSection:
 class OptimizerSection:
     """[optimizer]: every part's, on every device's copy."""
 
-    name: Literal["sgd", "adam"]
+    name: str
     lr: float
     momentum: float = 0.0
     weight_decay: float = 0.0
@@ -84,8 +84,6 @@ class OptimizerSection:
             raise ValueError(f"momentum = {self.momentum} must be at least 0 and below 1")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"weight_decay = {self.weight_decay} must be a number of at least 0")
-        if self.name == "adam" and self.momentum:
-            raise ValueError("momentum belongs to sgd; leave it out with adam")
 
 
 @dataclass(frozen=True)
@@ -174,7 +172,17 @@ class Job:
 
 def read_job(data: object, where: str) -> Job:
     """A job from the plain dicts of a TOML or JSON file; raises UsageError that names `where` and the key."""
+    from mpsl.nn.optimizers import optimizers  # it needs the sections above
+
     job = facts.read(Job, data, where)
+    try:
+        optimizer = optimizers.get(job.optimizer.name)
+    except UsageError as error:
+        raise UsageError(f"{where}: optimizer.name: {error}") from None
+    try:
+        optimizer.check(job.optimizer)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
     if job.model.cuts is not None and len(job.model.cuts) == 1:
         raise UsageError(
             f"{where}: model.cuts: one cut leaves no hop between the device's parts; N hops need N + 1 cuts"

@@ -11,23 +11,32 @@ import re
 from dataclasses import dataclass
 
 from mpsl import VERSION, facts
+from mpsl.errors import UsageError
 from mpsl.job import Job, ModelSection, OptimizerSection
 from mpsl.names import nearest
+from mpsl.nn.optimizers import optimizers
 
 LEARNING_RATE = 1e-6
 """Steps cost the same, and weights trained on noise stay numbers."""
 
-OPTIMIZERS = {
-    "sgd": OptimizerSection("sgd", LEARNING_RATE),
-    "momentum": OptimizerSection("sgd", LEARNING_RATE, momentum=0.9),
-    "adam": OptimizerSection("adam", LEARNING_RATE),
-}
-"""Those that differ in what a step costs, by the names that a fleet's file has for them."""
+
+def optimizer_kinds() -> tuple[str, ...]:
+    """The optimizers that differ in what a step costs, by the names that a fleet's file has for them."""
+    return tuple(kind for name in optimizers.names() for kind in optimizers.get(name).kinds)
+
+
+def optimizer_section(kind: str) -> OptimizerSection:
+    """An [optimizer] whose step costs what one of `kind` does; raises UsageError for an unknown kind."""
+    for name in optimizers.names():
+        settings = optimizers.get(name).kinds.get(kind)
+        if settings is not None:
+            return OptimizerSection(name, LEARNING_RATE, **settings)
+    raise UsageError(f"unknown optimizer {kind!r}; {nearest(kind, optimizer_kinds())}")
 
 
 def optimizer_kind(section: OptimizerSection) -> str:
-    """The key of OPTIMIZERS whose step costs what the section's does."""
-    return "momentum" if section.name == "sgd" and section.momentum else section.name
+    """The kind whose step costs what the section's does; raises UsageError for an unknown optimizer."""
+    return optimizers.get(section.name).kind_of(section)
 
 
 @dataclass(frozen=True)
@@ -42,8 +51,10 @@ class Question:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size = {self.batch_size} must be at least 1")
-        if self.optimizer not in OPTIMIZERS:
-            raise ValueError(f"unknown optimizer {self.optimizer!r}; {nearest(self.optimizer, OPTIMIZERS)}")
+        try:
+            optimizer_section(self.optimizer)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
         if any(not 0 <= first < end for first, end in self.blocks):
             raise ValueError(f"blocks = {[list(part) for part in self.blocks]} must be [a, b) with a below b")
 

@@ -14,6 +14,9 @@ from mpsl.names import nearest
 
 Member = TypeVar("Member")
 
+MAX_LISTED = 5
+"""Members of a family that an error lists."""
+
 
 class Registry(Generic[Member]):
     """The members of one family by name; `package` is the dotted name of the package that holds their files."""
@@ -41,10 +44,13 @@ class Registry(Generic[Member]):
         return sorted(self._members)
 
     def get(self, name: str) -> Member:
-        """The member called `name`; raises UsageError with the nearest known name."""
+        """The member called `name`; raises UsageError with the nearest name, and all of them where they are few."""
         self._load()
         if name not in self._members:
-            raise UsageError(f"unknown {self._family} {name!r}; {nearest(name, self._members)}")
+            hint = nearest(name, self._members)
+            if len(self._members) <= MAX_LISTED and hint.endswith("?"):
+                hint += f" choose from: {', '.join(self.names())}"
+            raise UsageError(f"unknown {self._family} {name!r}; {hint}")
         return self._members[name]
 
     def _load(self) -> None:

@@ -7,9 +7,7 @@ from mpsl.job import Job
 from mpsl.machines.jobs import ModelBuilt
 from mpsl.nn.cost import block_costs, single_value_norms
 from mpsl.nn.models import describe
-
-STATE_COPIES = {"adam": 2}
-"""Tensors of optimizer state for each parameter; SGD has one with momentum, none without."""
+from mpsl.nn.optimizers import block_state_bytes
 
 
 def facts_of_model(job: Job, model: nn.Sequential) -> ModelBuilt:
@@ -19,13 +17,12 @@ def facts_of_model(job: Job, model: nn.Sequential) -> ModelBuilt:
     name, args = job.model.name, job.model.args
     costs = block_costs(name, args, max(2, job.run.batch_size))
     described = describe(name, **args)
-    copies = STATE_COPIES.get(job.optimizer.name, 1 if job.optimizer.momentum else 0)
     return ModelBuilt(
         block_costs=tuple(float(cost.flops) for cost in costs),
         state_bytes=tuple(cost.parameter_bytes + cost.buffer_bytes for cost in costs),
         output_bytes=tuple(cost.output_bytes for cost in costs),
         stored_bytes=tuple(cost.stored_bytes for cost in costs),
-        optimizer_bytes=tuple(copies * cost.parameter_bytes for cost in costs),
+        optimizer_bytes=block_state_bytes(job.optimizer, [cost.parameter_bytes for cost in costs]),
         single_value_norms=tuple(single_value_norms(name, args)),
         input_shape=described.input_shape(),
         classes=described.num_classes,

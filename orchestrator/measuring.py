@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mpsl import facts
 from mpsl.errors import MeasurementError
 from mpsl.job import ModelSection
-from mpsl.profiling import OPTIMIZERS
+from mpsl.profiling import optimizer_section
 
 if TYPE_CHECKING:
     from mpsl.nn.block_times import Chain
@@ -125,7 +125,7 @@ def _chain(task: Task) -> "Chain":
     data = torch.randn(task.batch_size, *described.input_shape())
     labels = torch.randint(described.num_classes, (task.batch_size,))
     whole = build(task.model.name, **task.model.args)
-    return Chain(whole, OPTIMIZERS[task.optimizer], data, labels, time.perf_counter)
+    return Chain(whole, optimizer_section(task.optimizer), data, labels, time.perf_counter)
 
 
 def main() -> None:

@@ -113,7 +113,7 @@ def _share(flops: list[float], first: int, end: int) -> float:
 
 def _edge(job: Job, source: str, target: str, shape: tuple[int, ...]) -> EdgeRow:
     batch = (job.run.batch_size, *shape)
-    forward, backward = (parse(codec).max_bytes(batch) for codec in (job.wire.activations, job.wire.gradients))
+    forward, backward = (parse(codec).wire_bytes(batch) for codec in (job.wire.activations, job.wire.gradients))
     return EdgeRow(source, target, shape, forward, backward)
 
 

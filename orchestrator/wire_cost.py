@@ -14,7 +14,7 @@ import click
 from mpsl.errors import MeasurementError
 from mpsl.job import FleetSection, Job, ModelSection, RunSection
 from mpsl.planning.profile import Profile
-from mpsl.profiling import OPTIMIZERS
+from mpsl.profiling import optimizer_section
 from orchestrator.measuring import Task
 from orchestrator.observed_system import ORCHESTRATOR, Sample, observe, rate
 
@@ -79,7 +79,7 @@ def _steady_part(
     job = Job(
         RunSection("wire-cost", 1, task.batch_size, local_epochs=epochs),
         ModelSection(task.model.name, task.model.args, cuts),
-        OPTIMIZERS[task.optimizer],
+        optimizer_section(task.optimizer),
         FleetSection(copies, 1, start_timeout_s=120.0),
     )
     click.echo(f"a short run of {task.model.name}, cut at {cuts[0]} and {cuts[1]}, for what a byte costs", err=True)

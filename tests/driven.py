@@ -31,12 +31,12 @@ from mpsl.machines.jobs import (
     StartRound,
     TailStep,
 )
-from mpsl.machines.seat_memory import ways
 from mpsl.machines.seating import Seating, seat_everyone
 from mpsl.messages import Tensor, Ticket
 from mpsl.nn.allocation import return_large_at_once
 from mpsl.nn.tensors import encode
 from mpsl.plan import Plan
+from mpsl.planning.memory import memory_strategies, part_sizes
 from orchestrator.facts_of_model import facts_of_model
 
 MODELS: dict[str, tuple[dict[str, Any], tuple[int, ...], int]] = {
@@ -164,7 +164,11 @@ def allowed(model: str, on_disk: bool, recompute: bool, copies: int) -> int:
     job = a_job(model)
     assert job.model.cuts is not None
     blocks = (job.model.cuts[0], job.model.cuts[-1])
-    found = [w for w in ways(facts(job), blocks, job.run) if (w.on_disk, w.recompute) == (on_disk, recompute)]
+    found = [
+        s
+        for s in memory_strategies(part_sizes(facts(job), blocks), 1)
+        if (s.on_disk, s.recompute) == (on_disk, recompute)
+    ]
     return found[0].needed(copies)
 
 

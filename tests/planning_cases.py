@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
-from mpsl.planning.memory import GIB
+from mpsl.planning.memory import GIB, SLACK_BYTES, WINDOW_BYTES
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
 
 Figure = TypeVar("Figure")
@@ -66,9 +66,15 @@ def random_case(draw: random.Random) -> tuple[Profile, Fleet]:
     )
     hosts = draw.random() < 0.3
     kinds = ["slow", "fast", "odd"]
-    memory = [8.0 if draw.random() < 0.5 else scale * draw.uniform(10, 150) / GIB for _ in range(3)]
+
+    def tight(most: float) -> float:
+        """GiB for a part or two, and for the windows of some devices."""
+        amount = draw.uniform(10, most)
+        return (SLACK_BYTES + amount * (scale + 2 * WINDOW_BYTES / 30)) / GIB
+
+    memory = [8.0 if draw.random() < 0.5 else tight(150) for _ in range(3)]
     if draw.random() < 0.4:
-        memory = [scale * draw.uniform(10, 80) / GIB for _ in range(3)]
+        memory = [tight(80) for _ in range(3)]
 
     def host() -> str | None:
         return draw.choice([None, "here", "there"]) if hosts else None

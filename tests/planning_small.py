@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
+from mpsl.planning.memory import SLACK_BYTES, WINDOW_BYTES
 from mpsl.planning.objective import Placement, Prediction, predict
 from mpsl.planning.planner import assign_devices
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
@@ -12,6 +13,10 @@ from mpsl.planning.system import System, system_of
 
 WIDE = 8e9  # Mbit/s: 10¹⁵ bytes/s, so that what does not matter takes no time
 MANY = {"count": 20}  # 100 batches a round, so that no device sets the pace
+SEAT_FIXED = 3 * 4_000_000 + 4 * 1_000_000 + SLACK_BYTES
+"""Bytes of a seat with one block: its part, the sum, the largest gradient, temporary tensors, slack."""
+SEAT_COPY = 4_000_000 + 2_000_000 + 4 * 1_000_000 + 2 * WINDOW_BYTES
+"""Bytes of each device admitted there: weights, stored activations, what comes and goes at both edges, windows."""
 CHAIN = Placement((1, 2, 3), ((0,), (1,)))
 
 

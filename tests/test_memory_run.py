@@ -13,8 +13,8 @@ from test_exactness import setting_of
 
 from broker.engines.engine import BrokerProcess
 from mpsl.job import read_job
-from mpsl.machines.seat_memory import SeatMemory, ways
 from mpsl.nn.models import build
+from mpsl.planning.memory import SeatMemory, memory_strategies, part_sizes
 from orchestrator.facts_of_model import facts_of_model
 
 SIZES = [19, 11, 16]
@@ -29,19 +29,23 @@ def a_job(micro_batches: int) -> dict[str, Any]:
     }
 
 
-def ways_of(content: dict[str, Any]) -> tuple[SeatMemory, ...]:
+def strategies_of(content: dict[str, Any]) -> tuple[SeatMemory, ...]:
     job = read_job(content, "job")
     model = build(job.model.name, **job.model.args)
-    return ways(facts_of_model(job, model), (1, 8), job.run)
+    return memory_strategies(part_sizes(facts_of_model(job, model), (1, 8)), job.run.micro_batches)
 
 
-@pytest.mark.parametrize(("way", "micro_batches"), [(1, 1), (2, 1), (2, 2)], ids=["file", "recompute", "micro-batches"])
-def test_short_of_memory_bit_identical(mosquitto: BrokerProcess, tmp_path: Path, way: int, micro_batches: int) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "micro_batches"), [(1, 1), (2, 1), (2, 2)], ids=["file", "recompute", "micro-batches"]
+)
+def test_short_of_memory_bit_identical(
+    mosquitto: BrokerProcess, tmp_path: Path, strategy: int, micro_batches: int
+) -> None:
     torch.set_num_threads(1)
     content = a_job(micro_batches)
-    options = ways_of(content)
-    budget = options[way].needed(2)
-    assert options[way - 1].needed(2) > budget, "the way before does not fit"
+    options = strategies_of(content)
+    budget = options[strategy].needed(2)
+    assert options[strategy - 1].needed(2) > budget, "the strategy before does not fit"
     shards = make_shards(SIZES, (1, 8, 8), 10, test=5)
     outcome = run_fleet(mosquitto.url, content, shards, tmp_path, 1, memory_budget=budget)
 
@@ -53,9 +57,9 @@ def test_short_of_memory_bit_identical(mosquitto: BrokerProcess, tmp_path: Path,
 
     plan = json.loads((tmp_path / "plan.json").read_text())
     (seat,) = plan["seats"]
-    assert (seat["on_disk"], seat["recompute"], plan["admit"]) == (True, way == 2, 2)
+    assert (seat["on_disk"], seat["recompute"], plan["admit"]) == (True, strategy == 2, 2)
     said = [facts["reason"] for _, event, facts in outcome.log if event == "short-of-memory"]
-    assert said == ([plan["shortfall"]] if way == 2 else [])
-    if way == 2:
+    assert said == ([plan["shortfall"]] if strategy == 2 else [])
+    if strategy == 2:
         assert "activations are computed again: about 25% less throughput" in plan["shortfall"]
         assert f"{options[1].needed(2):,} bytes would avoid it" in plan["shortfall"]

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from mpsl import facts
+from mpsl.codecs import parse
 from mpsl.errors import UsageError
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.profile import Profile
 from mpsl.planning.system import System, system_of
-from mpsl.planning.wire_size import wire_factor
 
 
 def profile_data(**changes: Any) -> dict[str, Any]:
@@ -68,18 +68,23 @@ def test_a_broker_with_a_measured_speed_passes_on_no_more() -> None:
     assert members.broker_s_per_byte == 1 / 2e7
 
 
-@pytest.mark.parametrize(
-    ("codec", "factor"),
-    [("fp32", 1), ("fp16", 0.5), ("bf16", 0.5), ("int8", 0.25), ("int4", 0.125), ("topk:0.05", 0.1), ("topk:1", 2)],
-)
-def test_wire_factors(codec: str, factor: float) -> None:
-    assert wire_factor(codec) == factor
+@pytest.mark.parametrize("codec", ["fp32", "fp16", "int8", "huffman:3", "topk:0.05", "topk:1"])
+def test_what_crosses_a_cut_is_what_the_codec_says_of_itself(codec: str) -> None:
+    members = system(fleet=fleet_data(job={"activations": codec}))
+    assert members.activation == tuple(parse(codec).wire_bytes((size // 4,)) for size in (400, 4000, 4000, 4000))
+    assert members.gradient == (400, 4000, 4000, 4000)
 
 
 @pytest.mark.parametrize("codec", ["fp23", "topk", "topk:0", "topk:2", "topk:x", "fp16:2"])
 def test_unknown_codecs_are_refused(codec: str) -> None:
     with pytest.raises(UsageError, match="codec"):
-        wire_factor(codec)
+        system(fleet=fleet_data(job={"gradients": codec}))
+
+
+@pytest.mark.parametrize(("optimizer", "states"), [("sgd", 0), ("momentum", 1), ("adam", 2)])
+def test_the_optimizer_says_what_its_state_takes(optimizer: str, states: int) -> None:
+    members = system(fleet=fleet_data(job={"optimizer": optimizer}))
+    assert members.optimizer == tuple(states * size for size in members.parameters)
 
 
 @pytest.mark.parametrize(

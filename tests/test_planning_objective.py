@@ -3,7 +3,7 @@
 import dataclasses
 import random
 
-from planning_small import CHAIN, MANY, judge, near, system
+from planning_small import CHAIN, MANY, SEAT_COPY, SEAT_FIXED, judge, near, system
 
 from mpsl.admission_limit import largest_admission, seat_admission, starting_admission
 from mpsl.planning.fleet import FleetHost
@@ -38,7 +38,7 @@ def test_a_node_link_carries_every_cut_and_its_part_once() -> None:
 
 def test_each_direction_of_a_link_counts_alone() -> None:
     prediction = judge(system(node={"link_mbps": 80.0}, device=MANY, gradients="int4"))
-    assert prediction.bottleneck_s == near(100 * (0.1 + 0.0125) + 0.4)
+    assert prediction.bottleneck_s == near(100 * (0.1 + 0.01328125) + 0.4)
 
 
 def test_wire_cpu_counts_both_directions_and_the_weights() -> None:
@@ -114,12 +114,11 @@ def test_no_hops_is_the_devices_alone() -> None:
 def test_memory_is_the_sum_of_its_holders_for_the_plans_admission() -> None:
     for admit, optimizer, states in ((1, "sgd", 0), (2, "momentum", 1), (2, "adam", 2)):
         prediction = judge(system(admit=admit, optimizer=optimizer))
-        copy = (1 + states) * 4_000_000 + 2_000_000 + 1_000_000
-        assert prediction.node_bytes["n-1"] == 3 * 4_000_000 + admit * copy
+        assert prediction.node_bytes["n-1"] == SEAT_FIXED + admit * (SEAT_COPY + states * 4_000_000)
 
 
 def test_the_budget_bounds_the_admission_to_the_byte() -> None:
-    two = 12_000_000 + 2 * 7_000_000
+    two = SEAT_FIXED + 2 * SEAT_COPY
     some = system(device={"count": 4})
 
     def admitted(budget: int) -> Prediction | None:
@@ -127,7 +126,7 @@ def test_the_budget_bounds_the_admission_to_the_byte() -> None:
         tight = dataclasses.replace(some, nodes=nodes)
         return predict(tight, CHAIN, assign_devices(tight, CHAIN).loads)
 
-    fits, short, none = admitted(two), admitted(two - 1), admitted(two - 7_000_001)
+    fits, short, none = admitted(two), admitted(two - 1), admitted(two - SEAT_COPY - 1)
     assert fits is not None
     assert short is not None
     assert (fits.admit, short.admit, none) == (2, 1, None)

@@ -6,11 +6,11 @@ import random
 from typing import Any
 
 import pytest
-from planning_small import WIDE, near, system
+from planning_small import SEAT_COPY, SEAT_FIXED, WIDE, near, system
 
 from mpsl.errors import UsageError
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetJob, FleetNode
-from mpsl.planning.memory import GIB
+from mpsl.planning.memory import GIB, SLACK_BYTES, WINDOW_BYTES
 from mpsl.planning.objective import Placement, SeatLoad, Shape, fluid_loads, predict
 from mpsl.planning.planner import assign_devices, plan
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
@@ -86,7 +86,7 @@ def test_the_cheapest_plan_pays_for_no_idle_node() -> None:
 
 
 def test_max_hops_limits_what_auto_takes_and_is_refused_beyond() -> None:
-    tight = {"memory_gib": (3 * 4e6 + 7e6 + 1e6) / GIB}
+    tight = {"memory_gib": (SEAT_FIXED + SEAT_COPY + 1e6) / GIB}
     assert replicas_of(plan(system(node=tight, first_cut=1, last_cut=3), Shape())) == [1, 1]
     with pytest.raises(UsageError, match="no placement fits"):
         plan(system(node=tight, first_cut=1, last_cut=3, max_hops=1), Shape())
@@ -95,7 +95,7 @@ def test_max_hops_limits_what_auto_takes_and_is_refused_beyond() -> None:
 
 
 def test_what_does_not_fit_is_named_with_the_bytes_over() -> None:
-    needed = 3 * 8_000_000 + 8_000_000 + 4_000_000 + 1_000_000
+    needed = SEAT_FIXED + SEAT_COPY + 3 * 4_000_000 + 2_000_000
     budget = 0.03
     with pytest.raises(UsageError) as error:
         plan(system(node={"memory_gib": budget}, first_cut=1, last_cut=3), Shape(1))
@@ -121,8 +121,10 @@ def test_what_comes_nearest_is_nearest_to_a_thousand_bytes() -> None:
         some, parameters=(0, 0, 1000, 41_000, 41_000), stored=(0,) * 5, output=(0,) * 5,
         nodes=tuple(dataclasses.replace(node, memory=1000.0) for node in some.nodes),
     )  # fmt: skip
+    needed = 4 * 1000 + SLACK_BYTES + 2 * WINDOW_BYTES
     with pytest.raises(
-        UsageError, match=r"nearest: blocks \[1, 2\) .* need 4000 bytes on node 'n-1', 3000 over its 1000"
+        UsageError,
+        match=rf"nearest: blocks \[1, 2\) .* need {needed} bytes on node 'n-1', {needed - 1000} over its 1000",
     ):
         plan(small, Shape(1))
 
@@ -141,7 +143,7 @@ def test_shapes_that_cannot_be_are_refused(shape: Shape, job: dict[str, Any], me
 
 
 def test_the_comparison_has_the_papers_four_ways() -> None:
-    rows = compare(system(device={"count": 4}, first_cut=1, last_cut=3))
+    rows = compare(system(device={"count": 4}, first_cut=1, last_cut=3, admit=4))
     assert [row.name for row in rows] == ["one hop", "one hop, 2 replicas", "2 hops", "best of hops × replicas"]
     times = [row.round_s or 0.0 for row in rows]
     assert times[3] <= min(times)
@@ -167,7 +169,7 @@ def test_where_whole_devices_do_worse_than_divided_ones_the_best_is_another_way(
 
 
 def test_a_way_that_does_not_fit_says_why_in_the_comparison() -> None:
-    tight = {"memory_gib": (3 * 4e6 + 7e6 + 1e6) / GIB}
+    tight = {"memory_gib": (SEAT_FIXED + SEAT_COPY + 1e6) / GIB}
     rows = compare(system(node=tight, first_cut=1, last_cut=3))
     assert rows[0].round_s is None
     assert "bytes on node" in (rows[0].reason or "")
@@ -217,7 +219,7 @@ def test_a_fleet_beyond_proof_says_so_with_the_gap() -> None:
 
 def test_whole_devices_go_where_a_fixed_admission_leaves_room_for_them() -> None:
     """Two replicas with memory for one copy each: a fast one and a slow one, each takes half of the devices."""
-    one_copy = (12_000_000 + 7_000_000) / GIB
+    one_copy = (SEAT_FIXED + SEAT_COPY) / GIB
     some = system(admit=2, device={"count": 4}, node={"memory_gib": one_copy})
     fast, slow = some.nodes
     slow = dataclasses.replace(slow, hardware=dataclasses.replace(slow.hardware, seconds=(0, 0.02, 0.2, 0.4, 0.5)))
@@ -229,7 +231,7 @@ def test_whole_devices_go_where_a_fixed_admission_leaves_room_for_them() -> None
 
 def test_where_divided_devices_alone_fit_the_best_chain_without_replicas_is_the_plan() -> None:
     """Three devices, two at once: replicas with room for one copy serve one and a half each, which nobody can."""
-    one_copy = (12_000_000 + 7_000_000) / GIB
+    one_copy = (SEAT_FIXED + SEAT_COPY) / GIB
     some = system(admit=2, device={"count": 3}, node={"memory_gib": one_copy, "count": 3})
     roomy = dataclasses.replace(some.nodes[2], memory=2 * some.nodes[2].memory, price=1.0)
     slow = dataclasses.replace(roomy, hardware=dataclasses.replace(roomy.hardware, seconds=(0, 1, 2, 3, 4)))

@@ -67,7 +67,7 @@ class Stepping:
     def step(self, parameter: nn.Parameter) -> None:
         self.clock.now += self.seconds[id(parameter)]
 
-    def state_bytes(self) -> int:
+    def held_bytes(self) -> int:
         return 0
 
 

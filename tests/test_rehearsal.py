@@ -10,6 +10,7 @@ from planning_cases import random_case
 
 from mpsl.errors import UsageError
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
+from mpsl.planning.memory import SLACK_BYTES, WINDOW_BYTES
 from mpsl.planning.objective import Shape
 from mpsl.planning.plan_file import PlanFile, PlannedRun, PlannedSeat
 from mpsl.planning.planner import plan
@@ -156,7 +157,9 @@ def test_the_unit_of_time_does_not_matter(scale: float) -> None:
 def test_memory_is_the_part_and_what_is_admitted() -> None:
     job = FleetJob(optimizer="adam")
     found = rehearsed(profile(), fleet(devices=2, job=job))
-    fixed, copy, stored = 3 * 2_000_000, 3 * 2_000_000, 7_000_000 + OUTPUTS[0]
+    fixed = 3 * 2_000_000 + 4 * max(OUTPUTS) + SLACK_BYTES
+    copy = 3 * 2_000_000 + OUTPUTS[0] + 2 * OUTPUTS[1] + 2 * WINDOW_BYTES
+    stored = 7_000_000 + OUTPUTS[0]
     held = [size for _, size in found.memory["node"]]
     assert held[0] == held[-1] == fixed
     assert max(held) == fixed + 2 * copy + 2 * stored

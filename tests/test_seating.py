@@ -10,9 +10,9 @@ from mpsl import PROTOCOL, facts
 from mpsl.job import Job, read_job
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import ModelBuilt
-from mpsl.machines.seat_memory import ways
 from mpsl.machines.seating import Seating, seat_everyone
 from mpsl.plan import Plan
+from mpsl.planning.memory import memory_strategies, part_sizes
 from mpsl.topics import Branch
 
 MODEL = ModelBuilt(
@@ -108,7 +108,7 @@ def test_admission_is_the_jobs_or_the_starting_formula() -> None:
 
 def test_a_budget_lowers_the_admission_and_too_small_a_one_is_a_reason() -> None:
     cuts = [1, 3, 5]
-    memory, disk, again = ways(MODEL, (1, 3), job().run)
+    memory, disk, again = memory_strategies(part_sizes(MODEL, (1, 3)), job().run.micro_batches)
     assert (memory.on_disk, disk.on_disk, again.recompute) == (False, True, True)
     three = job(cuts=cuts, admit=3)
     plan = plan_of(three, seating(memory.needed(3), None))

@@ -55,7 +55,7 @@ class Affine(Codec):
         """How integers are packed: so many together, in so many bytes."""
         return 8, self.bits
 
-    def _most(self, values: int) -> tuple[int, ...]:
+    def _max_sizes(self, values: int) -> tuple[int, ...]:
         groups = -(-values // GROUP)
         return (2 * groups, 2 * groups, self._packed_bytes(values))
 

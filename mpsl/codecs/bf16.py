@@ -26,7 +26,7 @@ class BrainFloat16(Codec):
 
     name = "bf16"
 
-    def _most(self, values: int) -> tuple[int, ...]:
+    def _max_sizes(self, values: int) -> tuple[int, ...]:
         return (2 * values,)
 
     def _encode(self, flat: Floats) -> Sequence[NDArray[np.generic]]:

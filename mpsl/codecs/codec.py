@@ -96,31 +96,45 @@ class Codec(ABC):
     def check(self, shape: Sequence[int], planes: Sequence[Buffer]) -> None:
         """Raise WireError where planes of these lengths cannot be a tensor of `shape`; allocates nothing."""
         values = values_in(shape)
-        least, most = self._least(values), self._most(values)
+        smallest, largest = self._min_sizes(values), self._max_sizes(values)
         lengths = tuple(_bytes_in(plane) for plane in planes)
-        if len(lengths) != len(most) or not all(
-            low <= length <= high for low, length, high in zip(least, lengths, most, strict=True)
+        if len(lengths) != len(largest) or not all(
+            low <= length <= high for low, length, high in zip(smallest, lengths, largest, strict=True)
         ):
-            bounds = most if least == most else f"{least} to {most}"
+            bounds = largest if smallest == largest else f"{smallest} to {largest}"
             raise WireError(f"{self.spec}: planes of {lengths} bytes, but shape {tuple(shape)} needs {bounds}")
 
     def sizes(self, shape: Sequence[int]) -> tuple[int, ...] | None:
         """Bytes of each plane for a tensor of `shape`; None where they depend on the values. WireError as `decode`."""
         values = values_in(shape)
-        most = self._most(values)
-        return most if self._least(values) == most else None
+        largest = self._max_sizes(values)
+        return largest if self._min_sizes(values) == largest else None
 
     def max_bytes(self, shape: Sequence[int]) -> int:
         """The most bytes that a tensor of `shape` can take, all planes together. WireError as `decode`."""
-        return sum(self._most(values_in(shape)))
+        return sum(self._max_sizes(values_in(shape)))
+
+    def wire_bytes(self, shape: Sequence[int]) -> int:
+        """The bytes that a tensor of `shape` is expected to take, all planes together; never more than `max_bytes`.
+
+        Exact where `sizes` is known. Otherwise an upper estimate for activations and gradients as training makes them,
+        at most a few per cent too high for the least compressible of them; docs/codecs.md has the measurements. All
+        planning uses this figure. Raises WireError as `decode`.
+        """
+        values = values_in(shape)
+        return min(self._expected_bytes(values), sum(self._max_sizes(values)))
 
     @abstractmethod
-    def _most(self, values: int) -> tuple[int, ...]:
+    def _max_sizes(self, values: int) -> tuple[int, ...]:
         """The largest size of each plane, in bytes, for so many values."""
 
-    def _least(self, values: int) -> tuple[int, ...]:
+    def _min_sizes(self, values: int) -> tuple[int, ...]:
         """The smallest size of each plane; the same as the largest unless a codec says otherwise."""
-        return self._most(values)
+        return self._max_sizes(values)
+
+    def _expected_bytes(self, values: int) -> int:
+        """What `wire_bytes` says; a codec whose sizes are far below the largest for usual tensors overrides it."""
+        return sum(self._max_sizes(values))
 
     @abstractmethod
     def _encode(self, flat: Floats) -> Sequence[NDArray[np.generic]]:

@@ -29,7 +29,7 @@ class Float16(Codec):
 
     name = "fp16"
 
-    def _most(self, values: int) -> tuple[int, ...]:
+    def _max_sizes(self, values: int) -> tuple[int, ...]:
         return (2 * values,)
 
     def _encode(self, flat: Floats) -> Sequence[NDArray[np.generic]]:

@@ -26,7 +26,7 @@ class Float32(Codec):
         self.check(shape, planes)
         return np.frombuffer(planes[0], "<f4").reshape(tuple(shape))
 
-    def _most(self, values: int) -> tuple[int, ...]:
+    def _max_sizes(self, values: int) -> tuple[int, ...]:
         return (4 * values,)
 
     def _encode(self, flat: Floats) -> Sequence[NDArray[np.generic]]:

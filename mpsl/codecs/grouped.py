@@ -34,7 +34,7 @@ class Grouped(Codec):
     group: ClassVar[int]
     """Values that share a scale; divides PIECE."""
 
-    def _most(self, values: int) -> tuple[int, ...]:
+    def _max_sizes(self, values: int) -> tuple[int, ...]:
         return (4 * -(-values // self.group), self._packed_bytes(values))
 
     def _encode(self, flat: Floats) -> Sequence[NDArray[np.generic]]:

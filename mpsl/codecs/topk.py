@@ -51,10 +51,10 @@ class TopK(Codec):
         """How many of so many values are sent."""
         return math.ceil(Fraction(self.argument or 0) * values)
 
-    def _most(self, values: int) -> tuple[int, ...]:
+    def _max_sizes(self, values: int) -> tuple[int, ...]:
         return (2 * self.kept(values), self._layout(values).most)
 
-    def _least(self, values: int) -> tuple[int, ...]:
+    def _min_sizes(self, values: int) -> tuple[int, ...]:
         return (2 * self.kept(values), self._layout(values).least)
 
     def _layout(self, values: int) -> Layout:

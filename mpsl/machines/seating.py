@@ -9,12 +9,14 @@ from mpsl.errors import UsageError
 from mpsl.job import Job
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import ModelBuilt
-from mpsl.machines.seat_memory import SeatMemory, best_way, ways
 from mpsl.plan import DeviceEntry, Plan, Seat
+from mpsl.planning.memory import SeatMemory, best_strategy, memory_strategies, part_sizes
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
 
-SLACK_BYTES = 64 * 1024
+HEADER_BYTES = 64 * 1024
 """Room for headers in the largest message."""
+FLOAT_BYTES = 4
+"""Of an fp32 number."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,14 @@ def seat_everyone(job: Job, model: ModelBuilt, fleet: Seating) -> Plan | str:
     if isinstance(admission, str):
         return admission
     seats = [
-        replace(seat, on_disk=way.on_disk, recompute=way.recompute)
-        for seat, way in zip(seats, admission.ways, strict=True)
+        replace(seat, on_disk=strategy.on_disk, recompute=strategy.recompute)
+        for seat, strategy in zip(seats, admission.strategies, strict=True)
     ]
     edges = [model.output_bytes[cut - 1] for cut in cuts]
-    # A codec may need more than the values themselves, and a slice of weights is at most one chunk.
-    largest = max([*(2 * edge for edge in edges), job.wire.chunk_bytes]) + SLACK_BYTES
-    for codec in (job.wire.activations, job.wire.gradients):
-        parse(codec)
+    # A tensor counts as it travels and as it is decoded; a slice of weights is at most one chunk.
+    codecs = [parse(spec) for spec in (job.wire.activations, job.wire.gradients, "fp32")]
+    tensors = [codec.max_bytes((-(-edge // FLOAT_BYTES),)) for codec in codecs for edge in edges]
+    largest = max([*tensors, job.wire.chunk_bytes]) + HEADER_BYTES
     entries = {id: DeviceEntry(boots[id], replicas) for id, replicas in served.items()}
     return Plan(
         fleet.run, 1, fleet.boot, job, blocks, cuts, tuple(seats), entries, admission.admit, largest,
@@ -98,7 +100,8 @@ def _demand(job: Job, model: ModelBuilt, seat: Seat, served: dict[str, tuple[int
     share = max(1, devices) / len(served)
     cost = sum(model.block_costs[slice(*seat.blocks)]) * share
     budget = next(node for node in fleet.nodes if node.id == seat.node).info.get("memory_budget")
-    return _Demand(seat, share, cost, ways(model, seat.blocks, job.run), budget if isinstance(budget, int) else None)
+    options = memory_strategies(part_sizes(model, seat.blocks), job.run.micro_batches)
+    return _Demand(seat, share, cost, options, budget if isinstance(budget, int) else None)
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class _Admission:
 
     admit: int
     most: int
-    ways: list[SeatMemory]
+    strategies: list[SeatMemory]
     shortfall: str = ""
 
 
@@ -121,37 +124,41 @@ def _admission(job: Job, model: ModelBuilt, demands: list[_Demand], devices: int
     for number, demand in enumerate(demands):
         if demand.budget is None:
             continue
-        way = best_way(demand.options, demand.budget, demand.copies(admit), cover * demand.share)
-        if way is None:
+        strategy = best_strategy(demand.options, demand.budget, demand.copies(admit), cover * demand.share)
+        if strategy is None:
             return (
                 f"seat {demand.seat.address} on {demand.seat.node}: its part needs "
-                f"{min(way.needed(1) for way in demand.options):,} bytes for one admitted device, the node's "
+                f"{min(option.needed(1) for option in demand.options):,} bytes for one admitted device, the node's "
                 f"--memory-budget is {demand.budget:,}; raise it, make batch_size smaller, or use more hops"
             )
-        possible = largest_admission(way.copies(demand.budget), demand.share, devices)
+        possible = largest_admission(strategy.copies(demand.budget), demand.share, devices)
         if possible < admit:
             admit, tightest = possible, number
     # The tightest seat has decided; the others make do with no less than that takes.
     chosen = [
         next(
-            way for way in demand.options if demand.budget is None or way.copies(demand.budget) >= demand.copies(admit)
+            option
+            for option in demand.options
+            if demand.budget is None or option.copies(demand.budget) >= demand.copies(admit)
         )
         for demand in demands
     ]
     limits = [
-        largest_admission(way.copies(demand.budget), demand.share, devices)
-        for way, demand in zip(chosen, demands, strict=True)
+        largest_admission(strategy.copies(demand.budget), demand.share, devices)
+        for strategy, demand in zip(chosen, demands, strict=True)
         if demand.budget is not None
     ]
     most = admit if job.fleet.admit else min([devices, *limits])
     filled = zip(chosen, demands, strict=True)
-    throughput = min((way.throughput(seat.copies(admit), cover * seat.share) for way, seat in filled), default=1.0)
+    throughput = min(
+        (strategy.throughput(seat.copies(admit), cover * seat.share) for strategy, seat in filled), default=1.0
+    )
     if throughput > 0.995:
         return _Admission(admit, most, chosen)
-    slow = tightest if admit < wanted else next(number for number, way in enumerate(chosen) if way.recompute)
+    slow = tightest if admit < wanted else next(number for number, strategy in enumerate(chosen) if strategy.recompute)
     again = ", activations are computed again" if chosen[slow].recompute else ""
     short = demands[slow]
-    enough = min(way.needed(short.copies(wanted)) for way in short.options if not way.recompute)
+    enough = min(option.needed(short.copies(wanted)) for option in short.options if not option.recompute)
     return _Admission(
         admit,
         most,

@@ -91,7 +91,7 @@ class Copy:
 
     def optimizer_bytes(self) -> int:
         """Bytes of the optimizer's state, as of now."""
-        return self._optimizer.state_bytes()
+        return self._optimizer.held_bytes()
 
     def _run(self, ticket: Ticket, value: torch.Tensor) -> torch.Tensor:
         if self._input_gradient:

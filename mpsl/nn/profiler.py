@@ -22,7 +22,7 @@ from mpsl.nn.copy_rate import copied_bytes_per_s
 from mpsl.nn.cost import BlockCost, block_costs
 from mpsl.nn.models import describe
 from mpsl.nn.part import bare_part
-from mpsl.profiling import OPTIMIZERS, BlockSeconds, Question
+from mpsl.profiling import BlockSeconds, Question, optimizer_section
 
 WARM_S, WARM_BATCHES = 0.3, 2
 SECONDS, BATCHES = 1.5, 3
@@ -105,7 +105,7 @@ def _chain(question: Question, piece: tuple[int, int], costs: Sequence[BlockCost
     part = bare_part(question.model, piece).to_empty(device="cpu")
     _fill(part, chance)
     data = torch.rand(batch, *shape, generator=chance)
-    return Chain(part, OPTIMIZERS[question.optimizer], data, labels, clock, input_gradient=first > 0)
+    return Chain(part, optimizer_section(question.optimizer), data, labels, clock, input_gradient=first > 0)
 
 
 def _fill(part: nn.Module, chance: torch.Generator) -> None:

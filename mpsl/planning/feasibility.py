@@ -104,7 +104,7 @@ def seats_over(system: System, placement: Placement, loads: Sequence[Sequence[Se
         for node, load in zip(stage, of_stage, strict=True):
             figures, terms = system.nodes[node], seat_demand(system, system.nodes[node], start, end)
             copies = max(1, seat_admission(admit, load.devices / devices))
-            needed = int(terms.fixed_bytes + copies * terms.copy_bytes)
+            needed = terms.memory.needed(copies)
             if needed > figures.memory:
                 over.append(
                     f"blocks [{start}, {end}) with {copies} device{'s' * (copies > 1)} admitted need {needed} bytes on "

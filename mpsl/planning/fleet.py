@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from mpsl.codecs import parse
 from mpsl.errors import UsageError
 from mpsl.names import BROKER, check_id, nearest
-from mpsl.planning.wire_size import wire_factor
+from mpsl.profiling import optimizer_section
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,6 @@ MAX_MEMBERS = 100_000
 """Devices, or nodes: what can be planned at all."""
 SLOWEST_MBPS = 1e-6
 """A bit a second: what takes longer takes for ever."""
-OPTIMIZER_STATES = {"sgd": 0, "momentum": 1, "adam": 2}
-"""Copies of the parameters that each optimizer keeps as its state."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +112,13 @@ class FleetJob:
                 _positive("job", **{key: getattr(self, key)})
         for key in ("activations", "gradients"):
             try:
-                wire_factor(getattr(self, key))
+                parse(getattr(self, key))
             except UsageError as error:
                 raise ValueError(f"job: {key}: {error}") from None
-        if self.optimizer not in OPTIMIZER_STATES:
-            raise ValueError(f"job: unknown optimizer {self.optimizer!r}; {nearest(self.optimizer, OPTIMIZER_STATES)}")
+        try:
+            optimizer_section(self.optimizer)
+        except UsageError as error:
+            raise ValueError(f"job: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,150 @@
-"""How many bytes a seat and a device need at once, on top of the interpreter and torch; nothing is measured here.
+"""How many bytes a seat and a device need, on top of the interpreter and torch. The one place that says so.
 
-A seat that admits `copies` devices: global part + fp32 accumulator + one set of gradients
-+ copies × (a copy + its optimizer state + its stored activations + the input of its batch).
+The node that keeps a budget fills its seat by these figures, and the planner promises by them how many devices a node
+admits. They are an upper bound of what the process really takes: tests and `mpsl bench memory` compare the two. Nothing
+is measured here.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 GIB = 2**30
 
+Bytes = Any
+"""A number of bytes, or an array with one entry for each part in question."""
 
-def seat_fixed_bytes(parameter_bytes: int) -> int:
-    """Bytes of a seat without any device: global part, accumulator, one set of gradients."""
-    return 3 * parameter_bytes
+SLACK_BYTES = 48 * 2**20
+"""What is too small to be counted: pages that the allocator keeps, threads, messages of a few KB, code."""
+
+WINDOW_BYTES = 8 * 2**20
+"""What a link may have in flight as bytes that are not yet, or no longer, a tensor: `Limits.window`."""
+
+SCRATCH_TENSORS = 4
+"""Temporary tensors of the largest activation's size that a backward has at once, those of its operators included."""
+
+RECOMPUTATION_FACTOR = 4 / 3
+"""The price of running a batch's forward twice; a backward takes twice as long as a forward."""
 
 
-def seat_copy_bytes(parameter_bytes: int, stored_bytes: int, input_bytes: int, optimizer_states: int) -> int:
-    """Bytes of a seat for each device that it admits; `optimizer_states` counts states of the parameters' size."""
-    return (1 + optimizer_states) * parameter_bytes + stored_bytes + input_bytes
+class ModelSizes(Protocol):
+    """Bytes of a model, one entry a block, at the job's batch size."""
+
+    @property
+    def state_bytes(self) -> tuple[int, ...]:
+        """Parameters and buffers."""
+
+    @property
+    def optimizer_bytes(self) -> tuple[int, ...]:
+        """The optimizer's state for one device."""
+
+    @property
+    def stored_bytes(self) -> tuple[int, ...]:
+        """What autograd keeps for backward."""
+
+    @property
+    def output_bytes(self) -> tuple[int, ...]:
+        """The output."""
 
 
-def device_bytes(parameter_bytes: int, stored_bytes: int, input_bytes: int, optimizer_states: int) -> int:
-    """Bytes of a device that holds its first and last part: one copy with gradients and state, its activations.
+@dataclass(frozen=True)
+class PartSizes:
+    """Bytes of one part, or of many parts as arrays, for a whole batch."""
 
-    `input_bytes` counts the batch and, where there are hops, the activation that comes back.
+    state: Bytes
+    largest_block_state: Bytes
+    optimizer: Bytes
+    stored: Bytes
+    input: Bytes
+    output: Bytes
+    largest_activation: Bytes
+    """The largest of the input and the outputs of all blocks."""
+
+
+def part_sizes(model: ModelSizes, blocks: tuple[int, int]) -> PartSizes:
+    """The sizes of the part of `blocks` [a, b), with a > 0: it belongs to a seat."""
+    part = slice(*blocks)
+    edge = model.output_bytes[blocks[0] - 1]
+    return PartSizes(
+        state=sum(model.state_bytes[part]),
+        largest_block_state=max(model.state_bytes[part]),
+        optimizer=sum(model.optimizer_bytes[part]),
+        stored=sum(model.stored_bytes[part]),
+        input=edge,
+        output=model.output_bytes[blocks[1] - 1],
+        largest_activation=max(edge, *model.output_bytes[part]),
+    )
+
+
+@dataclass(frozen=True)
+class SeatMemory:
+    """What a seat needs under one memory strategy: `fixed` bytes, and `each` for every admitted device.
+
+    `on_disk`: the committed part and the sum are in a file, read and written once for each device and round.
+    `recompute`: activations are not kept; backward computes them again.
     """
-    return (2 + optimizer_states) * parameter_bytes + stored_bytes + input_bytes
+
+    fixed: Bytes
+    each: Bytes
+    on_disk: bool = False
+    recompute: bool = False
+
+    def copies(self, budget: float) -> int:
+        """How many devices can be admitted within `budget` bytes."""
+        return int(max(0, (budget - self.fixed) // self.each))
+
+    def needed(self, copies: int) -> int:
+        """The budget that `copies` devices need."""
+        return int(self.fixed + copies * self.each)
+
+    def throughput(self, copies: int, cover: float) -> float:
+        """The share of the full throughput with `copies` devices admitted, where `cover` would keep the seat busy."""
+        return min(1.0, copies / cover) / (RECOMPUTATION_FACTOR if self.recompute else 1.0)
+
+
+def in_memory(part: PartSizes, micro_batches: int) -> SeatMemory:
+    """Everything is in memory: the strategy that costs no time, and the only one that the planner promises."""
+    fixed, each = _working_bytes(part, micro_batches)
+    return SeatMemory(fixed + 2 * part.state, each + part.stored)
+
+
+def memory_strategies(part: PartSizes, micro_batches: int) -> tuple[SeatMemory, ...]:
+    """How a seat can be filled, the fastest strategy first: in memory, on disk, on disk and recomputed."""
+    fixed, each = _working_bytes(part, micro_batches)
+    recomputed = -(-part.stored // micro_batches)
+    return (
+        in_memory(part, micro_batches),
+        SeatMemory(fixed, each + part.stored, on_disk=True),
+        SeatMemory(fixed + recomputed, each, on_disk=True, recompute=True),
+    )
+
+
+def _working_bytes(part: PartSizes, micro_batches: int) -> tuple[Bytes, Bytes]:
+    """What every strategy needs: fixed bytes, and bytes for each admitted device."""
+    fixed = SCRATCH_TENSORS * part.largest_activation + SLACK_BYTES
+    each = part.state
+    # A parameter is stepped as soon as its gradient is complete, so the gradients of a last micro-batch never exist
+    # all at once. Those of earlier micro-batches do, and every admitted device may be between two of them.
+    if micro_batches > 1:
+        each = each + part.state
+    else:
+        fixed = fixed + part.largest_block_state
+    # The input waits, is kept, and returns as a gradient; the output leaves, and its gradient arrives.
+    return fixed, each + part.optimizer + 2 * (part.input + part.output) + 2 * WINDOW_BYTES
+
+
+def best_strategy(options: Sequence[SeatMemory], budget: float, wanted: int, cover: float) -> SeatMemory | None:
+    """The strategy with the highest throughput for up to `wanted` devices, the first among equals.
+
+    None where none of them fits a single device into `budget`.
+    """
+    fitting = [option for option in options if option.copies(budget)]
+    return max(fitting, key=lambda option: option.throughput(min(option.copies(budget), wanted), cover), default=None)
+
+
+def device_bytes(parameters: Bytes, stored: Bytes, inputs: Bytes, optimizer: Bytes) -> Bytes:
+    """Bytes of a device that holds its first and last part: one copy with gradients and state, and its activations.
+
+    `inputs` counts the batch and, where there are hops, the activation that comes back.
+    """
+    return 2 * parameters + optimizer + stored + inputs

@@ -165,9 +165,7 @@ def predict(
         bottleneck_s=busiest,
         admit=admit,
         node_bytes={
-            system.nodes[node].id: int(
-                demand.fixed_bytes + seat_admission(admit, load.devices / len(devices)) * demand.copy_bytes
-            )
+            system.nodes[node].id: demand.memory.needed(seat_admission(admit, load.devices / len(devices)))
             for node, demand, load in seats
         },
         cost=round_s * sum(system.nodes[node].price for node, _, _ in seats),
@@ -181,10 +179,10 @@ def _memory_admission(system: System, seats: _Seats) -> int:
     """The largest G that every seat's memory allows; 0 where nothing fits, or less than the job fixes."""
     largest = len(system.devices)
     for node, demand, load in seats:
-        copies = (system.nodes[node].memory - demand.fixed_bytes) / max(demand.copy_bytes, 1)
+        copies = demand.memory.copies(system.nodes[node].memory)
         if copies < 1:
             return 0
-        largest = min(largest, largest_admission(int(copies), load.devices / len(system.devices), len(system.devices)))
+        largest = min(largest, largest_admission(copies, load.devices / len(system.devices), len(system.devices)))
     return 0 if system.admit is not None and largest < system.admit else largest
 
 

@@ -168,7 +168,7 @@ def _max_devices(system: System, node: int, seat: SeatDemand) -> int:
     devices = len(system.devices)
     if system.admit is None:
         return devices
-    copies = int((system.nodes[node].memory - seat.fixed_bytes) / max(seat.copy_bytes, 1))
+    copies = seat.memory.copies(system.nodes[node].memory)
     served = range(devices, 0, -1)
     return next((count for count in served if seat_admission(system.admit, count / devices) <= copies), 0)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpsl.planning.memory import device_bytes, seat_copy_bytes, seat_fixed_bytes
+from mpsl.planning.memory import PartSizes, SeatMemory, device_bytes, in_memory
 from mpsl.planning.system import Device, Node, System
 
 Number = Any
@@ -48,8 +48,7 @@ class SeatDemand:
     """Seconds that a batch spends on this node and its link in an empty system; micro-batches overlap."""
     slowest: Number
     """Seconds per batch of its slowest machine."""
-    fixed_bytes: Number
-    copy_bytes: Number
+    memory: SeatMemory
 
     def full_load_s(self, batches: float, devices: float) -> Number:
         """Seconds that its busiest resource would take for everything, without sending the weights once a round."""
@@ -66,7 +65,6 @@ def seat_demand(
     seconds = arrays.seconds[id(hardware)] if arrays else hardware.seconds
     compute = seconds[end] - seconds[start]
     part = source.parameters[end] - source.parameters[start]
-    stored = source.stored[end] - source.stored[start]
     bytes_in = source.activation[start] + source.gradient[end]
     bytes_out = source.activation[end] + source.gradient[start]
     fold = 2 * part * hardware.copy_s_per_byte
@@ -89,9 +87,23 @@ def seat_demand(
         core_seconds=cores,
         latency=4 * system.broker_latency + work / system.micro_batches,
         slowest=_maximum([compute, wire, link_in, link_out]),
-        fixed_bytes=seat_fixed_bytes(part),
-        copy_bytes=seat_copy_bytes(part, stored, source.output[start], system.optimizer_states),
+        memory=seat_memory(system, start, end, arrays),
     )
+
+
+def seat_memory(system: System, start: Number, end: Number, arrays: "SystemArrays | None" = None) -> SeatMemory:
+    """What a seat of blocks [start, end) needs. With `arrays`, `start` and `end` may be arrays of indices."""
+    source: Any = arrays or system
+    part = PartSizes(
+        state=source.parameters[end] - source.parameters[start],
+        largest_block_state=source.largest_block_parameters(start, end),
+        optimizer=source.optimizer[end] - source.optimizer[start],
+        stored=source.stored[end] - source.stored[start],
+        input=source.output[start],
+        output=source.output[end],
+        largest_activation=source.largest_output(start, end),
+    )
+    return in_memory(part, system.micro_batches)
 
 
 @dataclass(frozen=True)
@@ -123,13 +135,14 @@ def device_demand(
     up, down = out / device.up, back / device.down
     part = source.parameters[first] + source.parameters[-1] - source.parameters[last]
     stored = source.stored[first] + source.stored[-1] - source.stored[last]
+    optimizer = source.optimizer[first] + source.optimizer[-1] - source.optimizer[last]
     weights_wire = 2 * part * hardware.wire_s_per_byte
     return DeviceDemand(
         latency=4 * device.latency + (compute + wire + up + down) / system.micro_batches,
         slowest=_maximum([compute, wire, up, down]),
         weights=part / device.up + part / device.down + weights_wire + 2 * device.latency,
         core_seconds=device.batches * (compute * hardware.threads + wire) + weights_wire,
-        memory_bytes=device_bytes(part, stored, source.output[0] + source.output[last], system.optimizer_states),
+        memory_bytes=device_bytes(part, stored, source.output[0] + source.output[last], optimizer),
     )
 
 
@@ -143,7 +156,7 @@ def whole_model_demand(system: System, device: Device) -> DeviceDemand:
         slowest=0.0,
         weights=part / device.up + part / device.down + weights_wire + 2 * device.latency,
         core_seconds=device.batches * compute * hardware.threads + weights_wire,
-        memory_bytes=device_bytes(part, system.stored[-1], system.output[0], system.optimizer_states),
+        memory_bytes=device_bytes(part, system.stored[-1], system.output[0], system.optimizer[-1]),
     )
 
 
@@ -158,6 +171,7 @@ class SystemArrays:
 
     def __init__(self, system: System) -> None:
         self.parameters = np.array(system.parameters, float)
+        self.optimizer = np.array(system.optimizer, float)
         self.stored = np.array(system.stored, float)
         self.output = np.array(system.output, float)
         self.activation = np.array(system.activation)
@@ -168,6 +182,24 @@ class SystemArrays:
             id(member.hardware): np.array(member.hardware.seconds) for member in members
         }
         """Prefix sums by the identity of the hardware; comparing its figures would take longer than using them."""
+        self._largest_block_parameters = _running_maxima(np.diff(self.parameters))
+        self._largest_output = _running_maxima(self.output)
+
+    def largest_block_parameters(self, start: Number, end: Number) -> Number:
+        """As `System.largest_block_parameters`."""
+        return self._largest_block_parameters[start, end - 1]
+
+    def largest_output(self, start: Number, end: Number) -> Number:
+        """As `System.largest_output`."""
+        return self._largest_output[start, end]
+
+
+def _running_maxima(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[a, b]: the largest of values a … b."""
+    maxima = np.zeros((len(values), len(values)))
+    for first in range(len(values)):
+        maxima[first, first:] = np.maximum.accumulate(values[first:])
+    return maxima
 
 
 def _maximum(figures: list[Number]) -> Number:

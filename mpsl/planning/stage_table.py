@@ -142,7 +142,7 @@ class StageTable:
         node = self._kinds.examples[kind]
         start, end = np.triu_indices(blocks + 1, 1)
         demand = seat_demand(system, node, start, end, self._arrays)
-        fits = demand.fixed_bytes + demand.copy_bytes <= node.memory
+        fits = demand.memory.fixed + demand.memory.each <= node.memory
         load = np.maximum.reduce([busy.seconds(system.batches, len(system.devices)) for busy in demand.resources])
         latency, loads = np.full((2, blocks + 1, blocks + 1), np.inf)
         latency[start, end] = np.where(fits, demand.latency, np.inf)
@@ -170,7 +170,7 @@ class StageTable:
                 figures[LOAD, using] = np.maximum(figures[LOAD, using], load)
             figures[SLOWEST, using] = np.maximum(figures[SLOWEST, using], demand.slowest)
             figures[LATENCY, using] = np.maximum(figures[LATENCY, using], demand.latency)
-            copies = np.floor((node.memory - demand.fixed_bytes) / np.maximum(demand.copy_bytes, 1))
+            copies = np.floor((node.memory - demand.memory.fixed) / demand.memory.each)
             largest = np.maximum(np.floor((copies + ROUNDING) / share), 1.0)
             admitted[using] = np.minimum(admitted[using], np.where(copies < 1, 0.0, largest))
             if node.host is not None:

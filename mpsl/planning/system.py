@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, inf
 
+from mpsl.codecs import parse
 from mpsl.errors import UsageError
 from mpsl.names import nearest
-from mpsl.planning.fleet import OPTIMIZER_STATES, Fleet
+from mpsl.nn.optimizers import block_state_bytes
+from mpsl.planning.fleet import Fleet
 from mpsl.planning.memory import GIB
 from mpsl.planning.profile import HardwareTimes, Profile
-from mpsl.planning.wire_size import wire_factor
+from mpsl.profiling import optimizer_section
+
+FLOAT_BYTES = 4
+"""Of an fp32 number."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,8 @@ class System:
     names: tuple[str, ...]
     parameters: tuple[int, ...]
     """parameters[b] = bytes of the parameters of blocks 0 … b-1."""
+    optimizer: tuple[int, ...]
+    """optimizer[b] = bytes of the optimizer's state for blocks 0 … b-1."""
     stored: tuple[int, ...]
     """stored[b] = bytes that autograd keeps of blocks 0 … b-1."""
     output: tuple[int, ...]
@@ -79,7 +86,6 @@ class System:
     """The broker's own time for a byte; 0 when its speed is not known."""
     broker_latency: float
     broker_host: str | None
-    optimizer_states: int
     micro_batches: int
     admit: int | None
     first_cut: int | None
@@ -90,6 +96,14 @@ class System:
     def blocks(self) -> int:
         """How many blocks the model has."""
         return len(self.names)
+
+    def largest_block_parameters(self, start: int, end: int) -> int:
+        """Bytes of the parameters of the largest of blocks [start, end)."""
+        return max(self.parameters[block + 1] - self.parameters[block] for block in range(start, end))
+
+    def largest_output(self, start: int, end: int) -> int:
+        """fp32 bytes of the largest tensor at cuts start … end."""
+        return max(self.output[start : end + 1])
 
     @cached_property
     def batches(self) -> int:
@@ -142,14 +156,16 @@ def system_of(profile: Profile, fleet: Fleet) -> System:
             )
         )
     output = (profile.input_bytes, *(block.output_bytes for block in profile.blocks))
+    parameters = [block.parameter_bytes for block in profile.blocks]
     _check_cuts(len(profile.blocks), job.first_cut, job.last_cut)
     return System(
         names=tuple(block.name for block in profile.blocks),
-        parameters=(0, *itertools.accumulate(block.parameter_bytes for block in profile.blocks)),
+        parameters=(0, *itertools.accumulate(parameters)),
+        optimizer=(0, *itertools.accumulate(block_state_bytes(optimizer_section(job.optimizer), parameters))),
         stored=(0, *itertools.accumulate(block.stored_bytes for block in profile.blocks)),
         output=output,
-        activation=tuple(size * wire_factor(job.activations) for size in output),
-        gradient=tuple(size * wire_factor(job.gradients) for size in output),
+        activation=_on_the_wire(job.activations, output),
+        gradient=_on_the_wire(job.gradients, output),
         devices=tuple(devices),
         nodes=tuple(nodes),
         hosts={host.name: host.cores for host in fleet.hosts},
@@ -157,13 +173,18 @@ def system_of(profile: Profile, fleet: Fleet) -> System:
         broker_s_per_byte=1 / own,
         broker_latency=broker.latency_ms / 1e3,
         broker_host=broker.host,
-        optimizer_states=OPTIMIZER_STATES[job.optimizer],
         micro_batches=min(job.micro_batches, profile.batch_size),
         admit=None if job.admit is None else min(job.admit, len(devices)),
         first_cut=job.first_cut,
         last_cut=job.last_cut,
         max_hops=job.max_hops,
     )
+
+
+def _on_the_wire(codec: str, output: tuple[int, ...]) -> tuple[float, ...]:
+    """Bytes of fp32 tensors under `codec`; raises UsageError for a codec that does not exist."""
+    coded = parse(codec)
+    return tuple(float(coded.wire_bytes((ceil(size / FLOAT_BYTES),))) for size in output)
 
 
 def _hardware(kinds: dict[str, Hardware], profile: Profile, name: str, where: str) -> Hardware:

@@ -133,7 +133,7 @@ class EquivalentCutPairs:
     def __init__(self, objective: VectorizedObjective, arrays: SystemArrays, kinds: NodeKinds) -> None:
         self._objective = objective
         times = {id(node.hardware): arrays.seconds[id(node.hardware)] for node in kinds.examples}
-        sums = np.array([arrays.parameters, arrays.stored, *times.values()])
+        sums = np.array([arrays.parameters, arrays.optimizer, arrays.stored, *times.values()])
         self._blocks = np.diff(sums)
         self._cuts = np.array([arrays.output, arrays.activation, arrays.gradient])
         self._seen: set[tuple[bytes, ...]] = set()

@@ -20,9 +20,9 @@ from mpsl.machines.orchestrator.machine import OrchestratorMachine
 from mpsl.names import ORCHESTRATOR
 from mpsl.planning.feasibility import judge
 from mpsl.planning.fleet import Fleet
-from mpsl.planning.memory import seat_copy_bytes, seat_fixed_bytes
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
 from mpsl.planning.profile import PhaseTimes, Profile, phase_times
+from mpsl.planning.service_demand import seat_memory
 from mpsl.planning.system import Device, Hardware, System, system_of
 from mpsl.sim.agenda import Agenda
 from mpsl.sim.cores import Cores, Worker
@@ -196,13 +196,13 @@ class Rehearsal:
         system = self.system
         node = next(node for node in system.nodes if node.id == seat.node)
         part = self._part(seat.blocks, node.hardware, self._phases[hardware])
-        kept = seat_copy_bytes(0, part.stored, system.output[seat.blocks[0]], 0)
+        needed = seat_memory(system, *seat.blocks)
+        kept = part.stored + system.output[seat.blocks[0]]
 
         def holds(size: int) -> None:
             self.record.holds(seat.node, size, self._agenda.now)
 
-        copy = seat_copy_bytes(part.weights, 0, 0, system.optimizer_states)
-        return HopPretence(part, seat.stage, seat_fixed_bytes(part.weights), copy, kept, holds)
+        return HopPretence(part, seat.stage, needed.fixed, needed.each - kept, kept, holds)
 
     def _orchestrator(self) -> OrchestratorPretence:
         parameters, cuts = self.system.parameters, self.planned.cuts

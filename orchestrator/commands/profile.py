@@ -12,7 +12,7 @@ from broker.hardware import hardware_name, usable_cores
 from mpsl.errors import UsageError
 from mpsl.job import ModelSection
 from mpsl.planning.profile import HardwareTimes, Profile, merged, profile_data
-from mpsl.profiling import OPTIMIZERS
+from mpsl.profiling import optimizer_kinds
 from orchestrator.commands.plan import read_profile
 from orchestrator.measuring import Measured, Task, measure
 from orchestrator.records import write_whole
@@ -26,7 +26,7 @@ from orchestrator.wire_cost import wire_cost
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="PROFILE.json")
 @click.option("--hardware", metavar="NAME", help="What the fleet's file calls this machine.  [default: its processor]")
 @click.option("--merge", type=click.Path(path_type=Path), metavar="OTHER.json", help="Take its hardware in as well.")
-@click.option("--optimizer", type=click.Choice(list(OPTIMIZERS)), default="sgd", show_default=True)
+@click.option("--optimizer", type=click.Choice(optimizer_kinds()), default="sgd", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each process, as in the run.")
 @click.option(
     "--copies", type=click.IntRange(1), help="Processes that compute at once.  [default: as many as fill the cores]"

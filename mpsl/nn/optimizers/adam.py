@@ -1,48 +1,55 @@
 """Adam (Kingma and Ba 2015, algorithm 1) with L2 weight decay, bit for bit as torch.optim.Adam computes it."""
 
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING, ClassVar
 
 from mpsl.job import OptimizerSection
-from mpsl.nn.optimizers import optimizers
+from mpsl.nn.optimizers import Optimizer, optimizers
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Parameter
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 @dataclass
 class _State:
-    average: torch.Tensor
-    square: torch.Tensor
+    average: "Tensor"
+    square: "Tensor"
     steps: int = 0
 
 
 @optimizers.register("adam")
-class Adam:
+class Adam(Optimizer):
     """Two moments a parameter."""
 
-    def __init__(self, section: OptimizerSection) -> None:
-        self._section = section
-        self._states: dict[torch.nn.Parameter, _State] = {}
+    kinds: ClassVar = {"adam": {}}
 
-    @torch.no_grad()
-    def step(self, parameter: torch.nn.Parameter) -> None:
+    def __init__(self, section: OptimizerSection) -> None:
+        super().__init__(section)
+        self._states: dict[Parameter, _State] = {}
+
+    @classmethod
+    def state_bytes(cls, section: OptimizerSection, parameter_bytes: int) -> int:
+        return 2 * parameter_bytes
+
+    def update(self, parameter: "Parameter", gradient: "Tensor") -> None:
         """One step; the denominator is made in the gradient's memory."""
-        gradient = parameter.grad
-        assert gradient is not None
+        import torch
+
         if parameter not in self._states:
             self._states[parameter] = _State(torch.zeros_like(parameter), torch.zeros_like(parameter))
         state = self._states[parameter]
         state.steps += 1
-        if self._section.weight_decay:
-            gradient.add_(parameter, alpha=self._section.weight_decay)
+        if self.section.weight_decay:
+            gradient.add_(parameter, alpha=self.section.weight_decay)
         state.average.lerp_(gradient, 1 - BETA1)
         state.square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        step_size = self._section.lr / (1 - BETA1**state.steps)
+        step_size = self.section.lr / (1 - BETA1**state.steps)
         root = torch.sqrt(state.square, out=gradient)
         root.div_((1 - BETA2**state.steps) ** 0.5).add_(EPSILON)
         parameter.addcdiv_(state.average, root, value=-step_size)
 
-    def state_bytes(self) -> int:
-        """Of both moments."""
+    def held_bytes(self) -> int:
         return sum(state.average.nbytes + state.square.nbytes for state in self._states.values())
