@@ -6,6 +6,7 @@ own `__post_init__` checks its ranges and raises ValueError with the text that t
 
 import dataclasses
 import functools
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ def read(kind: type[Fact], data: object, where: str) -> Fact:
     try:
         return msgspec.convert(data, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {_readable(_with_key(kind, data, str(error)))}") from None
+        raise UsageError(f"{where}: {_readable(_with_key(kind, data, _with_values(kind, str(error))))}") from None
 
 
 def plain(fact: object) -> Any:
@@ -47,6 +48,29 @@ def _readable(error: str) -> str:
     text, separator, path = error.rpartition(" - at `$")
     place = path.strip("`").lstrip(".")
     return f"{place}: {text}" if separator and not text.startswith(f"{place}: ") else text if separator else error
+
+
+def _with_values(kind: object, error: str) -> str:
+    """msgspec's text about a value that is none of a key's few allowed ones, with those."""
+    found = re.match(r"Invalid enum value '?(.*?)'? - at `\$(.*)`\Z", error)
+    if found is None:
+        return error
+    value, path = found.groups()
+    for step in re.findall(r"\w+|\[", re.sub(r"\[[^]]*]", "[", path)):
+        kind = _without_none(kind)
+        if step == "[":
+            kind = typing.get_args(kind)[typing.get_origin(kind) in (dict, Mapping)]
+        else:
+            kind = _type_hints(typing.cast("type", kind))[step]
+    allowed = [str(each) for each in typing.get_args(_without_none(kind))]
+    return f"unknown value {value!r}; {nearest(value, allowed)} - at `${path}`"
+
+
+def _without_none(kind: object) -> object:
+    """The type of an optional."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return next(part for part in typing.get_args(kind) if part is not types.NoneType)
+    return kind
 
 
 def _with_key(kind: type, data: object, error: str) -> str:

@@ -24,8 +24,16 @@ def check_id(value: str, where: str) -> str:
     return value
 
 
+MAX_LISTED = 24
+"""Where there are more known names than this, an error lists them only if none is near."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A half sentence for an error: the nearest known name, or the list of all where none is near."""
+    """A half sentence for an error: the nearest known name, where one is near, and the list of all known names."""
     names = sorted(known)
     match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {match[0]!r}?" if match else f"known: {', '.join(names)}"
+    listed = f"known: {', '.join(names)}"
+    if not match:
+        return listed
+    meant = f"did you mean {match[0]!r}?"
+    return f"{meant} {listed}" if len(names) <= MAX_LISTED else meant

@@ -1,14 +1,20 @@
 """`mpsl plan` from files to its output: the contract's JSON, the text, and errors that name file and key."""
 
+import dataclasses
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from mpsl import facts
+from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
 from mpsl.planning.plan_file import PlanFile
+from mpsl.sim import plan_choice
 from orchestrator.commands import plan as command
+from orchestrator.commands.fleet_template import FLEET_TEMPLATE
 
 FLEET = """
 [[devices]]
@@ -83,7 +89,7 @@ def test_json_is_the_contracts_plan_on_the_last_line(files: tuple[Path, Path]) -
 def test_a_round_of_too_many_messages_is_left_to_simulate(
     files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "MAX_MESSAGES", 10)
+    monkeypatch.setattr(plan_choice, "MAX_MESSAGES", 10)
     predicted = json.loads(run(files, "--json").stdout.splitlines()[-1])["predicted"]
     assert predicted["simulated_s"] is None
 
@@ -174,3 +180,70 @@ def test_a_model_that_takes_no_time_is_shown_as_idle(files: tuple[Path, Path]) -
     result = run(files)
     assert result.exit_code == 0, result.output
     assert " 0% busy" in result.output
+
+
+def test_a_new_fleet_names_every_key_with_its_default(tmp_path: Path) -> None:
+    text = FLEET_TEMPLATE
+    given = tomllib.loads(re.sub(r"(?m)^# (\w+ = |\[\[)", r"\1", text))
+    active = tomllib.loads(text)
+    tables: dict[str, type] = {
+        "devices": FleetDevice, "nodes": FleetNode, "broker": FleetBroker, "hosts": FleetHost, "job": FleetJob,
+    }  # fmt: skip
+    assert given.keys() == tables.keys()
+    for table, kind in tables.items():
+        keys, shown = given[table], active.get(table, {})
+        keys, shown = (each[0] if isinstance(each, list) else each for each in (keys, shown))
+        fields = {field.name: field for field in dataclasses.fields(kind)}
+        assert keys.keys() == fields.keys()
+        if table == "job":
+            assert {key: value for key, value in shown.items() if value != fields[key].default} == {}
+    facts.read(Fleet, active, "new")
+    facts.read(Fleet, given, "new, with every example")
+
+
+def test_a_new_fleet_can_be_planned_and_is_never_written_over(files: tuple[Path, Path], tmp_path: Path) -> None:
+    path = tmp_path / "new.toml"
+    result = CliRunner().invoke(command.plan, ["--new", str(path)])
+    assert result.exit_code == 0
+    assert "ready to be changed" in result.stdout
+    assert run((files[0], path)).exit_code == 0
+    again = CliRunner().invoke(command.plan, ["--new", str(path)])
+    assert again.exit_code == 2
+    assert "is there already" in again.stderr
+    assert path.read_text() == FLEET_TEMPLATE
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "Missing option '--profile'"),
+        (("--profile", "p.json"), "Missing option '--fleet'"),
+        (("--new", "f.toml", "--profile", "p.json"), "--new only writes a fleet file"),
+    ],
+)
+def test_what_is_missing_or_too_much_is_named(options: tuple[str, ...], message: str) -> None:
+    result = CliRunner().invoke(command.plan, options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "known"),
+    [
+        ("optimizer", "adamw", ("sgd", "momentum", "adam")),
+        ("activations", "fp61", ("fp32", "fp16", "bf16", "int8", "int4")),
+        ("gradients", "none", ("fp32", "fp16", "bf16", "int8", "int4")),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_allowed_ones(
+    files: tuple[Path, Path], key: str, wrong: str, known: tuple[str, ...]
+) -> None:
+    files[1].write_text(FLEET.replace("first_cut = 1", f'{key} = "{wrong}"'))
+    result = run(files)
+    assert result.exit_code == 2
+    assert repr(wrong) in result.stderr
+    listed = result.stderr.split("known: ")[1]
+    assert all(name in listed for name in known)
+    for value in known:
+        files[1].write_text(FLEET.replace("first_cut = 1", f'{key} = "{value}"'))
+        assert run(files).exit_code == 0

@@ -100,23 +100,47 @@ def chain_picture(system: System, found: PlanFile) -> str:
     return "\n".join(lines)
 
 
-def summary(found: PlanFile) -> str:
-    """The prediction in a few lines."""
+def summary(found: PlanFile, formula: PlanFile, simulated: int) -> str:
+    """The prediction in a few lines, and whether the formula or the simulator calls the plan the best.
+
+    `formula` is the best plan by the formula, which may be another one; `simulated` plans were simulated.
+    """
     predicted = found.predicted
-    proof = "optimal, proven" if found.optimal else f"not proven optimal, at most {found.gap:.2%} from it"
-    simulated = "" if predicted.simulated_s is None else f", simulated {duration(predicted.simulated_s)}"
-    searched = "" if found.solver_ms is None else f", found in {found.solver_ms:.0f} ms"
+    rehearsed = "" if predicted.simulated_s is None else f", simulated {duration(predicted.simulated_s)}"
     return "\n".join(
         [
-            f"round       {duration(predicted.round_s)}{simulated}",
+            f"round       {duration(predicted.round_s)}{rehearsed}",
             f"one batch   {duration(predicted.batch_s)} through the empty system",
             f"bottleneck  {predicted.bottleneck.kind} {predicted.bottleneck.id}, "
             f"{duration(predicted.bottleneck_s)} a batch update",
             f"admit       {found.admit} of {len(found.devices)} devices at once",
             f"cost        {predicted.cost:.4g} a round",
-            f"plan        {proof}{searched}; whole devices cost {predicted.rounding_loss:.2%} of the round",
+            *_verdicts(found, formula, simulated),
+            f"rounding    whole devices cost {predicted.rounding_loss:.2%} of the round",
         ]
     )
+
+
+def _verdicts(found: PlanFile, formula: PlanFile, simulated: int) -> list[str]:
+    """What the formula says of the plan, and what the simulator says."""
+    searched = "" if found.solver_ms is None else f"; found in {found.solver_ms:.0f} ms"
+    if found.optimal:
+        lines = [f"formula     optimal, proven{searched}"]
+    elif formula.optimal:
+        lines = [f"formula     {found.gap:.2%} from its optimum at most{searched}"]
+    else:
+        lines = [f"formula     not proven optimal, at most {found.gap:.2%} from it{searched}"]
+    instead, taken = formula.predicted, found.predicted
+    if instead.simulated_s is None or taken.simulated_s is None:
+        return [*lines, "simulator   not asked, the round has too many messages"]
+    if (found.cuts, found.seats) == (formula.cuts, formula.seats):
+        return [*lines, f"simulator   agrees, {count(simulated, 'plan')} simulated"]
+    shape = " × ".join(map(str, replicas_of(formula)))
+    return [
+        *lines,
+        f"simulator   best of {count(simulated, 'plan')} simulated; the formula's best is cuts {list(formula.cuts)}, "
+        f"replicas {shape}: {duration(instead.round_s)}, simulated {duration(instead.simulated_s)}",
+    ]
 
 
 def comparison(rows: Sequence[ComparisonRow]) -> str:

@@ -28,6 +28,9 @@ WORK_A_SET = 30
 NARROW = 6
 """Beam width of the first look, which only finds a good plan."""
 
+PRECISION = 1e-9
+"""A value within this share of its lower bound is optimal; the rest is rounding of sums."""
+
 FEW_PAIRS = 3
 """With more cut pairs than this, `min_admission_waves` is asked first: it rules pairs out and says where to begin."""
 
@@ -46,7 +49,7 @@ class Solution:
     @property
     def optimal(self) -> bool:
         """Whether no placement is better."""
-        return self.bound >= self.value * (1 - 1e-9)
+        return self.bound >= self.value * (1 - PRECISION)
 
     @property
     def gap(self) -> float:

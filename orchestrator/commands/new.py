@@ -57,14 +57,19 @@ start_timeout_s = 300.0       # how long to wait for devices and nodes
 @click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
 def new(*, job: Path) -> None:
     """Write a commented job to JOB.toml, which must not exist yet."""
-    try:
-        with job.open("x", encoding="utf-8") as file:
-            file.write(template(job))
-    except FileExistsError:
-        raise UsageError(f"{job} is there already; choose another name, or remove it") from None
-    except OSError as error:
-        raise UsageError(f"{job} cannot be written: {error.strerror}") from None
+    write_new(job, template(job))
     click.echo(f"{job}: ready to be changed; then `mpsl check {job}`")
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a file that must not exist yet. Raises UsageError where it does, or where it cannot be written."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UsageError(f"{path} is there already; choose another name, or remove it") from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def template(job: Path) -> str:

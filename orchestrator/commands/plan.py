@@ -14,15 +14,14 @@ from mpsl import facts
 from mpsl.errors import UsageError
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.objective import Shape
-from mpsl.planning.plan_file import PlanFile
+from mpsl.planning.planner import alternatives
 from mpsl.planning.planner import plan as find_plan
 from mpsl.planning.profile import Profile
 from mpsl.planning.report import chain_picture, compare, comparison, summary
 from mpsl.planning.system import system_of
-from mpsl.sim.rehearsal import simulated_seconds
-
-MAX_MESSAGES = 10_000
-"""A plan whose round has more messages between its parts is not simulated here: `mpsl simulate` is there for that."""
+from mpsl.sim.plan_choice import Choice, choose
+from orchestrator.commands.fleet_template import FLEET_TEMPLATE
+from orchestrator.commands.new import write_new
 
 MAX_DIGITS = 6
 """Of a number of hops."""
@@ -40,39 +39,63 @@ def read_fleet(path: Path) -> Fleet:
     return _read(Fleet, path, tomllib.loads)
 
 
-def planned(profile: Profile, fleet: Fleet, shape: Shape, cheapest: bool) -> PlanFile:
-    """The best plan, with the time that it took to find and what the simulator says of it. Raises UsageError."""
-    started = time.perf_counter()
-    found = find_plan(system_of(profile, fleet), shape, cheapest)
-    found = dataclasses.replace(found, solver_ms=(time.perf_counter() - started) * 1e3)
-    simulated = simulated_seconds(profile, fleet, found, MAX_MESSAGES)
-    predicted = dataclasses.replace(found.predicted, simulated_s=simulated)
-    return dataclasses.replace(found, predicted=predicted)
+def chosen_plan(profile: Profile, fleet: Fleet, shape: Shape, cheapest: bool) -> Choice:
+    """The plan to take of the best ones by the formula, as the simulator says, with the search's time.
+
+    Raises UsageError.
+    """
+    started, system = time.perf_counter(), system_of(profile, fleet)
+    best = find_plan(system, shape, cheapest)
+    solver_ms = (time.perf_counter() - started) * 1e3
+    choice = choose(profile, fleet, best, alternatives(system, shape, best, cheapest), cheapest)
+    return dataclasses.replace(choice, plan=dataclasses.replace(choice.plan, solver_ms=solver_ms))
 
 
 @click.command()
-@click.option("--profile", "profile_path", type=click.Path(path_type=Path), required=True, help="PROFILE.json.")
-@click.option("--fleet", "fleet_path", type=click.Path(path_type=Path), required=True, help="FLEET.toml.")
+@click.option("--profile", "profile_path", type=click.Path(path_type=Path), help="PROFILE.json; required.")
+@click.option("--fleet", "fleet_path", type=click.Path(path_type=Path), help="FLEET.toml; required.")
+@click.option(
+    "--new",
+    "new_path",
+    type=click.Path(path_type=Path),
+    metavar="FLEET.toml",
+    help="Write a commented fleet, no more.",
+)
 @click.option(
     "--hops", metavar="N|auto", default="auto", show_default=True, help="Exactly N stages of one replica, or auto."
 )
 @click.option("--objective", type=click.Choice(["time", "cost"]), default="time", show_default=True)
 @click.option("--compare", "compared", is_flag=True, help="Also print other ways to use the same nodes.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as one JSON object on the last line.")
-def plan(*, profile_path: Path, fleet_path: Path, hops: str, objective: str, compared: bool, as_json: bool) -> None:
+def plan(
+    *, profile_path: Path | None, fleet_path: Path | None, new_path: Path | None, hops: str, objective: str,
+    compared: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Find the cuts and the placement with the shortest round, or the cheapest one. Exit status 2 where none fits."""
+    if new_path is not None:
+        if profile_path or fleet_path:
+            raise click.UsageError("--new only writes a fleet file; leave out --profile and --fleet")
+        try:
+            write_new(new_path, FLEET_TEMPLATE)
+        except UsageError as error:
+            raise click.UsageError(str(error)) from None
+        click.echo(f"{new_path}: ready to be changed; then `mpsl plan --profile PROFILE.json --fleet {new_path}`")
+        return
+    if profile_path is None or fleet_path is None:
+        raise click.UsageError(f"Missing option '{'--fleet' if profile_path else '--profile'}'.")
     cheapest = objective == "cost"
     try:
         exactly = _hops(hops)
         profile, fleet = read_profile(profile_path), read_fleet(fleet_path)
         system = system_of(profile, fleet)
-        found = planned(profile, fleet, Shape(exactly), cheapest)
+        choice = chosen_plan(profile, fleet, Shape(exactly), cheapest)
         rows = compare(system, cheapest, exactly) if compared else []
     except UsageError as error:
         raise click.UsageError(str(error)) from None
+    found = choice.plan
     click.echo(f"{profile.model}, batches of {profile.batch_size}\n", err=as_json)
     click.echo(chain_picture(system, found), err=as_json)
-    click.echo(f"\n{summary(found)}", err=as_json)
+    click.echo(f"\n{summary(found, choice.formula, choice.simulated)}", err=as_json)
     if rows:
         click.echo(f"\n{comparison(rows)}", err=as_json)
     if as_json:

@@ -14,7 +14,6 @@ from mpsl.planning.fleet import Fleet
 from mpsl.planning.memory import GIB
 from mpsl.planning.objective import Prediction, Shape
 from mpsl.planning.plan_file import PlannedRun
-from mpsl.planning.planner import plan as find_plan
 from mpsl.planning.profile import Profile, phase_times
 from mpsl.planning.report import bar, count, duration
 from mpsl.planning.system import system_of
@@ -23,7 +22,7 @@ from mpsl.sim.findings import Findings, findings
 from mpsl.sim.gantt import Row, gantt
 from mpsl.sim.record import Record
 from mpsl.sim.rehearsal import Rehearsal
-from orchestrator.commands.plan import read_fleet, read_profile
+from orchestrator.commands.plan import chosen_plan, read_fleet, read_profile
 from orchestrator.plan_option import load_plan
 from orchestrator.records import write_whole
 
@@ -147,4 +146,4 @@ def _ends(profile: Profile, planned: PlannedRun) -> str:
 def _planned(profile: Profile, fleet: Fleet, path: Path | None) -> tuple[PlannedRun, str]:
     if path is not None:
         return load_plan(path), str(path)
-    return find_plan(system_of(profile, fleet), Shape()), "the plan"
+    return chosen_plan(profile, fleet, Shape(), cheapest=False).plan, "the plan"

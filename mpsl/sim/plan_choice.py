@@ -1,0 +1,75 @@
+"""Lets the simulator choose among the best plans by the formula, because the formula knows nothing of waiting.
+
+The planner proves which plan is best by its objective. The simulator runs the very machines of a run, and may find that
+another plan is faster: where a few slow devices are admitted with fast ones, say. This must never hide which of the two
+says what: the choice carries both figures of the plan that the formula calls best.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from mpsl.planning.fleet import Fleet
+from mpsl.planning.plan_file import PlanFile
+from mpsl.planning.planner import value
+from mpsl.planning.profile import Profile
+from mpsl.planning.system import system_of
+from mpsl.sim.rehearsal import messages, simulated_seconds
+
+MAX_MESSAGES = 10_000
+"""A round with more messages between parts is simulated with fewer batches; see `simulated_seconds`."""
+
+MAX_ALL_MESSAGES = 30_000
+"""Simulated for one choice, over all plans; some seconds."""
+
+OPTIMISM = 0.05
+"""A plan that is worse by the formula than the best one in the simulator by this share is not simulated."""
+
+MIN_GAIN = 0.02
+"""A smaller gain in the simulator is no reason to leave the best plan by the formula; it may take more nodes."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`plan` is the one to take; `formula` the best by the formula, the same one where the simulator agrees."""
+
+    plan: PlanFile
+    formula: PlanFile
+    simulated: int
+    """How many plans were simulated."""
+
+
+def choose(profile: Profile, fleet: Fleet, best: PlanFile, others: Sequence[PlanFile], cheapest: bool) -> Choice:
+    """The plan with the best simulated round, or with `cheapest` the least money for it.
+
+    `best` is the best plan by the formula, `others` are alternatives, best first. Every plan that is simulated gets its
+    `simulated_s`. Where the best one has too many messages to be simulated at all, it is the choice.
+    """
+    system, sent = system_of(profile, fleet), 0
+    known: list[PlanFile] = []
+    for found in (best, *others):
+        if known:
+            limit = min(_simulated_value(each, cheapest) for each in known) * (1 + OPTIMISM)
+            if value(found, cheapest) > limit or sent >= MAX_ALL_MESSAGES:
+                break
+        simulated_s = simulated_seconds(profile, fleet, found, MAX_MESSAGES)
+        if simulated_s is None:
+            break
+        known.append(replace(found, predicted=replace(found.predicted, simulated_s=simulated_s)))
+        sent += min(MAX_MESSAGES, messages(system, found))
+    if not known:
+        return Choice(best, best, 0)
+    formula = known[0]
+    chosen = min(known, key=lambda found: _simulated_value(found, cheapest))
+    if _simulated_value(chosen, cheapest) >= _simulated_value(formula, cheapest) * (1 - MIN_GAIN):
+        chosen = formula
+    return Choice(chosen, formula, len(known))
+
+
+def _simulated_value(found: PlanFile, cheapest: bool) -> float:
+    """What was minimised, with the simulated round in place of the predicted one."""
+    predicted = found.predicted
+    if predicted.simulated_s is None:
+        raise ValueError("the plan was not simulated")
+    if not cheapest:
+        return predicted.simulated_s
+    return predicted.cost * predicted.simulated_s / predicted.round_s if predicted.round_s else 0.0
