@@ -168,7 +168,11 @@ def test_what_is_wrong_is_named_with_its_hardware_and_its_key_once() -> None:
         facts.read(Profile, short, "p.json")
     for job, message in (
         ({"admit": 0}, "f.toml: job: admit is 0; it is more than 0"),
-        ({"activations": "fp8"}, "f.toml: job: activations: unknown codec 'fp8'; did you mean 'fp32'?"),
+        (
+            {"activations": "fp8"},
+            "f.toml: job: activations: unknown codec 'fp8'; did you mean 'fp32'? known: affine:2, affine:3, affine:4, "
+            "bf16, fp16, fp32, huffman:2, huffman:3, huffman:4, int4, int8, topk:0.05",
+        ),
     ):
         with pytest.raises(UsageError) as refusal:
             facts.read(Fleet, fleet_data(job=job), "f.toml")
