@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from compute_node.ledger import Ledger
+from compute_node.memory_usage import MemoryPeaks
 from compute_node.storage import DIRECTORY, Storage
 from mpsl.aggregation import Array, aggregations
 from mpsl.machines.jobs import (
@@ -35,9 +35,9 @@ from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
 from mpsl.nn import tensors, weights
 from mpsl.nn.allocation import trim_heap
-from mpsl.nn.copy import Copy
-from mpsl.nn.part import bare_part, probe, state_tensors
+from mpsl.nn.part import meta_part, probe, state_tensors
 from mpsl.nn.profiler import Profiler
+from mpsl.nn.training_copy import TrainingCopy
 from mpsl.plan import Plan
 
 PIECE = 1 << 20
@@ -58,7 +58,7 @@ class HopPerformer:
         self._profiler = profiler
         self._scratch = scratch
         self._plan: Plan | None = None
-        self._copies: dict[str, Copy] = {}
+        self._copies: dict[str, TrainingCopy] = {}
         self._coding = tensors.Coding(time.thread_time)
 
     @property
@@ -76,8 +76,8 @@ class HopPerformer:
         result = self._perform(job)
         if self._plan is None:
             return result
-        self._ledger.count(self._committed, self._sum, self._copies.values())
-        return replace(result, memory=self._ledger.most(), coding_s=self._coding.take())
+        self._peaks.update(self._committed, self._sum, self._copies.values())
+        return replace(result, memory=self._peaks.report(), coding_s=self._coding.take())
 
     @functools.singledispatchmethod
     def _perform(self, job: Job) -> Result:
@@ -96,13 +96,13 @@ class HopPerformer:
         seat = job.plan.seat_of(self._id)
         if seat is None:
             raise RuntimeError(f"the plan has no seat for {self._id}")
-        self._ledger = Ledger()
+        self._peaks = MemoryPeaks()
         self._version = 0
         self._seat = seat
-        self._bare = bare_part(job.plan.job.model, seat.blocks)
+        self._bare = meta_part(job.plan.job.model, seat.blocks)
         directory = self._scratch if seat.on_disk else None
         self._committed, self._sum = Storage(self._bare, directory), Storage(self._bare, directory)
-        self._part = bare_part(job.plan.job.model, seat.blocks)
+        self._part = meta_part(job.plan.job.model, seat.blocks)
         self._part.load_state_dict(self._committed.tensors(), assign=True)
         self._rule = aggregations.get(job.plan.job.run.algorithm)
         for total in self._sum.each():
@@ -128,7 +128,7 @@ class HopPerformer:
         part = copy.deepcopy(self._bare).to_empty(device="cpu")
         for array, empty in zip(self._committed.each(), weights.arrays_of(state_tensors(part)), strict=True):
             empty[...] = array
-        self._copies[job.device] = Copy(
+        self._copies[job.device] = TrainingCopy(
             part, training.optimizer, training.run.seed, input_gradient=True, recompute=self._seat.recompute
         )
         return Result()

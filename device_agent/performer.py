@@ -41,10 +41,10 @@ from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice, Ticket
 from mpsl.nn import tensors, weights
 from mpsl.nn.allocation import trim_heap
-from mpsl.nn.copy import Copy
 from mpsl.nn.models import describe
 from mpsl.nn.part import build_part, probe, state_tensors
 from mpsl.nn.profiler import Profiler
+from mpsl.nn.training_copy import TrainingCopy
 from mpsl.nn.weights import RAW, WeightCodec
 from mpsl.plan import Plan
 
@@ -110,8 +110,8 @@ class DevicePerformer:
     def _start_round(self, job: StartRound) -> Result:
         optimizer, seed = self._need().job.optimizer, self._need().job.run.seed
         first, last = self._parts
-        self._first = Copy(first, optimizer, seed, input_gradient=False)
-        self._last = Copy(last, optimizer, seed, input_gradient=True)
+        self._first = TrainingCopy(first, optimizer, seed, input_gradient=False)
+        self._last = TrainingCopy(last, optimizer, seed, input_gradient=True)
         self._feedback.begin()
         self._begun_with = [
             {index: arrays[index].copy() for index, codec in enumerate(codecs) if codec != RAW}

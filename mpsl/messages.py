@@ -30,7 +30,11 @@ class Ticket(Struct, frozen=True, gc=False, order=True):
 
 
 class Tensor(Struct, frozen=True, gc=False):
-    """A tensor as it travels: the codec that made `planes`, and the dtype and shape of what they decode to."""
+    """A tensor as it travels: the codec that made `planes`, and the dtype and shape of what they decode to.
+
+    Each plane is one contiguous run of little-endian bytes, a memoryview of format 'B'. Codecs make it, messages carry
+    it, codecs read it.
+    """
 
     codec: str
     dtype: str

@@ -96,11 +96,11 @@ def _measured_here(task: Task) -> Measured:
     from mpsl.aggregation import aggregations
     from mpsl.nn.block_times import Effort, block_times
     from mpsl.nn.copy_rate import copied_bytes_per_s
-    from mpsl.nn.part import bare_part
+    from mpsl.nn.part import meta_part
 
     chain = _chain(task)
     times = block_times(chain, time.perf_counter, Effort(task.seconds / 4, seconds=task.seconds))
-    bare = bare_part(task.model, (0, len(chain.part)))
+    bare = meta_part(task.model, (0, len(chain.part)))
     copied = copied_bytes_per_s(chain.part, bare, aggregations.get("splitfed-v1"), time.perf_counter)
     return Measured(**asdict(times), copied_bytes_per_s=copied)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from compute_node.memory import most_resident_bytes, resident_bytes
+from compute_node.memory_usage import peak_resident_bytes, resident_bytes
 from compute_node.performer import HopPerformer
 from mpsl.job import Job, read_job
 from mpsl.machines.census import Presence
@@ -120,7 +120,7 @@ def node(budget: int, model: str) -> dict[str, Any]:
     result = performer.perform(CommitPart(1, 10, False))
     seat = plan.seats[0]
     return {
-        "grown": most_resident_bytes() - before,
+        "grown": peak_resident_bytes() - before,
         "admit": plan.admit,
         "on_disk": seat.on_disk,
         "recompute": seat.recompute,
@@ -152,7 +152,7 @@ def device() -> dict[str, Any]:
         performer.perform(HeadForward(ticket))
         performer.perform(TailStep(ticket, tensor(out)))
         performer.perform(HeadBackward(ticket, tensor(into)))
-    return {"resident": most_resident_bytes()}
+    return {"resident": peak_resident_bytes()}
 
 
 def _no_test_data() -> tuple[Any, Any]:

@@ -10,13 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-from mpsl.codecs import Codec, Encoded, codecs, parse
+from mpsl.codecs import Codec, codecs, parse
 from mpsl.codecs.codec import Floats
 from mpsl.codecs.int4 import Integer4
 from mpsl.codecs.int8 import Integer8
-from mpsl.codecs.pieces import PIECE
+from mpsl.codecs.tiles import TILE
 from mpsl.codecs.topk import TopK
 from mpsl.errors import UsageError, WireError
+from mpsl.messages import Tensor
 
 SPECS = ["fp32", "fp16", "bf16", "int8", "int4", "topk:0.001", "topk:0.05", "topk:0.3", "topk:1"]
 HALF_MAX, BF16_MAX = 65504.0, float.fromhex("0x1.fep127")
@@ -33,7 +34,7 @@ def _warnings_are_errors() -> Iterator[None]:
         yield
 
 
-def received(encoded: Encoded) -> list[bytes]:
+def received(encoded: Tensor) -> list[bytes]:
     return [bytes(plane) for plane in encoded.planes]
 
 
@@ -54,7 +55,7 @@ def there_and_back(codec: Codec, array: Floats) -> Floats:
 
 
 def long_values(size: int, seed: int = 7) -> Floats:
-    """Magnitudes from the subnormal to the huge, both signs, and many zeros: over several pieces, with a rest."""
+    """Magnitudes from the subnormal to the huge, both signs, and many zeros: over several tiles, with a remainder."""
     generator = np.random.default_rng(seed)
     values = generator.standard_normal(size) * 2.0 ** generator.integers(-140, 100, size)
     values[generator.random(size) < 0.3] = 0
@@ -117,8 +118,8 @@ def test_bound_holds_for_any_shape(spec: str, x: Floats) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("size", [1, 127, 128, 129, 257, PIECE, PIECE + 1, 2 * PIECE + 300])
-def test_bound_holds_over_pieces_and_groups(spec: str, size: int) -> None:
+@pytest.mark.parametrize("size", [1, 127, 128, 129, 257, TILE, TILE + 1, 2 * TILE + 300])
+def test_bound_holds_over_tiles_and_groups(spec: str, size: int) -> None:
     check_bound(parse(spec), long_values(size))
     check_bound(parse(spec), np.random.default_rng(size).standard_normal(size, dtype=np.float32))
 
@@ -180,9 +181,9 @@ def test_beyond_the_range_finite_values_saturate_and_others_stay(spec: str, larg
 
 @pytest.mark.parametrize("spec", ["int8", "int4", "topk:0.05", "topk:0.3"])
 @pytest.mark.parametrize("strange", [np.nan, -np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", [0, 300, PIECE + 70])
+@pytest.mark.parametrize("place", [0, 300, TILE + 70])
 def test_integers_and_topk_refuse_what_is_not_finite(spec: str, strange: float, place: int) -> None:
-    x = np.ones(PIECE + 71, np.float32)
+    x = np.ones(TILE + 71, np.float32)
     x[place] = strange
     with pytest.raises(UsageError, match=r"NaN or infinity.*diverged.*bf16 or fp32"):
         parse(spec).encode(x)
@@ -346,7 +347,7 @@ def test_wrong_arrays_are_a_programming_error(spec: str) -> None:
 
 def test_encoding_does_not_change_the_array() -> None:
     for spec in SPECS:
-        x = long_values(PIECE + 77)
+        x = long_values(TILE + 77)
         x.flags.writeable = False
         before = x.tobytes()
         parse(spec).encode(x)

@@ -94,7 +94,7 @@ def test_the_walk_finds_offences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ),
         "mpsl/nn/a.py": ("import random\nrandom.random()", "from random import random"),
         "broker/a.py": ("from device_agent.shard import Shard", "import pickle"),
-        "orchestrator/a.py": ("from benchmarks.spread import spread", "from compute_node import ledger"),
+        "orchestrator/a.py": ("from benchmarks.spread import spread", "from compute_node import storage"),
         "compute_node/a.py": ("from orchestrator import records", "import aiomqtt", "from paho.mqtt import client"),
     }
     for name, texts in cases.items():

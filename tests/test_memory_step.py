@@ -10,11 +10,10 @@ from torch.nn import functional
 
 from mpsl.job import ModelSection, OptimizerSection
 from mpsl.messages import Ticket
-from mpsl.nn.copy import Copy
 from mpsl.nn.models import build
 from mpsl.nn.optimizers import optimizers
 from mpsl.nn.part import Seeds, build_part
-from mpsl.nn.stored import stored_bytes
+from mpsl.nn.training_copy import TrainingCopy, saved_bytes
 
 OPTIMIZERS: dict[str, tuple[OptimizerSection, Any]] = {
     "sgd": (OptimizerSection("sgd", 0.1), lambda p: torch.optim.SGD(p, 0.1)),
@@ -58,7 +57,7 @@ def test_stepping_in_backward_equals_stepping_after_it(name: str, micros: int) -
     section, reference = OPTIMIZERS[name]
     torch.manual_seed(0)
     whole = build("digits-cnn", dropout=0.2)[:-1]
-    copied = Copy(copy.deepcopy(whole), section, seed=5, input_gradient=True)
+    copied = TrainingCopy(copy.deepcopy(whole), section, seed=5, input_gradient=True)
     optimizer, seeds = reference(whole.parameters()), Seeds(5)
     for batch in range(3):
         for micro in range(micros):
@@ -90,12 +89,12 @@ def test_a_batch_that_was_broken_off_leaves_nothing_in_the_part() -> None:
     part = nn.Sequential(nn.Linear(4, 3))
     fresh = copy.deepcopy(part)
     value, gradient = torch.randn(2, 4), torch.randn(2, 3)
-    broken_off = Copy(part, section, 0, input_gradient=False)
+    broken_off = TrainingCopy(part, section, 0, input_gradient=False)
     for micro in (0, 1):
         broken_off.forward(ticket(0, micro, 3), value)
         broken_off.backward(ticket(0, micro, 3), gradient)
     for each in (part, fresh):
-        again = Copy(each, section, 0, input_gradient=False)
+        again = TrainingCopy(each, section, 0, input_gradient=False)
         again.forward(ticket(0), value)
         again.backward(ticket(0), gradient)
     assert all(map(torch.equal, part.parameters(), fresh.parameters()))
@@ -106,7 +105,7 @@ def test_a_second_copy_of_the_same_part_steps_once() -> None:
     part = nn.Sequential(nn.Linear(1, 1, bias=False))
     nn.init.ones_(part[0].weight)
     for expected in (0.0, -1.0):
-        copied = Copy(part, OptimizerSection("sgd", 1.0), 0, input_gradient=True)
+        copied = TrainingCopy(part, OptimizerSection("sgd", 1.0), 0, input_gradient=True)
         copied.backward(ticket(0), torch.ones_like(copied.forward(ticket(0), torch.ones(1, 1))))
         assert part[0].weight.item() == expected
 
@@ -120,7 +119,7 @@ def test_a_parameter_that_only_an_early_micro_batch_reached_is_stepped() -> None
         def forward(self, value: torch.Tensor) -> torch.Tensor:
             return value * self.often * (self.seldom if value.sum() > 0 else 1)
 
-    copied = Copy(nn.Sequential(Gate()), OptimizerSection("sgd", 1.0), 0, input_gradient=True)
+    copied = TrainingCopy(nn.Sequential(Gate()), OptimizerSection("sgd", 1.0), 0, input_gradient=True)
     for micro, sign in enumerate((1.0, -1.0)):
         copied.forward(ticket(0, micro, 2), torch.full((1, 3), sign))
         copied.backward(ticket(0, micro, 2), torch.ones(1, 3))
@@ -130,10 +129,10 @@ def test_a_parameter_that_only_an_early_micro_batch_reached_is_stepped() -> None
 
 def test_one_micro_batch_holds_no_more_than_the_largest_gradient() -> None:
     part = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(6)))
-    copied = Copy(part, OptimizerSection("sgd", 0.1, momentum=0.9), 0, input_gradient=True)
+    copied = TrainingCopy(part, OptimizerSection("sgd", 0.1, momentum=0.9), 0, input_gradient=True)
     for batch in range(2):
         copied.backward(ticket(batch), torch.ones_like(copied.forward(ticket(batch), torch.ones(2, 64))))
-    assert copied.most_gradient_bytes == 64 * 64 * 4
+    assert copied.peak_gradient_bytes == 64 * 64 * 4
     assert all(parameter.grad is None for parameter in part.parameters())
 
 
@@ -157,13 +156,15 @@ def test_stored_bytes_counts_what_autograd_keeps(model: str, args: dict[str, Any
     saved[output.untyped_storage().data_ptr()] = output.untyped_storage()
     for known in (value, *part.parameters()):
         saved.pop(known.untyped_storage().data_ptr(), None)
-    assert stored_bytes(part(value), [value, *part.parameters()]) == sum(each.nbytes() for each in saved.values())
+    assert saved_bytes(part(value), [value, *part.parameters()]) == sum(each.nbytes() for each in saved.values())
 
 
 def test_activations_are_counted_while_they_are_kept() -> None:
     part = nn.Sequential(nn.Sequential(nn.Linear(8, 16), nn.ReLU()))
     for recompute, expected in ((False, 4 * 4 * (8 + 16)), (True, 4 * 4 * 8)):
-        copied = Copy(copy.deepcopy(part), OptimizerSection("sgd", 0.1), 0, input_gradient=True, recompute=recompute)
+        copied = TrainingCopy(
+            copy.deepcopy(part), OptimizerSection("sgd", 0.1), 0, input_gradient=True, recompute=recompute
+        )
         output = copied.forward(ticket(0), torch.ones(4, 8))
         assert copied.activation_bytes() == expected
         copied.backward(ticket(0), functional.relu(output))

@@ -1,4 +1,4 @@
-"""A part in a file is the same part, of which only what is in use is resident; and the ledger says what there is."""
+"""A part in a file is the same part, of which only what is in use is resident; and the report says what there is."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from compute_node import ledger, performer
-from compute_node.memory import resident_bytes
+from compute_node import memory_usage, performer
+from compute_node.memory_usage import resident_bytes
 from compute_node.performer import HopPerformer
 from compute_node.storage import Storage
 from mpsl.errors import RunFailed
@@ -30,7 +30,7 @@ from mpsl.machines.jobs import (
 )
 from mpsl.messages import Ticket
 from mpsl.nn import weights
-from mpsl.nn.part import bare_part
+from mpsl.nn.part import meta_part
 from mpsl.nn.tensors import encode
 from mpsl.plan import Plan, Seat
 
@@ -60,7 +60,7 @@ class Driven:
         self.results: list[Result] = []
         self._do(Prepare(plan))
         chance = torch.Generator().manual_seed(5)
-        source = bare_part(plan.job.model, (1, 8)).to_empty(device="cpu")
+        source = meta_part(plan.job.model, (1, 8)).to_empty(device="cpu")
         for _, tensor in source.state_dict().items():
             tensor.copy_(torch.rand(tensor.shape, generator=chance) if tensor.is_floating_point() else torch.tensor(0))
         for each in weights.slices(weights.arrays_of(source.state_dict().items()), "global", 0, 0, 1, 4096):
@@ -113,8 +113,8 @@ def test_a_node_with_a_budget_gives_back_after_each_device_and_one_without_at_th
     assert given[-1:] == ["back"]
 
 
-def test_the_ledger_says_what_there_is(tmp_path: Path) -> None:
-    part = bare_part(a_plan().job.model, (1, 8))
+def test_the_report_says_what_there_is(tmp_path: Path) -> None:
+    part = meta_part(a_plan().job.model, (1, 8))
     state = sum(tensor.nbytes for tensor in part.state_dict().values())
     parameters = [parameter.nbytes for parameter in part.parameters()]
     memory = Driven(a_plan(), tmp_path).results[-1].memory
@@ -130,11 +130,11 @@ def test_the_ledger_says_what_there_is(tmp_path: Path) -> None:
 
 
 def test_the_most_resident_is_never_less_than_what_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "resident_bytes", lambda: 5_000_000)
-    counted = ledger.Ledger()
+    monkeypatch.setattr(memory_usage, "resident_bytes", lambda: 5_000_000)
+    counted = memory_usage.MemoryPeaks()
     for most in (4_900_000, 6_000_000):
-        monkeypatch.setattr(ledger, "most_resident_bytes", lambda most=most: most)
-        assert counted.most() == {"base": 5_000_000, "resident": max(most, 5_000_000)}
+        monkeypatch.setattr(memory_usage, "peak_resident_bytes", lambda most=most: most)
+        assert counted.report() == {"base": 5_000_000, "resident": max(most, 5_000_000)}
 
 
 def test_leaving_forgets_everything(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mpsl.job import ModelSection, OptimizerSection
 from mpsl.nn.block_times import BlockTimes, Chain, Effort, block_times
 from mpsl.nn.copy_rate import copied_bytes_per_s
 from mpsl.nn.models import build, input_shape
-from mpsl.nn.part import bare_part
+from mpsl.nn.part import meta_part
 
 EFFORT = Effort(warm_s=0.1, seconds=1.0)
 SGD = OptimizerSection("sgd", 0.01, momentum=0.9)
@@ -163,7 +163,7 @@ def test_the_rate_of_copying_counts_every_byte_twice() -> None:
     part = build("mlp")
     rate = copied_bytes_per_s(
         part,
-        bare_part(ModelSection("mlp"), (0, len(part))),
+        meta_part(ModelSection("mlp"), (0, len(part))),
         aggregations.get("splitfed-v1"),
         lambda: float(next(times)),
     )

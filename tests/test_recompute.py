@@ -9,8 +9,8 @@ from torch import nn
 
 from mpsl.job import OptimizerSection
 from mpsl.messages import Ticket
-from mpsl.nn.copy import Copy
 from mpsl.nn.models import build
+from mpsl.nn.training_copy import TrainingCopy
 
 MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "dropout-and-batch-norm": ("digits-cnn", {"dropout": 0.3}, (1, 8, 8)),
@@ -34,13 +34,13 @@ class Counting(nn.Module):
         return value * self.weight * self.seen.item()
 
 
-def copies(part: nn.Sequential) -> tuple[Copy, Copy]:
+def copies(part: nn.Sequential) -> tuple[TrainingCopy, TrainingCopy]:
     section = OptimizerSection("sgd", 0.05, momentum=0.9)
-    kept = Copy(copy.deepcopy(part), section, 3, input_gradient=True)
-    return kept, Copy(part, section, 3, input_gradient=True, recompute=True)
+    kept = TrainingCopy(copy.deepcopy(part), section, 3, input_gradient=True)
+    return kept, TrainingCopy(part, section, 3, input_gradient=True, recompute=True)
 
 
-def same(one: Copy, other: Copy) -> bool:
+def same(one: TrainingCopy, other: TrainingCopy) -> bool:
     pairs = zip(one.part.state_dict().values(), other.part.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 

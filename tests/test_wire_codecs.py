@@ -18,7 +18,7 @@ from device_agent.gradient_feedback import GradientFeedback
 from device_agent.performer import DevicePerformer
 from mpsl.codecs import parse
 from mpsl.codecs.affine import GROUP
-from mpsl.codecs.pieces import PIECE
+from mpsl.codecs.tiles import TILE
 from mpsl.errors import UsageError, WireError
 from mpsl.machines.jobs import Job, Result, TailProbe
 from mpsl.nn import weights
@@ -84,7 +84,7 @@ def test_affine_keeps_its_bound(name: str, bits: int, x: np.ndarray) -> None:
 
 @pytest.mark.parametrize("name", ["affine", "huffman"])
 @pytest.mark.parametrize("bits", [2, 3, 4])
-@pytest.mark.parametrize("size", [0, 1, 7, 8, 127, 128, 129, PIECE - 1, PIECE, PIECE + 5])
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 127, 128, 129, TILE - 1, TILE, TILE + 5])
 def test_affine_over_groups_and_pieces(name: str, bits: int, size: int) -> None:
     normal = np.random.default_rng(size).standard_normal(size, dtype=np.float32)
     for x in (normal, np.maximum(normal, 0), np.full(size, -3.7, np.float32), normal * 1e-42):

@@ -4,7 +4,7 @@ One file a codec; a new one registers itself with `@codecs.register("name")` and
 nothing here may import torch, and no codec keeps state between two calls (what must be remembered is `ErrorFeedback`).
 """
 
-from mpsl.codecs.codec import Codec, Encoded, Plane, codecs, parse
+from mpsl.codecs.codec import Codec, Plane, codecs, parse
 from mpsl.codecs.error_feedback import ErrorFeedback
 
-__all__ = ["Codec", "Encoded", "ErrorFeedback", "Plane", "codecs", "parse"]
+__all__ = ["Codec", "ErrorFeedback", "Plane", "codecs", "parse"]

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from mpsl.codecs.bf16 import from_bf16
 from mpsl.codecs.codec import Codec, Floats, Plane, codecs, not_finite
-from mpsl.codecs.pieces import PIECE, pieces
+from mpsl.codecs.tiles import TILE, tiles
 from mpsl.errors import UsageError, WireError
 
 GROUP = 128
-"""Values that share a lowest value and a step; divides PIECE."""
+"""Values that share a lowest value and a step; divides TILE."""
 
 TO_INTEGER = np.float32(2**23)
 """Added to a float from 0 on it rounds to the integer, ties to even, and leaves that in the lowest bits of the sum."""
@@ -67,8 +67,8 @@ class Affine(Codec):
         groups = -(-flat.size // GROUP)
         lows, steps = np.empty(groups, "<u2"), np.empty(groups, "<u2")
         packed = np.empty(self._packed_bytes(flat.size), np.uint8)
-        scratch = np.empty(min(groups * GROUP, PIECE), "<f4")
-        for part in pieces(flat.size):
+        scratch = np.empty(min(groups * GROUP, TILE), "<f4")
+        for part in tiles(flat.size):
             size = part.stop - part.start
             rows = scratch[: -(-size // GROUP) * GROUP].reshape(-1, GROUP)
             padded = rows.reshape(-1)
@@ -134,7 +134,7 @@ class Affine(Codec):
             high = low + step * np.float32(2**self.bits - 1)
         if not (np.isfinite(low) & np.isfinite(high) & (step >= 0)).all():
             raise WireError(f"{self.spec}: a step is negative, or a value infinite or no number")
-        for part in pieces(flat.size):
+        for part in tiles(flat.size):
             size = part.stop - part.start
             padded = np.zeros(-(-size // GROUP) * GROUP, "<f4")
             self._unpack(packed[self._packed(part)], padded)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpsl.codecs.codec import Codec, Floats, Plane, codecs
-from mpsl.codecs.pieces import PIECE, pieces
+from mpsl.codecs.tiles import TILE, tiles
 
 LARGEST = np.array(0x7F7F0000, "<u4").view("<f4")[()]
 """The largest finite bf16, 3.3895e38."""
@@ -39,8 +39,8 @@ class BrainFloat16(Codec):
 def to_bf16(flat: Floats) -> NDArray[np.uint16]:
     """The bf16 bits of one-dimensional little-endian float32 values."""
     result = np.empty(flat.size, "<u2")
-    scratch = np.empty(min(flat.size, PIECE), "<u4")
-    for part in pieces(flat.size):
+    scratch = np.empty(min(flat.size, TILE), "<u4")
+    for part in tiles(flat.size):
         values = flat[part]
         if not (values.max() <= LARGEST and values.min() >= -LARGEST):  # also true for NaN
             values = _without_surprises(values)
@@ -59,7 +59,7 @@ def to_bf16(flat: Floats) -> NDArray[np.uint16]:
 def from_bf16(bits: NDArray[np.uint16], flat: Floats) -> None:
     """Write the values of the bf16 `bits` into `flat`."""
     wide = flat.view("<u4")
-    for part in pieces(flat.size):
+    for part in tiles(flat.size):
         wide[part] = bits[part]
         wide[part] <<= 16
 

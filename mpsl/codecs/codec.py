@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpsl.errors import UsageError, WireError
+from mpsl.messages import Tensor
 from mpsl.registry import Registry
 
 Floats = NDArray[np.float32]
@@ -26,24 +27,6 @@ Buffer = bytes | bytearray | memoryview
 MAX_DIMENSIONS = 32
 MAX_VALUES = 1 << 40
 """A shape beyond these is no tensor of ours; the bound keeps every product of sizes an ordinary integer."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A tensor ready to be sent: which codec wrote it, what it decodes to, and its bytes.
-
-    With an exact codec the planes are the memory of the array itself: do not change it before they are sent.
-    """
-
-    codec: str
-    dtype: str
-    shape: tuple[int, ...]
-    planes: tuple[Plane, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all planes together."""
-        return sum(plane.nbytes for plane in self.planes)
 
 
 @dataclass(frozen=True)
@@ -72,15 +55,16 @@ class Codec(ABC):
         """The text that `parse` turns into this codec."""
         return self.name if self.argument is None else f"{self.name}:{self.argument}"
 
-    def encode(self, array: Floats) -> Encoded:
-        """The bytes of `array` (float32, C-contiguous, any shape).
+    def encode(self, array: Floats) -> Tensor:
+        """`array` (float32, C-contiguous, any shape) as it travels.
 
+        With an exact codec the planes are the memory of the array itself: do not change it before they are sent.
         Raises ValueError for another dtype or layout, UsageError where the codec cannot carry NaN or infinity.
         """
         if array.dtype != np.float32 or not array.flags.c_contiguous:
             raise ValueError(f"{self.spec} encodes contiguous float32, got {array.dtype} with strides {array.strides}")
         planes = self._encode(array.astype("<f4", copy=False).reshape(-1))
-        return Encoded(self.spec, "float32", array.shape, tuple(plane.view(np.uint8).data for plane in planes))
+        return Tensor(self.spec, "float32", array.shape, tuple(plane.view(np.uint8).data for plane in planes))
 
     def decode(self, shape: Sequence[int], planes: Sequence[Buffer], out: Floats | None = None) -> Floats:
         """The float32 array of `shape` that `planes` hold, in `out` (C-contiguous, of that shape) where it is given.

@@ -14,8 +14,9 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from mpsl.codecs.codec import Codec, Encoded, Floats
+from mpsl.codecs.codec import Codec, Floats
 from mpsl.errors import UsageError
+from mpsl.messages import Tensor
 
 
 class ErrorFeedback:
@@ -37,7 +38,7 @@ class ErrorFeedback:
         """Bytes of all residuals: one float32 row for the highest row number of each key, and those before."""
         return sum(residual.nbytes for residual in self._residuals.values())
 
-    def encode(self, key: Hashable, array: Floats, rows: Sequence[int] | None = None) -> Encoded:
+    def encode(self, key: Hashable, array: Floats, rows: Sequence[int] | None = None) -> Tensor:
         """Encode `array` plus its residual, and keep what that loses.
 
         `key` names the tensor: a parameter, or a device and a direction. `rows[i]` says what row i of the array (its

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpsl.codecs.codec import Codec, Floats, Plane, codecs
-from mpsl.codecs.pieces import PIECE, pieces
+from mpsl.codecs.tiles import TILE, tiles
 
 LARGEST = np.float32(65504)
 """The largest finite half."""
@@ -45,9 +45,9 @@ def to_half(flat: Floats) -> NDArray[np.uint16]:
     numpy's own conversion gives the same bits, at half the speed, and at a fortieth where values are below 2⁻¹⁴.
     """
     result = np.empty(flat.size, "<u2")
-    size = min(flat.size, PIECE)
+    size = min(flat.size, TILE)
     rounded, exponents, shifted = np.empty(size, "<f4"), np.empty(size, "<u4"), np.empty(size, "<u4")
-    for part in pieces(flat.size):
+    for part in tiles(flat.size):
         values = flat[part]
         size = values.size
         magnitudes, exponent, high = rounded[:size], exponents[:size], shifted[:size]
@@ -76,7 +76,7 @@ def to_half(flat: Floats) -> NDArray[np.uint16]:
 def from_half(bits: NDArray[np.uint16], flat: Floats) -> None:
     """Write the values of the half-precision `bits` into `flat`; exact."""
     wide = flat.view("<i4")
-    for part in pieces(flat.size):
+    for part in tiles(flat.size):
         values, raw = flat[part], wide[part]
         # Exponent and mantissa move to where float32 has them, the sign stays on top; the factor puts the bias right.
         raw[:] = bits[part].view("<i2")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpsl.codecs.codec import Codec, Floats, Plane, not_finite
-from mpsl.codecs.pieces import PIECE, pieces
+from mpsl.codecs.tiles import TILE, tiles
 from mpsl.errors import WireError
 
 SMALLEST_SCALE = np.finfo(np.float32).smallest_normal
@@ -32,7 +32,7 @@ class Grouped(Codec):
 
     levels: ClassVar[int]
     group: ClassVar[int]
-    """Values that share a scale; divides PIECE."""
+    """Values that share a scale; divides TILE."""
 
     def _max_sizes(self, values: int) -> tuple[int, ...]:
         return (4 * -(-values // self.group), self._packed_bytes(values))
@@ -40,8 +40,8 @@ class Grouped(Codec):
     def _encode(self, flat: Floats) -> Sequence[NDArray[np.generic]]:
         scales = np.empty(-(-flat.size // self.group), "<f4")
         packed = np.empty(self._packed_bytes(flat.size), np.uint8)
-        scratch = np.empty(min(scales.size * self.group, PIECE), "<f4")
-        for part in pieces(flat.size):
+        scratch = np.empty(min(scales.size * self.group, TILE), "<f4")
+        for part in tiles(flat.size):
             size = part.stop - part.start
             rows = scratch[: -(-size // self.group) * self.group].reshape(-1, self.group)
             scale = scales[part.start // self.group :][: len(rows)]
@@ -72,7 +72,7 @@ class Grouped(Codec):
         scales, packed = np.frombuffer(planes[0], "<f4"), np.frombuffer(planes[1], np.uint8)
         if not ((scales >= 0) & (scales <= self._largest_scale())).all():
             raise WireError(f"{self.spec}: a scale is negative, infinite or no number")
-        for part in pieces(flat.size):
+        for part in tiles(flat.size):
             values = flat[part]
             self._unpack(packed[self._packed(part)], values)
             scale = scales[part.start // self.group :]

@@ -18,8 +18,8 @@ from torch.nn import functional
 from mpsl.errors import MeasurementError
 from mpsl.job import OptimizerSection
 from mpsl.messages import Ticket
-from mpsl.nn.copy import Copy
 from mpsl.nn.part import Seeds
+from mpsl.nn.training_copy import TrainingCopy
 
 Clock = Callable[[], float]
 """Seconds from any beginning."""
@@ -62,7 +62,7 @@ class BlockTimes:
         return abs(self.total - self.whole) / self.whole
 
 
-class Chain(Copy):
+class Chain(TrainingCopy):
     """Blocks that follow one another, in training on one batch, which can be watched from block to block.
 
     With `labels` they end with the model's last block and its loss, without them with the gradient of an output.

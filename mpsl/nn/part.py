@@ -15,7 +15,7 @@ from mpsl.messages import Ticket
 from mpsl.nn.models import build
 
 
-def bare_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
+def meta_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
     """Blocks [a, b) of the model without any memory (on torch's meta device)."""
     with torch.device("meta"):
         whole = build(model.name, **model.args)
@@ -25,7 +25,7 @@ def bare_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
 
 def build_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
     """Blocks [a, b) of the model, on the CPU, with uninitialised weights; the others take no memory."""
-    return bare_part(model, blocks).to_empty(device="cpu")
+    return meta_part(model, blocks).to_empty(device="cpu")
 
 
 def state_tensors(part: nn.Module) -> list[tuple[str, torch.Tensor]]:

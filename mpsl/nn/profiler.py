@@ -21,7 +21,7 @@ from mpsl.nn.block_times import Chain, Clock, lasting, medians
 from mpsl.nn.copy_rate import copied_bytes_per_s
 from mpsl.nn.cost import BlockCost, block_costs
 from mpsl.nn.models import describe
-from mpsl.nn.part import bare_part
+from mpsl.nn.part import meta_part
 from mpsl.profiling import BlockSeconds, Question, optimizer_section
 
 WARM_S, WARM_BATCHES = 0.3, 2
@@ -73,7 +73,7 @@ class Profiler:
                     row += [round(each * 1e3, 6) for each in seconds]
                 nbytes = 2 * sum(tensor.nbytes for tensor in chain.part.state_dict().values())
                 if nbytes:
-                    bare = bare_part(question.model, piece)
+                    bare = meta_part(question.model, piece)
                     rule = aggregations.get("splitfed-v1")
                     copying_s += nbytes / copied_bytes_per_s(chain.part, bare, rule, self._clock)
                     copied += nbytes
@@ -102,7 +102,7 @@ def _chain(question: Question, piece: tuple[int, int], costs: Sequence[BlockCost
     batch = max(2, question.batch_size)
     chance = torch.Generator().manual_seed(0)
     labels = torch.randint(described.num_classes, (batch,), generator=chance) if end == len(costs) else None
-    part = bare_part(question.model, piece).to_empty(device="cpu")
+    part = meta_part(question.model, piece).to_empty(device="cpu")
     _fill(part, chance)
     data = torch.rand(batch, *shape, generator=chance)
     return Chain(part, optimizer_section(question.optimizer), data, labels, clock, input_gradient=first > 0)

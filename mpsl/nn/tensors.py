@@ -10,15 +10,14 @@ from mpsl.codecs import parse
 from mpsl.errors import WireError
 from mpsl.link.receiver import aligned_buffer
 from mpsl.messages import Tensor
-from mpsl.nn.halves import decode_half, encode_half
+from mpsl.nn.half_precision import decode_half, encode_half
 from mpsl.wire import ALIGNMENT
 
 
 def encode(tensor: torch.Tensor, codec: str) -> Tensor:
     """A float32 tensor as it travels. With fp32 its planes are the tensor's own memory: leave that unchanged."""
     plain = tensor.detach().contiguous()
-    encoded = encode_half(plain, codec) or parse(codec).encode(plain.numpy())
-    return Tensor(encoded.codec, encoded.dtype, encoded.shape, encoded.planes)
+    return encode_half(plain, codec) or parse(codec).encode(plain.numpy())
 
 
 def decode(tensor: Tensor, codec: str, largest: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from mpsl.nn.turns import request_long_timeslice
+from mpsl.nn.timeslice import request_long_timeslice
 
 
 def limit_threads(threads: int | None) -> int:

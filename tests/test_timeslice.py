@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from mpsl.nn import turns
+from mpsl.nn import timeslice
 from mpsl.nn.threads import computing_worker
-from mpsl.nn.turns import TURN_S, request_long_timeslice
+from mpsl.nn.timeslice import TIMESLICE_S, request_long_timeslice
 
 _SCHED_GETATTR = {"x86_64": 315, "aarch64": 275, "riscv64": 275, "armv7l": 381}
 
@@ -40,9 +40,9 @@ def in_a_thread(look: Callable[[], float]) -> float:
 def test_the_worker_has_long_turns_and_the_event_loop_keeps_its_short_ones() -> None:
     before = turn_s()
     with computing_worker(1) as worker:
-        assert worker.submit(turn_s).result(10) == pytest.approx(TURN_S)
+        assert worker.submit(turn_s).result(10) == pytest.approx(TIMESLICE_S)
     assert turn_s() == before
-    assert before < TURN_S
+    assert before < TIMESLICE_S
 
 
 def test_priority_stays_what_it_was() -> None:
@@ -64,6 +64,6 @@ def test_who_is_scheduled_otherwise_stays_so() -> None:
 
 
 def test_an_unknown_machine_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "_SCHED_SETATTR", {})
+    monkeypatch.setattr(timeslice, "_SCHED_SETATTR", {})
     monkeypatch.setattr(ctypes, "CDLL", None)
     request_long_timeslice()

@@ -1,12 +1,14 @@
-"""One device's copy of a part in training: forward keeps, backward uses, and steps on the way of a batch's last one.
+"""One device's copy of a part in training: forward keeps what backward needs, and the last backward of a batch steps.
 
-Holds at most one batch: what its micro-batches need between forward and backward. A parameter is stepped as soon as its
-gradient is whole, and the gradient's memory goes at once: by then autograd has made everything that it makes of the
-parameter, so all gradients are those of the weights before the step. With `recompute` only the input is kept and
-backward runs the forward again, from the same weights, generator and buffers: the same bits.
+It holds at most one batch: what its micro-batches need between forward and backward. A parameter is stepped as soon as
+its gradient is complete, and the gradient is freed at once. By then autograd has computed everything that depends on
+the parameter, so all gradients are those of the weights before the step. With `recompute` only the input is kept, and
+backward runs the forward again from the same weights, generator state and buffers: the result has the same bits.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,7 +18,6 @@ from mpsl.job import OptimizerSection
 from mpsl.messages import Ticket
 from mpsl.nn.optimizers import optimizers
 from mpsl.nn.part import Seeds
-from mpsl.nn.stored import stored_bytes
 
 Position = tuple[int, int, int]
 
@@ -31,7 +32,7 @@ class _Kept:
     nbytes: int
 
 
-class Copy:
+class TrainingCopy:
     """`part` belongs to this copy alone; `input_gradient`: whether someone before this part wants one."""
 
     def __init__(
@@ -50,23 +51,23 @@ class Copy:
         self._input_gradient = input_gradient
         self._recompute = recompute
         self._kept: dict[Position, _Kept] = {}
-        self._stored: dict[torch.Size, int] = {}
-        self.most_gradient_bytes = 0
+        self._saved: dict[torch.Size, int] = {}
+        self.peak_gradient_bytes = 0
 
     def forward(self, ticket: Ticket, value: torch.Tensor) -> torch.Tensor:
         """The part's output; what backward needs is kept."""
         # Recomputed or not, the pass is the same one, with its graph: kernels may depend on whether there is one.
         before = [buffer.clone() for buffer in self.part.buffers()] if self._recompute else []
         output = self._run(ticket, value)
-        nbytes = value.nbytes + (0 if self._recompute else self._stored_bytes(value, output))
+        nbytes = value.nbytes + (0 if self._recompute else self._saved_bytes(value, output))
         self._kept[_position(ticket)] = _Kept(value, None if self._recompute else output, before, nbytes)
         return output.detach()
 
     def backward(self, ticket: Ticket, gradient: torch.Tensor) -> torch.Tensor | None:
         """The gradient of the input, after those of the part have been added up; a batch's last micro-batch steps."""
         kept = self._kept.pop(_position(ticket))
-        output = kept.output if kept.output is not None else self._again(ticket, kept)
-        hooks = self._step_when_whole() if ticket.last else []
+        output = kept.output if kept.output is not None else self._recompute_forward(ticket, kept)
+        hooks = self._step_when_complete() if ticket.last else []
         try:
             if output.requires_grad:
                 output.backward(gradient)  # type: ignore[no-untyped-call]
@@ -74,7 +75,7 @@ class Copy:
             for hook in hooks:
                 hook.remove()
         if not ticket.last:
-            self.most_gradient_bytes = max(self.most_gradient_bytes, self.gradient_bytes())
+            self.peak_gradient_bytes = max(self.peak_gradient_bytes, self.gradient_bytes())
         else:
             # Parameters that this micro-batch did not reach, but an earlier one did.
             for parameter in self._with_gradient():
@@ -82,7 +83,7 @@ class Copy:
         return kept.value.grad
 
     def activation_bytes(self) -> int:
-        """Bytes of inputs and stored activations, as of now."""
+        """Bytes of inputs and saved activations, as of now."""
         return sum(kept.nbytes for kept in self._kept.values())
 
     def gradient_bytes(self) -> int:
@@ -98,32 +99,32 @@ class Copy:
             value.requires_grad_()
         return self._seeds.forward(self.part, ticket, value)
 
-    def _stored_bytes(self, value: torch.Tensor, output: torch.Tensor) -> int:
+    def _saved_bytes(self, value: torch.Tensor, output: torch.Tensor) -> int:
         """What the graph keeps beside its input, looked up once for each shape."""
-        if value.shape not in self._stored:
-            self._stored[value.shape] = stored_bytes(output, [value, *self.part.parameters()])
-        return self._stored[value.shape]
+        if value.shape not in self._saved:
+            self._saved[value.shape] = saved_bytes(output, [value, *self.part.parameters()])
+        return self._saved[value.shape]
 
-    def _again(self, ticket: Ticket, kept: _Kept) -> torch.Tensor:
-        """The forward once more, with the buffers of then; those of now are put back."""
+    def _recompute_forward(self, ticket: Ticket, kept: _Kept) -> torch.Tensor:
+        """The forward once more, with the buffers that it found then; the present ones are restored afterwards."""
         buffers = list(self.part.buffers())
         now = [buffer.clone() for buffer in buffers]
-        _put(buffers, kept.buffers)
+        _restore(buffers, kept.buffers)
         output = self._run(ticket, kept.value)
-        _put(buffers, now)
+        _restore(buffers, now)
         return output
 
-    def _step_when_whole(self) -> list[RemovableHandle]:
-        """Let the coming backward step each parameter once its gradient is added up, until the hooks are removed."""
+    def _step_when_complete(self) -> list[RemovableHandle]:
+        """Have the next backward step each parameter once its gradient is complete, until the hooks are removed."""
 
-        def whole(parameter: torch.Tensor) -> None:
+        def complete(parameter: torch.Tensor) -> None:
             assert isinstance(parameter, nn.Parameter)
             assert parameter.grad is not None
-            self.most_gradient_bytes = max(self.most_gradient_bytes, parameter.grad.nbytes)
+            self.peak_gradient_bytes = max(self.peak_gradient_bytes, parameter.grad.nbytes)
             self._step(parameter)
 
         register = nn.Parameter.register_post_accumulate_grad_hook
-        return [register(parameter, whole) for parameter in self.part.parameters()]  # type: ignore[no-untyped-call]
+        return [register(parameter, complete) for parameter in self.part.parameters()]  # type: ignore[no-untyped-call]
 
     def _with_gradient(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.part.parameters() if parameter.grad is not None]
@@ -134,10 +135,44 @@ class Copy:
 
 
 @torch.no_grad()
-def _put(buffers: list[torch.Tensor], values: list[torch.Tensor]) -> None:
+def _restore(buffers: list[torch.Tensor], values: list[torch.Tensor]) -> None:
     for buffer, value in zip(buffers, values, strict=True):
         # Past the version counter: backward of a BatchNorm in training does not look at its running statistics.
         buffer.data.copy_(value)
+
+
+def saved_bytes(output: torch.Tensor, without: Iterable[torch.Tensor]) -> int:
+    """Bytes of `output` and of all tensors that its graph has saved for backward, without those of `without`.
+
+    Each storage counts once. Nothing is kept alive.
+    """
+    known = {_storage(tensor) for tensor in without}
+    total = 0
+    for tensor in (output, *_saved_tensors(output.grad_fn)):
+        if _storage(tensor) not in known:
+            known.add(_storage(tensor))
+            total += tensor.untyped_storage().nbytes()
+    return total
+
+
+def _saved_tensors(node: Any) -> Iterator[torch.Tensor]:
+    seen, waiting = {None}, [node]
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        waiting += [before for before, _ in node.next_functions]
+        for name in dir(node):
+            if name.startswith("_saved_"):
+                value = getattr(node, name)
+                for tensor in value if isinstance(value, tuple | list) else (value,):
+                    if isinstance(tensor, torch.Tensor):
+                        yield tensor
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _position(ticket: Ticket) -> Position:

@@ -6,7 +6,7 @@ import torch
 
 from mpsl.codecs import parse
 from mpsl.errors import WireError
-from mpsl.nn.halves import decode_half, encode_half
+from mpsl.nn.half_precision import decode_half, encode_half
 from mpsl.nn.tensors import decode, encode
 
 HALVES = ("fp16", "bf16")
