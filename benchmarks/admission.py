@@ -1,7 +1,6 @@
 """`mpsl bench admission`: what it costs to let G devices in at a time, beside letting in all at once."""
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ import click
 
 from benchmarks.memory import Setting, measure
 from benchmarks.spread import extremes, medians, spread
+from mpsl import strict_json
 from orchestrator.job_file import check_job
 
 
@@ -37,7 +37,7 @@ def command(model: str, counts: tuple[int, ...], batch_size: int, hops: int, bat
                 err=True,
             )
         results.append({"devices": devices, "admit": few.plan["admit"], **figures(runs)})
-    click.echo(json.dumps({"benchmark": "admission", **vars(setting), "results": results}))
+    click.echo(strict_json.dumps({"benchmark": "admission", **vars(setting), "results": results}))
 
 
 def figures(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:

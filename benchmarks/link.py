@@ -1,7 +1,6 @@
 """`mpsl bench link`: tensors between two processes through the broker, beside paho alone with the best chunk size."""
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from broker.connection import connect
 from broker.engines.engine import BrokerProcess, running_broker
 from broker.engines.engine_option import engine_option
 from broker.sizes import parse_bytes
+from mpsl import strict_json
 from mpsl.errors import MeasurementError, UsageError
 from mpsl.link.channel import CHUNK_BYTES
 from mpsl.machines.effects import Publish
@@ -76,7 +76,7 @@ def command(sizes: tuple[int, ...], total: int, engine: str, repeats: int) -> No
             f"ratio {row['ratio']['median']:.2f} ({row['ratio']['least']:.2f} to {row['ratio']['most']:.2f})",
             err=True,
         )
-    click.echo(json.dumps({"benchmark": "link", "engine": engine, "repeats": repeats, "rows": rows}))
+    click.echo(strict_json.dumps({"benchmark": "link", "engine": engine, "repeats": repeats, "rows": rows}))
 
 
 async def pair(engine: str, bare: bool, size: int, count: int, chunk: int) -> dict[str, float]:

@@ -6,7 +6,6 @@ goes ahead and does not count: in a run too, memory and code are warm from the s
 
 import argparse
 import asyncio
-import json
 import resource
 import sys
 import time
@@ -21,6 +20,7 @@ from broker.address import parse_broker
 from broker.driver import Driver
 from broker.log import stderr_logger
 from broker.worker import Worker
+from mpsl import strict_json
 from mpsl.codecs import parse
 from mpsl.link.channel import WINDOW, Channel, Limits, Peer
 from mpsl.machines.effects import Effect, Publish, SetTimer, Stop, Subscribe
@@ -217,7 +217,7 @@ def main() -> None:
     parser.add_argument("--bare", action="store_true")
     arguments = parser.parse_args(sys.argv[1:])
     keep_for_reuse()  # as a node does
-    print(json.dumps(_bare(arguments) if arguments.bare else asyncio.run(_link(arguments))))
+    print(strict_json.dumps(_bare(arguments) if arguments.bare else asyncio.run(_link(arguments))))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from broker.address import parse_broker
 from broker.engines.engine import running_broker
 from broker.options import Network
 from broker.sizes import parse_bytes
+from mpsl import strict_json
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.nn.models import arguments
 from mpsl.topics import Topics
@@ -111,7 +112,7 @@ def command(
         "seconds": [few.seconds, many.seconds],
         "device_process_peak_bytes": max(peak for name, peak in many.peaks.items() if name.startswith("devices")),
     }
-    click.echo(json.dumps(result))
+    click.echo(strict_json.dumps(result))
 
 
 def _measured(setting: Setting, devices: int) -> Seen:

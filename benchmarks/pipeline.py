@@ -1,7 +1,6 @@
 """`mpsl bench pipeline`: how busy the slowest hop is, with devices that take their time behind a link of their own."""
 
 import asyncio
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from broker.address import parse_broker
 from broker.engines.engine import running_broker
 from broker.options import Network
 from broker.slow_link import parse_link
+from mpsl import strict_json
 from mpsl.errors import MpslError, RunFailed
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.nn.models import arguments
@@ -87,7 +87,7 @@ def command(
         raise click.ClickException("nothing could be measured")
     for row in rows:
         click.echo(f"{row['devices']:3} devices, median of {row['runs']}: {_shown(row['nodes'])}", err=True)
-    click.echo(json.dumps({"benchmark": "pipeline", **vars(setting), "repeats": repeats, "rows": rows}))
+    click.echo(strict_json.dumps({"benchmark": "pipeline", **vars(setting), "repeats": repeats, "rows": rows}))
 
 
 def busy_shares(telemetry: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

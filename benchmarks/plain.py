@@ -10,6 +10,7 @@ import time
 import torch
 from torch.nn import functional
 
+from mpsl import strict_json
 from mpsl.nn.models import build, input_shape
 
 
@@ -36,7 +37,7 @@ def main() -> None:
         functional.cross_entropy(model(data), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         batches += 1
-    print(json.dumps({"samples_per_s": batches * chosen.batch_size / (time.perf_counter() - started)}))
+    print(strict_json.dumps({"samples_per_s": batches * chosen.batch_size / (time.perf_counter() - started)}))
 
 
 if __name__ == "__main__":

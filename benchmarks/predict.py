@@ -4,7 +4,6 @@ One profile a model, all predictions written down, then the runs; nothing is fit
 """
 
 import asyncio
-import json
 import statistics
 import tempfile
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from broker.engines.engine import running_broker
 from broker.hardware import usable_cores
 from broker.options import Network
 from broker.slow_link import parse_link
+from mpsl import strict_json
 from mpsl.errors import UsageError
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.planning.objective import Shape
@@ -89,9 +89,9 @@ def command(
     predicted = [(each, setting, *predict(each, setting, seconds)) for each in known for setting in settings]
     said = [asdict(prediction) for _, _, _, prediction in predicted]
     if out is not None:
-        write_whole(out, json.dumps(said, indent=1) + "\n")
+        write_whole(out, strict_json.dumps(said, indent=1) + "\n")
     for each_said in said:
-        click.echo(json.dumps(each_said), err=True)
+        click.echo(strict_json.dumps(each_said), err=True)
     rows = []
     for each, setting, found, prediction in predicted:
         before = slowness(each)
@@ -103,7 +103,7 @@ def command(
         )
         rows.append(row)
         click.echo(line(row), err=True)
-    click.echo(json.dumps({"benchmark": "predict", "cores": usable_cores(), "rows": rows, **summary(rows)}))
+    click.echo(strict_json.dumps({"benchmark": "predict", "cores": usable_cores(), "rows": rows, **summary(rows)}))
 
 
 def predict(known: Known, setting: Setting, seconds: float) -> tuple[PlanFile, Prediction]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import os
 import tempfile
 import time
@@ -20,6 +19,7 @@ from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
 from broker.options import Network
+from mpsl import strict_json
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.topics import Topics
 from orchestrator.commands.train import orchestrate
@@ -120,7 +120,7 @@ def command(
         ratios = ", ".join(f"{figure} {shown(row['ratio'][figure])}" for figure in COMPARED)
         click.echo(f"median: {_line(row)}; to {row['ratio_to']} devices: {ratios}", err=True)
     result = {"benchmark": "scaling", **vars(setting), "agents": agents, "repeats": repeats, "rows": rows}
-    click.echo(json.dumps(result))
+    click.echo(strict_json.dumps(result))
 
 
 def compared_with(counts: Sequence[int]) -> int:

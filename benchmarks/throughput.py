@@ -1,7 +1,6 @@
 """`mpsl bench throughput`: samples a second of a whole local system, beside plain PyTorch and the cores' ceiling."""
 
 import asyncio
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ from benchmarks.spread import spread
 from benchmarks.this_machine import Model, best_cuts, measured, parse_cuts
 from broker.engines.engine_option import engine_option
 from broker.hardware import usable_cores
+from mpsl import strict_json
 from mpsl.errors import MpslError, UsageError
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection
 from orchestrator.job_file import check_job
@@ -97,7 +97,7 @@ def command(
         **figures,
         "processes": runs[-1]["processes"],
     }
-    click.echo(json.dumps(result))
+    click.echo(strict_json.dumps(result))
 
 
 def _planned(model: str, batch_size: int, devices: int, hops: int, batches: int) -> tuple[int, ...]:
@@ -136,7 +136,7 @@ def _line(number: int, run: dict[str, Any]) -> str:
 async def _plain(setting: Setting, copies: int, threads: int) -> float:
     """Samples a second of plain PyTorch: so many processes side by side, with so many threads each."""
     command = [
-        "benchmarks.plain", "--model", setting.model, "--args", json.dumps(setting.args),
+        "benchmarks.plain", "--model", setting.model, "--args", strict_json.dumps(setting.args),
         "--batch-size", str(setting.batch_size), "--threads", str(threads), "--seconds", str(PLAIN_S),
     ]  # fmt: skip
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}

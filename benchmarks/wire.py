@@ -5,7 +5,6 @@ the runs' own summaries: MQTT payloads with headers, acknowledgements and weight
 """
 
 import asyncio
-import json
 import statistics
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from broker.engines.engine_option import engine_option
 from broker.hardware import usable_cores
 from broker.options import Network
 from broker.slow_link import parse_link
+from mpsl import strict_json
 from mpsl.codecs import parse
 from mpsl.errors import RunFailed, UsageError
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection, WireSection
@@ -141,7 +141,7 @@ def command(codecs: str, names: tuple[str, ...], seeds: int, quick: bool, slow_l
         chosen = list(dict.fromkeys([PLAIN, best]))
         raced = asyncio.run(_race(data[RACED.name], chosen, seeds, engine, slow_link))
         found["slow_link"] = {"link": slow_link, "codecs": raced}
-    click.echo(json.dumps(found))
+    click.echo(strict_json.dumps(found))
 
 
 def _pairs(codecs: str) -> list[str]:

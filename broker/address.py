@@ -2,13 +2,16 @@
 
 import os
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from broker.slow_link import LinkSpeed
+from broker.tls_files import tls_context
 from mpsl.errors import UsageError
+from mpsl.text_file import read_text
 
 DEFAULT_URL = "mqtt://127.0.0.1:1883"
 MqttVersion = Literal["5", "3.1.1"]
@@ -47,15 +50,7 @@ class BrokerAddress:
 
     def context(self) -> ssl.SSLContext | None:
         """The TLS context; raises UsageError for files that cannot be used."""
-        if not self.tls:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self.ca)
-            if self.cert:
-                context.load_cert_chain(self.cert, self.key)
-        except (OSError, ssl.SSLError) as error:
-            raise UsageError(f"--ca {self.ca} --cert {self.cert} --key {self.key}: {error}") from None
-        return context
+        return tls_context(self.ca, self.cert, self.key) if self.tls else None
 
 
 def parse_broker(
@@ -64,9 +59,10 @@ def parse_broker(
     cert: str | None = None,
     key: str | None = None,
     version: MqttVersion = "5",
+    environment: Mapping[str, str] = os.environ,
 ) -> BrokerAddress:
     """The broker at `url` (None: $MPSL_BROKER, else loopback); the password comes from $MPSL_PASSWORD_FILE."""
-    text = url or os.environ.get("MPSL_BROKER") or DEFAULT_URL
+    text = url or environment.get("MPSL_BROKER") or DEFAULT_URL
     form = "a broker is mqtt://[user@]host[:port], or mqtts:// with TLS"
     try:
         parts = urlsplit(text)
@@ -91,7 +87,7 @@ def parse_broker(
         port or (8883 if tls else 1883),
         tls,
         user,
-        _password(user),
+        _password(user, environment.get("MPSL_PASSWORD_FILE")),
         ca,
         cert,
         key,
@@ -99,13 +95,15 @@ def parse_broker(
     )
 
 
-def _password(user: str | None) -> str | None:
-    path = os.environ.get("MPSL_PASSWORD_FILE")
+def _password(user: str | None, path: str | None) -> str | None:
     if not path:
         return None
     if user is None:
         raise UsageError("$MPSL_PASSWORD_FILE is set but the broker URL names no user: mqtt://user@host")
-    try:
-        return Path(path).read_text().strip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"$MPSL_PASSWORD_FILE = {path}: {getattr(error, 'strerror', None) or error}") from None
+    where = f"$MPSL_PASSWORD_FILE = {path}"
+    password = read_text(Path(path), where).strip("\n")
+    if not password:
+        raise UsageError(f"{where}: is empty; the password is its only line")
+    if "\n" in password:
+        raise UsageError(f"{where}: has {password.count(chr(10)) + 1} lines; the password is the only one")
+    return password

@@ -1,15 +1,47 @@
 """The command `mpsl`: finds its sub-commands through entry points and imports only the one asked for."""
 
+import contextlib
+import io
 import sys
 from importlib.metadata import entry_points
 
 import click
 
+from broker.command_errors import FAILED, flush_output, is_verbose, one_line_each, report
 from mpsl import VERSION
-from mpsl.errors import MpslError, UsageError
 from mpsl.names import nearest
 
-GROUP = "mpsl.commands"
+COMMANDS_GROUP = "mpsl.commands"
+HELP = {
+    "Describe a job": {
+        "new": "Write a commented job to begin with.",
+        "models": "List the models, their arguments and their blocks.",
+        "data": "Split a data set into one shard for each device.",
+        "check": "Check whether a job can run, and show who computes what.",
+    },
+    "Train": {
+        "train": "Run a job on the devices and nodes that are there.",
+        "local": "Run a job with everything on this machine.",
+        "demo": "Train on real data with nothing set up before.",
+    },
+    "Take part": {
+        "device": "Take part in runs with the data of this machine.",
+        "node": "Compute a part of the model for the devices of a run.",
+        "broker": "Run an MQTT broker in the foreground.",
+    },
+    "Watch": {
+        "ls": "List devices, nodes and runs.",
+        "tap": "Show every message, one line each.",
+    },
+    "Predict and measure": {
+        "profile": "Measure a model on this machine, block by block.",
+        "plan": "Find where to cut and which node takes which part.",
+        "simulate": "Run the rounds of a plan in virtual time.",
+        "bench": "Measure this machine with the project's benchmarks.",
+    },
+}
+"""One line a command, here because the help must not import the commands: that would load torch."""
+OTHERS = "Others"
 
 
 class Commands(click.Group):
@@ -17,52 +49,63 @@ class Commands(click.Group):
 
     def list_commands(self, context: click.Context) -> list[str]:
         """All names, sorted."""
-        return sorted(entry_points(group=GROUP).names)
+        return sorted(entry_points(group=COMMANDS_GROUP).names)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         """The command called `name`; a missing library is named with the extra that brings it."""
-        found = entry_points(group=GROUP, name=name)
+        found = entry_points(group=COMMANDS_GROUP, name=name)
         if not found:
             raise click.UsageError(f"unknown command {name!r}; {nearest(name, self.list_commands(context))}")
+        entry = next(iter(found))
         try:
-            command = next(iter(found)).load()
+            command = entry.load()
         except ModuleNotFoundError as error:
             raise click.ClickException(
                 f"`mpsl {name}` needs the library {error.name!r}, which is not installed: "
                 "pip install '.[device]', '.[node]', '.[orchestrator]' or '.[demo]' brings what a role needs"
-            ) from None
-        assert isinstance(command, click.Command)
+            ) from error
+        except Exception as error:
+            raise click.ClickException(
+                f"`mpsl {name}` cannot be loaded from {entry.value}: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(command, click.Command):
+            raise click.ClickException(f"`mpsl {name}` is no command: {entry.value} is {type(command).__name__}")
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands without importing any of them: their help would pull in torch."""
-        with formatter.section("Commands"):
-            formatter.write_text(", ".join(self.list_commands(context)))
-            formatter.write_text("`mpsl COMMAND --help` says more.")
+        """The commands in groups, one line each."""
+        installed = self.list_commands(context)
+        others = set(installed) - {name for lines in HELP.values() for name in lines}
+        for title, lines in {**HELP, OTHERS: dict.fromkeys(sorted(others), "")}.items():
+            rows = [(name, line) for name, line in lines.items() if name in installed]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows, col_spacing=4)
 
 
-@click.group(cls=Commands)
+@click.group(cls=Commands, epilog="`mpsl COMMAND --help` shows the options of a command.")
 @click.version_option(VERSION, prog_name="mpsl")
+@click.option("-v", "--verbose", count=True, expose_value=False, help="Show the traceback of an error, too.")
 def mpsl() -> None:
     """Multihop parallel split learning over MQTT."""
 
 
 def run(command: click.Command, name: str) -> int:
     """Run a command and return the exit status: 0 done, 1 failed, 2 wrong use; reasons go to stderr."""
-    try:
-        status = command.main(prog_name=name, standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except click.Abort:
-        return 1
-    except UsageError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
-    except MpslError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    return status if isinstance(status, int) else 0
+    for stream in (sys.stdout, sys.stderr):
+        # Names and units in an alphabet that this terminal does not have must not end a command.
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(ValueError):
+                stream.reconfigure(errors="backslashreplace")
+    verbose = is_verbose(sys.argv[1:])
+    with one_line_each(verbose):
+        try:
+            status = command.main(prog_name=name, standalone_mode=False)
+        except (Exception, KeyboardInterrupt) as error:
+            if flush_output() and isinstance(error, OSError) and error.filename is None:
+                return FAILED  # it was the output, and that has been said
+            return report(error, verbose)
+        return flush_output() or (status if isinstance(status, int) else 0)
 
 
 def main() -> None:

@@ -24,10 +24,16 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cache_directory() -> Path:
-    """The folder that keeps measured times between runs: $XDG_CACHE_HOME/mpsl/profiles, by default under ~/.cache."""
+def cache_directory() -> Path | None:
+    """The folder that keeps measured times between runs: $XDG_CACHE_HOME/mpsl/profiles, by default under ~/.cache.
+
+    None for a user without a home: $HOME is not set, and the system knows no such user (a container's number).
+    """
     home = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "mpsl" / "profiles"
+    try:
+        return (Path(home) if home.startswith("/") else Path.home() / ".cache") / "mpsl" / "profiles"
+    except RuntimeError:
+        return None
 
 
 def hardware_name(board: Path = Path("/proc/device-tree/model"), cpu: Path = Path("/proc/cpuinfo")) -> str:

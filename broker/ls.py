@@ -6,7 +6,6 @@ JSON is strict.
 
 import asyncio
 import contextlib
-import json
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ import click
 from broker.options import Network, network_options
 from broker.tap import printable, printing
 from broker.watch import watching
+from mpsl import strict_json
 from mpsl.machines.census import Census, Presence, natural
 from mpsl.machines.machine import from_json
 from mpsl.machines.online import TELEMETRY_S
@@ -42,7 +42,7 @@ def ls(*, network: Network) -> None:
     asyncio.run(_listen(network, listing))
     found = listing.rows()
     with printing():
-        print(json.dumps(found, allow_nan=False) if network.as_json else "\n".join(table(found)))
+        print(strict_json.dumps(found) if network.as_json else "\n".join(table(found)))
 
 
 async def _listen(network: Network, listing: "Listing") -> None:

@@ -1,9 +1,9 @@
 """The options shared by all commands that talk to a broker, and --config, which reads the same names from a file."""
 
+import os
 import re
 import secrets
 import socket
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from broker.address import BrokerAddress, MqttVersion, parse_broker
+from broker.address import DEFAULT_URL, BrokerAddress, MqttVersion, parse_broker
 from broker.log import Logger, stderr_logger
 from mpsl.errors import UsageError
-from mpsl.names import check_id, nearest
+from mpsl.names import MAX_ID, check_id, nearest
+from mpsl.text_file import read_toml
 from mpsl.topics import Topics
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -40,12 +41,7 @@ def _read_config(context: click.Context, _: click.Parameter, value: Path | None)
     """Values in the file become the defaults of the options with the same names."""
     if value is None:
         return
-    try:
-        settings = tomllib.loads(value.read_text())
-    except OSError as error:
-        raise UsageError(f"--config {value}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {value}: {error}") from None
+    settings = read_toml(value, f"--config {value}")
     known = {max(p.opts, key=len).lstrip("-"): p for p in context.command.params if p.expose_value}
     defaults = dict(context.default_map or {})
     for key, setting in settings.items():
@@ -58,20 +54,33 @@ def _read_config(context: click.Context, _: click.Parameter, value: Path | None)
 
 def network_options(command: Command) -> Command:
     """Add --broker, --ca, --cert, --key, --mqtt, --net, --json, -v and --config; the function gets `network`."""
+    return _with_network(command, own_broker=False)
 
+
+def own_broker_options(command: Command) -> Command:
+    """The same for a command that starts a broker unless --broker names one.
+
+    What the environment says of a broker and its password does not concern one that is started here.
+    """
+    return _with_network(command, own_broker=True)
+
+
+def _with_network(command: Command, own_broker: bool) -> Command:
     def wrapped(
         broker: str | None, ca: str | None, cert: str | None, key: str | None, mqtt: MqttVersion, net: str,
         as_json: bool, verbose: int, **rest: Any,
     ) -> Any:  # fmt: skip
-        address = parse_broker(broker, ca, cert, key, mqtt)
+        environment = {} if own_broker and broker is None else os.environ
+        address = parse_broker(broker, ca, cert, key, mqtt, environment)
         network = Network(address, Topics(check_id(net, "--net")), as_json, verbose, broker is not None)
         return command(network=network, **rest)
 
     wrapped.__doc__ = command.__doc__
     wrapped.__name__ = command.__name__
     wrapped.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    default = "one that is started here" if own_broker else f"$MPSL_BROKER, else {DEFAULT_URL}"
     decorators = [
-        click.option("--broker", metavar="URL", help="mqtt[s]://[user@]host[:port]  [default: $MPSL_BROKER, else mqtt://127.0.0.1:1883]"),
+        click.option("--broker", metavar="URL", help=f"mqtt[s]://[user@]host[:port]  [default: {default}]"),
         click.option("--ca", metavar="FILE", help="Certificate authority of an mqtts:// broker."),
         click.option("--cert", metavar="FILE", help="Our certificate, for a broker that wants one."),
         click.option("--key", metavar="FILE", help="Its private key."),
@@ -90,10 +99,10 @@ def network_options(command: Command) -> Command:
     return cast(Command, decorated)
 
 
-def default_id() -> str:
-    """The host's name, as an id."""
-    name = socket.gethostname().split(".")[0].lower()
-    return re.sub("[^a-z0-9-]", "-", name)[:32]
+def default_id(role: str) -> str:
+    """The host's name and the role, as an id: `pi-4-device`. A device and a node of one host have two ids."""
+    host = re.sub("[^a-z0-9-]", "-", socket.gethostname().split(".")[0].lower())
+    return f"{host[: MAX_ID - 1 - len(role)]}-{role}"
 
 
 def new_boot() -> str:

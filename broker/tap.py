@@ -6,7 +6,6 @@ Garbage must not stop it: whatever arrives is summarised, and what a terminal wo
 import asyncio
 import contextlib
 import io
-import json
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ import click
 from broker.message_summary import MessageSummary, Watcher
 from broker.options import Network, network_options
 from broker.watch import watching
+from mpsl import strict_json
 from mpsl.errors import BrokerError
 
 
@@ -69,7 +69,7 @@ async def _watch(network: Network) -> None:
 
 def json_line(at: float, topic: str, size: int, seen: MessageSummary) -> str:
     """One JSON object; `time` in seconds since 1970, `bytes` of the payload."""
-    return json.dumps(
+    return strict_json.dumps(
         {
             "time": round(at, 3),
             "topic": topic,

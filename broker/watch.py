@@ -26,7 +26,7 @@ async def watching(network: Network, role: str, filters: tuple[str, ...]) -> Asy
 async def _connected(stack: AsyncExitStack, network: Network, role: str, filters: tuple[str, ...]) -> Connection:
     clock = asyncio.get_running_loop().time
     deadline = clock() + PATIENCE_S
-    name = client_id(role, default_id(), new_boot())
+    name = client_id(role, default_id(role), new_boot())
     while True:
         try:
             async with asyncio.timeout_at(deadline):

@@ -1,6 +1,5 @@
 """`mpsl node`: one compute node as a service; stays after a run until SIGTERM, unless --once."""
 
-import json
 import sys
 import time
 from dataclasses import replace
@@ -15,6 +14,7 @@ from broker.service import drive, run_service
 from broker.sizes import parse_bytes
 from broker.slow_link import parse_link
 from broker.worker import Worker
+from mpsl import strict_json
 from mpsl.machines.effects import Stop
 from mpsl.machines.hop import HopMachine
 from mpsl.names import check_id
@@ -23,7 +23,7 @@ from mpsl.topics import client_id
 
 @click.command()
 @network_options
-@click.option("--id", "id", help="Who this node is.  [default: the host's name]")
+@click.option("--id", "id", help="Who this node is.  [default: HOST-node]")
 @click.option("--memory-budget", metavar="SIZE", help="Bytes for parts, copies and activations, on top of torch: 2GiB.")
 @click.option(
     "--scratch",
@@ -45,13 +45,13 @@ def node(
     threads: int | None,
 ) -> int:
     """Compute a part of the model for the devices of a run."""
-    id = check_id(id or default_id(), "--id")
+    id = check_id(id or default_id("node"), "--id")
     budget = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
     if link:
         network = replace(network, address=replace(network.address, link=parse_link(link)))
     stop = run_service(lambda: serve(network, id, budget, scratch, once, threads))
     if network.as_json:
-        print(json.dumps({"id": id, "status": stop.status, "reason": stop.reason}))
+        print(strict_json.dumps({"id": id, "status": stop.status, "reason": stop.reason}))
     if stop.status and stop.reason:
         print(f"Error: {stop.reason}", file=sys.stderr)
     return stop.status

@@ -1,7 +1,6 @@
 """`mpsl device`: one device as a service, or several in one process; stays after a run until SIGTERM, unless --once."""
 
 import asyncio
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ import click
 from broker.options import Network, default_id, network_options
 from broker.slow_link import parse_link
 from device_agent.shard import Shard, load_shard
+from mpsl import strict_json
 from mpsl.errors import UsageError
 from mpsl.machines.effects import Stop
 from mpsl.names import check_id
@@ -19,7 +19,7 @@ from mpsl.names import check_id
 
 @click.command()
 @network_options
-@click.option("--id", "id", help="Who this device is.  [default: the host's name]")
+@click.option("--id", "id", help="Who this device is.  [default: HOST-device]")
 @click.option("--data", required=True, metavar="SHARD", help="shard.npz, or package.module:function that returns one.")
 @click.option(
     "--count", type=click.IntRange(1), metavar="N", help="N devices in this process, named as the files of --data DIR."
@@ -45,7 +45,7 @@ def device(
     if link:
         network = replace(network, address=replace(network.address, link=parse_link(link)))
     if count is None:
-        shards = {check_id(id or default_id(), "--id"): load_shard(data)}
+        shards = {check_id(id or default_id("device"), "--id"): load_shard(data)}
     elif id is not None:
         raise UsageError("--id names one device; with --count the ids are the names of the files in --data")
     else:
@@ -63,7 +63,7 @@ def report(network: Network, stops: Mapping[str, Stop], several: bool) -> int:
     worst = max(stop.status for stop in stops.values())
     outcomes = [{"id": id, "status": stop.status, "reason": stop.reason} for id, stop in stops.items()]
     if network.as_json:
-        print(json.dumps({"status": worst, "devices": outcomes} if several else outcomes[0]))
+        print(strict_json.dumps({"status": worst, "devices": outcomes} if several else outcomes[0]))
     for id, stop in stops.items():
         if stop.status and stop.reason:
             print(f"Error: {f'{id}: ' if several else ''}{stop.reason}", file=sys.stderr)

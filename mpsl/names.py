@@ -12,7 +12,9 @@ ORCHESTRATOR = "orch"
 BROKER = "broker"
 """What the broker is called where plans and pictures name everyone who takes part."""
 
-_ID = re.compile(r"[a-z0-9-]{1,32}\Z")
+MAX_ID = 32
+"""Characters of an id."""
+_ID = re.compile(rf"[a-z0-9-]{{1,{MAX_ID}}}\Z")
 
 
 def check_id(value: str, where: str) -> str:

@@ -6,11 +6,10 @@ machine.
 
 import functools
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 
-from mpsl import VERSION, facts
+from mpsl import VERSION, facts, strict_json
 from mpsl.errors import UsageError
 from mpsl.job import Job, ModelSection, OptimizerSection
 from mpsl.names import nearest
@@ -61,7 +60,7 @@ class Question:
     @functools.cached_property
     def digest(self) -> str:
         """The same for equal questions to one version of the program."""
-        said = json.dumps([VERSION, facts.plain(self)], sort_keys=True)
+        said = strict_json.dumps([VERSION, facts.plain(self)], sort_keys=True)
         return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
 

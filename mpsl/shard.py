@@ -1,6 +1,7 @@
-"""One device's data as a file or mapping holds it: what a sound shard is, and the words for one that is not.
+"""One device's data as a file or mapping holds it: what a sound shard is, and what is wrong with one that is not.
 
-Shared by the device that trains on it and by `mpsl check`. What a shard holds never leaves the machine that it lies on.
+Shared by the device that trains on it and by `mpsl check`. Arrays of other types are converted where nothing is lost;
+otherwise the error shows the line of numpy that converts them. What a shard holds never leaves its machine.
 """
 
 import zipfile
@@ -18,7 +19,7 @@ from mpsl.errors import UsageError
 
 @dataclass(frozen=True)
 class Shard:
-    """`x` float32 N×C×H×W, N×C×L or N×F; `y` int64 N; the same for the test data, of which there may be none."""
+    """`x` float32 N×C×H×W, N×C×L or N×F; `y` int64 N; the same for the test data, which may be empty."""
 
     source: str
     x: NDArray[np.float32]
@@ -40,12 +41,24 @@ class Shard:
         """Raise UsageError unless the samples fit a model that `accepts` (nominally `shape`) and so many classes."""
         for name, x, y in (("x", self.x, self.y), ("x_test", self.x_test, self.y_test)):
             if len(x) and not accepts(x.shape[1:]):
-                raise UsageError(f"{self.source}: {name} has samples of shape {x.shape[1:]}, the model takes {shape}")
+                line = _reshaping(name, x.shape[1:], accepts)
+                raise UsageError(
+                    f"{self.source}: {name} has samples of shape {x.shape[1:]}, the model takes {shape}{line}"
+                )
             if len(y) and int(y.max()) >= classes:
                 raise UsageError(
                     f"{self.source}: {name.replace('x', 'y')} has label {int(y.max())}, "
                     f"the model has num_classes = {classes} (labels 0 to {classes - 1})"
                 )
+
+
+def _reshaping(name: str, shape: tuple[int, ...], accepts: Callable[[tuple[int, ...]], bool]) -> str:
+    """The line of numpy that makes samples of `shape` fit: a channel that is missing or comes last; "" for neither."""
+    if accepts((1, *shape)):
+        return f": {name} = {name}[:, None]"
+    if len(shape) > 1 and accepts((shape[-1], *shape[:-1])):
+        return f": {name} = numpy.moveaxis({name}, -1, 1)"
+    return ""
 
 
 def read_shard(path: Path) -> Shard:
@@ -83,7 +96,9 @@ def make_shard(source: str, arrays: Mapping[str, Any]) -> Shard:
     if "x_test" not in arrays:
         return Shard(source, x, y, x[:0], y[:0])
     x_test, y_test = _pair(source, "x_test", "y_test", arrays)
-    if len(x_test) and x_test.shape[1:] != x.shape[1:]:
+    if not len(x_test):
+        return Shard(source, x, y, x[:0], y[:0])
+    if x_test.shape[1:] != x.shape[1:]:
         raise UsageError(f"{source}: x_test has samples of shape {x_test.shape[1:]}, x of {x.shape[1:]}")
     return Shard(source, x, y, x_test, y_test)
 
@@ -91,13 +106,8 @@ def make_shard(source: str, arrays: Mapping[str, Any]) -> Shard:
 def _pair(
     source: str, x_name: str, y_name: str, arrays: Mapping[str, Any]
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    x, y = np.asarray(arrays[x_name]), np.asarray(arrays[y_name])
-    if x.dtype != np.float32 or x.ndim not in (2, 3, 4):
-        raise UsageError(
-            f"{source}: {x_name} is {x.dtype} of shape {x.shape}; it must be float32, N×F, N×C×L or N×C×H×W"
-        )
-    if y.dtype != np.int64 or y.ndim != 1:
-        raise UsageError(f"{source}: {y_name} is {y.dtype} of shape {y.shape}; it must be int64, N")
+    x = _samples(source, x_name, _array(source, x_name, arrays[x_name]))
+    y = _labels(source, y_name, _array(source, y_name, arrays[y_name]))
     if len(x) != len(y):
         raise UsageError(
             f"{source}: {x_name} has {len(x)} samples and {y_name} has {len(y)} labels; they must be as many"
@@ -106,5 +116,73 @@ def _pair(
         where = int(np.argwhere(~np.isfinite(x))[0][0])
         raise UsageError(f"{source}: {x_name} has NaN or infinity, first in sample {where}; clean the data")
     if len(y) and int(y.min()) < 0:
-        raise UsageError(f"{source}: {y_name} has label {int(y.min())}; labels count from 0")
-    return np.ascontiguousarray(x), np.ascontiguousarray(y)
+        raise UsageError(
+            f"{source}: {y_name} has label {int(y.min())}; labels count from 0: "
+            f"{y_name} = numpy.unique({y_name}, return_inverse=True)[1]"
+        )
+    return x, y
+
+
+def _array(source: str, name: str, values: object) -> NDArray[Any]:
+    """Whatever a file or a function has, as an array of numbers."""
+    try:
+        array = np.asarray(values)
+    except Exception as error:  # a list of unequal lists, a tensor that is not on the CPU: anything that calls itself x
+        raise UsageError(f"{source}: {name} cannot be read as an array of numpy: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise UsageError(f"{source}: {name} is {array.dtype} of shape {array.shape}; {_as_numbers(name, array)}")
+    return array
+
+
+def _as_numbers(name: str, array: NDArray[Any]) -> str:
+    if name.startswith("y") and array.dtype.kind in "US":
+        return f"labels are numbers: {name} = numpy.unique({name}, return_inverse=True)[1]"
+    kind = "float32" if name.startswith("x") else "int64"
+    return f"it must hold numbers: {name} = {name}.astype(numpy.{kind})"
+
+
+def _samples(source: str, name: str, array: NDArray[Any]) -> NDArray[np.float32]:
+    """Samples as float32 where that loses nothing."""
+    if array.size == 0 and array.ndim == 1:
+        array = array.reshape(0, 1)
+    if array.ndim not in (2, 3, 4):
+        line = f": {name} = {name}[:, None]" if array.ndim == 1 else ""
+        raise UsageError(
+            f"{source}: {name} is {array.dtype} of shape {array.shape}; it must be N×F, N×C×L or N×C×H×W{line}"
+        )
+    with np.errstate(all="ignore"):
+        converted = np.ascontiguousarray(array, dtype=np.float32)
+        kept = array.dtype == np.float32 or np.array_equal(
+            converted.astype(array.dtype), array, equal_nan=array.dtype.kind == "f"
+        )
+    if not kept:
+        raise UsageError(
+            f"{source}: {name} is {array.dtype}, and float32 cannot hold all of its values; if you can do without "
+            f"the last digits: {name} = {name}.astype(numpy.float32)"
+        )
+    return converted
+
+
+def _labels(source: str, name: str, array: NDArray[Any]) -> NDArray[np.int64]:
+    """Labels as int64, N, where that loses nothing; one-hot rows become the number of their column."""
+    shape = array.shape
+    if array.ndim == 2 and shape[1] == 1:
+        array = array[:, 0]
+    elif array.ndim == 2 and shape[1] > 1:
+        if not (((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all()):
+            raise UsageError(
+                f"{source}: {name} is {array.dtype} of shape {shape} and not one-hot; it must be int64, N; if the "
+                f"largest value of a row is its label: {name} = {name}.argmax(axis=1)"
+            )
+        array = array.argmax(axis=1)
+    if array.ndim != 1:
+        raise UsageError(f"{source}: {name} is {array.dtype} of shape {shape}; it must be int64, N")
+    with np.errstate(all="ignore"):
+        converted = np.ascontiguousarray(array, dtype=np.int64)
+        kept = np.array_equal(converted.astype(array.dtype), array) and bool(((converted < 0) == (array < 0)).all())
+    if not kept:
+        raise UsageError(
+            f"{source}: {name} is {array.dtype}, and int64 cannot hold all of its values; labels are whole numbers: "
+            f"{name} = numpy.unique({name}, return_inverse=True)[1]"
+        )
+    return converted

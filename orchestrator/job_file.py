@@ -1,6 +1,5 @@
 """JOB.toml from disk, checked against everything that can be known without a fleet."""
 
-import tomllib
 from pathlib import Path
 
 from mpsl.aggregation import aggregations
@@ -10,6 +9,7 @@ from mpsl.errors import UsageError
 from mpsl.job import Job, read_job
 from mpsl.nn.cost import block_costs
 from mpsl.planning.plan_file import PlannedRun
+from mpsl.text_file import read_toml
 from orchestrator.plan_option import job_as_planned, load_plan, overruled
 
 
@@ -32,13 +32,7 @@ def load_planned_job(path: Path, plan_path: Path) -> tuple[Job, PlannedRun, list
 
 
 def _read(path: Path) -> Job:
-    try:
-        data = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is no TOML: {error}") from None
-    return read_job(data, str(path))
+    return read_job(read_toml(path), str(path))
 
 
 def check_job(job: Job, where: str) -> None:

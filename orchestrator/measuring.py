@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from mpsl import facts
+from mpsl import facts, strict_json
 from mpsl.errors import MeasurementError
 from mpsl.job import ModelSection
 from mpsl.profiling import optimizer_section
@@ -75,7 +75,7 @@ def _process(role: str, task: Task) -> Iterator["subprocess.Popen[str]"]:
     """One process, warm when the block begins (a measuring one warms up by itself) and gone when it ends."""
     threads = str(task.threads)
     process = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.measuring", role, json.dumps(asdict(task))],
+        [sys.executable, "-m", "orchestrator.measuring", role, strict_json.dumps(asdict(task))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -145,7 +145,7 @@ def main() -> None:
         if arguments.role == "load":
             worker.submit(_load, task).result()
         else:
-            print(json.dumps(asdict(worker.submit(_measured_here, task).result())))
+            print(strict_json.dumps(asdict(worker.submit(_measured_here, task).result())))
     except MeasurementError as error:
         print(error)
         sys.exit(1)

@@ -4,7 +4,6 @@ A plan says where to cut, who sits where, who serves whom and how many are in; t
 say something the plan wins, and that is said.
 """
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from mpsl.errors import UsageError
 from mpsl.job import Job
 from mpsl.nn.cost import block_costs
 from mpsl.planning.plan_file import PlannedRun, planned_run
+from mpsl.text_file import read_json
 
 plan_option = click.option(
     "--plan", type=click.Path(path_type=Path), metavar="PLAN.json", help="Run as `mpsl plan --json` has planned it."
@@ -24,13 +24,7 @@ plan_option = click.option(
 
 def load_plan(path: Path) -> PlannedRun:
     """The plan in a file that `mpsl plan --json` has written; raises UsageError that names the file and the key."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: is no JSON: {error}; it is the last line that `mpsl plan --json` prints") from None
-    return planned_run(data, str(path))
+    return planned_run(read_json(path, "it is the last line that `mpsl plan --json` prints"), str(path))
 
 
 def job_as_planned(job: Job, planned: PlannedRun, where: str) -> Job:

@@ -1,7 +1,6 @@
 """The files of a run, each written whole or not at all: write beside, fsync, rename."""
 
 import contextlib
-import json
 import os
 from collections.abc import Mapping
 from io import FileIO
@@ -12,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from mpsl import strict_json
 from mpsl.errors import RunFailed
 
 
@@ -35,11 +35,11 @@ class Records:
 
     def save_plan(self, plan: Mapping[str, Any]) -> None:
         """plan.json."""
-        self._write("plan.json", json.dumps(plan, indent=2) + "\n")
+        self._write("plan.json", strict_json.dumps(plan, indent=2) + "\n")
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """summary.json."""
-        self._write("summary.json", json.dumps(summary, indent=2) + "\n")
+        self._write("summary.json", strict_json.dumps(summary, indent=2) + "\n")
 
     def append_round(self, metrics: Mapping[str, Any]) -> None:
         """One more line of metrics.jsonl, on disk when this returns, or none. Raises RunFailed that names the file."""
@@ -48,7 +48,7 @@ class Records:
             with path.open("ab", buffering=0) as file:
                 before = file.tell()
                 try:
-                    _write_all(file, (json.dumps(metrics) + "\n").encode())
+                    _write_all(file, (strict_json.dumps(metrics) + "\n").encode())
                     os.fsync(file.fileno())
                 except OSError:
                     file.truncate(before)  # half a line would spoil the next one, too

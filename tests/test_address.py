@@ -74,7 +74,7 @@ def test_the_password_comes_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_pat
     with pytest.raises(UsageError, match=f"MPSL_PASSWORD_FILE = {file}: "):
         parse_broker("mqtt://me@broker")
     monkeypatch.setenv("MPSL_PASSWORD_FILE", str(tmp_path / "missing"))
-    with pytest.raises(UsageError, match="missing: No such file"):
+    with pytest.raises(UsageError, match="missing: cannot be read: No such file"):
         parse_broker("mqtt://me@broker")
 
 

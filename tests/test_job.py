@@ -2,7 +2,8 @@
 
 import copy
 import tomllib
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import pytest
 
@@ -222,3 +223,45 @@ def test_cuts_that_make_no_sense_here() -> None:
 def test_no_job_at_all(data: object) -> None:
     with pytest.raises(UsageError, match=r"^JOB\.toml: "):
         read_job(data, "JOB.toml")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("wire__weights", "fp61", "wire.weights: unknown value 'fp61'; did you mean 'fp16'?"),
+        ("wire__weights", "half", "wire.weights: unknown value 'half'; known: fp16, fp32, int8"),
+    ],
+)
+def test_a_value_that_is_none_of_several_is_refused_with_the_nearest_or_all(path: str, value: str, says: str) -> None:
+    assert says in refusal(**{path: value})
+
+
+@dataclass(frozen=True)
+class Lamp:
+    color: Literal["red", "green"]
+    size: Literal["big", "small"] | None = None
+
+
+@dataclass(frozen=True)
+class Lamps:
+    listed: tuple[Lamp, ...] = ()
+    named: dict[str, Lamp] = field(default_factory=dict)
+    colors: tuple[Literal["red", "green"], ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"listed": [{"color": "red"}, {"color": "gren"}]}, "listed[1].color: unknown value 'gren'; did you mean"),
+        ({"named": {"a": {"color": "blue"}}}, "known: green, red"),
+        (
+            {"listed": [{"color": "red", "size": "huge"}]},
+            "listed[0].size: unknown value 'huge'; known: big, small",
+        ),
+        ({"colors": ["blue"]}, "colors[0]: unknown value 'blue'; known: green, red"),
+    ],
+)
+def test_it_does_not_matter_where_the_value_stands(data: object, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        facts.read(Lamps, data, "FILE")
+    assert says in str(caught.value)

@@ -179,7 +179,7 @@ def test_an_unsound_job(tmp_path: Path, old: str, new: str, said: str) -> None:
     [
         ({"x": np.full((16, 1, 8, 8), np.nan, np.float32)}, "x has NaN or infinity, first in sample 0"),
         ({"x": np.zeros((16, 1, 9, 9), np.float32)}, "the model takes (1, 8, 8)"),
-        ({"x": np.zeros((16, 1, 8, 8))}, "it must be float32"),
+        ({"x": np.full((16, 1, 8, 8), 0.1)}, "x = x.astype(numpy.float32)"),
         ({"y": np.full(16, 10)}, "label 10, the model has num_classes = 10"),
         ({"y": np.full(16, -1)}, "labels count from 0"),
         ({"y": np.zeros(15, np.int64)}, "they must be as many"),

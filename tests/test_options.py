@@ -111,12 +111,12 @@ def test_mistakes_in_the_file(config: Path, text: str, says: str) -> None:
 
 
 def test_a_file_that_cannot_be_read(config: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"--config {config}: No such file"):
+    with pytest.raises(UsageError, match=f"--config {config}: cannot be read: No such file"):
         called("--config", str(config), "--data", "x")
-    with pytest.raises(UsageError, match=f"--config {tmp_path}: Is a directory"):
+    with pytest.raises(UsageError, match=f"--config {tmp_path}: cannot be read: Is a directory"):
         called("--config", str(tmp_path), "--data", "x")
-    config.write_bytes(b"\xff\xfe")
-    with pytest.raises(UsageError, match=f"--config {config}: "):
+    config.write_bytes('data = "Gerät"'.encode("latin-1"))
+    with pytest.raises(UsageError, match=f"--config {config}: line 1: byte 0xe4 is not UTF-8"):
         called("--config", str(config), "--data", "x")
 
 
@@ -133,13 +133,21 @@ def test_a_net_is_an_id(net: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "id"),
-    [("Pi-4.local", "pi-4"), ("büro_pc", "b-ro-pc"), ("a" * 50, "a" * 32), ("host²", "host-")],
+    ("host", "device", "node"),
+    [
+        ("Pi-4.local", "pi-4-device", "pi-4-node"),
+        ("büro_pc", "b-ro-pc-device", "b-ro-pc-node"),
+        ("a" * 50, f"{'a' * 25}-device", f"{'a' * 27}-node"),
+        ("orch", "orch-device", "orch-node"),
+        ("", "-device", "-node"),
+    ],
 )
-def test_the_default_id_is_the_hosts_name(host: str, id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_id_is_the_hosts_name_and_the_role(
+    host: str, device: str, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("broker.options.socket.gethostname", lambda: host)
-    assert default_id() == id
-    assert check_id(id, "--id") == id
+    assert (default_id("device"), default_id("node")) == (device, node)
+    assert check_id(device, "--id") != check_id(node, "--id")
 
 
 def test_boots_differ() -> None:

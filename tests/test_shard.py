@@ -1,5 +1,7 @@
 """A shard is read whole and sound, or refused with its name, the array and what to do."""
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +70,13 @@ def changed(array: NDArray[Any], where: Any, value: Any) -> NDArray[Any]:
         ({"x": X, "y": Y, "x_test": X}, "x_test and y_test go together"),
         ({"x": X, "y": Y, "y_test": Y}, "x_test and y_test go together"),
         ({"x": X[:0], "y": Y[:0]}, "x is empty"),
-        ({"x": X.astype(np.float64), "y": Y}, "x is float64 of shape (2, 3, 4, 4); it must be float32"),
-        ({"x": (255 * X).astype(np.uint8), "y": Y}, "x is uint8"),
+        ({"x": X.astype(np.float64) / 3, "y": Y}, "x is float64, and float32 cannot hold all of its values"),
+        ({"x": X.astype(complex), "y": Y}, "x is complex128 of shape (2, 3, 4, 4); it must hold numbers"),
         ({"x": X.reshape(-1), "y": Y}, "x is float32 of shape (96,)"),
         ({"x": X.reshape(2, 3, 4, 2, 2), "y": Y}, "x is float32 of shape (2, 3, 4, 2, 2)"),
-        ({"x": X, "y": Y.astype(np.int32)}, "y is int32 of shape (2,); it must be int64"),
-        ({"x": X, "y": Y.astype(np.float32)}, "y is float32"),
-        ({"x": X, "y": np.eye(2, dtype=np.int64)}, "y is int64 of shape (2, 2)"),
+        ({"x": X, "y": Y + 0.5}, "y is float64, and int64 cannot hold all of its values"),
+        ({"x": X, "y": 2 * np.eye(2, dtype=np.int64)}, "y is int64 of shape (2, 2) and not one-hot"),
+        ({"x": X, "y": Y.reshape(2, 1, 1)}, "y is int64 of shape (2, 1, 1); it must be int64, N"),
         ({"x": X, "y": np.arange(3)}, "x has 2 samples and y has 3 labels"),
         ({"x": changed(X, (1, 0, 0, 0), np.nan), "y": Y}, "x has NaN or infinity, first in sample 1"),
         ({"x": changed(X, (0, 2, 3, 3), np.inf), "y": Y}, "x has NaN or infinity, first in sample 0"),
@@ -88,6 +90,77 @@ def changed(array: NDArray[Any], where: Any, value: Any) -> NDArray[Any]:
 )
 def test_bad_shards_are_refused(path: Path, arrays: dict[str, Any], says: str) -> None:
     assert says in refusal(path, **arrays)
+
+
+WHOLE = np.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["bool", "i1", "u1", ">i2", "<u2", "i4", ">i4", "u4", "i8", ">u8", "f2", "<f4", ">f4", "f8", ">f8", "longdouble"],
+)
+def test_samples_of_every_type_are_converted_where_nothing_is_lost(path: Path, dtype: str) -> None:
+    x = WHOLE.astype(dtype)
+    shard = load_shard(saved(path, x=x, y=Y, x_test=x[:1], y_test=Y[:1]))
+    for converted, given in ((shard.x, x), (shard.x_test, x[:1])):
+        assert (converted.dtype.str, converted.flags.c_contiguous) == ("<f4", True)
+        assert np.array_equal(converted.astype(np.float64), given.astype(np.float64))
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        *(np.array([1, 0]).astype(dtype) for dtype in ("bool", "i1", "u1", ">i4", "u4", ">i8", "u8", "f4", ">f8")),
+        np.array([[1], [0]]),
+        np.array([[1.0], [0.0]], dtype=np.float32),
+        np.array([[0, 1], [1, 0]], dtype=np.uint8),
+        np.array([[0, 1, 0], [1, 0, 0]], dtype=np.float64),
+        np.array([[False, True], [True, False]]),
+    ],
+    ids=lambda y: f"{y.dtype.str}{y.shape}",
+)
+def test_labels_of_every_type_columns_and_one_hot_rows_are_converted(path: Path, y: NDArray[Any]) -> None:
+    shard = load_shard(saved(path, x=X, y=y, x_test=X, y_test=y))
+    for labels in (shard.y, shard.y_test):
+        assert (labels.dtype.str, labels.tolist(), labels.flags.c_contiguous) == ("<i8", [1, 0], True)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"x": X.astype(np.float64) / 3},
+        {"x": np.full((2, 5), 2**24 + 1)},
+        {"x": np.full((2, 5), 2.0**-200)},
+        {"x": X.astype(complex)},
+        {"x": np.array([["1", "2"], ["3", "4.5"]])},
+        {"x": np.array([1.0, 2.0])},
+        {"y": np.array([0.5, 1.5])},
+        {"y": np.array([2**63, 1], dtype=np.uint64)},
+        {"y": np.array([-1, 1])},
+        {"y": np.array(["cat", "dog"])},
+        {"y": np.array([[0.1, 0.9], [0.7, 0.3]])},
+    ],
+    ids=lambda arrays: ",".join(f"{name}:{array.dtype}{array.shape}" for name, array in arrays.items()),
+)
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+def test_the_line_of_numpy_in_the_error_mends_the_shard(path: Path, arrays: dict[str, Any]) -> None:
+    arrays = {"x": X, "y": Y} | arrays
+    line = refusal(path, **arrays).rpartition(": ")[2]
+    exec(line, {"numpy": np}, arrays)
+    assert load_shard(saved(path, **arrays)).samples == 2
+
+
+def test_the_line_of_numpy_also_mends_channels_that_are_missing_or_last(path: Path) -> None:
+    for shape in ((2, 8, 8), (2, 8, 8, 1)):
+        arrays = {"x": np.zeros(shape, np.float32), "y": Y}
+        with pytest.raises(UsageError, match="the model takes") as caught:
+            load_shard(saved(path, **arrays)).check(lambda shape: shape == (1, 8, 8), (1, 8, 8), 2)
+        exec(str(caught.value).rpartition(": ")[2], {"numpy": np}, arrays)
+        load_shard(saved(path, **arrays)).check(lambda shape: shape == (1, 8, 8), (1, 8, 8), 2)
+
+
+def test_an_empty_list_of_test_data_is_none(path: Path) -> None:
+    assert load_shard(saved(path, x=X, y=Y, x_test=np.array([]), y_test=np.array([]))).test_samples == 0
 
 
 def test_files_that_are_no_shards(tmp_path: Path) -> None:
@@ -159,3 +232,45 @@ def test_a_function_makes_a_shard() -> None:
     ]:
         with pytest.raises(UsageError, match=says):
             load_shard(source)
+
+
+MODULE = """
+import helper_of_mydata
+raised = {raised}
+def load():
+    return {{"x": [[1, 2], [3, 4]], "y": [0, helper_of_mydata.ONE]}}
+def fails():
+    raise ValueError("no sensor")
+def leaves():
+    import sys
+    sys.exit("bye")
+def ragged():
+    return {{"x": [[1, 2], [3]], "y": [0, 1]}}
+"""
+
+
+def test_a_module_in_the_working_directory_is_found_and_its_errors_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mydata_of_test.py").write_text(MODULE.format(raised=0))
+    (tmp_path / "helper_of_mydata.py").write_text("ONE = 1")
+    (tmp_path / "broken_of_test.py").write_text("def load(:")
+    (tmp_path / "raises_of_test.py").write_text("raise RuntimeError('no device')")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    shard = load_shard("mydata_of_test:load")
+    assert (shard.x.tolist(), shard.y.tolist()) == ([[1, 2], [3, 4]], [0, 1])
+    place = re.escape(str(tmp_path))
+    for source, says in [
+        ("mydata_of_test:fails", rf"the function raised ValueError: no sensor \({place}/mydata_of_test.py:7\)"),
+        ("mydata_of_test:leaves", "the function raised SystemExit: bye"),
+        ("mydata_of_test:ragged", "x cannot be read as an array of numpy"),
+        ("broken_of_test:load", "SyntaxError: .*; give a .npz file"),
+        ("raises_of_test:load", rf"RuntimeError: no device \({place}/raises_of_test.py:1\); give a .npz file"),
+    ]:
+        with pytest.raises(UsageError, match=says) as caught:
+            load_shard(source)
+        assert source in str(caught.value)
+    assert [entry for entry in sys.path if entry != str(tmp_path)] == before, "nothing goes before what was there"
+    assert sys.path[-1] == str(tmp_path)
+    sys.path.remove(str(tmp_path))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import signal
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import click
 from broker.engines import embedded, mosquitto
 from broker.engines.engine import BrokerProcess, running_broker
 from broker.engines.engine_option import engine_option
+from mpsl import strict_json
 from mpsl.errors import BrokerError, UsageError
 
 
@@ -82,7 +82,7 @@ async def _until_death(starting: contextlib.AbstractAsyncContextManager[BrokerPr
     async with starting as process:
         if as_json:
             facts = {"url": process.url, "host": process.host, "port": process.port, "engine": process.engine}
-            print(json.dumps({**facts, "pid": process.pid}), flush=True)
+            print(strict_json.dumps({**facts, "pid": process.pid}), flush=True)
         else:
             print(f"{process.engine} listens on {process.url}", flush=True)
         return await process.died()

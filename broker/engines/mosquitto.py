@@ -12,6 +12,7 @@ from pathlib import Path
 
 from broker.engines.launch import Launch
 from mpsl.errors import UsageError
+from mpsl.text_file import read_text
 
 DEFAULT_PORT = 1883
 ANYWHERE = ""
@@ -53,10 +54,7 @@ class Configuration:
     @classmethod
     def read(cls, path: Path) -> "Configuration":
         """The file at `path`; raises UsageError when it cannot be read."""
-        try:
-            return cls(tuple(path.read_text(encoding="utf-8").splitlines()))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: cannot be read as a mosquitto configuration: {error}") from None
+        return cls(tuple(read_text(path).splitlines()))
 
     @classmethod
     def default(cls) -> "Configuration":

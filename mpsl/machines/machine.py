@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from mpsl import strict_json
 from mpsl.errors import IllegalEvent
 from mpsl.machines.effects import Effect, Log, Publish
 from mpsl.machines.events import Event
@@ -16,7 +17,7 @@ from mpsl.wire import Buffer
 
 def as_json(content: Mapping[str, Any]) -> bytes:
     """How every JSON topic is written: one line, keys in the order given."""
-    return json.dumps(content, separators=(",", ":")).encode()
+    return strict_json.dumps(content, compact=True).encode()
 
 
 def from_json(payload: Buffer) -> dict[str, Any] | None:

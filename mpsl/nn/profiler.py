@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mpsl import facts
+from mpsl import facts, strict_json
 from mpsl.aggregation import aggregations
 from mpsl.errors import UsageError
 from mpsl.nn.block_times import Chain, Clock, lasting, medians
@@ -130,5 +130,5 @@ def _write(path: Path, times: BlockSeconds) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}.new")
-        beside.write_text(json.dumps(facts.plain(times)))
+        beside.write_text(strict_json.dumps(facts.plain(times)))
         beside.replace(path)

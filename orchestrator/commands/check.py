@@ -1,12 +1,12 @@
 """`mpsl check`: is a job sound, and what does it amount to? Says everything that is wrong at once."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mpsl import strict_json
 from mpsl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def check(*, job: Path, data: Path | None, as_json: bool) -> int:
     if not problems:
         print(f"{job}: sound")
     if as_json:
-        print(json.dumps({"job": str(job), "sound": not problems, **shown, "problems": list(problems)}))
+        print(strict_json.dumps({"job": str(job), "sound": not problems, **shown, "problems": list(problems)}))
     return 2 if problems else 0
 
 

@@ -1,11 +1,11 @@
 """`mpsl data`: cuts a real data set into one shard a device."""
 
-import json
 from pathlib import Path
 
 import click
 import numpy as np
 
+from mpsl import strict_json
 from orchestrator.datasets import load
 from orchestrator.shards import split, write
 
@@ -36,7 +36,7 @@ def data(
         for name, shard in shards.items()
     ]
     if as_json:
-        click.echo(json.dumps({"dataset": dataset, "seed": seed, "non_iid": non_iid, "devices": rows}))
+        click.echo(strict_json.dumps({"dataset": dataset, "seed": seed, "non_iid": non_iid, "devices": rows}))
         return
     for row in rows:
         click.echo(

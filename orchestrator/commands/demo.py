@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from broker.engines.engine_option import engine_option
-from broker.options import Network, network_options
+from broker.options import Network, own_broker_options
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from orchestrator import datasets, shards
 from orchestrator.commands.train import report
@@ -20,7 +20,7 @@ ROUNDS = {"digits": 8, "fashion-mnist": 3}
 
 
 @click.command()
-@network_options
+@own_broker_options
 @click.option("--devices", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--hops", type=click.IntRange(0), default=2, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), help="[default: 8 for the digits, 3 for fashion-mnist]")

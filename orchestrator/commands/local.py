@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from broker.engines.engine_option import engine_option
-from broker.options import Network, network_options
+from broker.options import Network, own_broker_options
 from broker.sizes import parse_bytes
 from orchestrator.commands.train import report
 from orchestrator.job_file import load_job, load_planned_job
@@ -15,7 +15,7 @@ from orchestrator.plan_option import plan_option, say_overruled
 
 
 @click.command()
-@network_options
+@own_broker_options
 @click.argument("job", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), required=True, metavar="DIR", help="One device per DIR/*.npz.")
 @click.option(

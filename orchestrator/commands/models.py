@@ -1,9 +1,10 @@
 """`mpsl models`: the models, their arguments, and the blocks that `cuts` counts."""
 
-import json
 from typing import Any
 
 import click
+
+from mpsl import strict_json
 
 
 @click.command("models")
@@ -12,7 +13,7 @@ def models(as_json: bool) -> None:
     """Show every model with its arguments' defaults and its blocks with their parameters."""
     rows = _rows()
     if as_json:
-        click.echo(json.dumps({"models": rows}))
+        click.echo(strict_json.dumps({"models": rows}))
         return
     for row in rows:
         click.echo(f"{row['name']}: {row['parameters']:,} parameters, samples {_shape(row['input_shape'])}")
@@ -48,4 +49,4 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _argument(name: str, default: Any) -> str:
-    return f"[{name}]" if default is None else f"{name} = {json.dumps(default)}"
+    return f"[{name}]" if default is None else f"{name} = {strict_json.dumps(default)}"

@@ -1,16 +1,12 @@
 """`mpsl plan`: where to cut, which node takes which part, how long a round will take. Reads files, changes none."""
 
 import dataclasses
-import json
 import time
-import tomllib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 
-from mpsl import facts
+from mpsl import facts, strict_json
 from mpsl.errors import UsageError
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.objective import Shape
@@ -20,23 +16,22 @@ from mpsl.planning.profile import Profile
 from mpsl.planning.report import chain_picture, compare, comparison, summary
 from mpsl.planning.system import system_of
 from mpsl.sim.plan_choice import Choice, choose
+from mpsl.text_file import read_json, read_toml
 from orchestrator.commands.fleet_template import FLEET_TEMPLATE
 from orchestrator.commands.new import write_new
 
 MAX_DIGITS = 6
 """Of a number of hops."""
 
-File = TypeVar("File", Profile, Fleet)
-
 
 def read_profile(path: Path) -> Profile:
     """The PROFILE.json at `path`. Raises UsageError naming the file and the key."""
-    return _read(Profile, path, json.loads)
+    return facts.read(Profile, read_json(path), str(path))
 
 
 def read_fleet(path: Path) -> Fleet:
     """The FLEET.toml at `path`. Raises UsageError naming the file and the key."""
-    return _read(Fleet, path, tomllib.loads)
+    return facts.read(Fleet, read_toml(path), str(path))
 
 
 def chosen_plan(profile: Profile, fleet: Fleet, shape: Shape, cheapest: bool) -> Choice:
@@ -100,7 +95,7 @@ def plan(
         click.echo(f"\n{comparison(rows)}", err=as_json)
     if as_json:
         shown = facts.plain(found) | ({"compare": facts.plain(rows)} if compared else {})
-        click.echo(json.dumps(shown))
+        click.echo(strict_json.dumps(shown))
 
 
 def _hops(text: str) -> int | None:
@@ -109,13 +104,3 @@ def _hops(text: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
         raise UsageError(f"--hops {text}: give a number of hops, or auto")
     return int(text)
-
-
-def _read(kind: type[File], path: Path, parse: Callable[[str], Any]) -> File:
-    try:
-        data = parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}") from None
-    except (ValueError, RecursionError) as error:  # that of json, that of tomllib, or a number of thousands of digits
-        raise UsageError(f"{path}: {error}") from None
-    return facts.read(kind, data, str(path))

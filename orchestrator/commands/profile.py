@@ -9,6 +9,7 @@ import click
 
 from broker.engines.engine_option import engine_option
 from broker.hardware import hardware_name, usable_cores
+from mpsl import strict_json
 from mpsl.errors import UsageError
 from mpsl.job import ModelSection
 from mpsl.planning.profile import HardwareTimes, Profile, merged, profile_data
@@ -72,7 +73,7 @@ def profile(
         click.echo(f"a broker on this machine passes {1e3 / cost.broker:.0f} MB in a second of CPU: its max_mb_per_s")
     if other is not None:
         found = merged(found, other, str(merge))
-    write_whole(out, json.dumps(profile_data(found), indent=1) + "\n")
+    write_whole(out, strict_json.dumps(profile_data(found), indent=1) + "\n")
     click.echo(f"{out}: {model}, batches of {batch_size}, on {', '.join(sorted(found.hardware))}")
 
 

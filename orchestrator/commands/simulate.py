@@ -1,12 +1,11 @@
 """`mpsl simulate`: a round before it is run, by the very machines that then run it. Writes only what is asked for."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mpsl import facts
+from mpsl import facts, strict_json
 from mpsl.errors import MpslError, UsageError
 from mpsl.names import BROKER
 from mpsl.planning.analytic import closed_form
@@ -66,13 +65,13 @@ def simulate(
     found = findings(record, [seat.node for seat in planned.seats])
     click.echo(table(profile, planned, rehearsal.judgement, found, closed), err=as_json)
     if trace is not None:
-        write_whole(trace, json.dumps(chrome_trace(record, participants(planned))))
+        write_whole(trace, strict_json.dumps(chrome_trace(record, participants(planned))))
         click.echo(f"{trace}: open it in ui.perfetto.dev", err=as_json)
     if plot is not None:
         write_whole(plot, picture(record, profile, planned, found))
         click.echo(f"{plot}: the first round", err=as_json)
     if as_json:
-        click.echo(json.dumps(told(planned, rehearsal.judgement, found, closed)))
+        click.echo(strict_json.dumps(told(planned, rehearsal.judgement, found, closed)))
 
 
 def analytic_seconds(profile: Profile, fleet: Fleet, planned: PlannedRun) -> float:

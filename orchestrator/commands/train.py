@@ -1,7 +1,6 @@
 """`mpsl train`: the orchestrator of one run."""
 
 import asyncio
-import json
 import secrets
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from broker.driver import Driver
 from broker.options import Network, network_options, new_boot
 from broker.service import drive
 from broker.worker import Worker
+from mpsl import strict_json
 from mpsl.errors import BrokerError
 from mpsl.job import Job
 from mpsl.machines.effects import Stop
@@ -55,7 +55,7 @@ def report(network: Network, out: Path, summary: dict[str, Any]) -> int:
     else:
         print(f"Error: {summary['reason']}", file=sys.stderr)
     if network.as_json:
-        print(json.dumps(summary))
+        print(strict_json.dumps(summary))
     return 0 if summary["state"] == "done" else 1
 
 

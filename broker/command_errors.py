@@ -1,0 +1,125 @@
+"""What a person sees when a command ends with an exception: one line with the reason, and a status. No traceback.
+
+This is the one place for it, whatever is at fault: a file, a folder, the environment, somebody else's function or
+entry point. With -v the traceback is shown too, for a report to the maintainers.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+
+import click
+
+from mpsl.errors import MpslError, UsageError
+
+FAILED, WRONG_USE = 1, 2
+
+
+def is_verbose(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for more: `-v`, `-vv`, `--verbose`."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return any(option == "--verbose" or (option[:1] == "-" and set(option[1:]) == {"v"}) for option in options)
+
+
+def report(error: BaseException, verbose: bool) -> int:
+    """Say on stderr why a command ended; returns its exit status: 1 failed, 2 wrong use."""
+    if verbose and (error.__cause__ or not isinstance(error, click.ClickException | click.Abort | KeyboardInterrupt)):
+        traceback.print_exception(error)
+    error = cause(error)
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return FAILED
+    print(f"Error: {words(error)}{'' if verbose or is_foreseen(error) else '; -v shows where'}", file=sys.stderr)
+    return WRONG_USE if isinstance(error, UsageError) else FAILED
+
+
+def cause(error: BaseException) -> BaseException:
+    """The one exception of a group that says most: an error of ours before others, the first of them."""
+    leaves = list(_leaves(error))
+    return next((leaf for leaf in leaves if isinstance(leaf, MpslError | click.ClickException)), leaves[0])
+
+
+def words(error: BaseException) -> str:
+    """What went wrong, never empty."""
+    text = str(error)
+    if isinstance(error, MpslError) and text:
+        return text
+    if isinstance(error, OSError) and error.strerror:
+        places = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return ": ".join([" -> ".join(places), error.strerror]) if places else error.strerror
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_foreseen(error: BaseException) -> bool:
+    """Whether the words alone tell a person what to do."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return isinstance(error, MpslError) or (
+        isinstance(error, OSError) and (error.filename is not None or error.errno in full)
+    )
+
+
+@contextlib.contextmanager
+def one_line_each(verbose: bool) -> Iterator[None]:
+    """While the block lasts, errors that nobody handles (of threads, tasks, destructors) are a line on stderr each."""
+    if verbose:
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine())
+    before = threading.excepthook, sys.unraisablehook
+    logging.getLogger().addHandler(handler)
+    threading.excepthook = lambda hook: _warn(hook.exc_value, f"thread {getattr(hook.thread, 'name', '')}")
+    sys.unraisablehook = lambda hook: _warn(hook.exc_value, hook.err_msg or "while something was cleaned up")
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        threading.excepthook, sys.unraisablehook = before
+
+
+def flush_output() -> int:
+    """Write what is still buffered for stdout; returns 1 where nobody takes it (a closed pipe, a full disk)."""
+    try:
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:
+        pass  # whoever read us has had enough
+    except OSError as error:
+        print(f"Error: standard output: {error.strerror or error}", file=sys.stderr)
+    # Python flushes once more when it ends, and would complain of the same again.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return FAILED
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
+
+
+def _warn(error: BaseException | None, where: str) -> None:
+    if error is not None:
+        print(f"warning: {where}: {words(error)}", file=sys.stderr)
+
+
+class _OneLine(logging.Formatter):
+    """The first line of a record, and the words of its exception in place of the traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        said = (record.getMessage().splitlines() or [""])[0]
+        error: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None] | None
+        error = record.exc_info
+        shown = f": {words(error[1])}" if error and error[1] is not None else ""
+        return f"{record.levelname.lower()}: {record.name}: {said}{shown}"
