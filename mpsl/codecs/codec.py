@@ -147,7 +147,7 @@ def values_in(shape: Sequence[int]) -> int:
     return math.prod(shape)
 
 
-codecs: Registry[type[Codec]] = Registry("codec", "mpsl.codecs")
+codecs: Registry[type[Codec]] = Registry("codec", "mpsl.codecs", "mpsl.codecs")
 """All codecs by name: fp32, fp16, bf16, …"""
 
 

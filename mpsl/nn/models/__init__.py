@@ -45,7 +45,7 @@ class Model(abc.ABC):
         return shape == self.input_shape()
 
 
-models: Registry[type[Model]] = Registry("model", __name__)
+models: Registry[type[Model]] = Registry("model", __name__, "mpsl.models")
 
 
 def names() -> list[str]:

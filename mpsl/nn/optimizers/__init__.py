@@ -67,7 +67,7 @@ class Optimizer(ABC):
         """Bytes of all state, as of now."""
 
 
-optimizers: Registry[type[Optimizer]] = Registry("optimizer", "mpsl.nn.optimizers")
+optimizers: Registry[type[Optimizer]] = Registry("optimizer", "mpsl.nn.optimizers", "mpsl.optimizers")
 
 
 def block_state_bytes(section: OptimizerSection, parameter_bytes: Iterable[int]) -> tuple[int, ...]:
