@@ -78,7 +78,7 @@ async def serve(
     machine = HopMachine(id, boot, network.topics, info, once)
     driver = Driver(
         machine,
-        HopPerformer(id, scratch or DIRECTORY, profiler, trim_eagerly=budget is not None),
+        HopPerformer(id, scratch or DIRECTORY, profiler, budget),
         network.address,
         client_id("node", id, boot),
         network.logger(role="node", id=id),

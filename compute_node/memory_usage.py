@@ -11,10 +11,13 @@ from mpsl.nn.training_copy import TrainingCopy
 
 
 class MemoryPeaks:
-    """The peak bytes of each use in a run. Queues are not among them: they belong to the machine."""
+    """The peak bytes of each use in one session. Queues are not among them: they belong to the machine.
 
-    def __init__(self) -> None:
-        self._peaks = {"base": resident_bytes()}
+    `base_bytes`: resident memory of the process before it held any session.
+    """
+
+    def __init__(self, base_bytes: int) -> None:
+        self._peaks = {"base": base_bytes}
 
     def update(self, committed: Storage, total: Storage, copies: Iterable[TrainingCopy]) -> None:
         """Raise the peaks to what is used now."""
@@ -33,7 +36,7 @@ class MemoryPeaks:
             self._peaks[use] = max(size, self._peaks.get(use, 0))
 
     def report(self) -> dict[str, int]:
-        """Peak bytes by use, and of the whole process as `resident`."""
+        """Peak bytes of the session by use; of the whole process `base`, and `resident` with all its sessions."""
         # Linux adds pages up in portions and updates its own peak only now and then: it can be below what was read.
         return {**self._peaks, "resident": max(peak_resident_bytes(), self._peaks["base"])}
 

@@ -32,12 +32,15 @@ from mpsl.machines.jobs import (
     TailStep,
 )
 from mpsl.machines.seating import Seating, seat_everyone
+from mpsl.machines.session_id import SessionId
 from mpsl.messages import Tensor, Ticket
 from mpsl.nn.allocation import return_large_at_once
 from mpsl.nn.tensors import encode
 from mpsl.plan import Plan
 from mpsl.planning.memory import memory_strategies, part_sizes
 from orchestrator.facts_of_model import facts_of_model
+
+SESSION = SessionId("driven-0a1b2c", 1)
 
 MODELS: dict[str, tuple[dict[str, Any], tuple[int, ...], int]] = {
     "mlp": ({"hidden": [2000] * 4, "image_size": 28}, (1, 4), 16),
@@ -71,7 +74,7 @@ def a_plan(job: Job, budget: int | None) -> Plan:
     """The plan of one node with this budget; raises RuntimeError with the reason where there is none."""
     node = Presence("node", "node-1", {"boot": "b"}, {"memory_budget": budget})
     devices = [Presence("dev", f"dev-{number}", {"boot": "b"}) for number in (1, 2)]
-    plan = seat_everyone(job, facts(job), Seating([node], devices, "driven-0a1b2c", "b"))
+    plan = seat_everyone(job, facts(job), Seating([node], devices, SESSION.run, "b"))
     if isinstance(plan, str):
         raise RuntimeError(plan)
     return plan
@@ -101,23 +104,23 @@ def node(budget: int, model: str) -> dict[str, Any]:
     warm = torch.nn.Conv2d(1, 1, 3)(torch.ones(1, 1, 8, 8)).sum() + torch.nn.Linear(8, 8)(torch.ones(1, 8)).sum()
     warm.backward()
     before = resident_bytes()
-    performer = HopPerformer("node-1", Path("/var/tmp"))
-    performer.perform(Prepare(plan))
+    performer = HopPerformer("node-1", Path("/var/tmp"), budget=budget)
+    performer.perform(Prepare(plan), SESSION)
     devices = [f"dev-{number}" for number in range(1, plan.admit + 1)]
-    for array in performer._committed.arrays:
+    for array in performer.sessions[SESSION].committed.arrays:
         array[...] = 0.001
     for device in devices:
-        performer.perform(CopyPart(device, 1, 1))
+        performer.perform(CopyPart(device, 1, 1), SESSION)
     for batch in range(2):
         tickets = [Ticket(1, 1, device, 1, 0, batch, 0, 1) for device in devices]
         for ticket in tickets:
-            performer.perform(Forward(ticket, tensor(into)))
+            performer.perform(Forward(ticket, tensor(into)), SESSION)
         for ticket in tickets:
-            performer.perform(Backward(ticket, tensor(out)))
+            performer.perform(Backward(ticket, tensor(out)), SESSION)
     for device in devices:
-        performer.perform(Fold(device, 1, 10))
-    performer.perform(Export("sum", 1))
-    result = performer.perform(CommitPart(1, 10, False))
+        performer.perform(Fold(device, 1, 10), SESSION)
+    performer.perform(Export("sum", 1), SESSION)
+    result = performer.perform(CommitPart(1, 10, False), SESSION)
     seat = plan.seats[0]
     return {
         "grown": peak_resident_bytes() - before,
@@ -145,13 +148,13 @@ def device() -> dict[str, Any]:
     job = a_job("digits-cnn")
     plan = a_plan(job, None)
     into, out = shapes(job)
-    performer.perform(Prepare(plan))
-    performer.perform(StartRound(1, 1))
+    performer.perform(Prepare(plan), SESSION)
+    performer.perform(StartRound(1, 1), SESSION)
     for batch in range(3):
         ticket = Ticket(1, 1, "dev-1", 1, 0, batch, 0, 1)
-        performer.perform(HeadForward(ticket))
-        performer.perform(TailStep(ticket, tensor(out)))
-        performer.perform(HeadBackward(ticket, tensor(into)))
+        performer.perform(HeadForward(ticket), SESSION)
+        performer.perform(TailStep(ticket, tensor(out)), SESSION)
+        performer.perform(HeadBackward(ticket, tensor(into)), SESSION)
     return {"resident": peak_resident_bytes()}
 
 

@@ -52,11 +52,15 @@ class Prepare(Job):
 
 @dataclass(frozen=True)
 class Prepared(Result):
-    """The part is there: `weights_bytes` is what its slices add up to."""
+    """The part is there: `weights_bytes` is what its slices add up to.
+
+    `promised_bytes`: what the seat may take of the node's memory budget as long as its session lasts.
+    """
 
     weights_bytes: int
     samples: int = 0
     test_batches: int = 0
+    promised_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,170 @@
+"""What a node holds of one session, and the jobs that work on it: the committed part, a copy of it for every admitted
+device, the round's sum.
+
+A session owns all of it, so it is freed by dropping this object. Nothing here may be shared between sessions: torch's
+generator is seeded before each block of a forward, so sessions whose jobs alternate compute what each computes alone.
+"""
+
+import copy
+import functools
+import hashlib
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from compute_node.memory_usage import MemoryPeaks
+from compute_node.storage import Storage
+from mpsl.aggregation import Array, aggregations
+from mpsl.machines.jobs import (
+    Backward,
+    CommitPart,
+    CopyPart,
+    DropCopy,
+    Encoded,
+    Export,
+    Exported,
+    Fold,
+    Forward,
+    ForwardProbe,
+    Job,
+    Result,
+)
+from mpsl.machines.session_id import SessionId
+from mpsl.messages import Slice
+from mpsl.nn import tensors, weights
+from mpsl.nn.allocation import trim_heap
+from mpsl.nn.part import meta_part, probe, state_tensors
+from mpsl.nn.training_copy import TrainingCopy
+from mpsl.plan import Plan, Seat
+
+PIECE = 1 << 20
+"""Elements of a sum that are emptied at a time, so that no second tensor of its size is needed."""
+
+
+class SeatTraining:
+    """The seat `seat` of `plan`, empty until slices are written; files go to `scratch`.
+
+    `trim_eagerly`: memory that a device leaves free is returned to the system at once. `base_bytes`: resident memory of
+    the process before it held any session. Raises RunFailed where a file finds no room.
+    """
+
+    def __init__(self, plan: Plan, seat: Seat, scratch: Path, trim_eagerly: bool, base_bytes: int) -> None:
+        self.promised_bytes = 0
+        """What the session may take of the node's memory budget."""
+        self.id = SessionId(plan.run, plan.term)
+        self._job = plan.job
+        self._seat = seat
+        self._message_bytes = plan.message_bytes
+        self._trim_eagerly = trim_eagerly
+        self._peaks = MemoryPeaks(base_bytes)
+        self._coding = tensors.Coding(time.thread_time)
+        self._version = 0
+        self._meta = meta_part(plan.job.model, seat.blocks)
+        directory = scratch if seat.on_disk else None
+        self.committed, self._sum = Storage(self._meta, directory), Storage(self._meta, directory)
+        self._part = meta_part(plan.job.model, seat.blocks)
+        self._part.load_state_dict(self.committed.tensors(), assign=True)
+        self.copies: dict[str, TrainingCopy] = {}
+        """By device."""
+        self._rule = aggregations.get(plan.job.run.algorithm)
+        for total in self._sum.each():
+            self._reset(total)
+
+    def write(self, message: Slice) -> None:
+        """Take in a slice: of the committed part while loading, of the sum when replicas merge."""
+        storage = self.committed if message.version == self._version else self._sum
+        weights.write(storage.arrays, message)
+
+    def perform(self, job: Job) -> Result:
+        """Do one job; the result says how much memory was used for what so far. Raises what goes wrong."""
+        return self.reported(self._perform(job))
+
+    def reported(self, result: Result) -> Result:
+        """The result with the session's peaks of memory and the seconds that codecs took."""
+        self._peaks.update(self.committed, self._sum, self.copies.values())
+        return replace(result, memory=self._peaks.report(), coding_s=self._coding.take())
+
+    @functools.singledispatchmethod
+    def _perform(self, job: Job) -> Result:
+        raise NotImplementedError(f"a compute node has no job {type(job).__name__}")
+
+    @_perform.register
+    def _copy(self, job: CopyPart) -> Result:
+        # Loading, merging or an evaluation may have left pages resident.
+        self.committed.evict_pages()
+        self._sum.evict_pages()
+        part = copy.deepcopy(self._meta).to_empty(device="cpu")
+        for array, empty in zip(self.committed.each(), weights.arrays_of(state_tensors(part)), strict=True):
+            empty[...] = array
+        self.copies[job.device] = TrainingCopy(
+            part, self._job.optimizer, self._job.run.seed, input_gradient=True, recompute=self._seat.recompute
+        )
+        return Result()
+
+    @_perform.register
+    def _drop(self, job: DropCopy) -> Result:
+        self.copies.pop(job.device, None)
+        if self._trim_eagerly:
+            trim_heap()
+        return Result()
+
+    @_perform.register
+    def _forward(self, job: Forward) -> Result:
+        codec = self._job.wire.activations
+        value = self._decode(job, codec)
+        return self._encode(self.copies[job.ticket.device].forward(job.ticket, value), codec)
+
+    @_perform.register
+    def _backward(self, job: Backward) -> Result:
+        codec = self._job.wire.gradients
+        gradient = self.copies[job.ticket.device].backward(job.ticket, self._decode(job, codec))
+        assert gradient is not None
+        return self._encode(gradient, codec)
+
+    @_perform.register
+    def _forward_probe(self, job: ForwardProbe) -> Result:
+        codec = self._job.wire.activations
+        return self._encode(probe(self._part, self._decode(job, codec)), codec)
+
+    @_perform.register
+    def _fold(self, job: Fold) -> Result:
+        # The optimizer's state is freed before the sum's pages are read in.
+        part = self.copies.pop(job.device).part
+        for total, array in zip(self._sum.each(), weights.arrays_of(state_tensors(part)), strict=True):
+            self._rule.fold(total, array, job.samples)
+        del part, array
+        if self._trim_eagerly:
+            trim_heap()
+        return Result()
+
+    @_perform.register
+    def _export(self, job: Export) -> Result:
+        chunk = self._job.wire.chunk_bytes
+        found = list(weights.slices(self._sum.arrays, "sum", job.version, 0, self._seat.stage, chunk))
+        digest = hashlib.blake2b(digest_size=16)
+        for array in self._sum.each():
+            digest.update(array.data.cast("B"))
+        return Exported(found, digest.hexdigest())
+
+    @_perform.register
+    def _commit(self, job: CommitPart) -> Result:
+        for total, array in zip(self._sum.each(), self.committed.each(), strict=True):
+            if not job.merged:
+                self._rule.close(total, job.weight)
+            array[...] = total
+            self._reset(total)
+        self._version = job.round
+        return Result()
+
+    def _reset(self, total: Array) -> None:
+        for start in range(0, total.size, PIECE):
+            piece = total[start : start + PIECE]
+            piece[...] = self._rule.empty(piece)
+
+    def _decode(self, job: Forward | Backward | ForwardProbe, codec: str) -> torch.Tensor:
+        return self._coding.decode(job.tensor, codec, self._message_bytes)
+
+    def _encode(self, tensor: torch.Tensor, codec: str) -> Encoded:
+        return Encoded(self._coding.encode(tensor, codec))

@@ -1,0 +1,40 @@
+"""The bytes of a model's blocks in a job's training: what the orchestrator plans with and a node's budget is kept by.
+
+Both compute them here, so the node refuses no seat that the plan said would fit. Nothing is allocated: the sizes come
+from the meta device.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mpsl.job import Job, OptimizerSection
+from mpsl.nn.cost import BlockCost, block_costs
+from mpsl.nn.optimizers import block_state_bytes
+
+MIN_BATCH = 2
+"""Samples; with one sample a BatchNorm may see a single value per channel, and the model has no cost."""
+
+
+@dataclass(frozen=True)
+class BlockBytes:
+    """Bytes of a model, one entry a block, at the job's batch size: `mpsl.planning.memory.ModelSizes`."""
+
+    state_bytes: tuple[int, ...]
+    optimizer_bytes: tuple[int, ...]
+    stored_bytes: tuple[int, ...]
+    output_bytes: tuple[int, ...]
+
+
+def costs_in(job: Job) -> tuple[BlockCost, ...]:
+    """The cost of each block of the job's model for its batches; UsageError for an unknown model or argument."""
+    return block_costs(job.model.name, job.model.args, max(MIN_BATCH, job.run.batch_size))
+
+
+def block_bytes(costs: Sequence[BlockCost], optimizer: OptimizerSection) -> BlockBytes:
+    """The bytes of blocks with these costs; UsageError for an unknown optimizer."""
+    return BlockBytes(
+        state_bytes=tuple(cost.parameter_bytes + cost.buffer_bytes for cost in costs),
+        optimizer_bytes=block_state_bytes(optimizer, [cost.parameter_bytes for cost in costs]),
+        stored_bytes=tuple(cost.stored_bytes for cost in costs),
+        output_bytes=tuple(cost.output_bytes for cost in costs),
+    )

@@ -1,0 +1,39 @@
+"""What a performer holds of each session: found by the session's name, freed as a whole.
+
+The performers of nodes and devices share these rules. A job never reaches what another session holds, and nothing of a
+former term stays beside its successor, even where `Leave` has not come yet.
+"""
+
+from typing import Generic, TypeVar
+
+from mpsl.machines.session_id import SessionId
+from mpsl.nn.allocation import trim_heap
+
+Held = TypeVar("Held")
+
+
+class HeldSessions(dict[SessionId | None, Held], Generic[Held]):
+    """What is held, by session; `owner`, the id of the process, is for errors. The worker alone adds and drops."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__()
+        self._owner = owner
+
+    def __missing__(self, session: SessionId | None) -> Held:
+        raise RuntimeError(f"{self._owner} holds no session {session}: it is not prepared, or has ended")
+
+    def drop(self, session: SessionId | None) -> None:
+        """Free what a session holds and return the memory to the system; a session that holds nothing is ignored."""
+        if self.pop(session, None) is not None:
+            trim_heap()
+
+    def drop_former(self, session: SessionId | None) -> None:
+        """Free what `session` is about to replace: itself, prepared once more, and lower terms of its run."""
+        for held in [each for each in self if _replaces(session, each)]:
+            self.drop(held)
+
+
+def _replaces(new: SessionId | None, old: SessionId | None) -> bool:
+    if new is None or old is None:
+        return new == old
+    return new.run == old.run and new.term >= old.term
