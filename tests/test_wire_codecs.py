@@ -221,7 +221,7 @@ def test_bytes_over_the_devices_link_are_what_the_codecs_say(
 
 def ahead_and_back(ahead: Any, back: Any, key: str, first: tuple[int, ...], last: tuple[int, ...]) -> int:
     there, here = (first, last) if key == "device_up" else (last, first)
-    return sum(sum(codec._least(int(np.prod(shape)))) for codec, shape in ((ahead, there), (back, here)))
+    return sum(sum(codec._min_sizes(int(np.prod(shape)))) for codec, shape in ((ahead, there), (back, here)))
 
 
 # Weights that travel
