@@ -1,7 +1,7 @@
 """The papers' closed form of a round's time, for comparison: not what we plan by.
 
 After Tirana et al., "Estimating the Training Time in Single- and Multi-Hop Split Federated Learning" (EdgeSys '25,
-equation 4), as the papers describe it: the first batch's whole way through the empty system, and for every other batch
+equation 4), as the papers describe it: the first batch's latency through the empty system, and for every other batch
 update the largest time of a part forward plus the largest backward, each with its transfer. One part is taken to be
 busy forward while another is busy backward; a thread that does both is busy for the sum, which is why we do not use it.
 """
@@ -19,32 +19,35 @@ def closed_form(
 ) -> float:
     """Seconds of a round of `planned`; `hardware` names each device's and each node's kind. Raises UsageError."""
     check_members(system, planned, "the plan")
-    ways = [_way(system, phases, hardware, planned, device) for device in system.devices]
-    first = max(sum(forward) + sum(backward) for forward, backward in ways)
+    times = [_part_times(system, phases, hardware, planned, device) for device in system.devices]
+    first = max(sum(forward) + sum(backward) for forward, backward in times)
     stages = len(planned.cuts) - 1
     if stages < 1:
         return max(
             device.batches * (sum(forward) + sum(backward))
-            for device, (forward, backward) in zip(system.devices, ways, strict=True)
+            for device, (forward, backward) in zip(system.devices, times, strict=True)
         )
     # Only what many devices share delays the next batch: the nodes, each for the batches of its own devices.
     paces = []
     for seat in planned.seats:
         served = [
-            (device, way)
-            for device, way in zip(system.devices, ways, strict=True)
+            (device, its_times)
+            for device, its_times in zip(system.devices, times, strict=True)
             if planned.devices[device.id][seat.stage - 1] == seat.replica
         ]
-        batches = sum(device.batches for device, _ in served)
-        paces.append([batches] + [max((way[phase][seat.stage] for _, way in served), default=0.0) for phase in (0, 1)])
-    most = max(pace[0] for pace in paces)
-    return first + (most - 1) * (max(pace[1] for pace in paces) + max(pace[2] for pace in paces))
+        served_batches = sum(device.batches for device, _ in served)
+        paces.append(
+            [served_batches]
+            + [max((its_times[phase][seat.stage] for _, its_times in served), default=0.0) for phase in (0, 1)]
+        )
+    batches = max(pace[0] for pace in paces)
+    return first + (batches - 1) * (max(pace[1] for pace in paces) + max(pace[2] for pace in paces))
 
 
-def _way(
+def _part_times(
     system: System, phases: Mapping[str, PhaseTimes], hardware: Mapping[str, str], planned: PlannedRun, device: Device
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each part of a batch's way, forward and backward: the device's first part, each stage, its last part.
+    """Seconds of each part for a batch, forward and backward: the device's first part, each stage, its last part.
 
     A part's transfer of what it makes is counted with it; the step with its backward.
     """
