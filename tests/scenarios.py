@@ -1,4 +1,4 @@
-"""What is simulated: runs of every size, by hand or by chance, and what befalls them."""
+"""Scenarios for the simulator: runs of every size, written by hand or random, and the faults injected into them."""
 
 import math
 import random
@@ -11,8 +11,7 @@ import numpy as np
 from device_agent.shard import Shard
 from mpsl.batches import smallest_micro_batch
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
-from mpsl.sim.faults import Faults, Mishap
-from mpsl.sim.simulation import NO_FAULTS
+from mpsl.sim.faults import NO_FAULTS, Faults, InjectedFault
 
 CLASSES = 3
 
@@ -57,7 +56,7 @@ class Scenario:
 
     @property
     def nodes(self) -> list[str]:
-        """Those of the plan, or node-1 and on."""
+        """The nodes of the plan, or node-1 and on."""
         if self.planned is not None:
             return [seat.node for seat in self.planned.seats]
         return [f"node-{number}" for number in range(1, self.hops * self.replicas + 1)]
@@ -82,7 +81,7 @@ class Scenario:
         return [first + hop for hop in range(self.hops + 1)] if self.hops else []
 
     def job(self) -> Any:
-        """As JOB.toml would say it."""
+        """The content of JOB.toml."""
         fleet = {
             "devices": len(self.samples),
             "nodes": len(self.nodes),
@@ -120,7 +119,7 @@ class Scenario:
 
 
 def random_scenario(seed: int) -> Scenario:
-    """Anything that a job may say, on a network that loses, doubles, delays and reorders."""
+    """Any valid job, on a network that loses, doubles, delays and reorders messages."""
     chance = random.Random(f"scenario {seed}")
     devices = chance.randint(1, 4)
     hops = chance.randint(0, 3)
@@ -166,7 +165,7 @@ def random_scenario(seed: int) -> Scenario:
 
 
 def random_plan(scenario: Scenario, chance: random.Random) -> PlannedRun:
-    """Any replicas of each stage, which serve any devices or none, on nodes in any order."""
+    """Random replicas of each stage, which serve any devices or none, on nodes in any order."""
     replicas = [chance.choice([1, 1, 2, 3]) for _ in range(scenario.hops)]
     nodes = [f"node-{number}" for number in range(1, sum(replicas) + 1)]
     chance.shuffle(nodes)
@@ -179,20 +178,20 @@ def random_plan(scenario: Scenario, chance: random.Random) -> PlannedRun:
     return PlannedRun(tuple(scenario.cuts), seats, devices, chance.randint(1, len(devices)))
 
 
-def random_mishaps(seed: int, kinds: tuple[str, ...] = ("crash", "cut", "freeze", "outage")) -> Scenario:
-    """A random scenario in which one or two mishaps befall anyone, and not everyone is needed."""
+def random_faults(seed: int, kinds: tuple[str, ...] = ("crash", "cut", "freeze", "outage")) -> Scenario:
+    """A random scenario with one or two faults injected into anyone, in which not everyone is needed."""
     chance = random.Random(f"mishaps {seed}")
     scenario = random_scenario(seed)
 
-    def mishap() -> Mishap:
+    def any_fault() -> InjectedFault:
         kind: Any = chance.choice(kinds)
         process = chance.choice([*scenario.devices, *scenario.devices, *scenario.nodes, "orch"])
         seconds = chance.choice([0.2, 2.0, 10.0, 50.0, 200.0] + [math.inf] * (kind == "crash"))
         if (kind, process) == ("crash", "orch"):
             seconds = math.inf  # it does not come back by itself
-        return Mishap(kind, process, int(10 ** chance.uniform(0.5, 2.7)), seconds)
+        return InjectedFault(kind, process, int(10 ** chance.uniform(0.5, 2.7)), seconds)
 
-    mishaps = tuple(mishap() for _ in range(chance.choice([1, 1, 2])))
+    injected = tuple(any_fault() for _ in range(chance.choice([1, 1, 2])))
     quorum = chance.randint(1, len(scenario.samples))
     timeout = chance.choice([None, 20.0])
-    return replace(scenario, quorum=quorum, round_timeout_s=timeout, faults=replace(scenario.faults, mishaps=mishaps))
+    return replace(scenario, quorum=quorum, round_timeout_s=timeout, faults=replace(scenario.faults, injected=injected))

@@ -1,12 +1,12 @@
-"""A simulated run from a seed: the real machines and performers, tiny models, and whatever is to go wrong.
+"""A simulated run from a seed: real machines and performers, tiny models, injected faults.
 
-What a run must keep whatever happens is checked here, after every event and at its end.
+The invariants that a run keeps whatever happens are checked here, after every event and at its end.
 """
 
 import json
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,11 @@ from mpsl.machines.orchestrator import OrchestratorMachine, OrchestratorState
 from mpsl.machines.participant import Participant
 from mpsl.nn.models import build
 from mpsl.plan import Plan
-from mpsl.sim.process import Duration, Process
-from mpsl.sim.simulation import Cables, Ending, Simulation, short_cables
+from mpsl.sim.event_queue import EventQueue
+from mpsl.sim.process import Process
+from mpsl.sim.simulated_performer import TimedPerformer
+from mpsl.sim.simulation import Ending, Simulation
+from mpsl.sim.times import Times
 from mpsl.topics import Topics
 from orchestrator.performer import OrchestratorPerformer
 from orchestrator.plan_option import job_as_planned
@@ -36,8 +39,12 @@ from orchestrator.plan_option import job_as_planned
 TOPICS = Topics("sim")
 
 
+Duration = Callable[[str, Job], float]
+"""Virtual seconds of a job of this process; infinite for a job that never ends."""
+
+
 DEADLINE_S = 3600.0
-"""Virtual seconds after which whoever still runs hangs."""
+"""Virtual seconds after which a process that still runs counts as hung."""
 
 
 TRACE_LENGTH = 6_000
@@ -48,7 +55,7 @@ TRACE_LINES = 400
 
 @dataclass
 class Outcome:
-    """What a simulated run left."""
+    """The outcome of a simulated run."""
 
     scenario: Scenario
     simulation: Simulation
@@ -63,7 +70,7 @@ class Outcome:
         return {id: stop.status for id, stop in self.ending.stops.items()}
 
     def trace(self) -> str:
-        """What happened last, and how it ended."""
+        """The end of the trace, and the summary."""
         last = self.simulation.trace.text().splitlines()[-TRACE_LINES:]
         return "\n".join([*last, f"summary: {self.summary}"])
 
@@ -76,7 +83,7 @@ class World:
         scenario: Scenario,
         duration: Duration | None = None,
         once: bool = True,
-        cables: Cables = short_cables,
+        times: Callable[[EventQueue], Times] = Times,
     ) -> None:
         torch.set_num_threads(1)
         self.scenario = scenario
@@ -84,13 +91,13 @@ class World:
         self.orchestrators: dict[str, OrchestratorMachine] = {}
         self.most_copies: dict[str, int] = {}
         self._once = once
+        self._duration = duration or self._any_duration
         self._shards = scenario.shards()
         self.simulation = Simulation(
             self.chance,
             scenario.faults,
-            duration or self._any_duration,
-            cables,
-            watch=self._watch,
+            times(EventQueue()),
+            self._watch,
             max_packet=scenario.max_packet,
             trace_length=TRACE_LENGTH,
         )
@@ -98,9 +105,9 @@ class World:
     def add_devices_and_nodes(self) -> None:
         """All of the scenario's, within two seconds."""
         for id in self.scenario.nodes:
-            self.simulation.add(id, lambda boot, id=id: self._hop(id, boot), self.chance.uniform(0, 2))
+            self._add(id, lambda boot, id=id: self._hop(id, boot), self.chance.uniform(0, 2))
         for id in self.scenario.devices:
-            self.simulation.add(id, lambda boot, id=id: self.device(id, boot), self.chance.uniform(0, 2))
+            self._add(id, lambda boot, id=id: self.device(id, boot), self.chance.uniform(0, 2))
 
     def add_orchestrator(self, out: Path, at: float, id: str = "orch") -> None:
         """A process `id` that conducts one run."""
@@ -113,6 +120,15 @@ class World:
             machine = OrchestratorMachine(job, run, boot, TOPICS, planned)
             self.orchestrators[id] = machine
             return machine, OrchestratorPerformer(out)
+
+        self._add(id, start, at)
+
+    def _add(self, id: str, make: Callable[[str], Any], at: float) -> None:
+        """A process whose machine and real performer `make(boot)` makes."""
+
+        def start(boot: str) -> Any:
+            machine, performer = make(boot)
+            return machine, TimedPerformer(performer, lambda job: self._duration(id, job), self.chance)
 
         self.simulation.add(id, start, at)
 
@@ -134,7 +150,7 @@ class World:
         return self.chance.uniform(0, self.scenario.slowest_job_s)
 
     def _watch(self, process: Process) -> None:
-        machine, performer = process.machine, process.performer
+        machine, performer = process.machine, performer_of(process)
         if isinstance(machine, HopMachine) and isinstance(performer, HopPerformer):
             alive = max(len(machine.copies), performer.copies_alive)
             self.most_copies[process.id] = max(alive, self.most_copies.get(process.id, 0))
@@ -151,18 +167,24 @@ def simulate(scenario: Scenario, out: Path, duration: Duration | None = None, wo
     return Outcome(scenario, world.simulation, ending, world.orchestrators["orch"].summary, out, world.most_copies)
 
 
+def performer_of(process: Process) -> object:
+    """The real performer of a process."""
+    assert isinstance(process.performer, TimedPerformer)
+    return process.performer.performer
+
+
 def is_settled(simulation: Simulation) -> bool:
-    """Whether all is over: a device or node that is in no run may wait for the next one for ever."""
-    return not simulation.coming and all(
+    """Whether everything is over: a device or node that is in no run may wait for the next one forever."""
+    return not simulation.pending_starts and all(
         process.over or (isinstance(process.machine, Participant) and process.machine.plan is None)
         for process in simulation.processes.values()
     )
 
 
 def check_nothing_is_left(processes: Mapping[str, Process]) -> None:
-    """Between two rounds no seat holds anything of a device."""
+    """Assert that between two rounds no seat holds anything of a device."""
     for process in processes.values():
-        machine, performer = process.machine, process.performer
+        machine, performer = process.machine, performer_of(process)
         if (
             isinstance(machine, HopMachine)
             and isinstance(performer, HopPerformer)
@@ -176,7 +198,7 @@ def check_nothing_is_left(processes: Mapping[str, Process]) -> None:
 
 
 def check(outcome: Outcome) -> None:
-    """What holds for every run: nothing hangs; it is done with the reference's result, or failed with a reason."""
+    """Assert what holds for every run: nothing hangs; it ends with the oracle's result, or fails with a reason."""
     ending, summary, scenario = outcome.ending, outcome.summary, outcome.scenario
     assert is_settled(outcome.simulation), f"hang at {ending.seconds:.0f} s: {ending.hung}"
     assert summary["state"] in ("done", "failed")
@@ -216,7 +238,7 @@ def check_result(outcome: Outcome) -> None:
     for entry, loss in zip(summary["rounds"], losses, strict=True):
         assert math.isclose(entry["loss"], loss, rel_tol=1e-9), f"loss {entry['loss']}, the oracle's is {loss}"
     tested = [shards[id] for id in scenario.devices if shards[id].test_samples]
-    if tested and not scenario.faults.mishaps and all(set(devices) == set(scenario.devices) for devices in accepted):
+    if tested and not scenario.faults.injected and all(set(devices) == set(scenario.devices) for devices in accepted):
         model = build("mlp", **scenario.model_args)
         model.load_state_dict(state)
         model.eval()
@@ -225,7 +247,7 @@ def check_result(outcome: Outcome) -> None:
 
 
 def setting_of(scenario: Scenario) -> Setting:
-    """The scenario as the oracle wants it."""
+    """The scenario in the form that the oracle takes."""
     return Setting(
         model="mlp",
         args=scenario.model_args,
@@ -244,7 +266,7 @@ def setting_of(scenario: Scenario) -> Setting:
 def run_and_check(
     scenario: Scenario, out: Path, duration: Duration | None = None, world: World | None = None
 ) -> Outcome:
-    """Simulate and check; a failure says how to see it again and what happened last."""
+    """Simulate and check; a failure says how to reproduce it and what happened last."""
     outcome = simulate(scenario, out, duration, world)
     try:
         check(outcome)

@@ -1,4 +1,4 @@
-"""Runs whose links are measured first, over cables of given speeds."""
+"""Runs whose links are measured first, over links of given speeds."""
 
 import os
 from collections.abc import Callable
@@ -10,7 +10,9 @@ from test_self_profile import Surveyed
 
 from mpsl.machines.link_check import TIMER
 from mpsl.machines.participant import Participant
-from mpsl.sim.cables import Cable
+from mpsl.sim.event_queue import EventQueue
+from mpsl.sim.links import SimulatedLink
+from mpsl.sim.times import Attachment, Times
 
 MBIT = 1e6 / 8
 """Bytes a second."""
@@ -29,21 +31,28 @@ def seeds() -> range:
     return range(int(first), int(end))
 
 
-def cables(speeds: Speeds) -> Callable[[str], tuple[Cable, Cable]]:
-    """The orchestrator's own link has no limit."""
+class LinkTimes(Times):
+    """Links of these speeds; the orchestrator's own link has no limit."""
 
-    def of(id: str) -> tuple[Cable, Cable]:
-        if id == "orch":
-            return Cable(0.001), Cable(0.001)
-        up, down, ms = speeds.get(id, FAST)
-        return Cable(ms / 1e3, up * MBIT), Cable(ms / 1e3, down * MBIT)
+    def __init__(self, queue: EventQueue, speeds: Speeds) -> None:
+        super().__init__(queue)
+        self._speeds = speeds
 
-    return of
+    def attachment(self, process: str) -> Attachment:
+        if process == "orch":
+            return super().attachment(process)
+        up, down, ms = self._speeds.get(process, FAST)
+        return Attachment(*(SimulatedLink(self.queue, ms / 1e3, rate * MBIT) for rate in (up, down)))
+
+
+def link_times(speeds: Speeds) -> Callable[[EventQueue], Times]:
+    """Makes the times of a simulation with these links."""
+    return lambda queue: LinkTimes(queue, speeds)
 
 
 def linked(scenario: Scenario, speeds: Speeds | None = None, **options: Any) -> Surveyed:
-    """Everyone on a machine of its own, behind cables of these speeds."""
-    return Surveyed(scenario, cables=cables(speeds or {}), **options)
+    """Everyone on a machine of its own, behind links of these speeds."""
+    return Surveyed(scenario, times=link_times(speeds or {}), **options)
 
 
 def said(outcome: Outcome, event: str) -> list[dict[str, Any]]:
@@ -60,5 +69,5 @@ def assert_nothing_is_left(outcome: Outcome) -> None:
             seen += 1
             check = process.machine._link_check
             assert (check.run, check._channel, check.filters()) == (None, None, [])
-            assert TIMER not in process._timers
+            assert TIMER not in {name for _, name in process.timers}
     assert seen == len(outcome.scenario.devices) + len(outcome.scenario.nodes)

@@ -1,25 +1,25 @@
-"""Shared cores and links in virtual time: what the parts of a rehearsal promise one by one."""
+"""Shared cores and links in virtual time, each on its own."""
 
 from math import inf
 
 import pytest
 
-from mpsl.sim.agenda import Agenda
 from mpsl.sim.cores import Cores, Worker
-from mpsl.sim.wires import NO_TRUNK, Trunk, Wire
+from mpsl.sim.event_queue import EventQueue
+from mpsl.sim.links import SharedLink, SimulatedLink
 
 
 def ended(cores: float, tasks: list[tuple[float, int, float]]) -> list[float]:
     """When each (start, threads, seconds) is done."""
-    agenda = Agenda()
-    machine, done = Cores(agenda, cores), [inf] * len(tasks)
+    queue = EventQueue()
+    machine, done = Cores(queue, cores), [inf] * len(tasks)
 
     def end(number: int) -> None:
-        done[number] = agenda.now
+        done[number] = queue.now
 
     for number, (start, threads, seconds) in enumerate(tasks):
-        agenda.at(start, machine.run, threads, seconds, lambda number=number: end(number))
-    while agenda.step(inf):
+        queue.at(start, machine.run, threads, seconds, lambda number=number: end(number))
+    while queue.step(inf):
         pass
     return done
 
@@ -49,36 +49,36 @@ def test_tasks_of_no_time_end_at_once() -> None:
 
 
 def test_a_worker_does_one_thing_after_another() -> None:
-    agenda = Agenda()
-    worker, heard = Worker(agenda, Cores(agenda)), []
+    queue = EventQueue()
+    worker, heard = Worker(queue, Cores(queue)), []
     for seconds in (2.0, 3.0):
-        worker.run(seconds, lambda began: heard.append((began, agenda.now)))
-    agenda.at(10.0, worker.run, 1.0, lambda began: heard.append((began, agenda.now)))
-    while agenda.step(inf):
+        worker.run(seconds, lambda began: heard.append((began, queue.now)))
+    queue.at(10.0, worker.run, 1.0, lambda began: heard.append((began, queue.now)))
+    while queue.step(inf):
         pass
     assert heard == [(0.0, 2.0), (2.0, 5.0), (10.0, 11.0)]
 
 
-def test_a_wire_takes_whole_messages_in_order_and_the_latency_overlaps() -> None:
-    agenda = Agenda()
+def test_a_link_takes_whole_messages_in_order_and_the_latency_overlaps() -> None:
+    queue = EventQueue()
     busy: list[tuple[float, float]] = []
-    wire = Wire(agenda, 10.0, 0.5, NO_TRUNK, lambda label, began, ended: busy.append((began, ended)))
+    link = SimulatedLink(queue, 0.5, 10.0, None, lambda label, start, end: busy.append((start, end)))
     arrived: list[float] = []
     for size in (10, 20):
-        wire.send(size, ("it", ""), lambda: arrived.append(agenda.now))
-    while agenda.step(inf):
+        link.send(size, ("it", ""), lambda: arrived.append(queue.now))
+    while queue.step(inf):
         pass
     assert arrived == [1.5, 3.5]
     assert busy == [(0.0, 1.0), (1.0, 3.0)]
 
 
-def test_what_passes_a_trunk_waits_for_the_slower_of_both() -> None:
-    agenda = Agenda()
-    trunk, arrived = Trunk(10.0), []
-    wires = [Wire(agenda, rate, 0.0, trunk, lambda *_: None) for rate in (5.0, 100.0)]
-    for number, wire in enumerate(wires):
-        wire.send(10, ("it", ""), lambda number=number: arrived.append((number, agenda.now)))
-    while agenda.step(inf):
+def test_a_message_over_a_shared_link_waits_for_the_slower_of_both() -> None:
+    queue = EventQueue()
+    shared, arrived = SharedLink(10.0), []
+    links = [SimulatedLink(queue, 0.0, rate, shared) for rate in (5.0, 100.0)]
+    for number, link in enumerate(links):
+        link.send(10, ("it", ""), lambda number=number: arrived.append((number, queue.now)))
+    while queue.step(inf):
         pass
-    # Alone, the first takes 2 s; the second waits for the second that the trunk has given to the first.
+    # Alone, the first takes 2 s; the second message waits for the second that the shared link gave to the first.
     assert arrived == [(0, 2.0), (1, 2.0)]

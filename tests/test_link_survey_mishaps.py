@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from simulated import TOPICS, run_and_check, simulate
-from surveys import assert_nothing_is_left, cables, said, seeds
+from surveys import assert_nothing_is_left, link_times, said, seeds
 from test_self_profile import Surveyed, WithoutCuts, ran
 
 from compute_node.performer import HopPerformer
@@ -17,7 +17,7 @@ from mpsl.machines.link_check import COMMAND, QUIET_S
 from mpsl.machines.machine import from_json
 from mpsl.machines.orchestrator.link_survey import PATIENCE_S
 from mpsl.machines.participant import Participant
-from mpsl.sim.faults import Faults, Mishap
+from mpsl.sim.faults import Faults, InjectedFault
 from mpsl.sim.process import Process
 
 
@@ -37,7 +37,7 @@ def test_who_does_not_answer_counts_as_fast_and_is_named(tmp_path: Path) -> None
             info = {"memory_budget": None, **self.info(id)}
             return Older(id, boot, TOPICS, info, self._once), HopPerformer(id, profiler=self.profiler(id))
 
-    world = WithOlder(WithoutCuts(6), cables=cables({}))
+    world = WithOlder(WithoutCuts(6), times=link_times({}))
     outcome, plan = ran(world, tmp_path)
     assert plan["links"].keys() == {"dev-1", "dev-2", "node-2"}
     assert "predicted" in plan
@@ -51,11 +51,11 @@ def test_who_does_not_answer_counts_as_fast_and_is_named(tmp_path: Path) -> None
 class Struck(Surveyed):
     """A mishap befalls one that is being measured, once it has handled `after` events of that."""
 
-    def __init__(self, mishap: Mishap, *arguments: Any, **options: Any) -> None:
-        self.mishap: Mishap | None = mishap
+    def __init__(self, mishap: InjectedFault, *arguments: Any, **options: Any) -> None:
+        self.mishap: InjectedFault | None = mishap
         self.handled = 0
         self.asked_terms: dict[str, set[tuple[str, int]]] = {}
-        super().__init__(*arguments, cables=cables({}), **options)
+        super().__init__(*arguments, times=link_times({}), **options)
 
     def _watch(self, process: Process) -> None:
         super()._watch(process)
@@ -68,11 +68,11 @@ class Struck(Surveyed):
                     self.befall(mishap)
 
     @staticmethod
-    def _concerns(process: Process, mishap: Mishap) -> bool:
+    def _concerns(process: Process, mishap: InjectedFault) -> bool:
         return mishap.process in (process.id, "orch")
 
-    def befall(self, mishap: Mishap) -> None:
-        self.simulation._befall(self.simulation.processes[mishap.process], mishap)
+    def befall(self, mishap: InjectedFault) -> None:
+        self.simulation.inject(mishap)
 
 
 @pytest.mark.parametrize("after", [0, 3, 9, 40, 90])
@@ -80,7 +80,7 @@ class Struck(Surveyed):
 def test_one_that_crashes_while_it_is_measured_is_measured_again_when_it_is_back(
     tmp_path: Path, id: str, after: int
 ) -> None:
-    world = Struck(Mishap("crash", id, after, 3.0), WithoutCuts(7))
+    world = Struck(InjectedFault("crash", id, after, 3.0), WithoutCuts(7))
     outcome, plan = ran(world, tmp_path)
     assert world.mishap is None
     assert [line["gone"] for line in said(outcome, "left-while-profiling")] == [[id]]
@@ -93,20 +93,20 @@ def test_one_that_crashes_while_it_is_measured_is_measured_again_when_it_is_back
 @pytest.mark.parametrize("kind", ["cut", "freeze"])
 @pytest.mark.parametrize("seconds", [0.5, 5.0, 12.0])
 def test_one_that_is_cut_off_while_it_is_measured_stops_nothing(tmp_path: Path, kind: Any, seconds: float) -> None:
-    outcome, plan = ran(Struck(Mishap(kind, "node-2", 20, seconds), WithoutCuts(8)), tmp_path)
+    outcome, plan = ran(Struck(InjectedFault(kind, "node-2", 20, seconds), WithoutCuts(8)), tmp_path)
     assert {"predicted", "links"} <= plan.keys()
     assert_nothing_is_left(outcome)
 
 
 @pytest.mark.parametrize("after", [0, 3, 9, 40])
 def test_an_orchestrator_that_dies_while_it_measures_leaves_nothing_behind(tmp_path: Path, after: int) -> None:
-    world = Struck(Mishap("crash", "orch", after, float("inf")), WithoutCuts(9))
+    world = Struck(InjectedFault("crash", "orch", after, float("inf")), WithoutCuts(9))
     outcome = simulate(world.scenario, tmp_path, world=world)
     assert world.mishap is None
     simulation = world.simulation
     simulation.run(outcome.ending.seconds + QUIET_S + 1)
     assert_nothing_is_left(outcome)
-    world.add_orchestrator(tmp_path / "next", simulation.agenda.now, "orch")
+    world.add_orchestrator(tmp_path / "next", simulation.queue.now, "orch")
     ending = world.run()
     assert ending.stops["orch"].status == 0, outcome.trace()
     assert json.loads((tmp_path / "next" / "plan.json").read_text())["links"].keys() == set(world.asked_terms)
@@ -114,11 +114,11 @@ def test_an_orchestrator_that_dies_while_it_measures_leaves_nothing_behind(tmp_p
 
 def test_an_orchestrator_that_is_stopped_while_it_measures_says_so(tmp_path: Path) -> None:
     class Interrupted(Struck):
-        def befall(self, mishap: Mishap) -> None:
+        def befall(self, mishap: InjectedFault) -> None:
             orchestrator = self.simulation.processes["orch"]
-            self.simulation.agenda.at(self.simulation.agenda.now, orchestrator._handle, StopRequested())
+            self.simulation.queue.at(self.simulation.queue.now, orchestrator.handle, StopRequested())
 
-    world = Interrupted(Mishap("crash", "orch", 20, 0.0), WithoutCuts(9))
+    world = Interrupted(InjectedFault("crash", "orch", 20, 0.0), WithoutCuts(9))
     outcome = simulate(world.scenario, tmp_path, world=world)
     assert (world.mishap, outcome.summary["reason"]) == (None, "interrupted")
     world.simulation.run(outcome.ending.seconds + 0.1)
@@ -137,7 +137,7 @@ def anything(seed: int) -> Struck:
     kind: Any = chance.choice(["crash", "cut", "freeze", "outage"])
     process = chance.choice(["node-1", "node-2", "dev-1", "dev-2", "orch"])
     seconds = float("inf") if (kind, process) == ("crash", "orch") else chance.choice([0.2, 2.0, 8.0, 40.0])
-    mishap = Mishap(kind, process, int(10 ** chance.uniform(0, 2)), seconds)
+    mishap = InjectedFault(kind, process, int(10 ** chance.uniform(0, 2)), seconds)
     hosts = chance.choice([lambda id: id, lambda id: "here"])
     return Struck(mishap, WithoutCuts(seed, faults=faults, quorum=1, rounds=1), hosts=hosts, cores=2)
 

@@ -1,4 +1,4 @@
-"""Rehearsals: small cases worked out by hand, bounds that no run can beat in random ones, the same every time."""
+"""Rehearsals: small cases calculated by hand, bounds that no run can beat in random cases, determinism."""
 
 import random
 from collections import defaultdict
@@ -16,9 +16,9 @@ from mpsl.planning.plan_file import PlanFile, PlannedRun, PlannedSeat
 from mpsl.planning.planner import plan
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile, phase_times
 from mpsl.planning.system import system_of
-from mpsl.sim.findings import MAX_POINTS, findings, thinned
-from mpsl.sim.record import COMPUTE, Record
+from mpsl.sim.metrics import MAX_POINTS, metrics_of, thinned
 from mpsl.sim.rehearsal import Rehearsal, simulated_seconds
+from mpsl.sim.timeline import COMPUTE, Timeline
 
 PARAMETERS, OUTPUTS = (1_000_000, 2_000_000, 3_000_000), (400_000, 600_000, 10)
 HARDWARE = HardwareTimes((10.0, 20.0, 30.0), (20.0, 40.0, 60.0), (1.0, 2.0, 3.0))
@@ -52,7 +52,7 @@ def chain(fleet: Fleet, admit: int | None = None) -> PlannedRun:
     return PlannedRun((1, 2), (seat,), dict.fromkeys(devices, (0,)), admit or len(devices))
 
 
-def rehearsed(profile: Profile, fleet: Fleet, rounds: int = 1, admit: int | None = None) -> Record:
+def rehearsed(profile: Profile, fleet: Fleet, rounds: int = 1, admit: int | None = None) -> Timeline:
     return Rehearsal(profile, fleet, chain(fleet, admit), "the plan", keep=True).run(rounds)
 
 
@@ -182,8 +182,8 @@ def test_no_resource_works_faster_than_it_can(first: int) -> None:
     assert len(cases) > 10
     for known, members, found in cases:
         rehearsal = Rehearsal(known, members, found, "the plan", keep=True)
-        record, system = rehearsal.run(1), rehearsal.system
-        total = record.rounds[0].seconds
+        timeline, system = rehearsal.run(1), rehearsal.system
+        total = timeline.rounds[0].seconds
         assert total is not None
         kinds, phases = {node.id: node.hardware for node in members.expanded_nodes()}, phase_times(known)
         for seat in found.seats:
@@ -192,13 +192,13 @@ def test_no_resource_works_faster_than_it_can(first: int) -> None:
             part = system.parameters[seat.blocks[1]] - system.parameters[seat.blocks[0]]
             copies = 2 * len(served) * part * node.hardware.copy_s_per_byte
             needed = sum(d.batches for d in served) * sum(phases[kinds[seat.node]].of(seat.blocks)) + copies
-            assert needed * (1 - 1e-6) <= record.busy_s.get((seat.node, COMPUTE), 0.0) <= total * (1 + 1e-9)
+            assert needed * (1 - 1e-6) <= timeline.busy_s.get((seat.node, COMPUTE), 0.0) <= total * (1 + 1e-9)
         lanes = defaultdict(list)
-        for span in record.spans:
+        for span in timeline.spans:
             lanes[span.process, span.lane].append(span)
-            assert -1e-9 <= span.began <= span.ended <= total * (1 + 1e-9)
+            assert -1e-9 <= span.start <= span.end <= total * (1 + 1e-9)
         for spans in lanes.values():
-            assert all(one.ended <= other.began + 1e-9 * total for one, other in pairwise(spans))
+            assert all(one.end <= other.start + 1e-9 * total for one, other in pairwise(spans))
         again = Rehearsal(known, members, found, "the plan").run(1)
         assert again.rounds[0].seconds == total
 
@@ -257,9 +257,9 @@ def test_a_plan_that_does_not_fit_the_memory_is_refused() -> None:
         Rehearsal(profile(), small, chain(small), "PLAN.json")
 
 
-def test_findings_are_shares_of_the_rounds() -> None:
-    record = rehearsed(profile(), fleet(devices=2, hardware="idle"), rounds=2)
-    found = findings(record, ["node"])
+def test_metrics_are_shares_of_the_rounds() -> None:
+    timeline = rehearsed(profile(), fleet(devices=2, hardware="idle"), rounds=2)
+    found = metrics_of(timeline, ["node"])
     assert len(found.rounds_s) == 2
     assert found.simulated_s == pytest.approx(2 * 0.062, rel=1e-4)
     assert found.nodes["node"].compute == pytest.approx(1.0, rel=1e-3)

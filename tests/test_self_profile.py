@@ -20,8 +20,9 @@ from mpsl.machines.hop import HopMachine
 from mpsl.machines.jobs import Job, MeasureBlocks
 from mpsl.nn.profiler import Profiler
 from mpsl.profiling import BlockSeconds, Question
-from mpsl.sim.faults import Faults, Mishap
-from mpsl.sim.simulation import Cables, short_cables
+from mpsl.sim.event_queue import EventQueue
+from mpsl.sim.faults import Faults, InjectedFault
+from mpsl.sim.times import Times
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,12 @@ class Surveyed(World):
         hosts: Callable[[str], str] = lambda id: id,
         cores: int = 1,
         measuring_s: float = 1.0,
-        cables: Cables = short_cables,
+        times: Callable[[EventQueue], Times] = Times,
     ) -> None:
         self.ms, self.hosts, self.cores, self.measuring_s = ms, hosts, cores, measuring_s
         self.asked: dict[str, list[Question]] = {}
         self.most_at_once = 0
-        super().__init__(scenario, self._takes, cables=cables)
+        super().__init__(scenario, self._takes, times=times)
 
     def _takes(self, process: str, job: Job) -> float:
         if isinstance(job, MeasureBlocks):
@@ -151,7 +152,7 @@ def test_a_lossy_network_only_delays_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("id", ["node-1", "dev-2"])
 def test_one_that_crashes_while_it_measures_is_asked_again(tmp_path: Path, id: str) -> None:
-    faults = Faults(mishaps=(Mishap("crash", id, 8, 3.0),))
+    faults = Faults(injected=(InjectedFault("crash", id, 8, 3.0),))
     world = Surveyed(WithoutCuts(4, faults=faults), measuring_s=20.0)
     outcome = simulate(world.scenario, tmp_path, world=world)
     assert outcome.summary["state"] == "done", outcome.trace()

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from scenarios import random_mishaps, random_scenario
+from scenarios import random_faults, random_scenario
 from simulated import run_and_check
 
 FIRST, END = (int(bound) for bound in os.environ.get("MPSL_SEEDS", "0:120").split(":"))
@@ -26,5 +26,7 @@ def test_under_any_network_every_round_is_committed_with_the_reference_result(se
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_under_any_mishap_a_run_is_exact_or_fails_with_a_reason_and_never_hangs(seed: int, tmp_path: Path) -> None:
-    run_and_check(random_mishaps(seed), tmp_path)
+def test_under_any_injected_fault_a_run_is_exact_or_fails_with_a_reason_and_never_hangs(
+    seed: int, tmp_path: Path
+) -> None:
+    run_and_check(random_faults(seed), tmp_path)

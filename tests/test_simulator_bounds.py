@@ -26,25 +26,25 @@ SIXTEEN = Scenario(
 
 
 class Edges:
-    """Counts the bytes of tensors that are under way on each edge: a seat's way in, or that of all devices together."""
+    """Counts the bytes of tensors in transit on each edge: to a seat, or to all devices together."""
 
     def __init__(self, world: World) -> None:
         self.most: Counter[tuple[str, str]] = Counter()
         self.largest: Counter[tuple[str, str]] = Counter()
         self._now: Counter[tuple[str, str]] = Counter()
         network = world.simulation.network
-        publish, reached = network.publish, network._reached
+        publish, received = network.publish, network._received
 
         def counted_publish(name: str, number: int, message: Publish) -> None:
             self._count(message, +1)
             publish(name, number, message)
 
-        def counted_reached(name: str, number: int, message: Publish) -> None:
-            self._count(message, -1)
-            reached(name, number, message)
+        def counted_received(client: Any, message: Any) -> None:
+            self._count(message.publish, -1)
+            received(client, message)
 
         network.publish = counted_publish  # type: ignore[method-assign]
-        network._reached = counted_reached  # type: ignore[method-assign]
+        network._received = counted_received  # type: ignore[method-assign]
 
     def _count(self, message: Publish, sign: int) -> None:
         topic = TOPICS.parse(message.topic)

@@ -16,7 +16,7 @@ from mpsl.machines.device import DeviceMachine
 from mpsl.machines.jobs import Backward, Encoded, Forward, ForwardProbe, HeadForward, Job
 from mpsl.machines.participant import SILENCE_S
 from mpsl.messages import Accept, Commit, Discard, Discarded, Message
-from mpsl.sim.faults import Faults, Mishap
+from mpsl.sim.faults import Faults, InjectedFault
 from mpsl.sim.network import NOTICE_S
 
 pytestmark = pytest.mark.slow
@@ -25,8 +25,8 @@ STEPS = [5, 12, 20, 33, 50, 70, 95]
 """Events that a process has handled when something befalls it: from its start to the middle of the run."""
 
 
-def befall(scenario: Scenario, *mishaps: Mishap, **faults: Any) -> Scenario:
-    return replace(scenario, faults=Faults(mishaps=mishaps, **faults))
+def befall(scenario: Scenario, *mishaps: InjectedFault, **faults: Any) -> Scenario:
+    return replace(scenario, faults=Faults(injected=mishaps, **faults))
 
 
 def rounds_of(summary: dict[str, Any], id: str) -> list[int]:
@@ -36,7 +36,7 @@ def rounds_of(summary: dict[str, Any], id: str) -> list[int]:
 @pytest.mark.parametrize("hops", [0, 1, 2])
 @pytest.mark.parametrize("after", STEPS)
 def test_a_run_goes_on_without_a_crashed_device(tmp_path: Path, after: int, hops: int) -> None:
-    scenario = befall(replace(THREE, seed=after, hops=hops), Mishap("crash", "dev-2", after, math.inf))
+    scenario = befall(replace(THREE, seed=after, hops=hops), InjectedFault("crash", "dev-2", after, math.inf))
     outcome = run_and_check(scenario, tmp_path)
     if after > 12:  # before that it may not have been found yet, so that the fleet is never complete
         assert outcome.summary["state"] == "done", outcome.trace()
@@ -46,7 +46,7 @@ def test_a_run_goes_on_without_a_crashed_device(tmp_path: Path, after: int, hops
 
 @pytest.mark.parametrize("after", STEPS[2:5])
 def test_below_the_quorum_a_run_fails_and_names_the_lost_device(tmp_path: Path, after: int) -> None:
-    scenario = befall(replace(THREE, quorum=3, seed=after), Mishap("crash", "dev-2", after, math.inf))
+    scenario = befall(replace(THREE, quorum=3, seed=after), InjectedFault("crash", "dev-2", after, math.inf))
     outcome = run_and_check(scenario, tmp_path)
     assert outcome.summary["state"] == "failed"
     assert "dev-2" in outcome.summary["reason"]
@@ -56,7 +56,7 @@ def test_below_the_quorum_a_run_fails_and_names_the_lost_device(tmp_path: Path, 
 @pytest.mark.parametrize("seconds", [0.1, 5.0, math.inf])
 @pytest.mark.parametrize("after", STEPS[2:])
 def test_a_lost_node_ends_the_run_and_the_reason_names_its_seat(tmp_path: Path, after: int, seconds: float) -> None:
-    scenario = befall(replace(THREE, seed=after), Mishap("crash", "node-2", after, seconds))
+    scenario = befall(replace(THREE, seed=after), InjectedFault("crash", "node-2", after, seconds))
     outcome = run_and_check(scenario, tmp_path)
     assert outcome.summary["state"] == "failed"
     assert "node-2 (seat 2_0)" in outcome.summary["reason"]
@@ -65,7 +65,9 @@ def test_a_lost_node_ends_the_run_and_the_reason_names_its_seat(tmp_path: Path, 
 @pytest.mark.parametrize("kind", ["crash", "freeze"])
 @pytest.mark.parametrize("after", [45, 60, 120])
 def test_everyone_leaves_soon_after_the_orchestrator_vanishes(tmp_path: Path, after: int, kind: Any) -> None:
-    scenario = befall(replace(THREE, seed=after), Mishap(kind, "orch", after, 1000.0 if kind == "freeze" else math.inf))
+    scenario = befall(
+        replace(THREE, seed=after), InjectedFault(kind, "orch", after, 1000.0 if kind == "freeze" else math.inf)
+    )
     world = World(scenario)
     world.add_orchestrator(tmp_path, 0.0)
     world.add_devices_and_nodes()
@@ -82,13 +84,13 @@ def test_everyone_leaves_soon_after_the_orchestrator_vanishes(tmp_path: Path, af
 def test_a_device_that_comes_back_takes_part_again(tmp_path: Path, after: int, kind: Any, away: float) -> None:
     """A crashed one with another boot, one whose connection was cut with the same."""
     slow = replace(THREE, seed=after, rounds=8, slowest_job_s=0.5)
-    outcome = run_and_check(befall(slow, Mishap(kind, "dev-2", after, away)), tmp_path)
+    outcome = run_and_check(befall(slow, InjectedFault(kind, "dev-2", after, away)), tmp_path)
     assert outcome.summary["state"] == "done"
     assert rounds_of(outcome.summary, "dev-2")[-1] == 8, outcome.trace()
 
 
 def test_a_frozen_device_is_left_out(tmp_path: Path) -> None:
-    outcome = run_and_check(befall(THREE, Mishap("freeze", "dev-2", 40, 2000.0)), tmp_path)
+    outcome = run_and_check(befall(THREE, InjectedFault("freeze", "dev-2", 40, 2000.0)), tmp_path)
     assert outcome.summary["state"] == "done"
     assert 3 not in rounds_of(outcome.summary, "dev-2")
 
@@ -188,7 +190,7 @@ def test_a_node_whose_job_never_ends_fails_the_run_and_is_named(tmp_path: Path) 
 
 @pytest.mark.parametrize("hops", [0, 1])
 def test_a_short_cut_of_the_orchestrator_ends_the_run_soon_and_for_a_reason(tmp_path: Path, hops: int) -> None:
-    scenario = befall(replace(THREE, hops=hops, rounds=30), Mishap("cut", "orch", 100, 1.0))
+    scenario = befall(replace(THREE, hops=hops, rounds=30), InjectedFault("cut", "orch", 100, 1.0))
     outcome = run_and_check(scenario, tmp_path)
     assert outcome.summary["state"] == "failed"
     assert outcome.ending.seconds < 60
@@ -199,7 +201,9 @@ def test_a_short_cut_of_the_orchestrator_ends_the_run_soon_and_for_a_reason(tmp_
 def test_a_broker_that_goes_ends_the_run_with_a_reason_or_lets_it_go_on(
     tmp_path: Path, after: int, seconds: float
 ) -> None:
-    outcome = run_and_check(befall(replace(THREE, rounds=10), Mishap("outage", "orch", after, seconds)), tmp_path)
+    outcome = run_and_check(
+        befall(replace(THREE, rounds=10), InjectedFault("outage", "orch", after, seconds)), tmp_path
+    )
     if seconds > 10:
         assert outcome.summary["state"] == "failed"
         assert "broker" in outcome.summary["reason"]
@@ -209,7 +213,7 @@ def test_a_broker_that_goes_ends_the_run_with_a_reason_or_lets_it_go_on(
 def test_devices_and_nodes_stay_for_the_next_runs_even_after_an_orchestrator_has_crashed(
     tmp_path: Path, seed: int
 ) -> None:
-    scenario = befall(replace(THREE, seed=seed), Mishap("crash", "orch-2", 60, math.inf), lost=0.05, late=0.2)
+    scenario = befall(replace(THREE, seed=seed), InjectedFault("crash", "orch-2", 60, math.inf), lost=0.05, late=0.2)
     world = World(scenario, once=False)
     world.add_devices_and_nodes()
     for number, at in ((1, 0.0), (2, 200.0), (3, 400.0)):
@@ -223,7 +227,9 @@ def test_devices_and_nodes_stay_for_the_next_runs_even_after_an_orchestrator_has
 @pytest.mark.parametrize("seed", range(8))
 def test_a_late_last_will_does_not_hide_the_process_that_has_taken_over(tmp_path: Path, seed: int) -> None:
     """The will of the former process is retained after its successor's `online`; who asks later must see the latter."""
-    scenario = befall(replace(THREE, seed=seed), Mishap("crash", "dev-1", 6, 0.1), Mishap("crash", "node-1", 6, 0.1))
+    scenario = befall(
+        replace(THREE, seed=seed), InjectedFault("crash", "dev-1", 6, 0.1), InjectedFault("crash", "node-1", 6, 0.1)
+    )
     world = World(scenario)
     world.add_devices_and_nodes()
     world.add_orchestrator(tmp_path, 3 * NOTICE_S)

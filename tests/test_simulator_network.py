@@ -1,5 +1,6 @@
-"""The pretended broker does what MQTT says, and the simulation is repeatable."""
+"""The simulated broker behaves as MQTT specifies, and the simulation is repeatable."""
 
+import math
 import random
 import re
 from dataclasses import replace
@@ -8,34 +9,35 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scenarios import Scenario, random_mishaps
+from scenarios import Scenario, random_faults
 from simulated import simulate
 
 from mpsl.machines.effects import Publish
-from mpsl.sim.agenda import Agenda
-from mpsl.sim.cables import Cable
-from mpsl.sim.faults import Faults, Mishap
+from mpsl.sim.event_queue import EventQueue
+from mpsl.sim.faults import Faults, InjectedFault
+from mpsl.sim.links import SimulatedLink
 from mpsl.sim.network import NOTICE_S, Network
 from mpsl.sim.retained import Retained
 from mpsl.sim.subscriptions import Subscriptions
+from mpsl.sim.times import Times
 
 WILL = Publish("will", b"gone", 1, True)
 
 
-class Desk:
-    """A network with clients that note what they receive."""
+class Clients:
+    """A network with clients that record what they receive."""
 
     def __init__(self, faults: Faults, seed: int = 0) -> None:
-        self.agenda = Agenda()
-        self.network = Network(self.agenda, random.Random(seed), faults)
+        self.queue = EventQueue()
+        self.times = Times(self.queue)
+        self.network = Network(self.queue, random.Random(seed), faults, self.times)
         self.heard: dict[str, list[tuple[str, bytes]]] = {}
         self.numbers: dict[str, int] = {}
 
     def connect(self, name: str, *filters: str, will: Publish = WILL) -> None:
         heard = self.heard.setdefault(name, [])
-        cables = (Cable(0.001), Cable(0.001))
         self.numbers[name] = self.network.connect(
-            name, cables, will, lambda topic, payload: heard.append((topic, payload))
+            name, self.times.attachment(name), will, lambda topic, payload: heard.append((topic, payload))
         )
         self.network.subscribe(name, self.numbers[name], filters, lambda: None)
         self.settle()
@@ -44,8 +46,8 @@ class Desk:
         self.network.publish(name, self.numbers[name], Publish(topic, payload, qos, retain))  # type: ignore[arg-type]
 
     def settle(self, seconds: float = 10.0) -> None:
-        until = self.agenda.now + seconds
-        while self.agenda.step(until):
+        until = self.queue.now + seconds
+        while self.queue.step(until):
             pass
 
 
@@ -69,48 +71,48 @@ def test_filters_take_what_mqtt_says(topic: list[str], filter: list[str], rest: 
 
 
 def test_overlapping_filters_deliver_once_and_a_cleared_topic_is_not_retained() -> None:
-    desk = Desk(Faults())
-    desk.connect("a")
-    desk.publish("a", "x/1", b"old", 1, retain=True)
-    desk.publish("a", "x/2", b"gone", 1, retain=True)
-    desk.publish("a", "x/2", b"", 1, retain=True)
-    desk.settle()
-    desk.connect("b", "x/+")
-    assert desk.heard["b"] == [("x/1", b"old")]
-    desk.connect("c", "x/#", "y")
-    desk.publish("a", "x/1", b"new")
-    desk.settle()
-    assert desk.heard["c"] == [("x/1", b"old"), ("x/1", b"new")]
+    clients = Clients(Faults())
+    clients.connect("a")
+    clients.publish("a", "x/1", b"old", 1, retain=True)
+    clients.publish("a", "x/2", b"gone", 1, retain=True)
+    clients.publish("a", "x/2", b"", 1, retain=True)
+    clients.settle()
+    clients.connect("b", "x/+")
+    assert clients.heard["b"] == [("x/1", b"old")]
+    clients.connect("c", "x/#", "y")
+    clients.publish("a", "x/1", b"new")
+    clients.settle()
+    assert clients.heard["c"] == [("x/1", b"old"), ("x/1", b"new")]
 
 
 def test_a_will_comes_after_a_cut_and_at_a_takeover_but_not_after_a_clean_end() -> None:
-    desk = Desk(Faults())
-    desk.connect("watch", "will")
+    clients = Clients(Faults())
+    clients.connect("watch", "will")
     for end in ("cut", "takeover", "leave"):
-        desk.connect("a")
+        clients.connect("a")
         if end == "cut":
-            desk.network.cut("a")
+            clients.network.cut("a")
         elif end == "takeover":
-            desk.connect("a")
+            clients.connect("a")
         else:
-            desk.network.leave("a", desk.numbers["a"])
-        desk.settle(2 * NOTICE_S)
-        wills = len(desk.heard["watch"])
+            clients.network.leave("a", clients.numbers["a"])
+        clients.settle(2 * NOTICE_S)
+        wills = len(clients.heard["watch"])
         assert wills == {"cut": 1, "takeover": 2, "leave": 3}[end]  # the third connect takes over, too
-    assert desk.heard["watch"] == [("will", b"gone")] * 3
+    assert clients.heard["watch"] == [("will", b"gone")] * 3
 
 
 def test_qos_0_is_lost_and_reordered_qos_1_arrives_in_the_order_of_its_topic() -> None:
-    desk = Desk(Faults(lost=0.3, doubled=0.3, late=0.5, longest_delay_s=1.0))
-    desk.connect("a")
-    desk.connect("b", "#")
-    desk.heard["b"].clear()
+    clients = Clients(Faults(lost=0.3, doubled=0.3, late=0.5, longest_delay_s=1.0))
+    clients.connect("a")
+    clients.connect("b", "#")
+    clients.heard["b"].clear()
     for number in range(200):
-        desk.publish("a", "binary", bytes([number]))
-        desk.publish("a", "json", bytes([number]), 1)
-    desk.settle()
-    binary = [payload[0] for topic, payload in desk.heard["b"] if topic == "binary"]
-    json = [payload[0] for topic, payload in desk.heard["b"] if topic == "json"]
+        clients.publish("a", "binary", bytes([number]))
+        clients.publish("a", "json", bytes([number]), 1)
+    clients.settle()
+    binary = [payload[0] for topic, payload in clients.heard["b"] if topic == "binary"]
+    json = [payload[0] for topic, payload in clients.heard["b"] if topic == "json"]
     assert 50 < len(set(binary)) < 190
     assert binary != sorted(binary)
     assert json == sorted(json)
@@ -118,12 +120,15 @@ def test_qos_0_is_lost_and_reordered_qos_1_arrives_in_the_order_of_its_topic() -
     assert len(json) > 210
 
 
-def test_a_cable_takes_its_time_and_keeps_order() -> None:
-    cable = Cable(latency_s=0.1, bytes_per_s=1000)
-    assert cable.arrival(0.0, 500) == pytest.approx(0.6)
-    assert cable.arrival(0.0, 500) == pytest.approx(1.1)
-    assert cable.arrival(5.0, 1000) == pytest.approx(6.1)
-    assert cable.busy_s == pytest.approx(2.0)
+def test_a_link_takes_its_time_and_keeps_order() -> None:
+    queue, busy, arrivals = EventQueue(), [], []
+    link = SimulatedLink(queue, 0.1, 1000, on_busy=lambda label, start, end: busy.append(end - start))
+    for at, size in ((0.0, 500), (0.0, 500), (5.0, 1000)):
+        queue.at(at, link.send, size, ("message", ""), lambda: arrivals.append(queue.now))
+    while queue.step(math.inf):
+        pass
+    assert arrivals == pytest.approx([0.6, 1.1, 6.1])
+    assert sum(busy) == pytest.approx(2.0)
 
 
 def test_a_seed_repeats_a_simulation_event_for_event(tmp_path: Path) -> None:
@@ -131,13 +136,13 @@ def test_a_seed_repeats_a_simulation_event_for_event(tmp_path: Path) -> None:
         text = simulate(scenario, tmp_path / out).simulation.trace.text()
         return re.sub(r'"memory":\{[^}]*\}', "", text)  # of this very process, which is not simulated
 
-    first = trace(random_mishaps(3), "a")
-    assert trace(random_mishaps(3), "b") == first
-    assert trace(replace(random_mishaps(3), seed=4), "c") != first
+    first = trace(random_faults(3), "a")
+    assert trace(random_faults(3), "b") == first
+    assert trace(replace(random_faults(3), seed=4), "c") != first
 
 
 def test_faults_check_themselves() -> None:
     with pytest.raises(ValueError, match="lost = 2 is no probability"):
         Faults(lost=2)
     with pytest.raises(ValueError, match="below 0"):
-        Mishap("cut", "dev-1", -1, 1.0)
+        InjectedFault("cut", "dev-1", -1, 1.0)

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mpsl.sim.record import COMPUTE, DOWN, UP, WIRE_CPU, Record
+from mpsl.sim.timeline import COMPUTE, DOWN, UP, WIRE_CPU, Timeline
 
 LANES = (COMPUTE, WIRE_CPU, UP, DOWN)
 MICROSECONDS = 1e6
 
 
-def chrome_trace(record: Record, processes: Sequence[str]) -> dict[str, Any]:
-    """All spans (where the record kept them), bytes in flight and memory as counters, rounds as a track of their own.
+def chrome_trace(timeline: Timeline, processes: Sequence[str]) -> dict[str, Any]:
+    """All spans (if the timeline kept them), bytes in flight and memory as counters, rounds as a track of their own.
 
     `processes`: every participant, in the order in which they are to be shown.
     """
@@ -20,15 +20,15 @@ def chrome_trace(record: Record, processes: Sequence[str]) -> dict[str, Any]:
     for process, number in numbers.items():
         events.append(_named("process_name", number, 0, process))
         events += [_named("thread_name", number, lane, name) for lane, name in enumerate(LANES, start=1)]
-    for number, each in enumerate(record.rounds, start=1):
+    for number, each in enumerate(timeline.rounds, start=1):
         events.append(_complete(1, 1, f"round {number}", "round", each.opened, each.opened + (each.seconds or 0.0)))
-    for span in record.spans:
+    for span in timeline.spans:
         name = f"{span.what} {span.device}".strip()
         lane = LANES.index(span.lane) + 1
-        events.append(_complete(numbers[span.process], lane, name, span.what, span.began, span.ended))
-    for at, size in record.in_flight:
+        events.append(_complete(numbers[span.process], lane, name, span.what, span.start, span.end))
+    for at, size in timeline.in_flight:
         events.append(_counter(1, "bytes in flight", at, size))
-    for node, held in record.memory.items():
+    for node, held in timeline.memory.items():
         events += [_counter(numbers[node], "memory", at, size) for at, size in held]
     return {"displayTimeUnit": "ms", "traceEvents": events}
 
@@ -37,9 +37,9 @@ def _named(kind: str, process: int, lane: int, name: str) -> dict[str, Any]:
     return {"ph": "M", "name": kind, "pid": process, "tid": lane, "ts": 0, "args": {"name": name}}
 
 
-def _complete(process: int, lane: int, name: str, category: str, began: float, ended: float) -> dict[str, Any]:
-    start, duration = began * MICROSECONDS, (ended - began) * MICROSECONDS
-    return {"ph": "X", "name": name, "cat": category, "pid": process, "tid": lane, "ts": start, "dur": duration}
+def _complete(process: int, lane: int, name: str, category: str, start: float, end: float) -> dict[str, Any]:
+    times = {"ts": start * MICROSECONDS, "dur": (end - start) * MICROSECONDS}
+    return {"ph": "X", "name": name, "cat": category, "pid": process, "tid": lane, **times}
 
 
 def _counter(process: int, name: str, at: float, size: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Processors in virtual time: what runs at once on a machine shares its cores, as a fair scheduler lets it.
+"""Processors in virtual time: the tasks of one computer share its cores as under a fair scheduler.
 
-Where more threads want to run than there are cores, all go slower alike. A `Worker` does one thing after another.
+If more threads are runnable than there are cores, all of them slow down equally. A `Worker` runs one task at a time.
 """
 
 import heapq
@@ -8,91 +8,91 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 
-from mpsl.sim.agenda import Agenda
+from mpsl.sim.event_queue import EventQueue
 
 Then = Callable[[], None]
 
 
 class Cores:
-    """`count` cores (infinite: nobody ever waits) for any number of tasks."""
+    """`count` cores for any number of tasks; if `count` is infinite, no task ever waits."""
 
-    def __init__(self, agenda: Agenda, count: float = inf) -> None:
-        self._agenda = agenda
+    def __init__(self, queue: EventQueue, count: float = inf) -> None:
+        self._queue = queue
         self._count = count
-        self._wanted = 0
-        """Threads of all tasks that run."""
+        self._runnable = 0
+        """Threads of all running tasks."""
         self._served = 0.0
-        """Seconds that each running thread would have been served since the beginning, had it always run."""
-        self._looked_at = 0.0
+        """CPU seconds that a thread would have received, had it run since the start (virtual time of fair queueing)."""
+        self._updated_at = 0.0
         self._tasks: list[tuple[float, int, int, Then]] = []
-        """By how far `served` will have come when they are done: that, their number, threads, what follows."""
-        self._begun = 0
+        """Heap of (value of `_served` at which the task ends, task number, threads, what follows)."""
+        self._started = 0
         self._version = 0
 
     def run(self, threads: int, seconds: float, then: Then) -> None:
-        """Compute for `seconds` with `threads` cores of one's own, longer where they are shared; then call `then`."""
+        """Compute for `seconds` on `threads` cores, longer if cores are shared; then call `then`."""
         if self._count == inf:
-            self._agenda.at(self._agenda.now + seconds, then)
+            self._queue.at(self._queue.now + seconds, then)
             return
-        self._look()
-        self._begun += 1
-        self._wanted += threads
-        heapq.heappush(self._tasks, (self._served + seconds, self._begun, threads, then))
-        self._appoint()
+        self._update()
+        self._started += 1
+        self._runnable += threads
+        heapq.heappush(self._tasks, (self._served + seconds, self._started, threads, then))
+        self._schedule()
 
-    def _look(self) -> None:
-        """What has been served up to now."""
-        now = self._agenda.now
-        if self._wanted:
-            self._served += (now - self._looked_at) * self._share()
-        self._looked_at = now
+    def _update(self) -> None:
+        """Bring `_served` up to date."""
+        now = self._queue.now
+        if self._runnable:
+            self._served += (now - self._updated_at) * self._share()
+        self._updated_at = now
 
     def _share(self) -> float:
-        return min(1.0, self._count / self._wanted)
+        return min(1.0, self._count / self._runnable)
 
-    def _appoint(self) -> None:
-        """Look again when the first task is done, unless another one begins or ends before."""
+    def _schedule(self) -> None:
+        """Schedule the end of the first task; a task that starts or ends before then makes this one out of date."""
         self._version += 1
         if self._tasks:
             left = max(0.0, self._tasks[0][0] - self._served) / self._share()
-            self._agenda.at(self._agenda.now + left, self._done, self._version)
+            self._queue.at(self._queue.now + left, self._finish, self._version)
 
-    def _done(self, version: int) -> None:
+    def _finish(self, version: int) -> None:
         if version != self._version:
             return
-        self._look()
+        self._update()
         self._served = max(self._served, self._tasks[0][0])
         _, _, threads, then = heapq.heappop(self._tasks)
-        self._wanted -= threads
-        self._appoint()
+        self._runnable -= threads
+        self._schedule()
         then()
 
 
 class Worker:
-    """One thread of a process (or `threads` that always work together): one thing after another, in order."""
+    """One thread of a process, or `threads` that always work together. It runs tasks one at a time, in order."""
 
-    def __init__(self, agenda: Agenda, cores: Cores, threads: int = 1) -> None:
-        self._agenda = agenda
+    def __init__(self, queue: EventQueue, cores: Cores, threads: int = 1) -> None:
+        self._queue = queue
         self._cores = cores
         self._threads = threads
         self._waiting: deque[tuple[float, Callable[[float], None]]] = deque()
-        self._began: float | None = None
+        self._started_at: float | None = None
 
     def run(self, seconds: float, then: Callable[[float], None]) -> None:
-        """Work for `seconds` once all before is done; then call `then` with the time at which it began."""
+        """Work for `seconds` once all earlier tasks are done; then call `then` with the time at which it started."""
         self._waiting.append((seconds, then))
-        if self._began is None:
+        if self._started_at is None:
             self._next()
 
     def _next(self) -> None:
         if self._waiting:
-            self._began = self._agenda.now
-            self._cores.run(self._threads, self._waiting[0][0], self._ended)
+            self._started_at = self._queue.now
+            self._cores.run(self._threads, self._waiting[0][0], self._finish)
 
-    def _ended(self) -> None:
+    def _finish(self) -> None:
         _, then = self._waiting.popleft()
-        began, self._began = self._began, None
-        assert began is not None
-        # The next one begins before what follows from this one can ask for more.
+        started_at, self._started_at = self._started_at, None
+        assert started_at is not None
+        # The next task starts before the consequences of this one can add more.
         self._next()
-        then(began)
+        then(started_at)

@@ -1,16 +1,16 @@
-"""What goes wrong in a simulation: how the network treats messages, and which mishaps befall which process."""
+"""The faults of a simulation: how the network mistreats messages, and which faults are injected into which process."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 
 @dataclass(frozen=True)
-class Mishap:
-    """Befalls `process` when it has handled `after` events, so that any step of the protocol can be hit.
+class InjectedFault:
+    """Hits `process` once it has handled `after` events, so that every step of the protocol can be hit.
 
-    crash: gone without a word, back with another boot after `seconds` (infinite: never). cut: no connection for
-    `seconds`. freeze: no progress for `seconds`. outage: the broker itself is away for `seconds` and forgets what was
-    retained.
+    crash: the process vanishes without a word and restarts with another boot after `seconds` (infinite: never).
+    cut: it has no connection for `seconds`. freeze: it makes no progress for `seconds`. outage: the broker itself is
+    away for `seconds` and forgets its retained messages.
     """
 
     kind: Literal["crash", "cut", "freeze", "outage"]
@@ -25,17 +25,17 @@ class Mishap:
 
 @dataclass(frozen=True)
 class Faults:
-    """Probabilities (for each delivery) and seconds; nothing goes wrong by default.
+    """Probabilities (for each delivery) and seconds; by default nothing goes wrong.
 
-    `lost` hits only QoS 0; `doubled` and `late` hit all. A late message comes up to `longest_delay_s` later than it
-    could, behind others sent after it; QoS 1 keeps the order of its own topic, as MQTT does.
+    `lost` hits only QoS 0; `doubled` and `late` hit every message. A late message arrives up to `longest_delay_s`
+    later, after messages that were sent after it; QoS 1 keeps the order within a topic, as in MQTT.
     """
 
     lost: float = 0.0
     doubled: float = 0.0
     late: float = 0.0
     longest_delay_s: float = 1.0
-    mishaps: tuple[Mishap, ...] = ()
+    injected: tuple[InjectedFault, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("lost", "doubled", "late"):
@@ -46,5 +46,8 @@ class Faults:
 
     @property
     def quiet(self) -> bool:
-        """Whether the network itself does nothing wrong."""
+        """Whether the network delivers every message once and in time."""
         return not (self.lost or self.doubled or self.late)
+
+
+NO_FAULTS = Faults()

@@ -5,7 +5,7 @@ from colorsys import hls_to_rgb
 from dataclasses import dataclass
 from html import escape
 
-from mpsl.sim.record import COMPUTE, DOWN, UP, Record, Span
+from mpsl.sim.timeline import COMPUTE, DOWN, UP, Span, Timeline
 
 WIDTH, LEFT, RIGHT, TOP = 1200, 130, 70, 64
 """Pixels: of the time axis, of the names, of the shares, above the first row."""
@@ -37,16 +37,16 @@ class Row:
     group: str
 
 
-def gantt(record: Record, rows: Sequence[Row], devices: Sequence[str], title: str) -> str:
-    """The first round of `record` (which kept its spans) as an SVG document."""
-    first = record.rounds[0]
+def gantt(timeline: Timeline, rows: Sequence[Row], devices: Sequence[str], title: str) -> str:
+    """The first round of `timeline` (which kept its spans) as an SVG document."""
+    first = timeline.rounds[0]
     seconds = first.seconds or 0.0
     scale = WIDTH / seconds if seconds else 0.0
     hues = {device: round(number * GOLDEN_ANGLE % 360) for number, device in enumerate(devices)}
     shown = _shown(rows, set(devices))
     spans: dict[tuple[str, str], list[Span]] = {}
-    for span in record.spans:
-        if span.began < seconds:
+    for span in timeline.spans:
+        if span.start < seconds:
             spans.setdefault((span.process, span.lane), []).append(span)
     body: list[str] = []
     y, group = float(TOP), ""
@@ -66,7 +66,7 @@ def gantt(record: Record, rows: Sequence[Row], devices: Sequence[str], title: st
         for number, lane in enumerate((UP, DOWN)):
             strip = y + ROW + 1 + number * (STRIP + 0.5)
             body += _bars(spans.get((row.process, lane), []), hues, scale, strip, STRIP)
-        busy = sum(min(span.ended, seconds) - span.began for span in computing) / seconds if seconds else 0.0
+        busy = sum(min(span.end, seconds) - span.start for span in computing) / seconds if seconds else 0.0
         body.append(f'<text x="{LEFT + WIDTH + 8}" y="{y + ROW / 2 + 4:g}" class="s">{busy:.0%}</text>')
         y += ROW + GAP + 2 * STRIP
         if hidden and row is last:
@@ -96,7 +96,7 @@ def _bars(spans: Sequence[Span], hues: dict[str, int], scale: float, y: float, h
     """A bar for each span that can be seen; those that are too narrow become grey together."""
     began = ended = -1.0
     for span in spans:
-        x, end = LEFT + span.began * scale, LEFT + span.ended * scale
+        x, end = LEFT + span.start * scale, LEFT + span.end * scale
         if end - x >= MIN_PIXELS:
             if ended > began:
                 yield _bar(began, ended, y, height, "#8a8f98", "")
@@ -104,7 +104,7 @@ def _bars(spans: Sequence[Span], hues: dict[str, int], scale: float, y: float, h
             hue = hues.get(span.device)
             lightness = LIGHTNESS.get(span.what, 60)
             colour = "#b0b4ba" if hue is None else _colour(hue, lightness)
-            seconds = span.ended - span.began
+            seconds = span.end - span.start
             yield _bar(x, end, y, height, colour, f"{span.what} {span.device} · {seconds * 1e3:.3g} ms")
         elif ended > began and x - ended < MIN_PIXELS:
             ended = end

@@ -1,55 +1,67 @@
-"""A broker and its network, pretended: filters, retained messages, last wills, and a seeded hand that loses, doubles,
-delays and reorders. What a payload means it must never know.
+"""A simulated broker and its network: filters, retained messages, last wills, faults from a seed, and links with times.
+
+It must never know what a payload means; the `size_of` of its `Times` says how many bytes a message counts for.
 """
 
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from mpsl.machines.effects import Publish
-from mpsl.sim.agenda import Agenda
-from mpsl.sim.cables import Cable, Weigh, payload_bytes
+from mpsl.sim.event_queue import EventQueue
 from mpsl.sim.faults import Faults
+from mpsl.sim.links import Label
 from mpsl.sim.retained import Retained
 from mpsl.sim.subscriptions import Subscriptions
+from mpsl.sim.times import Attachment, Times, after_processing
 
 NOTICE_S = 30.0
-"""How long the broker may take to notice that a connection is dead: 1.5 times the keep-alive of 20 s."""
+"""Seconds until the broker notices a dead connection, at most: 1.5 times the keep-alive of 20 s (MQTT 3.1.2.10)."""
+
+CONTROL: Label = ("control", "")
+"""Label of subscriptions and disconnects."""
 
 Deliver = Callable[[str, bytes], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Client:
-    """A connection; whatever is under way when it ends is lost."""
+    """A connection; whatever is in transit when it ends is lost."""
 
-    up: Cable
-    down: Cable
+    name: str
+    attachment: Attachment
     will: Publish
     deliver: Deliver
     number: int
     alive: bool = True
-    """Whether the process at the other end still hears."""
+    """Whether the process at the other end still listens."""
+    connected: bool = True
+    """Whether the broker still keeps the connection."""
     not_before: dict[str, float] = field(default_factory=dict)
-    """When the last QoS 1 message of a topic arrives: the next one does not overtake it."""
+    """Arrival time of a topic's last QoS 1 message: the next one does not overtake it."""
+    sent: set[int] = field(default_factory=set)
+    """Hashes of the messages sent so far; kept only where repeats are dropped."""
+
+
+class _Message(NamedTuple):
+    """A publish on its way; `size` None: it takes only the latencies."""
+
+    publish: Publish
+    size: int | None
+    label: Label
 
 
 class Network:
-    """All clients by name (their client ids); a name's next connection takes over from its last, as MQTT says."""
+    """All clients by name (their client ids); a new connection of a name takes over from the old one, as in MQTT."""
 
-    def __init__(
-        self,
-        agenda: Agenda,
-        chance: random.Random,
-        faults: Faults,
-        weigh: Weigh = payload_bytes,
-    ) -> None:
+    def __init__(self, queue: EventQueue, chance: random.Random, faults: Faults, times: Times) -> None:
         self.lost = self.doubled = self.late = self.delivered = 0
         self.is_up = True
-        self._agenda = agenda
+        self._queue = queue
         self._chance = chance
         self._faults = faults
-        self._weigh = weigh
+        self._times = times
         self._clients: dict[str, _Client] = {}
         self._subscriptions = Subscriptions()
         self._retained = Retained()
@@ -57,139 +69,188 @@ class Network:
 
     # Connections
 
-    def connect(self, name: str, cables: tuple[Cable, Cable], will: Publish, deliver: Deliver) -> int:
-        """Connect with a clean start over `cables` (to and from the broker); returns the connection's number.
+    def connect(self, name: str, attachment: Attachment, will: Publish, deliver: Deliver) -> int:
+        """Connect with a clean start and return the connection's number.
 
-        What arrives goes to `deliver(topic, payload)`.
+        Messages that arrive are passed to `deliver(topic, payload)`.
         """
         self._end(name, with_will=True)
         self._connections += 1
-        self._clients[name] = _Client(*cables, will, deliver, self._connections)
+        self._clients[name] = _Client(name, attachment, will, deliver, self._connections)
         return self._connections
 
     def leave(self, name: str, number: int) -> None:
-        """Disconnect cleanly, behind all that was published: no last will."""
+        """Disconnect cleanly, after everything published so far: no last will."""
         client = self._clients.get(name)
         if client is not None and client.number == number:
-            self._agenda.at(client.up.arrival(self._agenda.now, 0), self._left, name, number)
+            client.attachment.up.send(0, CONTROL, self._end_connection, client, False)
 
     def expel(self, name: str) -> None:
-        """The broker misses the keep-alive of a client."""
+        """The broker has missed the keep-alive of a client."""
         self._end(name, with_will=True)
 
     def cut(self, name: str) -> None:
-        """The process hears nothing from now on; the broker notices when it misses the keep-alive, or at once."""
+        """The process hears nothing from now on; the broker notices at once, or when it misses the keep-alive."""
         client = self._clients.get(name)
         if client is not None:
             client.alive = False
             at_once = self._chance.random() < 0.5
-            notice = self._agenda.now + (0.0 if at_once else self._chance.uniform(0, NOTICE_S))
-            self._agenda.at(notice, self._noticed, name, client.number)
+            notice = self._queue.now + (0.0 if at_once else self._chance.uniform(0, NOTICE_S))
+            self._queue.at(notice, self._end_connection, client, True)
 
     def break_down(self) -> None:
-        """The broker is gone, without wills; what was retained is forgotten."""
+        """The broker is gone, without wills; retained messages are forgotten."""
         self.is_up = False
         for name in list(self._clients):
             self._end(name, with_will=False)
         self._retained = Retained()
 
-    def _left(self, name: str, number: int) -> None:
-        if name in self._clients and self._clients[name].number == number:
-            self._end(name, with_will=False)
-
-    def _noticed(self, name: str, number: int) -> None:
-        if name in self._clients and self._clients[name].number == number:
-            self._end(name, with_will=True)
+    def _end_connection(self, client: _Client, with_will: bool) -> None:
+        if client.connected:
+            self._end(client.name, with_will)
 
     def _end(self, name: str, with_will: bool) -> None:
         client = self._clients.pop(name, None)
         if client is not None:
+            client.connected = False
             self._subscriptions.forget(name)
             if with_will:
-                self._route(client.will)
+                self._route(self._message(client.will))
 
-    # What clients do
+    # What clients send
 
     def subscribe(self, name: str, number: int, filters: Iterable[str], granted: Callable[[], None]) -> None:
-        """Subscribe, get what is retained, and hear that it is granted."""
-        client = self._mine(name, number)
+        """Subscribe, receive the retained messages, and call `granted` when the acknowledgement has arrived."""
+        client = self._client(name, number)
         if client is not None:
-            self._agenda.at(
-                client.up.arrival(self._agenda.now, 0), self._subscribed, name, number, tuple(filters), granted
-            )
+            client.attachment.up.send(0, CONTROL, self._subscribed, client, tuple(filters), granted)
 
     def unsubscribe(self, name: str, number: int, filters: Iterable[str]) -> None:
-        """Leave filters."""
-        client = self._mine(name, number)
+        """Remove subscriptions."""
+        client = self._client(name, number)
         if client is not None:
-            self._agenda.at(client.up.arrival(self._agenda.now, 0), self._unsubscribed, name, number, tuple(filters))
+            client.attachment.up.send(0, CONTROL, self._unsubscribed, client, tuple(filters))
 
     def publish(self, name: str, number: int, publish: Publish) -> None:
-        """Send to the broker; without a connection it is lost."""
-        client, publish = self._mine(name, number), publish.joined()
-        if client is not None:
-            self._agenda.at(
-                client.up.arrival(self._agenda.now, self._weigh(publish)), self._arrived, name, number, publish
-            )
+        """Send to the broker; without a connection the message is lost."""
+        client = self._client(name, number)
+        if client is None:
+            return
+        message = self._message(publish.joined())
+        if message.size is None:
+            self._queue.at(self._queue.now + client.attachment.up.latency_s, self._arrived, client, message)
+            return
+        if self._times.drops_repeats:
+            known = hash((publish.topic, message.publish.payload))
+            if known in client.sent:
+                return
+            client.sent.add(known)
+        self._times.in_transit(message.size)
+        after_processing(client.attachment.processor, message.size, message.label, self._send_up, client, message)
 
-    def _mine(self, name: str, number: int) -> _Client | None:
+    def _message(self, publish: Publish) -> _Message:
+        size = self._times.size_of(publish)
+        return _Message(publish, size, CONTROL if size is None else _label(publish))
+
+    def _client(self, name: str, number: int) -> _Client | None:
         client = self._clients.get(name)
         return client if client is not None and client.number == number and client.alive else None
 
-    def _subscribed(self, name: str, number: int, filters: tuple[str, ...], granted: Callable[[], None]) -> None:
-        client = self._mine(name, number)
-        if client is None:
+    def _subscribed(self, client: _Client, filters: tuple[str, ...], granted: Callable[[], None]) -> None:
+        if not _is_open(client):
             return
         for filter in filters:
-            self._subscriptions.add(name, filter)
+            self._subscriptions.add(client.name, filter)
             for publish in self._retained.matching(filter):
-                self._deliver(name, client, publish)
-        self._agenda.at(client.down.arrival(self._agenda.now, 0), self._if_connected, name, number, granted)
+                message = self._message(publish)
+                self._times.in_transit(message.size or 0)
+                self._send_down(client, message)
+        client.attachment.down.send(0, CONTROL, self._granted, client, granted)
 
-    def _if_connected(self, name: str, number: int, action: Callable[[], None]) -> None:
-        if self._mine(name, number):
-            action()
+    def _granted(self, client: _Client, granted: Callable[[], None]) -> None:
+        if _is_open(client):
+            granted()
 
-    def _unsubscribed(self, name: str, number: int, filters: tuple[str, ...]) -> None:
-        if self._mine(name, number):
+    def _unsubscribed(self, client: _Client, filters: tuple[str, ...]) -> None:
+        if _is_open(client):
             for filter in filters:
-                self._subscriptions.remove(name, filter)
+                self._subscriptions.remove(client.name, filter)
 
-    def _arrived(self, name: str, number: int, publish: Publish) -> None:
-        if self._mine(name, number):
-            self._route(publish)
+    def _send_up(self, client: _Client, message: _Message) -> None:
+        client.attachment.up.send(message.size or 0, message.label, self._arrived, client, message)
 
-    def _route(self, publish: Publish) -> None:
+    # At the broker
+
+    def _arrived(self, client: _Client, message: _Message) -> None:
+        if _is_open(client):
+            after_processing(self._times.broker, message.size, message.label, self._route, message)
+        else:
+            self._gone(message)
+
+    def _route(self, message: _Message) -> None:
+        publish = message.publish
         if publish.retain:
             self._retained.keep(publish)
-        for name in self._subscriptions.of(publish.topic):
-            self._deliver(name, self._clients[name], publish)
+        receivers = self._subscriptions.of(publish.topic)
+        if message.size and len(receivers) != 1:
+            self._times.in_transit(message.size * (len(receivers) - 1))
+        for name in receivers:
+            self._send_down(self._clients[name], message)
 
-    # The way to a subscriber
+    # From the broker to a subscriber
 
-    def _deliver(self, name: str, client: _Client, publish: Publish) -> None:
-        arrival = client.down.arrival(self._agenda.now, self._weigh(publish))
+    def _send_down(self, client: _Client, message: _Message) -> None:
+        down = client.attachment.down
+        if message.size is None:
+            self._queue.at(self._queue.now + down.latency_s, self._passed, client, message)
+        else:
+            down.send(message.size, message.label, self._passed, client, message)
+
+    def _passed(self, client: _Client, message: _Message) -> None:
+        """The message is through the link: now faults hit it."""
+        faults, chance, publish = self._faults, self._chance, message.publish
+        if faults.quiet:
+            self._process(client, message)
+            return
+        if publish.qos == 0 and chance.random() < faults.lost:
+            self.lost += 1
+            self._gone(message)
+            return
         copies = 1
-        faults, chance = self._faults, self._chance
-        if not faults.quiet:
-            if publish.qos == 0 and chance.random() < faults.lost:
-                self.lost += 1
-                return
-            if chance.random() < faults.doubled:
-                self.doubled += 1
-                copies = 2
+        if chance.random() < faults.doubled:
+            self.doubled += 1
+            self._times.in_transit(message.size or 0)
+            copies = 2
         for _ in range(copies):
-            at = arrival
+            at = self._queue.now
             if faults.late and chance.random() < faults.late:
                 self.late += 1
                 at += chance.uniform(0, faults.longest_delay_s)
             if publish.qos:
                 at = max(at, client.not_before.get(publish.topic, 0.0))
                 client.not_before[publish.topic] = at
-            self._agenda.at(at, self._reached, name, client.number, publish)
+            self._queue.at(at, self._process, client, message)
 
-    def _reached(self, name: str, number: int, publish: Publish) -> None:
-        client = self._mine(name, number)
-        if client is not None:
+    def _process(self, client: _Client, message: _Message) -> None:
+        after_processing(client.attachment.processor, message.size, message.label, self._received, client, message)
+
+    def _received(self, client: _Client, message: _Message) -> None:
+        self._gone(message)
+        if _is_open(client):
             self.delivered += 1
-            client.deliver(publish.topic, bytes(publish.payload))
+            client.deliver(message.publish.topic, bytes(message.publish.payload))
+
+    def _gone(self, message: _Message) -> None:
+        """The message is in transit no more."""
+        if message.size:
+            self._times.in_transit(-message.size)
+
+
+def _is_open(client: _Client) -> bool:
+    return client.alive and client.connected
+
+
+def _label(publish: Publish) -> Label:
+    """What a message is, and which device it is for."""
+    known = dict(publish.properties)
+    return known.get("kind", ""), known.get("device", "")

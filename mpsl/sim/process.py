@@ -1,193 +1,194 @@
-"""One process of a simulation: a machine, its performer and its worker. Performs the effects as broker/driver.py does.
+"""One process of a simulation: a machine, its performer, its worker and its connection.
 
-Jobs run one at a time in the order given and take virtual time; slices are written at once; what waits to be sent is
-forgotten when the connection is lost. It must never look into a message.
+It is a host of the shared `Interpreter`, as broker/driver.py is: jobs take virtual time, and messages that wait to be
+sent are forgotten when the connection is lost. It must never look into a message.
 """
 
 import random
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from math import inf
 
-from mpsl.errors import IllegalEvent, MpslError
-from mpsl.machines.effects import (
-    CancelTimer,
-    Effect,
-    Log,
-    Publish,
-    Run,
-    SetTimer,
-    Stop,
-    Subscribe,
-    Unsubscribe,
-    Write,
-)
-from mpsl.machines.events import Connected, Disconnected, Event, JobDone, JobFailed, Received, Subscribed, TimerFired
-from mpsl.machines.interpreter import Performer
-from mpsl.machines.jobs import Job, Store
-from mpsl.machines.machine import Machine
-from mpsl.sim.agenda import Agenda
-from mpsl.sim.cables import Cable
+from mpsl.errors import MpslError
+from mpsl.machines.effects import Log, Publish, Run, Stop, Subscribe, Unsubscribe
+from mpsl.machines.events import Connected, Disconnected, Event, JobDone, JobFailed, Received, Subscribed
+from mpsl.machines.interpreter import Interpreter, Machine, TimerKey
+from mpsl.machines.jobs import Job
+from mpsl.sim.cores import Worker
+from mpsl.sim.event_queue import EventQueue
 from mpsl.sim.network import NOTICE_S, Network
+from mpsl.sim.simulated_performer import SimulatedPerformer, SimulatedResult
+from mpsl.sim.times import Attachment
 
 BACKOFF_S = 0.5
 
-Duration = Callable[[str, Job], float]
-"""Virtual seconds of a job of the process so called; infinite for one that never ends."""
-
 
 @dataclass(frozen=True)
-class Surroundings:
-    """What all processes of a simulation share. `note(process, what, facts)` takes a line of the trace."""
+class Environment:
+    """What all processes of a simulation share."""
 
-    agenda: Agenda
+    queue: EventQueue
     network: Network
     chance: random.Random
-    duration: Duration
     note: Callable[[str, str, object], None]
-    max_packet: int | None = None
-
-
-@dataclass
-class Process:
-    """A process from its start to its stop or crash; `handled` counts its events, `on_event` hears of each."""
-
-    id: str
-    client: str
-    """The client id: another one for every boot."""
-    machine: Machine
-    performer: Performer
-    cables: tuple[Cable, Cable]
-    surroundings: Surroundings
+    """Takes a line of the trace: (process, what, facts)."""
     on_event: Callable[["Process"], None]
-    stop: Stop | None = None
-    crashed: bool = False
-    handled: int = 0
-    busy_s: float = 0.0
-    """Virtual seconds that the worker has worked."""
-    job: Job | None = None
-    """What the worker works on."""
-    _connection: int | None = None
-    _unsent: list[Effect] = field(default_factory=list)
-    _jobs: deque[Job] = field(default_factory=deque)
-    _timers: dict[str, float] = field(default_factory=dict)
-    _frozen_until: float = 0.0
+    """Called after every event that a process has handled."""
+    on_busy: Callable[[str, SimulatedResult, float, float], None]
+    """Called after every job: (process, the job's result, start, end)."""
+    max_packet: int | None = None
+    checks_invariants: bool = True
+    """Whether `machine.validate()` runs after every event."""
+
+
+class _ProcessInterpreter(Interpreter):
+    """Every event passes here, from whatever source: it waits while the process is frozen, and is traced."""
+
+    def __init__(self, process: "Process") -> None:
+        super().__init__(process.machine, process.performer.write, process)
+        self._process = process
+
+    def handle(self, event: Event) -> None:
+        process = self._process
+        if process.over or process.postponed(self.handle, event):
+            return
+        process.environment.note(process.id, "event", event)
+        super().handle(event)
+        process.handled += 1
+        if process.validate is not None:
+            process.validate()
+        process.environment.on_event(process)
+
+
+class Process:
+    """A process from its start to its stop or crash; `handled` counts its events."""
+
+    def __init__(
+        self,
+        id: str,
+        client: str,
+        machine: Machine,
+        performer: SimulatedPerformer,
+        attachment: Attachment,
+        worker: Worker,
+        environment: Environment,
+    ) -> None:
+        self.id = id
+        self.client = client
+        """The client id: another one for every boot."""
+        self.machine = machine
+        self.performer = performer
+        self.environment = environment
+        self.ended_with: Stop | None = None
+        self.crashed = False
+        self.handled = 0
+        self.validate: Callable[[], None] | None = (
+            getattr(machine, "validate", None) if environment.checks_invariants else None
+        )
+        self._attachment = attachment
+        self._worker = worker
+        self._interpreter = _ProcessInterpreter(self)
+        self._connection: int | None = None
+        self._unsent: list[Publish | Subscribe | Unsubscribe] = []
+        self._alarm = inf
+        """When the timers are looked at next."""
+        self._frozen_until = 0.0
 
     @property
     def over(self) -> bool:
-        """Whether it has stopped or crashed."""
-        return self.stop is not None or self.crashed
+        """Whether the process has stopped or crashed."""
+        return self.ended_with is not None or self.crashed
+
+    @property
+    def job(self) -> Job | None:
+        """The job that the worker performs."""
+        running = self._interpreter.running
+        return None if running is None else running.job
 
     @property
     def unfinished_jobs(self) -> int:
         """Jobs that wait or run."""
-        return len(self._jobs) + (self.job is not None)
+        return self._interpreter.unfinished_jobs
+
+    @property
+    def timers(self) -> dict[TimerKey, float]:
+        """When each timer is due."""
+        return self._interpreter.timers
 
     def connect(self) -> None:
-        """Try to connect, until the broker is there."""
-        around = self.surroundings
+        """Connect; while the broker is away, try again later."""
+        network, queue = self.environment.network, self.environment.queue
         if self.over or self._connection is not None:
             return
-        if not around.network.is_up:
-            around.agenda.at(around.agenda.now + BACKOFF_S, self.connect)
+        if not network.is_up:
+            queue.at(queue.now + BACKOFF_S, self.connect)
             return
-        will: Publish = self.machine.will  # type: ignore[attr-defined]
-        self._connection = around.network.connect(self.client, self.cables, will, self._received)
-        self._handle(Connected(around.max_packet))
+        self._connection = network.connect(self.client, self._attachment, self.machine.will, self._received)
+        self.handle(Connected(self.environment.max_packet))
         unsent, self._unsent = self._unsent, []
         for effect in unsent:
-            self._perform(effect)
+            self.send(effect)
 
-    # Mishaps
+    def handle(self, event: Event) -> None:
+        """Give an event to the machine, once the process is not frozen."""
+        self._interpreter.handle(event)
+
+    def postponed(self, action: Callable[[Event], None], event: Event) -> bool:
+        """Whether the process is frozen; then `action(event)` runs when it thaws."""
+        queue = self.environment.queue
+        if queue.now >= self._frozen_until:
+            return False
+        queue.at(self._frozen_until, action, event)
+        return True
+
+    # Injected faults
 
     def crash(self) -> None:
-        """Gone in the middle of whatever it does."""
-        self.surroundings.note(self.id, "crashed", "")
-        self.crashed = True
-        self.surroundings.network.cut(self.client)
+        """Vanish in the middle of whatever the process does."""
+        self.environment.note(self.id, "crashed", "")
+        self.crashed = self._interpreter.stopped = True
+        self.environment.network.cut(self.client)
 
     def cut(self, seconds: float) -> None:
-        """Lose the connection; the next try comes after `seconds`."""
+        """Lose the connection; the next attempt comes after `seconds`."""
         if self._connection is not None and not self.over:
-            self.surroundings.network.cut(self.client)
-            self._lose(f"cut for {seconds:g} s", seconds)
+            self.environment.network.cut(self.client)
+            self._disconnect(f"cut for {seconds:g} s", seconds)
 
-    def lose(self, seconds: float) -> None:
-        """The broker has broken down."""
+    def lose_broker(self, seconds: float) -> None:
+        """The broker has broken down; the next attempt to connect comes after `seconds`."""
         if self._connection is not None and not self.over:
-            self._lose("the broker is gone", seconds)
+            self._disconnect("the broker is gone", seconds)
 
     def freeze(self, seconds: float) -> None:
-        """Make no progress for `seconds`; what arrives meanwhile waits."""
-        self.surroundings.note(self.id, "frozen", seconds)
-        agenda = self.surroundings.agenda
-        self._frozen_until = agenda.now + seconds
+        """Make no progress for `seconds`; events that arrive meanwhile wait."""
+        self.environment.note(self.id, "frozen", seconds)
+        queue = self.environment.queue
+        self._frozen_until = queue.now + seconds
         if seconds > NOTICE_S and self._connection is not None:
-            agenda.at(agenda.now + NOTICE_S, self.surroundings.network.expel, self.client)
-            agenda.at(self._frozen_until, self._thaw, self._connection)
+            queue.at(queue.now + NOTICE_S, self.environment.network.expel, self.client)
+            queue.at(self._frozen_until, self._thaw, self._connection)
 
     def _thaw(self, number: int) -> None:
         if self._connection == number and not self.over:
-            self._lose("the broker missed the keep-alive", 0.0)
+            self._disconnect("the broker missed the keep-alive", 0.0)
 
-    def _lose(self, reason: str, seconds: float) -> None:
+    def _disconnect(self, reason: str, seconds: float) -> None:
         self._connection = None
         self._unsent.clear()
-        self._handle(Disconnected(reason))
-        pause = seconds + self.surroundings.chance.uniform(0.5, 1.0) * BACKOFF_S
-        self.surroundings.agenda.at(self.surroundings.agenda.now + pause, self.connect)
+        self.handle(Disconnected(reason))
+        pause = seconds + self.environment.chance.uniform(0.5, 1.0) * BACKOFF_S
+        self.environment.queue.at(self.environment.queue.now + pause, self.connect)
 
-    # Events
+    # The host of the interpreter
 
-    def _received(self, topic: str, payload: bytes) -> None:
-        self._handle(Received(topic, payload))
+    def now(self) -> float:
+        """Virtual time."""
+        return self.environment.queue.now
 
-    def _handle(self, event: Event) -> None:
-        agenda = self.surroundings.agenda
-        if self.over:
-            return
-        if agenda.now < self._frozen_until:
-            agenda.at(self._frozen_until, self._handle, event)
-            return
-        self.surroundings.note(self.id, "event", event)
-        try:
-            effects = self.machine.handle(event, agenda.now)
-        except IllegalEvent as error:
-            self.surroundings.note(self.id, "illegal", error)
-            return
-        for effect in effects:
-            self._perform(effect)
-        self.handled += 1
-        self.on_event(self)
-
-    def _perform(self, effect: Effect) -> None:
-        match effect:
-            case Publish() | Subscribe() | Unsubscribe():
-                self._send(effect)
-            case Run(job):
-                self._jobs.append(job)
-                self._work()
-            case Write(source, message, session):
-                try:
-                    self.performer.write(source, message, session)
-                except Exception as error:
-                    self._handle(JobFailed(Store(source), f"{type(error).__name__}: {error}", session))
-            case SetTimer(name, at):
-                if self._timers.get(name) != at:
-                    self._timers[name] = at
-                    self.surroundings.agenda.at(at, self._timer, name, at)
-            case CancelTimer(name):
-                self._timers.pop(name, None)
-            case Log(level, event, facts):
-                self.surroundings.note(self.id, level, (event, facts))
-            case Stop():
-                self.surroundings.note(self.id, "stopped", effect)
-                self.stop = effect
-                if self._connection is not None:
-                    self.surroundings.network.leave(self.client, self._connection)
-
-    def _send(self, effect: Publish | Subscribe | Unsubscribe) -> None:
-        network, number = self.surroundings.network, self._connection
+    def send(self, effect: Publish | Subscribe | Unsubscribe) -> None:
+        """Pass an effect to the network, or keep it until there is a connection."""
+        network, number = self.environment.network, self._connection
         if number is None:
             self._unsent.append(effect)
             return
@@ -199,53 +200,61 @@ class Process:
             case Unsubscribe(filters):
                 network.unsubscribe(self.client, number, filters)
 
-    def _granted(self, number: int) -> None:
-        if self._connection == number:
-            self._handle(Subscribed())
+    def start(self, work: Run) -> None:
+        """Perform a job in virtual time."""
+        result = self.performer.perform(work.job, work.session)
 
-    def _timer(self, name: str, at: float) -> None:
-        if self._timers.get(name) != at or self.over:
-            return  # replaced, cancelled, or nobody is there
-        if self.surroundings.agenda.now < self._frozen_until:
-            self.surroundings.agenda.at(self._frozen_until, self._timer, name, at)
+        def done(started_at: float) -> None:
+            if not self.over:
+                self.environment.on_busy(self.id, result, started_at, self.now())
+                self._end_job(work, result)
+
+        self._worker.run(result.seconds, done)
+
+    def wake_at(self, at: float) -> None:
+        """Links put their timer off with every message: an alarm that comes too early costs less than a new one."""
+        if at < self._alarm:
+            self._alarm = at
+            self.environment.queue.at(at, self._wake, at)
+
+    def log(self, line: Log) -> None:
+        """Add a line to the trace."""
+        self.environment.note(self.id, line.level, (line.event, line.facts))
+
+    def stop(self, stop: Stop) -> None:
+        """The machine has stopped."""
+        self.environment.note(self.id, "stopped", stop)
+        self.ended_with = stop
+        if self._connection is not None:
+            self.environment.network.leave(self.client, self._connection)
+
+    def _wake(self, at: float) -> None:
+        if at != self._alarm or self.over:
+            return  # an earlier alarm has taken its place, or the process is gone
+        if self.now() < self._frozen_until:
+            self.environment.queue.at(self._frozen_until, self._wake, at)
             return
-        del self._timers[name]
-        self._handle(TimerFired(name))
+        self._alarm = inf
+        self._interpreter.fire_timers()
 
-    # The worker
-
-    def _work(self) -> None:
-        if self.job is not None or not self._jobs:
-            return
-        job = self.job = self._jobs.popleft()
-        agenda = self.surroundings.agenda
-        seconds = self.surroundings.duration(self.id, job)
-        self.busy_s += seconds
-        # What is written while a job runs may come before or after it: try both.
-        if self.surroundings.chance.random() < 0.5:
-            agenda.at(agenda.now + seconds, self._job_ended, self._outcome(job))
-        else:
-            agenda.at(agenda.now + seconds, self._perform_and_end, job)
-
-    def _perform_and_end(self, job: Job) -> None:
-        if not self.over:
-            self._job_ended(self._outcome(job))
-
-    def _outcome(self, job: Job) -> JobDone | JobFailed:
-        try:
-            # Of the real clock nothing may reach virtual time: the same seed gives the same run.
-            return JobDone(job, replace(self.performer.perform(job, None), coding_s=0.0))
-        except MpslError as error:
-            return JobFailed(job, str(error))
-        except Exception as error:
-            return JobFailed(job, f"{type(error).__name__}: {error}")
-
-    def _job_ended(self, outcome: JobDone | JobFailed) -> None:
+    def _end_job(self, work: Run, result: SimulatedResult) -> None:
         if self.over:
             return
-        if self.surroundings.agenda.now < self._frozen_until:
-            self.surroundings.agenda.at(self._frozen_until, self._job_ended, outcome)
+        if self.now() < self._frozen_until:
+            self.environment.queue.at(self._frozen_until, self._end_job, work, result)
             return
-        self.job = None
-        self._handle(outcome)
-        self._work()
+        outcome: JobDone | JobFailed
+        try:
+            outcome = JobDone(work.job, result.finish(), work.session)
+        except MpslError as error:
+            outcome = JobFailed(work.job, str(error), work.session)
+        except Exception as error:
+            outcome = JobFailed(work.job, f"{type(error).__name__}: {error}", work.session)
+        self._interpreter.job_ended(outcome)
+
+    def _received(self, topic: str, payload: bytes) -> None:
+        self.handle(Received(topic, payload))
+
+    def _granted(self, number: int) -> None:
+        if self._connection == number:
+            self.handle(Subscribed())

@@ -1,6 +1,7 @@
-"""A whole system in virtual time: processes come, run, meet their mishaps and go, until all are over or time is up.
+"""A whole system in virtual time: processes start, run, suffer injected faults and end, until all are over.
 
-The same seed gives the same run, event for event. Who has not stopped at the deadline is named.
+Faults and times are its two inputs. The same seed gives the same run, event for event. A process that has not stopped
+at the deadline is named.
 """
 
 import math
@@ -9,34 +10,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from mpsl.machines.effects import Stop
-from mpsl.machines.interpreter import Performer
-from mpsl.machines.machine import Machine
-from mpsl.sim.agenda import Agenda
-from mpsl.sim.cables import Cable, Weigh, payload_bytes
-from mpsl.sim.faults import Faults, Mishap
+from mpsl.machines.interpreter import Machine
+from mpsl.sim.event_queue import EventQueue
+from mpsl.sim.faults import Faults, InjectedFault
 from mpsl.sim.network import Network
-from mpsl.sim.process import Duration, Process, Surroundings
+from mpsl.sim.process import Environment, Process
+from mpsl.sim.simulated_performer import SimulatedPerformer, SimulatedResult
+from mpsl.sim.times import Attachment, Times
 from mpsl.sim.trace import Trace
 
-Start = Callable[[str], tuple[Machine, Performer]]
+Start = Callable[[str], tuple[Machine, SimulatedPerformer]]
 """Makes the machine and performer of a process with this boot."""
 
-Cables = Callable[[str], tuple[Cable, Cable]]
-"""The cables of a process, to and from the broker."""
+Note = Callable[[float, str, str, object], None]
+"""Takes a line of the trace: (virtual seconds, process, what, facts)."""
 
 TRACE_LENGTH = 2000
-LATENCY_S = 0.001
-NO_FAULTS = Faults()
 
 
-def short_cables(process: str) -> tuple[Cable, Cable]:
-    """A millisecond each way, whatever the size."""
-    return Cable(LATENCY_S), Cable(LATENCY_S)
+def ignore_job(process: str, result: SimulatedResult, start: float, end: float) -> None:
+    """Take no note of a job."""
 
 
-def no_time(process: str, job: object) -> float:
-    """Jobs that take no time."""
-    return 0.0
+def ignore_event(process: Process) -> None:
+    """Take no note of an event."""
 
 
 @dataclass(frozen=True)
@@ -50,100 +47,109 @@ class Ending:
 
 
 class Simulation:
-    """Add the processes, then `run`. `watch` is called after every event that a process has handled."""
+    """Add the processes, then `run`.
+
+    `on_event` is called after every event that a process has handled, `on_busy` after every job. `note` takes the lines
+    of the trace instead of `trace`. `checks_invariants`: `machine.validate()` runs after every event.
+    """
 
     def __init__(
         self,
         chance: random.Random,
-        faults: Faults = NO_FAULTS,
-        duration: Duration = no_time,
-        cables: Cables = short_cables,
-        weigh: Weigh = payload_bytes,
-        watch: Callable[[Process], None] | None = None,
+        faults: Faults,
+        times: Times,
+        on_event: Callable[[Process], None] = ignore_event,
+        on_busy: Callable[[str, SimulatedResult, float, float], None] = ignore_job,
+        note: Note | None = None,
         max_packet: int | None = None,
         trace_length: int = TRACE_LENGTH,
+        checks_invariants: bool = True,
     ) -> None:
-        self.agenda = Agenda()
+        self.queue: EventQueue = times.queue
         self.trace = Trace(trace_length)
-        self.network = Network(self.agenda, chance, faults, weigh)
+        self.network = Network(self.queue, chance, faults, times)
         self.processes: dict[str, Process] = {}
         """The newest process of each id."""
+        self.pending_starts = 0
+        """Processes that have yet to start, or to restart."""
         self._chance = chance
-        self._surroundings = Surroundings(self.agenda, self.network, chance, duration, self._note, max_packet)
-        self._cables = cables
-        self._known_cables: dict[str, tuple[Cable, Cable]] = {}
-        self._watch = watch
+        self._times = times
+        self._note_taker = note or self.trace.note
+        self._environment = Environment(
+            self.queue, self.network, chance, self._note, self._after_event, on_busy, max_packet, checks_invariants
+        )
+        self._attachments: dict[str, Attachment] = {}
+        self._on_event = on_event
         self._starts: dict[str, Start] = {}
-        self.coming = 0
-        """Processes that have yet to begin, or to come back."""
-        self._mishaps: dict[str, list[Mishap]] = {}
-        for mishap in sorted(faults.mishaps, key=lambda mishap: mishap.after):
-            self._mishaps.setdefault(mishap.process, []).append(mishap)
+        self._faults: dict[str, list[InjectedFault]] = {}
+        for fault in sorted(faults.injected, key=lambda fault: fault.after):
+            self._faults.setdefault(fault.process, []).append(fault)
 
     def add(self, id: str, start: Start, at: float = 0.0) -> None:
-        """A process `id` that begins at `at`; after a crash it is made anew with another boot."""
+        """Start a process `id` at time `at`; after a crash it is made anew with another boot."""
         self._starts[id] = start
-        self.coming += 1
-        self.agenda.at(at, self._begin, id)
+        self.pending_starts += 1
+        self.queue.at(at, self._start, id)
 
     def run(self, until: float) -> Ending:
         """Go on until everyone has stopped or crashed for good; at `until` (virtual seconds) whoever is left hangs."""
         while not self._is_over():
-            if not self.agenda.step(until):
-                self.agenda.now = until
+            if not self.queue.step(until):
+                self.queue.now = until
                 break
-        stops = {id: process.stop for id, process in self.processes.items() if process.stop is not None}
-        return Ending(self.agenda.now, self.agenda.happened, stops, sorted(self._left()))
+        stops = {id: process.ended_with for id, process in self.processes.items() if process.ended_with is not None}
+        return Ending(self.queue.now, self.queue.handled, stops, sorted(self._hung()))
+
+    def inject(self, fault: InjectedFault) -> None:
+        """Let a fault happen now, whatever its `after`."""
+        process = self.processes[fault.process]
+        match fault.kind:
+            case "crash":
+                process.crash()
+                if math.isfinite(fault.seconds):
+                    self.pending_starts += 1
+                    self.queue.at(self.queue.now + fault.seconds, self._start, process.id)
+            case "cut":
+                process.cut(fault.seconds)
+            case "freeze":
+                process.freeze(fault.seconds)
+            case "outage":
+                self._note("broker", "is gone", fault.seconds)
+                self.network.break_down()
+                self.queue.at(self.queue.now + fault.seconds, self._restore_broker)
+                for each in list(self.processes.values()):
+                    each.lose_broker(fault.seconds)
 
     def _is_over(self) -> bool:
-        return not self.coming and all(process.over for process in self.processes.values())
+        return not self.pending_starts and all(process.over for process in self.processes.values())
 
-    def _left(self) -> Iterator[str]:
+    def _hung(self) -> Iterator[str]:
         for id, process in self.processes.items():
             if not process.over:
                 state = getattr(process.machine, "state", None)
                 yield f"{id} ({getattr(state, 'value', state)})"
 
-    def _begin(self, id: str) -> None:
-        self.coming -= 1
+    def _start(self, id: str) -> None:
+        self.pending_starts -= 1
         boot = f"{self._chance.getrandbits(32):08x}"
         machine, performer = self._starts[id](boot)
-        if id not in self._known_cables:
-            self._known_cables[id] = self._cables(id)
-        cables = self._known_cables[id]
-        process = Process(id, f"{id}-{boot}", machine, performer, cables, self._surroundings, self._after_event)
+        if id not in self._attachments:
+            self._attachments[id] = self._times.attachment(id)
+        attachment, worker = self._attachments[id], self._times.worker(id)
+        process = Process(id, f"{id}-{boot}", machine, performer, attachment, worker, self._environment)
         self.processes[id] = process
         self._note(id, "begins", boot)
         process.connect()
 
     def _note(self, process: str, what: str, fact: object) -> None:
-        self.trace.note(self.agenda.now, process, what, fact)
+        self._note_taker(self.queue.now, process, what, fact)
 
     def _after_event(self, process: Process) -> None:
-        if self._watch is not None:
-            self._watch(process)
-        due = self._mishaps.get(process.id)
+        self._on_event(process)
+        due = self._faults.get(process.id)
         while due and process.handled >= due[0].after and not process.over:
-            self._befall(process, due.pop(0))
+            self.inject(due.pop(0))
 
-    def _befall(self, process: Process, mishap: Mishap) -> None:
-        match mishap.kind:
-            case "crash":
-                process.crash()
-                if math.isfinite(mishap.seconds):
-                    self.coming += 1
-                    self.agenda.at(self.agenda.now + mishap.seconds, self._begin, process.id)
-            case "cut":
-                process.cut(mishap.seconds)
-            case "freeze":
-                process.freeze(mishap.seconds)
-            case "outage":
-                self._note("broker", "is gone", mishap.seconds)
-                self.network.break_down()
-                self.agenda.at(self.agenda.now + mishap.seconds, self._broker_back)
-                for each in list(self.processes.values()):
-                    each.lose(mishap.seconds)
-
-    def _broker_back(self) -> None:
+    def _restore_broker(self) -> None:
         self._note("broker", "is back", "")
         self.network.is_up = True

@@ -1,4 +1,4 @@
-"""What happened, for people: the last lines of a simulation, with messages decoded where they can be."""
+"""The trace of a simulation, for people: its last lines, with messages decoded where possible."""
 
 from collections import deque
 
@@ -9,17 +9,17 @@ from mpsl.wire import Buffer, header_of
 
 
 class Trace:
-    """Remembers the last `length` notes; makes text of them only when asked."""
+    """Keeps the last `length` lines; formats them only when asked."""
 
     def __init__(self, length: int) -> None:
         self._notes: deque[tuple[float, str, str, object]] = deque(maxlen=length)
 
     def note(self, now: float, process: str, what: str, fact: object) -> None:
-        """Take a note."""
+        """Add a line."""
         self._notes.append((now, process, what, fact))
 
     def text(self) -> str:
-        """All notes, oldest first, one a line."""
+        """All lines, oldest first."""
         return "\n".join(
             f"{now:10.4f}  {process:<8} {what:<8} {_shown(fact)}" for now, process, what, fact in self._notes
         )
@@ -29,7 +29,7 @@ def _shown(fact: object) -> str:
     match fact:
         case Received(topic, payload):
             return f"{'/'.join(topic.split('/')[3:])} {_message(payload)}"
-        case JobDone(job, _):
+        case JobDone(job):
             return f"done {_short(job)}"
         case JobFailed(job, reason):
             return f"failed {_short(job)}: {reason}"

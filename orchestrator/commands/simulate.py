@@ -1,4 +1,4 @@
-"""`mpsl simulate`: a round before it is run, by the very machines that then run it. Writes only what is asked for."""
+"""`mpsl simulate`: rehearses a round before it is run, with a real run's machines. Writes only what is asked for."""
 
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from mpsl.planning.profile import Profile, phase_times
 from mpsl.planning.report import bar, count, duration
 from mpsl.planning.system import system_of
 from mpsl.sim.chrome_trace import chrome_trace
-from mpsl.sim.findings import Findings, findings
 from mpsl.sim.gantt import Row, gantt
-from mpsl.sim.record import Record
+from mpsl.sim.metrics import RehearsalMetrics, metrics_of
 from mpsl.sim.rehearsal import Rehearsal
+from mpsl.sim.timeline import Timeline
 from orchestrator.commands.plan import chosen_plan, read_fleet, read_profile
 from orchestrator.plan_option import load_plan
 from orchestrator.records import write_whole
@@ -59,19 +59,19 @@ def simulate(
     except UsageError as error:
         raise click.UsageError(str(error)) from None
     try:
-        record = rehearsal.run(rounds)
+        timeline = rehearsal.run(rounds)
     except MpslError as error:
         raise click.ClickException(str(error)) from None
-    found = findings(record, [seat.node for seat in planned.seats])
-    click.echo(table(profile, planned, rehearsal.judgement, found, closed), err=as_json)
+    metrics = metrics_of(timeline, [seat.node for seat in planned.seats])
+    click.echo(table(profile, planned, rehearsal.judgement, metrics, closed), err=as_json)
     if trace is not None:
-        write_whole(trace, strict_json.dumps(chrome_trace(record, participants(planned))))
+        write_whole(trace, strict_json.dumps(chrome_trace(timeline, participants(planned))))
         click.echo(f"{trace}: open it in ui.perfetto.dev", err=as_json)
     if plot is not None:
-        write_whole(plot, picture(record, profile, planned, found))
+        write_whole(plot, picture(timeline, profile, planned, metrics))
         click.echo(f"{plot}: the first round", err=as_json)
     if as_json:
-        click.echo(strict_json.dumps(told(planned, rehearsal.judgement, found, closed)))
+        click.echo(strict_json.dumps(told(planned, rehearsal.judgement, metrics, closed)))
 
 
 def analytic_seconds(profile: Profile, fleet: Fleet, planned: PlannedRun) -> float:
@@ -82,32 +82,34 @@ def analytic_seconds(profile: Profile, fleet: Fleet, planned: PlannedRun) -> flo
 
 
 def participants(planned: PlannedRun) -> list[str]:
-    """Everyone of a plan in the order in which they are shown: nodes by seat, devices, the broker."""
+    """All participants in display order: nodes by seat, devices, the broker."""
     return [*(seat.node for seat in planned.seats), *planned.devices, BROKER]
 
 
-def table(profile: Profile, planned: PlannedRun, judged: Prediction, found: Findings, closed: float | None) -> str:
-    """What a person reads."""
-    rounds = f"   {len(found.rounds_s)} rounds: " + ", ".join(map(duration, found.rounds_s[:8]))
+def table(
+    profile: Profile, planned: PlannedRun, judged: Prediction, metrics: RehearsalMetrics, closed: float | None
+) -> str:
+    """The text output."""
+    rounds = f"   {len(metrics.rounds_s)} rounds: " + ", ".join(map(duration, metrics.rounds_s[:8]))
     lines = [
         f"{profile.model}, batches of {profile.batch_size}, {count(len(planned.devices), 'device')}, "
         f"{count(max(0, len(planned.cuts) - 1), 'hop')} on {count(len(planned.seats), 'node')}, "
         f"{planned.admit} admitted at once",
         "",
-        f"round       {duration(found.simulated_s)} simulated{rounds if len(found.rounds_s) > 1 else ''}",
+        f"round       {duration(metrics.simulated_s)} simulated{rounds if len(metrics.rounds_s) > 1 else ''}",
         f"            {duration(judged.round_s)} by the planner's objective, "
         f"bottleneck {judged.bottleneck[0]} {judged.bottleneck[1]}",
     ]
     if closed is not None:
         lines.append(f"            {duration(closed)} by the papers' closed form")
     lines.append(
-        f"in flight   {found.mean_in_flight_bytes / 1e6:.3g} MB on average, "
-        f"{found.peak_in_flight_bytes / 1e6:.3g} MB at most"
+        f"in flight   {metrics.mean_in_flight_bytes / 1e6:.3g} MB on average, "
+        f"{metrics.peak_in_flight_bytes / 1e6:.3g} MB at most"
     )
     if planned.seats:
         lines += ["", f"{'seat':<8} {'node':<16} {'computes':<27} {'wire CPU':>8} {'up':>5} {'down':>5} {'peak':>10}"]
     for seat in planned.seats:
-        node = found.nodes[seat.node]
+        node = metrics.nodes[seat.node]
         lines.append(
             f"{f'{seat.stage}.{seat.replica}':<8} {seat.node:<16} {bar(node.compute)} {node.compute:>5.0%}  "
             f"{node.wire_cpu:>8.0%} {node.up:>5.0%} {node.down:>5.0%} {node.peak_bytes / GIB:>6.2f} GiB"
@@ -115,15 +117,15 @@ def table(profile: Profile, planned: PlannedRun, judged: Prediction, found: Find
     return "\n".join(lines)
 
 
-def told(planned: PlannedRun, judged: Prediction, found: Findings, closed: float | None) -> dict[str, Any]:
-    """What a program reads; docs/planner.md explains every key."""
+def told(planned: PlannedRun, judged: Prediction, metrics: RehearsalMetrics, closed: float | None) -> dict[str, Any]:
+    """The JSON output; docs/planner.md explains every key."""
     analytic = {} if closed is None else {"analytic_s": closed}
     objective = {"round_s": judged.round_s, "batch_s": judged.batch_s, "bottleneck": list(judged.bottleneck)}
     plan = {"cuts": list(planned.cuts), "seats": facts.plain(list(planned.seats)), "admit": planned.admit}
-    return {**facts.plain(found), **analytic, "objective": objective, "plan": plan}
+    return {**facts.plain(metrics), **analytic, "objective": objective, "plan": plan}
 
 
-def picture(record: Record, profile: Profile, planned: PlannedRun, found: Findings) -> str:
+def picture(timeline: Timeline, profile: Profile, planned: PlannedRun, metrics: RehearsalMetrics) -> str:
     """The first round as SVG."""
     devices = list(planned.devices)
     rows = [Row(device, f"devices, blocks {_ends(profile, planned)}") for device in devices]
@@ -131,10 +133,10 @@ def picture(record: Record, profile: Profile, planned: PlannedRun, found: Findin
         Row(seat.node, f"stage {seat.stage}, blocks [{seat.blocks[0]}, {seat.blocks[1]})") for seat in planned.seats
     ]
     title = (
-        f"{profile.model}: one round of {duration(found.rounds_s[0])}, {count(len(devices), 'device')}, "
+        f"{profile.model}: one round of {duration(metrics.rounds_s[0])}, {count(len(devices), 'device')}, "
         f"{planned.admit} at once"
     )
-    return gantt(record, rows, devices, title)
+    return gantt(timeline, rows, devices, title)
 
 
 def _ends(profile: Profile, planned: PlannedRun) -> str:

@@ -1,6 +1,6 @@
-"""What a rehearsal sees happen: who was busy with what, what was under way, what the nodes held; round by round.
+"""What happens in a rehearsal: who is busy with what, bytes in flight, memory of the nodes; round by round.
 
-Takes virtual times and keeps seconds of the system that is rehearsed, counted from the opening of the first round.
+Takes virtual times and keeps seconds of the rehearsed system, counted from the opening of the first round.
 """
 
 from dataclasses import dataclass, field
@@ -11,14 +11,14 @@ COMPUTE, WIRE_CPU, UP, DOWN = "compute", "wire CPU", "up", "down"
 
 @dataclass(frozen=True)
 class Span:
-    """`lane` of `process` is busy with `what` (for `device`, where it is for one) from `began` to `ended`."""
+    """`lane` of `process` is busy with `what` (for `device`, if it is for one) from `start` to `end`."""
 
     process: str
     lane: str
     what: str
     device: str
-    began: float
-    ended: float
+    start: float
+    end: float
 
 
 @dataclass
@@ -30,8 +30,8 @@ class Round:
 
 
 @dataclass
-class Record:
-    """`pace`: virtual seconds for each second of the system. Spans are kept one by one where `keep` says so."""
+class Timeline:
+    """`pace`: virtual seconds for each second of the system. `keep`: spans are kept one by one."""
 
     pace: float
     keep: bool = False
@@ -44,36 +44,36 @@ class Record:
     memory: dict[str, list[tuple[float, int]]] = field(default_factory=dict)
     """(time, bytes held) of every node, at every change."""
     _origin: float | None = None
-    _under_way: int = 0
+    _in_transit: int = 0
 
-    def opened(self, now: float) -> None:
+    def open_round(self, now: float) -> None:
         """A round has been opened."""
         if self._origin is None:
             self._origin = now
-            self.in_flight.append((0.0, self._under_way))
+            self.in_flight.append((0.0, self._in_transit))
         self.rounds.append(Round(self._time(now)))
 
-    def saved(self, now: float) -> None:
-        """The checkpoint of the round is saved."""
+    def close_round(self, now: float) -> None:
+        """The checkpoint of the round has been saved."""
         self.rounds[-1].seconds = self._time(now) - self.rounds[-1].opened
 
-    def span(self, process: str, lane: str, label: tuple[str, str], began: float, ended: float) -> None:
-        """A lane was busy with `label` = (what, device); counted where a round is open."""
+    def span(self, process: str, lane: str, label: tuple[str, str], start: float, end: float) -> None:
+        """A lane was busy with `label` = (what, device); counted if a round is open."""
         if not self.rounds or self.rounds[-1].seconds is not None:
             return
-        first, last = max(self._time(began), self.rounds[-1].opened), self._time(ended)
+        first, last = max(self._time(start), self.rounds[-1].opened), self._time(end)
         self.busy_s[process, lane] = self.busy_s.get((process, lane), 0.0) + last - first
         if self.keep:
             self.spans.append(Span(process, lane, *label, first, last))
 
-    def under_way(self, change: int, now: float) -> None:
-        """So many more bytes (or less) are on their way."""
-        self._under_way += change
+    def transit(self, change: int, now: float) -> None:
+        """The bytes in flight change by `change`."""
+        self._in_transit += change
         if self._origin is not None:
-            self.in_flight.append((self._time(now), self._under_way))
+            self.in_flight.append((self._time(now), self._in_transit))
 
-    def holds(self, node: str, size: int, now: float) -> None:
-        """A node holds `size` bytes from now on; what it held before the first round counts as held at its opening."""
+    def memory_changed(self, node: str, size: int, now: float) -> None:
+        """A node holds `size` bytes from now on; before the first round only the last value counts."""
         held = self.memory.setdefault(node, [])
         if self._origin is None:
             held[:] = [(0.0, size)]
