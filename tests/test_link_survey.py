@@ -1,5 +1,5 @@
-"""Links are measured before the plan: the figures are the cables', the plan follows them, and nothing of it can stop a
-run or outlive it.
+"""Links are measured before the plan: the figures are those of the links, the plan follows them, and nothing of it can
+stop a run or outlive it.
 """
 
 import json

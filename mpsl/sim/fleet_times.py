@@ -34,7 +34,7 @@ class _Place:
 class FleetTimes(Times):
     """`pace`: virtual seconds for each second of the system. What is busy is recorded in `timeline`."""
 
-    drops_repeats = True
+    is_lossless = True
 
     def __init__(
         self, queue: EventQueue, system: System, broker_link_mbps: float | None, pace: float, timeline: Timeline

@@ -41,7 +41,7 @@ class _Client:
     not_before: dict[str, float] = field(default_factory=dict)
     """Arrival time of a topic's last QoS 1 message: the next one does not overtake it."""
     sent: set[int] = field(default_factory=set)
-    """Hashes of the messages sent so far; kept only where repeats are dropped."""
+    """Hashes of the messages sent so far; kept only in a lossless network."""
 
 
 class _Message(NamedTuple):
@@ -138,9 +138,13 @@ class Network:
             return
         message = self._message(publish.joined())
         if message.size is None:
-            self._queue.at(self._queue.now + client.attachment.up.latency_s, self._arrived, client, message)
+            latency = client.attachment.up.latency_s
+            if self._times.is_lossless:
+                self._route(message, latency)
+            else:
+                self._queue.at(self._queue.now + latency, self._arrived, client, message)
             return
-        if self._times.drops_repeats:
+        if self._times.is_lossless:
             known = hash((publish.topic, message.publish.payload))
             if known in client.sent:
                 return
@@ -187,7 +191,8 @@ class Network:
         else:
             self._gone(message)
 
-    def _route(self, message: _Message) -> None:
+    def _route(self, message: _Message, delay: float = 0.0) -> None:
+        """Send to the subscribers; `delay` is the latency that a message without a size has yet to take."""
         publish = message.publish
         if publish.retain:
             self._retained.keep(publish)
@@ -195,23 +200,20 @@ class Network:
         if message.size and len(receivers) != 1:
             self._times.in_transit(message.size * (len(receivers) - 1))
         for name in receivers:
-            self._send_down(self._clients[name], message)
+            self._send_down(self._clients[name], message, delay)
 
     # From the broker to a subscriber
 
-    def _send_down(self, client: _Client, message: _Message) -> None:
-        down = client.attachment.down
+    def _send_down(self, client: _Client, message: _Message, delay: float = 0.0) -> None:
+        down, then = client.attachment.down, self._process if self._faults.quiet else self._suffer_faults
         if message.size is None:
-            self._queue.at(self._queue.now + down.latency_s, self._passed, client, message)
+            self._queue.at(self._queue.now + delay + down.latency_s, then, client, message)
         else:
-            down.send(message.size, message.label, self._passed, client, message)
+            down.send(message.size, message.label, then, client, message)
 
-    def _passed(self, client: _Client, message: _Message) -> None:
-        """The message is through the link: now faults hit it."""
+    def _suffer_faults(self, client: _Client, message: _Message) -> None:
+        """The message has passed the link: now it is lost, doubled or delayed."""
         faults, chance, publish = self._faults, self._chance, message.publish
-        if faults.quiet:
-            self._process(client, message)
-            return
         if publish.qos == 0 and chance.random() < faults.lost:
             self.lost += 1
             self._gone(message)

@@ -32,13 +32,13 @@ class Environment:
     chance: random.Random
     note: Callable[[str, str, object], None]
     """Takes a line of the trace: (process, what, facts)."""
-    on_event: Callable[["Process"], None]
+    on_event: Callable[["Process"], None] | None
     """Called after every event that a process has handled."""
     on_busy: Callable[[str, SimulatedResult, float, float], None]
     """Called after every job: (process, the job's result, start, end)."""
     max_packet: int | None = None
-    checks_invariants: bool = True
-    """Whether `machine.validate()` runs after every event."""
+    is_checked: bool = True
+    """Whether the trace gets every event, and `machine.validate()` runs after it."""
 
 
 class _ProcessInterpreter(Interpreter):
@@ -47,17 +47,23 @@ class _ProcessInterpreter(Interpreter):
     def __init__(self, process: "Process") -> None:
         super().__init__(process.machine, process.performer.write, process)
         self._process = process
+        self._environment = process.environment
 
     def handle(self, event: Event) -> None:
-        process = self._process
-        if process.over or process.postponed(self.handle, event):
+        process, environment = self._process, self._environment
+        if self.stopped:
             return
-        process.environment.note(process.id, "event", event)
+        if environment.queue.now < process.frozen_until:
+            environment.queue.at(process.frozen_until, self.handle, event)
+            return
+        if environment.is_checked:
+            environment.note(process.id, "event", event)
         super().handle(event)
         process.handled += 1
         if process.validate is not None:
             process.validate()
-        process.environment.on_event(process)
+        if environment.on_event is not None:
+            environment.on_event(process)
 
 
 class Process:
@@ -79,11 +85,12 @@ class Process:
         self.machine = machine
         self.performer = performer
         self.environment = environment
+        self._queue = environment.queue
         self.ended_with: Stop | None = None
         self.crashed = False
         self.handled = 0
         self.validate: Callable[[], None] | None = (
-            getattr(machine, "validate", None) if environment.checks_invariants else None
+            getattr(machine, "validate", None) if environment.is_checked else None
         )
         self._attachment = attachment
         self._worker = worker
@@ -92,7 +99,7 @@ class Process:
         self._unsent: list[Publish | Subscribe | Unsubscribe] = []
         self._alarm = inf
         """When the timers are looked at next."""
-        self._frozen_until = 0.0
+        self.frozen_until = 0.0
 
     @property
     def over(self) -> bool:
@@ -133,14 +140,6 @@ class Process:
         """Give an event to the machine, once the process is not frozen."""
         self._interpreter.handle(event)
 
-    def postponed(self, action: Callable[[Event], None], event: Event) -> bool:
-        """Whether the process is frozen; then `action(event)` runs when it thaws."""
-        queue = self.environment.queue
-        if queue.now >= self._frozen_until:
-            return False
-        queue.at(self._frozen_until, action, event)
-        return True
-
     # Injected faults
 
     def crash(self) -> None:
@@ -164,10 +163,10 @@ class Process:
         """Make no progress for `seconds`; events that arrive meanwhile wait."""
         self.environment.note(self.id, "frozen", seconds)
         queue = self.environment.queue
-        self._frozen_until = queue.now + seconds
+        self.frozen_until = queue.now + seconds
         if seconds > NOTICE_S and self._connection is not None:
             queue.at(queue.now + NOTICE_S, self.environment.network.expel, self.client)
-            queue.at(self._frozen_until, self._thaw, self._connection)
+            queue.at(self.frozen_until, self._thaw, self._connection)
 
     def _thaw(self, number: int) -> None:
         if self._connection == number and not self.over:
@@ -184,7 +183,7 @@ class Process:
 
     def now(self) -> float:
         """Virtual time."""
-        return self.environment.queue.now
+        return self._queue.now
 
     def send(self, effect: Publish | Subscribe | Unsubscribe) -> None:
         """Pass an effect to the network, or keep it until there is a connection."""
@@ -215,7 +214,7 @@ class Process:
         """Links put their timer off with every message: an alarm that comes too early costs less than a new one."""
         if at < self._alarm:
             self._alarm = at
-            self.environment.queue.at(at, self._wake, at)
+            self._queue.at(at, self._wake, at)
 
     def log(self, line: Log) -> None:
         """Add a line to the trace."""
@@ -231,17 +230,21 @@ class Process:
     def _wake(self, at: float) -> None:
         if at != self._alarm or self.over:
             return  # an earlier alarm has taken its place, or the process is gone
-        if self.now() < self._frozen_until:
-            self.environment.queue.at(self._frozen_until, self._wake, at)
+        if self.now() < self.frozen_until:
+            self.environment.queue.at(self.frozen_until, self._wake, at)
             return
         self._alarm = inf
-        self._interpreter.fire_timers()
+        next_timer = self._interpreter.next_timer
+        if next_timer is not None and next_timer <= self._queue.now:
+            self._interpreter.fire_timers()
+        elif next_timer is not None:
+            self.wake_at(next_timer)
 
     def _end_job(self, work: Run, result: SimulatedResult) -> None:
         if self.over:
             return
-        if self.now() < self._frozen_until:
-            self.environment.queue.at(self._frozen_until, self._end_job, work, result)
+        if self.now() < self.frozen_until:
+            self.environment.queue.at(self.frozen_until, self._end_job, work, result)
             return
         outcome: JobDone | JobFailed
         try:

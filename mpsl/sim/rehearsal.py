@@ -72,7 +72,7 @@ class Rehearsal:
         times = FleetTimes(self._queue, self.system, self._fleet.broker.link_mbps, self.pace, self.timeline)
         # Tests and faults check the same machines after every event; here that would only cost time.
         simulation = Simulation(
-            random.Random(0), NO_FAULTS, times, on_busy=self._computed, note=self._note, checks_invariants=False
+            random.Random(0), NO_FAULTS, times, on_busy=self._computed, note=self._note, is_checked=False
         )
         for id, start in self._participants(rounds):
             simulation.add(id, start)

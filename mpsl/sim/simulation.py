@@ -32,10 +32,6 @@ def ignore_job(process: str, result: SimulatedResult, start: float, end: float) 
     """Take no note of a job."""
 
 
-def ignore_event(process: Process) -> None:
-    """Take no note of an event."""
-
-
 @dataclass(frozen=True)
 class Ending:
     """How a simulation ended: when, how each process stopped (crashed ones are missing), and who never did."""
@@ -50,7 +46,8 @@ class Simulation:
     """Add the processes, then `run`.
 
     `on_event` is called after every event that a process has handled, `on_busy` after every job. `note` takes the lines
-    of the trace instead of `trace`. `checks_invariants`: `machine.validate()` runs after every event.
+    of the trace instead of `trace`. `is_checked`: the trace gets every event, and
+    `machine.validate()` runs after it.
     """
 
     def __init__(
@@ -58,12 +55,12 @@ class Simulation:
         chance: random.Random,
         faults: Faults,
         times: Times,
-        on_event: Callable[[Process], None] = ignore_event,
+        on_event: Callable[[Process], None] | None = None,
         on_busy: Callable[[str, SimulatedResult, float, float], None] = ignore_job,
         note: Note | None = None,
         max_packet: int | None = None,
         trace_length: int = TRACE_LENGTH,
-        checks_invariants: bool = True,
+        is_checked: bool = True,
     ) -> None:
         self.queue: EventQueue = times.queue
         self.trace = Trace(trace_length)
@@ -76,7 +73,14 @@ class Simulation:
         self._times = times
         self._note_taker = note or self.trace.note
         self._environment = Environment(
-            self.queue, self.network, chance, self._note, self._after_event, on_busy, max_packet, checks_invariants
+            self.queue,
+            self.network,
+            chance,
+            self._note,
+            self._after_event if on_event is not None or faults.injected else None,
+            on_busy,
+            max_packet,
+            is_checked,
         )
         self._attachments: dict[str, Attachment] = {}
         self._on_event = on_event
@@ -145,7 +149,8 @@ class Simulation:
         self._note_taker(self.queue.now, process, what, fact)
 
     def _after_event(self, process: Process) -> None:
-        self._on_event(process)
+        if self._on_event is not None:
+            self._on_event(process)
         due = self._faults.get(process.id)
         while due and process.handled >= due[0].after and not process.over:
             self.inject(due.pop(0))

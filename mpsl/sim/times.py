@@ -52,9 +52,10 @@ class Times:
 
     broker: ByteProcessor | None = None
     """Without it, the broker takes no time."""
-    drops_repeats = False
-    """Whether a tensor that a sender repeats does not travel again. Right only in a network that loses nothing, where a
-    repeat says no more than that the acknowledgement takes long."""
+    is_lossless = False
+    """Whether nothing is ever lost and nobody disconnects. Then a tensor that a sender repeats does not travel again, for
+    a repeat says no more than that the acknowledgement takes long; and a message without a size is routed at once, to
+    arrive after both latencies."""
 
     def __init__(self, queue: EventQueue) -> None:
         self.queue = queue
