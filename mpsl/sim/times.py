@@ -53,9 +53,11 @@ class Times:
     broker: ByteProcessor | None = None
     """Without it, the broker takes no time."""
     is_lossless = False
-    """Whether nothing is ever lost and nobody disconnects. Then a tensor that a sender repeats does not travel again, for
-    a repeat says no more than that the acknowledgement takes long; and a message without a size is routed at once, to
-    arrive after both latencies."""
+    """Whether nothing is ever lost and nobody disconnects.
+
+    Then a tensor that a sender repeats does not travel again, for a repeat says no more than that the acknowledgement
+    takes long; and a message without a size is routed at once, to arrive after both latencies.
+    """
 
     def __init__(self, queue: EventQueue) -> None:
         self.queue = queue
