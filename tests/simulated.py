@@ -30,7 +30,7 @@ from mpsl.plan import Plan
 from mpsl.sim.event_queue import EventQueue
 from mpsl.sim.process import Process
 from mpsl.sim.simulated_performer import TimedPerformer
-from mpsl.sim.simulation import Ending, Simulation
+from mpsl.sim.simulation import Ending, Simulation, Start
 from mpsl.sim.times import Times
 from mpsl.topics import Topics
 from orchestrator.performer import OrchestratorPerformer
@@ -105,9 +105,13 @@ class World:
     def add_devices_and_nodes(self) -> None:
         """All of the scenario's, within two seconds."""
         for id in self.scenario.nodes:
-            self._add(id, lambda boot, id=id: self._hop(id, boot), self.chance.uniform(0, 2))
+            self.simulation.add(
+                id, self.starting(id, lambda boot, id=id: self._hop(id, boot)), self.chance.uniform(0, 2)
+            )
         for id in self.scenario.devices:
-            self._add(id, lambda boot, id=id: self.device(id, boot), self.chance.uniform(0, 2))
+            self.simulation.add(
+                id, self.starting(id, lambda boot, id=id: self.device(id, boot)), self.chance.uniform(0, 2)
+            )
 
     def add_orchestrator(self, out: Path, at: float, id: str = "orch") -> None:
         """A process `id` that conducts one run."""
@@ -121,16 +125,16 @@ class World:
             self.orchestrators[id] = machine
             return machine, OrchestratorPerformer(out)
 
-        self._add(id, start, at)
+        self.simulation.add(id, self.starting(id, start), at)
 
-    def _add(self, id: str, make: Callable[[str], Any], at: float) -> None:
-        """A process whose machine and real performer `make(boot)` makes."""
+    def starting(self, id: str, make: Callable[[str], Any]) -> Start:
+        """The start of a process whose machine and real performer `make(boot)` makes."""
 
         def start(boot: str) -> Any:
             machine, performer = make(boot)
             return machine, TimedPerformer(performer, lambda job: self._duration(id, job), self.chance)
 
-        self.simulation.add(id, start, at)
+        return start
 
     def device(self, id: str, boot: str) -> Any:
         """A device's machine and performer."""

@@ -161,9 +161,9 @@ def run_with(scenario: Scenario, out: Path, strangers: list[str], missing: list[
         def add_devices_and_nodes(self) -> None:
             super().add_devices_and_nodes()
             for id in strangers:
-                self.simulation.add(id, lambda boot, id=id: self._hop(id, boot))
+                self.simulation.add(id, self.starting(id, lambda boot, id=id: self._hop(id, boot)))
             for id in missing:
-                self.simulation._starts[id] = lambda boot, id=id: self._hop(f"{id}-x", boot)
+                self.simulation._starts[id] = self.starting(id, lambda boot, id=id: self._hop(f"{id}-x", boot))
 
     world = Other(scenario, once=False)
     run_and_check(scenario, out, world=world)

@@ -73,7 +73,7 @@ def test_everyone_leaves_soon_after_the_orchestrator_vanishes(tmp_path: Path, af
     world.add_devices_and_nodes()
     world.simulation.run(20.0 + SILENCE_S + NOTICE_S)
     others = [process for process in world.simulation.processes.values() if process.id != "orch"]
-    assert [process.stop.status if process.stop else None for process in others] == [1] * 5, (
+    assert [process.ended_with.status if process.ended_with else None for process in others] == [1] * 5, (
         world.simulation.trace.text()
     )
 

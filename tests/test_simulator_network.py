@@ -3,6 +3,7 @@
 import math
 import random
 import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from scenarios import Scenario, random_faults
 from simulated import simulate
 
 from mpsl.machines.effects import Publish
+from mpsl.machines.hop import HopMachine
 from mpsl.sim.event_queue import EventQueue
 from mpsl.sim.faults import Faults, InjectedFault
 from mpsl.sim.links import SimulatedLink
@@ -146,3 +148,14 @@ def test_faults_check_themselves() -> None:
         Faults(lost=2)
     with pytest.raises(ValueError, match="below 0"):
         InjectedFault("cut", "dev-1", -1, 1.0)
+
+
+def test_the_invariants_of_a_machine_are_checked_after_every_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: Counter[HopMachine] = Counter()
+    monkeypatch.setattr(HopMachine, "validate", lambda self: checked.update([self]), raising=False)
+    outcome = simulate(Scenario(seed=1), tmp_path)
+    hop = outcome.simulation.processes["node-1"]
+    assert isinstance(hop.machine, HopMachine)
+    assert checked[hop.machine] == hop.handled > 10
