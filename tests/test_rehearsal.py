@@ -131,11 +131,6 @@ def test_a_trunk_that_all_share_sets_the_pace() -> None:
     assert inward / 10e6 < seconds(profile(idle), narrow) < 2.2 * inward / 10e6
 
 
-def test_a_broker_without_a_limit_remembers_nothing_of_the_last_rehearsal() -> None:
-    unlimited = fleet(broker=FleetBroker(None, 0.0))
-    assert seconds(profile(), unlimited) == seconds(profile(), unlimited)
-
-
 def test_micro_batches_overlap() -> None:
     whole, cut = (seconds(profile(), fleet(link=80.0, job=FleetJob(micro_batches=m))) for m in (1, 4))
     assert 0.5 * whole < cut < 0.95 * whole

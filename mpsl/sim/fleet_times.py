@@ -37,7 +37,7 @@ class FleetTimes(Times):
     is_lossless = True
 
     def __init__(
-        self, queue: EventQueue, system: System, broker_link_mbps: float | None, pace: float, timeline: Timeline
+        self, queue: EventQueue, system: System, broker_link_mbps: float, pace: float, timeline: Timeline
     ) -> None:
         super().__init__(queue)
         self._system = system
@@ -45,8 +45,7 @@ class FleetTimes(Times):
         self._timeline = timeline
         self._hosts = {name: Cores(queue, cores) for name, cores in system.hosts.items()}
         self._places = self._all_places()
-        rate = None if broker_link_mbps is None else broker_link_mbps * 1e6 / 8 / pace
-        self._inward, self._outward = (None if rate is None else SharedLink(rate) for _ in range(2))
+        self._inward, self._outward = (SharedLink(broker_link_mbps * 1e6 / 8 / pace) for _ in range(2))
         cores = Cores(queue) if system.broker_host is None else self._hosts[system.broker_host]
         # Also where its speed is not known: a trace shows when each message passes the broker.
         self.broker = self._processor(BROKER, cores, system.broker_s_per_byte)
