@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := venv
-.PHONY: venv check test simulate demo clean
+.PHONY: venv diagrams check test simulate demo clean
 
 venv: $(READY)
 
@@ -40,6 +40,10 @@ test: venv
 SEEDS ?= 0:2000
 simulate: venv
 	MPSL_SEEDS=$(SEEDS) $(BIN)/python -m pytest -n auto --dist worksteal tests/test_simulator.py
+
+# docs/state-machines.md, from the transition tables; a test fails when it is stale.
+diagrams: venv
+	$(BIN)/python -m mpsl.machines.tables.document > docs/state-machines.md
 
 demo: venv
 	$(BIN)/mpsl demo $(ARGS)

@@ -17,8 +17,10 @@ import torch
 from compute_node.memory_usage import MemoryPeaks
 from compute_node.storage import Storage
 from mpsl.aggregation import Array, aggregations
+from mpsl.errors import RunFailed
 from mpsl.machines.jobs import (
     Backward,
+    CheckCopy,
     CommitPart,
     CopyPart,
     DropCopy,
@@ -101,6 +103,13 @@ class SeatTraining:
         self.copies[job.device] = TrainingCopy(
             part, self._job.optimizer, self._job.run.seed, input_gradient=True, recompute=self._seat.recompute
         )
+        return Result()
+
+    @_perform.register
+    def _check(self, job: CheckCopy) -> Result:
+        for name, tensor in state_tensors(self.copies[job.device].part):
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise RunFailed(f"the copy of {job.device} is not finite ({name}): a smaller lr may help")
         return Result()
 
     @_perform.register

@@ -20,6 +20,10 @@ class IllegalEvent(MpslError):
     """An event that the state table of a machine does not allow. The machine has not changed."""
 
 
+class IllegalTransition(MpslError):
+    """An outcome that the transition table of a machine does not have in its present state. Nothing has changed."""
+
+
 class BrokerError(MpslError):
     """The broker cannot be reached, refuses us, or left. Names host, port and cause."""
 

@@ -16,6 +16,7 @@ from mpsl.job import Job as TrainingJob
 from mpsl.machines.jobs import (
     BuildModel,
     Checkpoint,
+    CheckUpdate,
     Export,
     Exported,
     FindPlan,
@@ -24,6 +25,7 @@ from mpsl.machines.jobs import (
     Job,
     LaidOut,
     LayOut,
+    Leave,
     PlanFound,
     RecordRound,
     Result,
@@ -108,6 +110,18 @@ class OrchestratorPerformer:
         return Exported(self._device_parts.slices(job.version))
 
     @_perform.register
+    def _check(self, job: CheckUpdate) -> Result:
+        parts = self._staged.get((job.device, job.attempt), [])
+        _refuse_infinite(parts, f"the update of {job.device}")
+        return Result()
+
+    @_perform.register
+    def _leave(self, job: Leave) -> Result:
+        """What a new plan lays out takes the place of what was here."""
+        self._staged.clear()
+        return Result()
+
+    @_perform.register
     def _fold(self, job: FoldUpdate) -> Result:
         staged = self._staged.pop((job.device, job.attempt))
         for sums, arrays in zip(self._device_sums, staged, strict=True):
@@ -136,6 +150,7 @@ class OrchestratorPerformer:
             for total in sums_of_part:
                 self._rule.close(total, job.weight)
         self._device_parts.round_to_received(self._device_sums)
+        _refuse_infinite([sums_of_part for _, sums_of_part in committed], f"the model of round {job.round}")
         self._records.save_model("model.safetensors", self._named([(a, s) for a, s in committed]))
         for arrays, sums_of_part in committed:
             for array, total in zip(arrays, sums_of_part, strict=True):
@@ -186,3 +201,13 @@ class OrchestratorPerformer:
                 del self._staged[old]
             self._staged[key] = self._device_parts.empty()
         return self._staged[key]
+
+
+def _refuse_infinite(parts: list[Arrays], what: str) -> None:
+    """Raise RunFailed where a value is NaN or infinite."""
+    for number, arrays in enumerate(parts):
+        for index, array in enumerate(arrays):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise RunFailed(
+                    f"{what} is not finite (tensor {index} of part {number}): a smaller lr, or scaled samples, may help"
+                )

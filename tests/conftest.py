@@ -1,7 +1,14 @@
 """What every test file can use: the brokers of tests/brokers.py. Who uses one is slow: `make check` runs no broker."""
 
+import os
+
 import pytest
 from brokers import each_broker, embedded, mosquitto, secure_mosquitto
+
+from mpsl.machines.machine import Machine
+
+Machine.validating = True
+os.environ["MPSL_VALIDATE"] = "1"  # for the processes that tests start
 
 __all__ = ["each_broker", "embedded", "mosquitto", "secure_mosquitto"]
 

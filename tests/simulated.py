@@ -156,7 +156,8 @@ class World:
     def _watch(self, process: Process) -> None:
         machine, performer = process.machine, performer_of(process)
         if isinstance(machine, HopMachine) and isinstance(performer, HopPerformer):
-            alive = max(len(machine.copies), performer.copies_alive)
+            copies = sum(len(session.copies) for session in machine.sessions.values())
+            alive = max(copies, performer.copies_alive)
             self.most_copies[process.id] = max(alive, self.most_copies.get(process.id, 0))
         elif isinstance(machine, OrchestratorMachine) and machine.state is OrchestratorState.REPORTING:
             check_nothing_is_left(self.simulation.processes)
@@ -173,14 +174,13 @@ def simulate(scenario: Scenario, out: Path, duration: Duration | None = None, wo
 
 def performer_of(process: Process) -> object:
     """The real performer of a process."""
-    assert isinstance(process.performer, TimedPerformer)
-    return process.performer.performer
+    return process.performer.performer if isinstance(process.performer, TimedPerformer) else process.performer
 
 
 def is_settled(simulation: Simulation) -> bool:
     """Whether everything is over: a device or node that is in no run may wait for the next one forever."""
     return not simulation.pending_starts and all(
-        process.over or (isinstance(process.machine, Participant) and process.machine.plan is None)
+        process.over or (isinstance(process.machine, Participant) and not process.machine.sessions)
         for process in simulation.processes.values()
     )
 
@@ -189,16 +189,12 @@ def check_nothing_is_left(processes: Mapping[str, Process]) -> None:
     """Assert that between two rounds no seat holds anything of a device."""
     for process in processes.values():
         machine, performer = process.machine, performer_of(process)
-        if (
-            isinstance(machine, HopMachine)
-            and isinstance(performer, HopPerformer)
-            and not process.over
-            and machine.plan
-        ):
-            assert not machine.copies, f"{process.id} keeps copies {machine.copies}"
+        if isinstance(machine, HopMachine) and isinstance(performer, HopPerformer) and not process.over:
             assert not performer.copies_alive, f"{process.id} keeps {performer.copies_alive} copies of its part"
-            assert not any(machine._early.values()), f"{process.id} keeps early messages {list(machine._early)}"
-            assert not machine._early_probes, f"{process.id} keeps early probes"
+            for session in machine.sessions.values():
+                assert not session.copies, f"{process.id} keeps copies {session.copies}"
+                assert not any(session.early.values()), f"{process.id} keeps early messages {list(session.early)}"
+                assert not session.early_probes, f"{process.id} keeps early probes"
 
 
 def check(outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ from scenarios import Scenario
 from simulated import Outcome
 from test_self_profile import Surveyed
 
-from mpsl.machines.link_check import TIMER
+from mpsl.machines.link_check import QUIET_TIMER
 from mpsl.machines.participant import Participant
 from mpsl.sim.event_queue import EventQueue
 from mpsl.sim.links import SimulatedLink
@@ -68,6 +68,6 @@ def assert_nothing_is_left(outcome: Outcome) -> None:
         if isinstance(process.machine, Participant):
             seen += 1
             check = process.machine._link_check
-            assert (check.run, check._channel, check.filters()) == (None, None, [])
-            assert TIMER not in {name for _, name in process.timers}
+            assert (check.run, check._session, check.filters()) == (None, None, [])
+            assert QUIET_TIMER not in {name for _, name in process.timers}
     assert seen == len(outcome.scenario.devices) + len(outcome.scenario.nodes)

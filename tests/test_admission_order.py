@@ -22,7 +22,7 @@ def book(replicas: dict[str, tuple[int, ...]], most: int) -> RoundLedger:
 def admitted(book: RoundLedger) -> list[str]:
     order = []
     while (member := book.next_admission()) is not None:
-        member.place = Place.ADMITTED
+        book.move(member, Place.ADMITTED)
         order.append(member.id)
     return order
 
@@ -48,7 +48,7 @@ def test_a_full_replica_holds_up_only_its_own_devices() -> None:
     for id in "abc":
         found.members[id].last_seconds = 1.0
     assert admitted(found) == ["a", "d"]
-    found.members["d"].place = Place.ACCEPTED
+    found.move(found.members["d"], Place.ACCEPTED)
     assert admitted(found) == ["b"]
 
 

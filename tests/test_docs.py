@@ -17,7 +17,7 @@ from msgspec.structs import fields
 
 from broker.command import mpsl
 from mpsl import facts
-from mpsl.machines.orchestrator.state import OrchestratorState
+from mpsl.machines.tables.run import OrchestratorState
 from mpsl.messages import KINDS
 from mpsl.plan import Plan
 from mpsl.topics import Topics

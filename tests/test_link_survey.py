@@ -20,14 +20,16 @@ from broker.slow_link import parse_link
 from mpsl import facts
 from mpsl.link.channel import Channel, Peer
 from mpsl.machines.census import Presence
-from mpsl.machines.effects import CancelTimer, Effect, Publish, SetTimer, Subscribe, Unsubscribe
+from mpsl.machines.effects import Effect, EndSession, Publish, SetTimer, Subscribe, Unsubscribe
 from mpsl.machines.events import Connected, Received, TimerFired
 from mpsl.machines.hop import HopMachine
-from mpsl.machines.link_check import COMMAND, QUIET_S, TIMER, command, limits_of
+from mpsl.machines.link_check import COMMAND, QUIET_S, QUIET_TIMER, command, limits_of
 from mpsl.machines.link_sample import MAX_MEASURED, filled, sample
 from mpsl.machines.machine import as_json
 from mpsl.machines.orchestrator.link_survey import SURVEY_S
 from mpsl.machines.probe_burst import MAX_BYTES, START_BYTES, Direction
+from mpsl.machines.session import LINK_TIMER
+from mpsl.machines.session_id import SessionId
 from mpsl.machines.survey import levelled
 from mpsl.messages import End, Linked
 from mpsl.names import ORCHESTRATOR
@@ -169,6 +171,7 @@ def test_a_lossy_network_only_delays_it(tmp_path: Path) -> None:
 
 
 QUESTION = LinkQuestion("p-000000", "o", FIRST_TERM + 1, 4096)
+MEASURING = SessionId("p-000000", FIRST_TERM + 1)
 
 
 class Measured:
@@ -208,7 +211,7 @@ def test_a_repeated_command_is_recognised_while_it_is_measured_and_afterwards() 
     for outbound in measured.channel.send("node-1", End("done", ""), 2.0):
         effects = measured.handle(Received(outbound.topic, bytes(outbound.payload)), 2.0)
     assert [each for each in effects if not isinstance(each, Publish | SetTimer)] == [
-        Unsubscribe(FILTER), CancelTimer(TIMER)
+        Unsubscribe(FILTER), EndSession(MEASURING)
     ]  # fmt: skip
     assert any(isinstance(each, Publish) and each.topic.endswith("/orch/ack/node-1") for each in effects)
     assert measured.machine.run_filters() == []
@@ -219,9 +222,9 @@ def test_a_repeated_command_is_recognised_while_it_is_measured_and_afterwards() 
 def test_an_orchestrator_that_falls_silent_is_forgotten() -> None:
     measured = Measured()
     measured.command(QUESTION, 1.0)
-    assert Unsubscribe(FILTER) not in measured.handle(TimerFired(TIMER), 3.1)
-    assert Unsubscribe(FILTER) in measured.handle(TimerFired(TIMER), 1.0 + QUIET_S)
-    assert measured.machine.handle(TimerFired(TIMER), 30.0) == []
+    assert Unsubscribe(FILTER) not in measured.handle(TimerFired(LINK_TIMER, MEASURING), 3.1)
+    assert Unsubscribe(FILTER) in measured.handle(TimerFired(QUIET_TIMER, MEASURING), 1.0 + QUIET_S)
+    assert measured.machine.handle(TimerFired(QUIET_TIMER, MEASURING), 30.0) == []
 
 
 def test_a_plan_that_names_it_ends_the_measuring() -> None:
@@ -232,8 +235,8 @@ def test_a_plan_that_names_it_ends_the_measuring() -> None:
     assert effects.index(Unsubscribe(FILTER)) < next(
         number for number, each in enumerate(effects) if isinstance(each, Subscribe)
     )
-    assert CancelTimer(TIMER) in effects
-    assert (measured.machine._link_check.run, measured.machine.run_name) == (None, "p-000000")
+    assert EndSession(MEASURING) in effects
+    assert (measured.machine._link_check.run, measured.machine.run_names) == (None, ["p-000000"])
     before = measured.machine.dropped.total()
     measured.command(replace(QUESTION, term=QUESTION.term + 1), 3.0)
     assert measured.machine.dropped.total() == before + 1, "in a run nothing is measured"

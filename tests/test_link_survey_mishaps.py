@@ -80,7 +80,7 @@ class Struck(Surveyed):
 def test_one_that_crashes_while_it_is_measured_is_measured_again_when_it_is_back(
     tmp_path: Path, id: str, after: int
 ) -> None:
-    world = Struck(InjectedFault("crash", id, after, 3.0), WithoutCuts(7))
+    world = Struck(InjectedFault("crash", id, after, 3.0), WithoutCuts(1))
     outcome, plan = ran(world, tmp_path)
     assert world.mishap is None
     assert [line["gone"] for line in said(outcome, "left-while-profiling")] == [[id]]

@@ -9,13 +9,17 @@ from test_permissions import plan
 from mpsl import facts
 from mpsl.errors import IllegalEvent
 from mpsl.link.channel import Channel, Limits, Peer
-from mpsl.machines.device import DeviceMachine, DeviceState
-from mpsl.machines.effects import Effect, Publish, Run, Stop, Write
+from mpsl.machines.device import DeviceMachine
+from mpsl.machines.effects import Effect, EndSession, Publish, Run, SetTimer, Stop, Write
 from mpsl.machines.events import Connected, JobDone, JobFailed, Received, StopRequested, Subscribed, TimerFired
-from mpsl.machines.hop import HopMachine, HopState
-from mpsl.machines.jobs import Encoded, Forward, HeadForward, Job, Leave, Prepared, Result, Store
+from mpsl.machines.hop import HopMachine
+from mpsl.machines.jobs import Encoded, Forward, HeadForward, Job, Prepared, Result, Store
 from mpsl.machines.machine import as_json, from_json
 from mpsl.machines.participant import Participant
+from mpsl.machines.participant_session import SILENCE_S, SILENCE_TIMER
+from mpsl.machines.session_id import SessionId
+from mpsl.machines.tables.device import DeviceState
+from mpsl.machines.tables.hop import HopState
 from mpsl.messages import (
     Accept,
     Activation,
@@ -35,6 +39,7 @@ from mpsl.messages import (
 from mpsl.topics import BinaryTopic, Topics
 
 TOPICS = Topics("m")
+SESSION = SessionId(plan().run, 1)
 TENSOR = Tensor("raw", "float32", (2,), (memoryview(bytes(8)),))
 
 
@@ -47,6 +52,11 @@ class Rig:
     effects: list[Effect] = field(default_factory=list)
     said: list[Message] = field(default_factory=list)
     voices: dict[str, Channel] = field(default_factory=dict)
+
+    @property
+    def session(self) -> Any:
+        """The session of the plan's run, or of whichever run the machine is in."""
+        return next(iter(self.machine.sessions.values()))
 
     def handle(self, event: Any) -> list[Effect]:
         """One event, a tenth of a second after the last; what the machine says to others is noted in `said`."""
@@ -78,7 +88,7 @@ class Rig:
 
     def say(self, source: str, message: Message) -> list[Effect]:
         """A message from someone else, over the link."""
-        address = self.machine.address(plan())
+        address = self.session.address
         found: list[Effect] = []
         for outbound in self.voices[source].send(address, message, self.now):
             found += self.handle(Received(outbound.topic, bytes(outbound.payload)))
@@ -86,7 +96,7 @@ class Rig:
 
     def done(self, job: Job, result: Result | None = None) -> list[Effect]:
         """A job has ended."""
-        return self.handle(JobDone(job, result or Result()))
+        return self.handle(JobDone(job, result or Result(), SESSION))
 
     def jobs(self) -> list[Job]:
         """All that were asked for so far."""
@@ -132,7 +142,7 @@ def test_a_device_begins_once_it_is_admitted_and_holds_the_whole_part_whichever_
     steps.insert(place, Admit(1, "dev-1", "d", 1, 1))
     for step in steps[:-1]:
         rig.say("orch", step)
-        assert rig.machine.state is not DeviceState.TRAINING  # type: ignore[attr-defined]
+        assert rig.session.state is not DeviceState.TRAINING
     rig.say("orch", steps[-1])
     assert isinstance(rig.jobs()[-1], HeadForward)
 
@@ -144,9 +154,9 @@ def test_a_slice_that_comes_twice_does_not_make_a_part_whole() -> None:
     rig.say("orch", slice_of(0, 0))
     rig.voices["orch"].forget("dev-1")
     rig.say("orch", slice_of(0, 0))
-    assert rig.machine.state is DeviceState.ADMITTED  # type: ignore[attr-defined]
+    assert rig.session.state is DeviceState.ADMITTED
     rig.say("orch", slice_of(0, 2))
-    assert rig.machine.state is DeviceState.TRAINING  # type: ignore[attr-defined]
+    assert rig.session.state is DeviceState.TRAINING
 
 
 def test_what_was_trained_is_not_overwritten_by_a_late_repeat_of_what_it_began_with() -> None:
@@ -154,7 +164,7 @@ def test_what_was_trained_is_not_overwritten_by_a_late_repeat_of_what_it_began_w
     for offset in (0, 2):
         rig.say("orch", slice_of(0, offset))
     rig.say("orch", Admit(1, "dev-1", "d", 1, 0))  # no batches: it uploads at once
-    assert rig.machine.state is DeviceState.UPLOADING  # type: ignore[attr-defined]
+    assert rig.session.state is DeviceState.UPLOADING
     before = rig.writes()
     rig.say("orch", slice_of(0, 0))
     assert rig.writes() == before
@@ -176,9 +186,9 @@ def test_a_discard_is_answered_only_once_no_job_can_touch_the_weights() -> None:
     start, begin = rig.jobs()[-2:]
     rig.say("orch", Discard(1, "dev-1", 1))
     rig.done(start)
-    rig.handle(JobFailed(Store("orch"), "a slice that did not fit"))
+    rig.handle(JobFailed(Store("orch"), "a slice that did not fit", SESSION))
     assert Discarded("dev-1", 1) not in rig.said
-    rig.handle(JobFailed(begin, "whatever"))
+    rig.handle(JobFailed(begin, "whatever", SESSION))
     assert rig.said[-1] == Discarded("dev-1", 1)
 
 
@@ -190,16 +200,14 @@ def test_a_job_of_the_run_that_was_left_says_nothing_about_the_next() -> None:
     rig.join()
     former = rig.jobs()[0]
     rig.handle(Received(TOPICS.run(plan().run, "plan"), b""))
-    assert rig.machine.plan is None
+    assert not rig.machine.sessions
     next_plan = facts.plain(plan()) | {"run": "q-000000"}
     rig.handle(Received(TOPICS.run("q-000000", "plan"), as_json(next_plan)))
     rig.done(former, Prepared(8, samples=99))
-    assert rig.machine.state is DeviceState.PREPARING  # type: ignore[attr-defined]
-    leave, prepare = rig.jobs()[-2:]
-    assert isinstance(leave, Leave)
-    rig.done(leave)
-    rig.done(prepare, Prepared(8, samples=4))
-    assert rig.machine.state is DeviceState.WAITING  # type: ignore[attr-defined]
+    assert rig.session.state is DeviceState.PREPARING
+    assert EndSession(SESSION) in rig.effects
+    rig.handle(JobDone(rig.jobs()[-1], Prepared(8, samples=4), SessionId("q-000000", 1)))
+    assert rig.session.state is DeviceState.WAITING
 
 
 def test_a_cleared_plan_after_the_outcome_was_told_is_the_end_itself() -> None:
@@ -215,9 +223,51 @@ def test_a_cleared_plan_after_the_outcome_was_told_is_the_end_itself() -> None:
 def test_the_will_of_another_orchestrator_of_the_run_is_not_its_end() -> None:
     rig = device()
     rig.handle(Received(TOPICS.run(plan().run, "state"), as_json({"state": "lost", "boot": "former"})))
-    assert rig.machine.plan is not None
+    assert rig.machine.sessions
     rig.handle(Received(TOPICS.run(plan().run, "state"), as_json({"state": "lost", "boot": "o"})))
-    assert rig.machine.plan is None
+    assert rig.machine.sessions, "the will may come from a broker that restarts"
+    rig.handle(TimerFired(SILENCE_TIMER, SESSION))
+    assert not rig.machine.sessions
+
+
+def test_a_will_that_is_taken_back_is_not_the_end() -> None:
+    rig = device()
+    rig.handle(Received(TOPICS.run(plan().run, "state"), as_json({"state": "lost", "boot": "o"})))
+    found = rig.handle(Received(TOPICS.run(plan().run, "state"), as_json({"state": "open"})))
+    (timer,) = [effect for effect in found if isinstance(effect, SetTimer)]
+    assert (timer.name, round(timer.at - rig.now)) == (SILENCE_TIMER, SILENCE_S)
+
+
+def test_who_left_in_silence_joins_again_and_its_links_go_on_counting() -> None:
+    rig = device()
+    links = rig.session.channel.links_used
+    rig.handle(TimerFired(SILENCE_TIMER, SESSION))
+    assert not rig.machine.sessions
+    rig.handle(Received(TOPICS.run(plan().run, "plan"), as_json(facts.plain(plan()))))
+    assert rig.session.channel.links_used == links > 0
+
+
+def test_a_plan_of_a_higher_term_replaces_the_session_and_a_lower_one_is_dropped() -> None:
+    rig = device()
+    next_plan = facts.plain(plan()) | {"term": 2}
+    rig.handle(Received(TOPICS.run(plan().run, "plan"), as_json(next_plan)))
+    assert EndSession(SESSION) in rig.effects
+    assert rig.session.id == SessionId(plan().run, 2)
+    assert rig.session.state is DeviceState.PREPARING
+    rig.handle(Received(TOPICS.run(plan().run, "plan"), as_json(facts.plain(plan()))))
+    assert rig.session.id.term == 2
+    assert rig.machine.dropped["plan of a former term"] == 1
+
+
+def test_a_node_serves_two_runs_and_a_device_one_which_takes_the_other_plan_when_it_is_free() -> None:
+    other = as_json(facts.plain(plan()) | {"run": "q-000000"})
+    node, busy = hop(), device()
+    for rig in (node, busy):
+        rig.handle(Received(TOPICS.run("q-000000", "plan"), other))
+    assert list(node.machine.sessions) == [plan().run, "q-000000"]
+    assert list(busy.machine.sessions) == [plan().run]
+    busy.say("orch", End("done", ""))
+    assert list(busy.machine.sessions) == ["q-000000"]
 
 
 def test_the_late_will_of_a_former_process_is_answered_with_our_status() -> None:
@@ -234,8 +284,8 @@ def test_nobody_but_the_orchestrator_ends_a_run() -> None:
     rig = device()
     rig.say("dev-2", End("done", ""))
     rig.say("node-1", End("failed", "because"))
-    assert rig.machine.plan is not None
-    assert rig.machine.dropped["end from one who may not send it"] == 2
+    assert rig.machine.sessions
+    assert rig.session.dropped["end from one who may not send it"] == 2
 
 
 def test_what_was_left_is_forgotten_with_its_plan() -> None:
@@ -243,7 +293,7 @@ def test_what_was_left_is_forgotten_with_its_plan() -> None:
     rig.say("orch", End("done", ""))
     assert rig.machine._left
     rig.handle(Received(TOPICS.run(plan().run, "plan"), as_json(facts.plain(plan()))))
-    assert rig.machine.plan is None  # the plan is still retained, but we were in that run
+    assert not rig.machine.sessions  # the plan is still retained, but we were in that run
     rig.handle(Received(TOPICS.run(plan().run, "plan"), b""))
     assert not rig.machine._left
 
@@ -253,7 +303,7 @@ def test_what_was_left_is_forgotten_with_its_plan() -> None:
 
 def test_an_activation_before_its_admission_waits_for_it() -> None:
     rig = hop()
-    assert rig.machine.state is HopState.SERVING  # type: ignore[attr-defined]
+    assert rig.session.state is HopState.SERVING
     rig.say("dev-1", activation(2))
     assert not any(isinstance(job, Forward) for job in rig.jobs())
     rig.say("orch", Admit(1, "dev-1", "d", 1, 1))
@@ -261,14 +311,14 @@ def test_an_activation_before_its_admission_waits_for_it() -> None:
     rig.say("orch", Admit(1, "dev-1", "d", 2, 1))
     while not isinstance(rig.jobs()[-1], Forward):
         rig.done(rig.jobs()[-1])
-    assert rig.jobs()[-1].ticket.attempt == 2  # type: ignore[attr-defined]
+    assert rig.jobs()[-1].ticket.attempt == 2
 
 
 def test_what_comes_early_is_bounded() -> None:
     rig = hop()
     for batch in range(50):
         rig.say("dev-1", activation(1 + batch // 10, batch % 10))
-    assert sum(len(kept) for _, kept in rig.machine._early.values()) == 1  # type: ignore[attr-defined]
+    assert sum(len(kept) for _, kept in rig.session.early.values()) == 1
 
 
 def test_of_early_activations_only_the_newest_attempts_are_kept_and_a_discard_drops_them() -> None:
@@ -276,9 +326,9 @@ def test_of_early_activations_only_the_newest_attempts_are_kept_and_a_discard_dr
     rig.say("dev-1", activation(1))
     rig.say("dev-1", activation(2))
     rig.say("dev-1", activation(1))
-    assert [kept[0].ticket.attempt for _, kept in rig.machine._early.values()] == [2]  # type: ignore[attr-defined]
+    assert [kept[0].ticket.attempt for _, kept in rig.session.early.values()] == [2]
     rig.say("orch", Discard(1, "dev-1", 2))
-    assert not rig.machine._early  # type: ignore[attr-defined]
+    assert not rig.session.early
 
 
 def test_an_accept_that_does_not_fit_shows_at_the_close_at_the_latest() -> None:
@@ -294,9 +344,9 @@ def test_a_job_that_fails_for_one_device_spoils_its_copy_and_any_other_is_the_no
     copying = rig.jobs()[-1]
     rig.done(copying)
     rig.say("dev-1", activation(3))
-    rig.handle(JobFailed(rig.jobs()[-1], "fp32: a plane of 8 bytes for 3 values"))
+    rig.handle(JobFailed(rig.jobs()[-1], "fp32: a plane of 8 bytes for 3 values", SESSION))
     assert rig.said[-1] == CopyFailed("dev-1", 3, "fp32: a plane of 8 bytes for 3 values")
-    rig.handle(JobFailed(copying, "no memory"))
+    rig.handle(JobFailed(copying, "no memory", SESSION))
     assert rig.said[-1] == Fault("no memory")
 
 
@@ -305,8 +355,8 @@ def test_an_activation_of_another_device_or_out_of_order_is_dropped() -> None:
     rig.say("orch", Admit(1, "dev-1", "d", 1, 2))
     rig.say("dev-1", activation(1, device="dev-2"))
     rig.say("dev-1", activation(1, batch=0, micro=1, micros=2))
-    assert rig.machine.dropped["activation from one who may not send it"] == 1
-    assert rig.machine.dropped["activation out of order"] == 1
+    assert rig.session.dropped["activation from one who may not send it"] == 1
+    assert rig.session.dropped["activation out of order"] == 1
     assert not any(isinstance(job, Forward) for job in rig.jobs())
 
 
@@ -333,4 +383,4 @@ def test_the_last_telemetry_of_a_run_says_how_it_was_before_all_is_forgotten() -
     # Every event is a tenth of a second: forward, done, gradient, done.
     assert told["stepped_at"] - told["began_at"] == pytest.approx(0.3)
     assert told["batches_busy_s"] == pytest.approx(0.2)
-    assert rig.machine.progress()["most_copies"] == 0
+    assert rig.machine.idle_progress()["most_copies"] == 0

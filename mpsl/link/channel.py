@@ -55,8 +55,12 @@ Outbound = Publish
 class Channel:
     """The links of the process (`source`, `boot`) in `run` at `term`; `dropped` counts by class of WireError."""
 
-    def __init__(self, topics: Topics, run: str, source: str, boot: str, term: int, limits: Limits) -> None:
+    def __init__(
+        self, topics: Topics, run: str, source: str, boot: str, term: int, limits: Limits, links_before: int = 0
+    ) -> None:
         self.dropped: Counter[str] = Counter()
+        self.progress = 0
+        """How often something new has come: bytes that were not here, or an acknowledgement of bytes in flight."""
         self.in_flight_bytes = 0
         """Bytes sent and not acknowledged, over all links."""
         self.held_bytes = 0
@@ -78,7 +82,8 @@ class Channel:
         self._unacknowledged: dict[tuple[Address, Lane], Sender] = {}
         self._retry_at = inf
         self._ack_due: dict[tuple[str, Lane], Receiver] = {}
-        self._sessions = 0
+        self.links_used = links_before
+        """Links begun so far by this process in the run and term; a later link has a higher number."""
 
     def set_peers(self, peers: Mapping[str, Peer]) -> None:
         """Accept messages from these ids in these boots only; state of a former boot is dropped."""
@@ -113,11 +118,11 @@ class Channel:
         """Queue `message` and publish what the windows allow."""
         key = (to, message.lane)
         if key not in self._senders:
-            self._sessions += 1
+            self.links_used += 1
             topic = self._topics.binary(self._run, to, message.lane, self._source)
             limits = self._limits
             self._senders[key] = Sender(
-                self._boot, self._term, self._sessions, limits.window, limits.chunk_bytes, topic, limits.paced
+                self._boot, self._term, self.links_used, limits.window, limits.chunk_bytes, topic, limits.paced
             )
         sender = self._senders[key]
         sender.send(wire.encode(message), label(message))
@@ -182,6 +187,7 @@ class Channel:
         before = sender.in_flight_bytes
         outbound = self._counted(sender.acknowledge(ack, now))
         self.in_flight_bytes += sender.in_flight_bytes - before
+        self.progress += before > sender.in_flight_bytes or bool(outbound)
         if sender.idle:
             self._unacknowledged.pop((peer.address, lane), None)
         return outbound + self._fill(now)
@@ -224,6 +230,7 @@ class Channel:
             buffers = receiver.receive(header, body, now)
         finally:
             self.held_bytes += receiver.held_bytes - before
+        self.progress += receiver.held_bytes != before or bool(buffers)
         if receiver.ack_at is not None:
             self._ack_due[key] = receiver
         outbound = []

@@ -38,16 +38,25 @@ class Presence:
         """Online, with telemetry of this boot that is fresh."""
         return self.online and self.heard_at is not None and now - self.heard_at <= STALE_S
 
-    def free(self, now: float) -> bool:
-        """Alive, described, of our protocol, and in no run."""
-        described = self.info.get("boot") == self.boot and self.info.get("run") is None
-        return self.alive(now) and described and self.status.get("protocol") == PROTOCOL
+    @property
+    def runs(self) -> list[str]:
+        """The runs that it says it is in."""
+        one, several = self.info.get("run"), self.info.get("runs")
+        runs = several if isinstance(several, list) else [one]
+        return [run for run in runs if isinstance(run, str)]
+
+    def free(self, now: float, own_run: str) -> bool:
+        """Alive, described, of our protocol, and a device in no run but ours; a node may serve several."""
+        described = self.info.get("boot") == self.boot
+        available = self.branch == "node" or all(run == own_run for run in self.runs)
+        return self.alive(now) and described and available and self.status.get("protocol") == PROTOCOL
 
 
 class Census:
-    """All presences by branch and id."""
+    """All presences by branch and id, as `own_run` sees them."""
 
-    def __init__(self) -> None:
+    def __init__(self, own_run: str = "") -> None:
+        self._own_run = own_run
         self._presences: dict[tuple[Branch, str], Presence] = {}
 
     def note(self, topic: ParticipantTopic, payload: Buffer, now: float) -> Presence | None:
@@ -69,8 +78,10 @@ class Census:
         elif topic.leaf == "tele":
             if presence.status and content["boot"] != presence.boot:
                 return None
-            presence.telemetry = content
             presence.heard_at = now
+            # A node says of each of its runs how it is there.
+            if not self._own_run or content.get("run") == self._own_run or not presence.telemetry:
+                presence.telemetry = content
         return presence
 
     def get(self, branch: Branch, id: str) -> Presence | None:
@@ -79,12 +90,13 @@ class Census:
 
     def free(self, branch: Branch, now: float) -> list[Presence]:
         """Those that could join a run now, in natural order of their ids."""
-        found = [p for p in self._presences.values() if p.branch == branch and p.free(now)]
+        found = [p for p in self._presences.values() if p.branch == branch and p.free(now, self._own_run)]
         return sorted(found, key=lambda presence: natural(presence.id))
 
     def count_free(self, branch: Branch, now: float) -> int:
         """How many those are."""
-        return sum(presence.free(now) for presence in self._presences.values() if presence.branch == branch)
+        mine = self._own_run
+        return sum(presence.free(now, mine) for presence in self._presences.values() if presence.branch == branch)
 
     def of_other_protocol(self) -> Presence | None:
         """Someone online who speaks another protocol."""

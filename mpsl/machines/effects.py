@@ -13,6 +13,8 @@ from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
 from mpsl.publish import Publish as Publish  # noqa: PLC0414
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+
 
 @dataclass(frozen=True)
 class Subscribe:
@@ -75,7 +77,7 @@ class EndSession:
 class Log:
     """One line for people: an event's name and its facts."""
 
-    level: Literal["debug", "info", "warning", "error"]
+    level: LogLevel
     event: str
     facts: dict[str, object] = field(default_factory=dict)
 

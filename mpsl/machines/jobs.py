@@ -241,6 +241,15 @@ class ForwardProbe(Job):
 
 
 @dataclass(frozen=True)
+class CheckCopy(Job):
+    """Check that a device's copy is finite after its last step; raises UsageError where it is not."""
+
+    round: int
+    device: str
+    attempt: int
+
+
+@dataclass(frozen=True)
 class Fold(Job):
     """Add a device's copy, weighted by its samples, to the round's sum, and drop the copy."""
 
@@ -320,6 +329,14 @@ class LaidOut(Result):
 
     device_bytes: int
     part_bytes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class CheckUpdate(Job):
+    """Check that a device's received parts are finite; raises UsageError that names the tensor where they are not."""
+
+    device: str
+    attempt: int
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""A participant's side of having its link measured: asked on its `cmd` topic, it answers over a link of its own.
+"""A participant's side of having its link measured: asked on its `cmd` topic, it answers in a session of its own.
 
-It tells how far the broker is (a small message to itself and back), sends trains when told to and times those that come
-in; what follows from that the orchestrator decides. Nothing of it outlives the orchestrator, a plan, or its silence.
+It says how far the broker is (a small message to itself and back), sends bursts when asked to, and times those that
+come in. The orchestrator decides what follows from that. Nothing of it outlives the orchestrator, a plan, or silence.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,19 +10,22 @@ from typing import Any
 
 from mpsl import facts
 from mpsl.errors import UsageError
-from mpsl.link.channel import CHUNK_BYTES, Channel, Limits, Outbound, Peer
-from mpsl.machines.effects import CancelTimer, Effect, Log, SetTimer, Subscribe, Unsubscribe
+from mpsl.link.channel import Limits, Peer
+from mpsl.machines.effects import Effect, Log, Subscribe, Unsubscribe
+from mpsl.machines.participant_session import Identity
 from mpsl.machines.permissions import may_measure
 from mpsl.machines.probe_burst import MAX_BYTES, Arrival, probe_burst
+from mpsl.machines.session import LINK_TIMER, Session, chunk_limit
+from mpsl.machines.session_id import SessionId
 from mpsl.messages import Echo, End, Linked, Message, ProbeBurst, Pull, Took
 from mpsl.names import ORCHESTRATOR
 from mpsl.profiling import LinkQuestion
-from mpsl.topics import Address, BinaryTopic, Topics
+from mpsl.topics import BinaryTopic
 from mpsl.wire import Buffer
 
 COMMAND = "link"
 """What `do` says in the command."""
-TIMER = "link-check"
+QUIET_TIMER = "quiet"
 QUIET_S = 10.0
 """How long the orchestrator may say nothing before it counts as gone."""
 ECHOES = 5
@@ -39,57 +42,56 @@ def limits_of(chunk_bytes: int) -> Limits:
 
 
 class LinkCheck:
-    """The measuring that goes on, if any; `do` wants effects and `post` publishes what the link sends."""
+    """The measurement that goes on in the process `identity`, if any; `emit` takes the effects that it wants."""
 
-    def __init__(
-        self,
-        id: str,
-        boot: str,
-        topics: Topics,
-        do: Callable[[Effect], None],
-        post: Callable[[list[Outbound]], None],
-    ) -> None:
-        self._id, self._boot, self._topics = id, boot, topics
-        self._do, self._post = do, post
+    def __init__(self, identity: Identity, emit: Callable[[Effect], None]) -> None:
+        self._identity = identity
+        self._emit = emit
+        self._session: Session | None = None
         self._question: LinkQuestion | None = None
         self._ended: LinkQuestion | None = None
         """The last question that was dealt with: it may come again, late."""
-        self._forget()
-
-    def _forget(self) -> None:
-        self._channel: Channel | None = None
         self._arrival = Arrival()
         self._sent_at = 0.0
         self._shortest_s = inf
-        self._until = 0.0
+
+    @property
+    def session_id(self) -> SessionId | None:
+        """The session of the measurement."""
+        return self._session.id if self._session else None
 
     @property
     def run(self) -> str | None:
-        """The run for which is measured."""
-        return self._question.run if self._question else None
+        """The run that it is measured for."""
+        return self._session.id.run if self._session else None
 
     def filters(self) -> list[str]:
         """The subscriptions that it needs."""
-        return [self._topics.binary(self.run, self._id, "+", "+")] if self.run else []
+        identity = self._identity
+        return [identity.topics.binary(self.run, identity.id, "+", "+")] if self.run else []
 
     def commanded(self, content: Mapping[str, Any], where: str, now: float, max_packet: int | None) -> None:
         """Begin to be measured, unless that goes on or is over. Raises UsageError for what is no command to us."""
-        if content.get("boot") != self._boot:
+        identity = self._identity
+        if content.get("boot") != identity.boot:
             raise UsageError(f"{where}: no command to this process")
         question = facts.read(LinkQuestion, content.get("link"), where)
-        if self._question is not None or self._is_over(question):
+        if self._session is not None or self._is_over(question):
             return
-        self._question = question
-        chunk = min(question.chunk_bytes, (max_packet or CHUNK_BYTES * 1024) - 1024)
-        run, term = question.run, question.term
-        self._channel = Channel(self._topics, run, self._id, self._boot, term, limits_of(chunk))
-        self._channel.set_peers(
-            {self._id: Peer(self._boot, self._id), ORCHESTRATOR: Peer(question.orchestrator, ORCHESTRATOR)}
+        limits = limits_of(chunk_limit(question.chunk_bytes, max_packet))
+        session_id = SessionId(question.run, question.term)
+        session = Session(session_id, identity.topics, identity.id, identity.boot, limits, self._emit)
+        session.set_peers(
+            {
+                identity.id: Peer(identity.boot, identity.id),
+                ORCHESTRATOR: Peer(question.orchestrator, ORCHESTRATOR),
+            }
         )
-        self._do(Subscribe(tuple(self.filters())))
-        self._until = now + QUIET_S
-        self._echo(1, now)
-        self.wake()
+        self._session, self._question = session, question
+        self._arrival, self._sent_at, self._shortest_s = Arrival(), 0.0, inf
+        self._emit(Subscribe(tuple(self.filters())))
+        session.set_timer(QUIET_TIMER, now + QUIET_S)
+        self._echo(session, 1, now)
 
     def _is_over(self, question: LinkQuestion) -> bool:
         """Whether a question is the last one again, or from before it."""
@@ -99,67 +101,59 @@ class LinkCheck:
 
     def receive(self, topic: BinaryTopic, payload: Buffer, now: float) -> None:
         """Something on our own address in that run."""
-        channel = self._channel
-        if channel is None:
+        session = self._session
+        if session is None:
             return
-        messages, outbound = channel.receive(topic, payload, now)
-        self._post(outbound)
+        messages = session.receive(topic, payload, now)
         if topic.source == ORCHESTRATOR:
-            self._until = now + QUIET_S
+            session.set_timer(QUIET_TIMER, now + QUIET_S)
         for message in messages:
-            if self._channel is channel and may_measure(self._id, topic.source, self._id, message):
-                self._take(message, now)
-        self.wake()
+            if not session.over and may_measure(self._identity.id, topic.source, self._identity.id, message):
+                self._take(session, message, now)
+        session.wake()
 
-    def _take(self, message: Message, now: float) -> None:
-        assert self._channel is not None
+    def _take(self, session: Session, message: Message, now: float) -> None:
         match message:
             case Echo(number):
                 self._shortest_s = min(self._shortest_s, now - self._sent_at)
                 if number < ECHOES:
-                    self._echo(number + 1, now)
+                    self._echo(session, number + 1, now)
                 else:
-                    self._send(ORCHESTRATOR, Linked(self._shortest_s / 2), now)
+                    session.send(ORCHESTRATOR, Linked(self._shortest_s / 2), now)
             case Pull(number, size):
                 for piece in probe_burst(number, size):
-                    self._send(ORCHESTRATOR, piece, now)
+                    session.send(ORCHESTRATOR, piece, now)
             case ProbeBurst(number):
-                whole = self._arrival.add(message, now, self._channel.received_bytes)
+                whole = self._arrival.add(message, now, session.channel.received_bytes)
                 if whole is not None:
-                    self._send(ORCHESTRATOR, Took(number, *whole), now)
+                    session.send(ORCHESTRATOR, Took(number, *whole), now)
             case End():
-                self._post(self._channel.due(inf))
+                session.flush(inf)
                 self.stop()
 
-    def _echo(self, number: int, now: float) -> None:
+    def _echo(self, session: Session, number: int, now: float) -> None:
         self._sent_at = now
-        self._send(self._id, Echo(number), now)
+        session.send(self._identity.id, Echo(number), now)
 
-    def _send(self, to: Address, message: Message, now: float) -> None:
-        assert self._channel is not None
-        self._post(self._channel.send(to, message, now))
-
-    def fired(self, now: float) -> None:
-        """The timer: something is to be sent again, or the orchestrator has fallen silent."""
-        if self._channel is None:
+    def timer_fired(self, name: str, now: float) -> None:
+        """Something is to be sent again, or the orchestrator has fallen silent."""
+        session = self._session
+        if session is None:
             return
-        if now >= self._until:
-            self._do(Log("warning", "link-not-measured", {"run": self.run, "reason": f"silence for {QUIET_S:g} s"}))
+        if name == LINK_TIMER:
+            session.flush(now)
+        elif name == QUIET_TIMER:
+            session.log(Log("warning", "link-not-measured", {"reason": f"silence for {QUIET_S:g} s"}))
             self.stop()
-            return
-        self._post(self._channel.due(now))
-        self.wake()
 
-    def wake(self) -> None:
-        """Set the timer to when something is next to be done."""
-        if self._channel is not None:
-            due = self._channel.next_due()
-            self._do(SetTimer(TIMER, self._until if due is None else min(due, self._until)))
+    def back_online(self) -> None:
+        """The link sends again what was lost with the connection."""
+        if self._session is not None:
+            self._session.wake()
 
     def stop(self) -> None:
-        """It is over, or no longer wanted: leave nothing behind."""
-        if self._question is not None:
-            self._do(Unsubscribe(tuple(self.filters())))
-            self._do(CancelTimer(TIMER))
-            self._ended, self._question = self._question, None
-            self._forget()
+        """End it: it is over, or no longer wanted."""
+        if self._session is not None:
+            self._emit(Unsubscribe(tuple(self.filters())))
+            self._session.end()
+            self._ended, self._question, self._session = self._question, None, None

@@ -1,16 +1,17 @@
-"""What all state machines share: events in, effects out, transitions in a table.
+"""What all state machines share: events in, effects out, invariants checked.
 
-Synchronous and total: no I/O, no clock, no chance. An event that the table does not allow raises IllegalEvent before
+Synchronous and total: no I/O, no clock, no chance. An event that comes after the stop raises IllegalEvent before
 anything has changed.
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mpsl import strict_json
 from mpsl.errors import IllegalEvent
-from mpsl.machines.effects import Effect, Log, Publish
+from mpsl.machines.effects import Effect, Log, LogLevel, Publish
 from mpsl.machines.events import Event
 from mpsl.wire import Buffer
 
@@ -29,33 +30,49 @@ def from_json(payload: Buffer) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-class Machine:
-    """Base of the three machines. A subclass names its state and its table: state -> kind of event -> method."""
+class Machine(ABC):
+    """Base of the three machines."""
 
-    EVENTS: ClassVar[Mapping[type, str]]
-    """What happens whatever the state: kind of event -> method."""
+    validating: ClassVar[bool] = False
+    """Whether `validate` runs after every event: in all tests and in the simulator."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.stopped = False
         self._effects: list[Effect] = []
 
+    @property
+    @abstractmethod
+    def will(self) -> Publish:
+        """The last will: what the broker publishes when this process vanishes."""
+
+    @abstractmethod
+    def _take(self, event: Event) -> None:
+        """Do what follows from an event."""
+
+    @abstractmethod
+    def validate(self) -> None:
+        """Raise AssertionError where an invariant does not hold."""
+
     def handle(self, event: Event, now: float) -> list[Effect]:
         """Take one event at time `now` (seconds, monotonic) and return what is to be done."""
-        method = self.EVENTS.get(type(event))
-        if method is None or self.stopped:
-            raise IllegalEvent(f"{type(self).__name__}: {type(event).__name__} is not allowed here")
+        if self.stopped:
+            raise IllegalEvent(f"{type(self).__name__}: {type(event).__name__} came after the stop")
         self.now = now
         self._effects = []
-        getattr(self, method)(event)
+        self._take(event)
+        if Machine.validating:
+            self.validate()
         return self._effects
 
-    def _do(self, *effects: Effect) -> None:
+    def emit(self, *effects: Effect) -> None:
+        """Want these effects, after those of this event so far."""
         self._effects += effects
 
-    def _publish(self, topic: str, content: Mapping[str, Any] | None, retain: bool = False) -> None:
+    def publish_json(self, topic: str, content: Mapping[str, Any] | None, retain: bool = False) -> None:
         """Publish JSON at QoS 1; None clears a retained topic."""
-        self._do(Publish(topic, b"" if content is None else as_json(content), 1, retain))
+        self.emit(Publish(topic, b"" if content is None else as_json(content), 1, retain))
 
-    def _log(self, level: Any, event: str, **facts: object) -> None:
-        self._do(Log(level, event, facts))
+    def log(self, level: LogLevel, event: str, **facts: object) -> None:
+        """Write one line for people."""
+        self.emit(Log(level, event, facts))

@@ -1,4 +1,5 @@
-"""The devices of a run as the orchestrator keeps them, and the book of a round: who waits, is in, counted or out.
+"""The devices of a run as the orchestrator keeps them, and the ledger of a round: who waits, is admitted,
+accepted or out.
 
 Decides who is admitted next and who contributes; sends nothing.
 """
@@ -25,12 +26,15 @@ class Place(enum.Enum):
 
 @dataclass
 class Member:
-    """A device of the run. `held` is the round whose committed weights it holds; `cleared`: it may be admitted."""
+    """A device of the run. `held` is the round whose committed weights it holds.
+
+    `discard_acked`: no attempt of the device is left that it has yet to forget, so it may be admitted.
+    """
 
     id: str
     boot: str
     joined: bool = False
-    cleared: bool = True
+    discard_acked: bool = True
     refusal: str = ""
     samples: int = 0
     test_batches: int = 0
@@ -40,7 +44,12 @@ class Member:
     update: Update | None = None
     arrivals: Arrivals = field(default_factory=Arrivals)
     finished: set[str] = field(default_factory=set)
-    unclear: set[Address] = field(default_factory=set)
+    pending_discards: set[Address] = field(default_factory=set)
+    """Seats that have yet to forget its attempt."""
+    checking: bool = False
+    """Whether its whole update is being checked, or has been."""
+    complete_at: float | None = None
+    """When its update was known to be whole and finite."""
     present: bool = False
     """Whether its `info` has said that it is in this run."""
     progress: tuple[int, str, int] = (0, "", 0)
@@ -56,28 +65,79 @@ class Member:
 
 @dataclass
 class RoundLedger:
-    """One round (or evaluation) over `members`: at most `most` admitted at a time."""
+    """One round (or evaluation) over `members`: at most `most` admitted at a time.
+
+    `in_order`: devices are admitted and accepted in the order of the roster, which makes a run repeatable.
+    """
 
     round: int
     most: int
     members: dict[str, Member]
     plan: Plan
     opened_at: float
+    in_order: bool = False
+    training: bool = True
     accepted: dict[str, int] = field(default_factory=dict)
     """Training samples of the accepted devices, in the order of acceptance."""
     scores: dict[str, tuple[int, int]] = field(default_factory=dict)
+    held_s: float = 0.0
+    """How long complete updates have waited for their turn, all together."""
+    _counts: Counter[Place] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._counts = Counter(member.place for member in self.members.values())
 
     def open_to(self, ids: list[str]) -> None:
         """These take part; all others are out."""
+        taking_part = set(ids)
         for id, member in self.members.items():
-            member.place = Place.WAITING if id in ids else Place.OUT
+            self.move(member, Place.WAITING if id in taking_part else Place.OUT)
             member.update = None
             member.arrivals = Arrivals()
             member.finished = set()
+            member.checking = False
+            member.complete_at = None
+
+    def move(self, member: Member, place: Place) -> None:
+        """Put a member at a place: nobody else writes it."""
+        self._counts[member.place] -= 1
+        self._counts[place] += 1
+        member.place = place
+        if place is Place.ADMITTED:
+            member.arrivals, member.update, member.finished = Arrivals(), None, set()
+            member.checking, member.complete_at = False, None
+
+    def count(self, place: Place) -> int:
+        """How many members are at a place."""
+        return self._counts[place]
 
     def at(self, place: Place) -> list[Member]:
         """The members at a place."""
         return [member for member in self.members.values() if member.place is place]
+
+    def acceptable(self) -> list[Member]:
+        """The admitted members whose update is complete, as far as it is their turn; the earliest complete first."""
+        if not self.in_order:
+            complete = [member for member in self.at(Place.ADMITTED) if member.complete_at is not None]
+            return sorted(complete, key=lambda member: member.complete_at or 0.0)
+        turn: list[Member] = []
+        for member in self.members.values():
+            if member.place in (Place.ACCEPTED, Place.OUT):
+                continue
+            if member.place is not Place.ADMITTED or member.complete_at is None:
+                break
+            turn.append(member)
+        return turn
+
+    def validate(self) -> None:
+        """Raise AssertionError where the ledger disagrees with the places of its members."""
+        places = Counter(member.place for member in self.members.values())
+        assert +self._counts == +places, f"{self._counts} are counted, {places} are there"
+        assert self.count(Place.ADMITTED) + self.count(Place.DISCARDING) <= max(self.most, self.plan.admit)
+        if self.training:
+            accepted = {member.id for member in self.members.values() if member.place is Place.ACCEPTED}
+            assert accepted == self.accepted.keys()
+        assert not self.in_order or list(self.accepted) == [id for id in self.members if id in self.accepted]
 
     def next_admission(self) -> Member | None:
         """The slowest that waits, so that the end of the round is short; None while G are in.
@@ -86,10 +146,11 @@ class RoundLedger:
         share of the places, so that its memory is bounded too; and the emptiest replicas come first, so that none waits
         for work while another has more than it needs.
         """
-        occupying = self.at(Place.ADMITTED) + self.at(Place.DISCARDING)
-        waiting = self.at(Place.WAITING)
-        if len(occupying) >= self.most or not waiting:
+        if self.count(Place.ADMITTED) + self.count(Place.DISCARDING) >= self.most or not self.count(Place.WAITING):
             return None
+        occupying = self.at(Place.ADMITTED) + self.at(Place.DISCARDING)
+        # Strictly in order: a later device of the same replica must not take the place that an earlier one waits for.
+        waiting = self.at(Place.WAITING)[:1] if self.in_order else self.at(Place.WAITING)
         if not self.plan.replicated:
             return max(waiting, key=lambda member: (member.last_seconds, member.samples))
         taken = Counter(address for member in occupying for address in self.plan.chain(member.id))
@@ -112,12 +173,12 @@ class RoundLedger:
     @property
     def decided(self) -> bool:
         """Whether everyone is accepted or out."""
-        return not (self.at(Place.WAITING) or self.at(Place.ADMITTED) or self.at(Place.DISCARDING))
+        return not (self.count(Place.WAITING) or self.count(Place.ADMITTED) or self.count(Place.DISCARDING))
 
     @property
     def possible(self) -> int:
         """How many are accepted or still may be."""
-        return len(self.accepted) + len(self.at(Place.WAITING)) + len(self.at(Place.ADMITTED))
+        return len(self.accepted) + self.count(Place.WAITING) + self.count(Place.ADMITTED)
 
     @property
     def weight(self) -> int:

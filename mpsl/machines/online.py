@@ -1,14 +1,18 @@
-"""Being online under one id: announces itself once its subscriptions are granted, tells how it is, ends where another
-live process has its id. What the role does, and in which run, it must never know.
+"""Being online under one id: announces the process once its subscriptions are granted, and tells how it is.
+
+A process ends where another live process has its id, in either role, and where the broker does not bring its own status
+back. What the role does, and in which run, this must never know.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mpsl import PROTOCOL, VERSION
-from mpsl.machines.effects import Publish, SetTimer, Stop, Subscribe
-from mpsl.machines.events import Connected, Disconnected, StopRequested, Subscribed
+from mpsl.machines.effects import CancelTimer, Publish, SetTimer, Stop, Subscribe
+from mpsl.machines.events import Disconnected
 from mpsl.machines.machine import Machine, as_json, from_json
+from mpsl.machines.participant_session import Identity
 from mpsl.topics import Branch, Topics
 from mpsl.wire import Buffer
 
@@ -17,48 +21,56 @@ ANNOUNCE_AFTER_S = 0.3
 RIVAL_S = 6.0
 """How long a status `online` of another boot is believed without its telemetry."""
 TELEMETRY_S = 2.0
+ECHO_S = 10.0
+"""How long a process waits for its own status to come back before it publishes it again."""
+MAX_ECHO_WAITS = 3
+"""After so many waits the process ends: nobody would see it."""
+
+OTHER_BRANCH: dict[Branch, Branch] = {"dev": "node", "node": "dev"}
 
 
 class Online(Machine):
-    """Base of whoever has an id; `info` is what it tells about itself beside its run."""
+    """Base of whoever has an id; `described` is what it tells about itself beside its runs."""
 
     branch: ClassVar[Branch]
     role: ClassVar[str]
 
-    def __init__(self, id: str, boot: str, topics: Topics, info: Mapping[str, Any]) -> None:
+    def __init__(self, id: str, boot: str, topics: Topics, described: Mapping[str, Any]) -> None:
         super().__init__()
         self.id = id
         self.boot = boot
         self.topics = topics
-        self._info = dict(info)
+        self.identity = Identity(id, boot, topics)
+        self.described = dict(described)
+        self.max_packet: int | None = None
         self._online = False
         self._announced = False
         self._rival: str | None = None
-        self._max_packet: int | None = None
+        self._echo_waits = 0
         self._started = 0.0
 
-    # What being in a run adds
+    # What being in runs adds
 
     @property
-    def run_name(self) -> str | None:
-        """The run that we are in."""
-        raise NotImplementedError
+    @abstractmethod
+    def run_names(self) -> list[str]:
+        """The runs that the process is in, the oldest first."""
 
+    @abstractmethod
     def run_filters(self) -> list[str]:
-        """The subscriptions that the run needs."""
-        raise NotImplementedError
+        """The subscriptions that the runs need."""
 
-    def telemetry(self) -> dict[str, Any]:
-        """What the telemetry says beside who and where we are."""
-        raise NotImplementedError
+    @abstractmethod
+    def telemetry(self) -> list[dict[str, Any]]:
+        """What the telemetry says beside who we are: one for each run, or one without a run."""
 
+    @abstractmethod
     def info(self) -> dict[str, Any]:
         """What `info` says beside what it said at the start."""
-        raise NotImplementedError
 
+    @abstractmethod
     def back_online(self) -> None:
         """We are connected, subscribed and announced: for the first time, or again."""
-        raise NotImplementedError
 
     # Being online
 
@@ -73,56 +85,66 @@ class Online(Machine):
     def _status(self, state: str) -> dict[str, Any]:
         return {"state": state, "role": self.role, "boot": self.boot, "protocol": PROTOCOL, "version": VERSION}
 
-    def _connected(self, event: Connected) -> None:
-        self._max_packet = event.max_packet
+    def _connected(self, max_packet: int | None) -> None:
+        self.max_packet = max_packet
+        twin = OTHER_BRANCH[self.branch]
         filters = [self._own("status"), self._own("tele"), self._own("cmd"), self.topics.run("+", "plan")]
-        self._do(Subscribe((*filters, *self.run_filters())))
+        filters += [self.topics.participant(twin, self.id, leaf) for leaf in ("status", "tele")]
+        self.emit(Subscribe((*filters, *self.run_filters())))
 
     def _disconnected(self, event: Disconnected) -> None:
         self._online = False
-        self._log("warning", "disconnected", reason=event.reason)
+        self.emit(CancelTimer("echo"))
+        self.log("warning", "disconnected", reason=event.reason)
 
-    def _subscribed(self, event: Subscribed) -> None:
+    def _subscribed(self) -> None:
         if self._announced:
             self._go_online()
         else:
-            self._do(SetTimer("announce", self.now + ANNOUNCE_AFTER_S))
+            self.emit(SetTimer("announce", self.now + ANNOUNCE_AFTER_S))
 
     def _announce(self) -> None:
         if self._rival is not None:
             # It said `online`, perhaps long ago: if it lives, its telemetry is due.
-            self._do(SetTimer("rival", self.now + RIVAL_S))
+            self.emit(SetTimer("rival", self.now + RIVAL_S))
             return
         self._announced = True
         self._started = self.now
-        self._log("info", "online", id=self.id, boot=self.boot)
+        self.log("info", "online", id=self.id, boot=self.boot)
         self._go_online()
 
     def _go_online(self) -> None:
+        if not self._online:
+            self._echo_waits = 0
+            self.emit(SetTimer("echo", self.now + ECHO_S))
         self._online = True
-        self._publish(self._own("status"), self._status("online"), retain=True)
-        self._publish_info()
-        self._telemetry()
+        self.publish_json(self._own("status"), self._status("online"), retain=True)
+        self.publish_info()
+        self.publish_telemetry()
         self.back_online()
 
-    def _publish_info(self) -> None:
-        self._publish(
-            self._own("info"), {"boot": self.boot, "run": self.run_name, **self._info, **self.info()}, retain=True
-        )
-
-    def _telemetry(self) -> None:
+    def publish_info(self) -> None:
+        """Publish `info`, retained; where there is no connection, being back does it."""
         if self._online:
-            content = {"boot": self.boot, "run": self.run_name, "uptime_s": round(self.now - self._started, 1)}
-            self._publish(self._own("tele"), content | self.telemetry())
-            self._do(SetTimer("telemetry", self.now + TELEMETRY_S))
+            runs = self.run_names
+            said = {"boot": self.boot, "run": runs[0] if runs else None, **self.described, **self.info()}
+            if len(runs) > 1:
+                said["runs"] = runs
+            self.publish_json(self._own("info"), said, retain=True)
 
-    def _stop_requested(self, event: StopRequested) -> None:
-        self._quit(0, "asked to stop")
+    def publish_telemetry(self) -> None:
+        """Publish a sign of life."""
+        if self._online:
+            for facts in self.telemetry():
+                said = {"boot": self.boot, "run": facts["run"], "uptime_s": round(self.now - self._started, 1)}
+                self.publish_json(self._own("tele"), said | facts)
+            self.emit(SetTimer("telemetry", self.now + TELEMETRY_S))
 
-    def _quit(self, status: int, reason: str) -> None:
+    def quit(self, status: int, reason: str) -> None:
+        """End the process."""
         if self._announced:
-            self._publish(self._own("status"), self._status("offline"), retain=True)
-        self._do(Stop(status, reason))
+            self.publish_json(self._own("status"), self._status("offline"), retain=True)
+        self.emit(Stop(status, reason))
         self.stopped = True
 
     def _online_timer(self, name: str) -> None:
@@ -133,25 +155,47 @@ class Online(Machine):
                 self._rival = None
                 self._announce()
             case "telemetry":
-                self._telemetry()
+                self.publish_telemetry()
+            case "echo":
+                self._echo_missing()
 
-    def _seen_own_id(self, leaf: str, payload: Buffer) -> None:
-        """Something on our own topics: ours come back to us, another boot's means another process of our id."""
+    def _echo_missing(self) -> None:
+        """Our own status has not come back: nobody may see us."""
+        self._echo_waits += 1
+        topic = self._own("status")
+        if self._echo_waits >= MAX_ECHO_WAITS:
+            self.quit(
+                1,
+                f"{topic}: the broker has not brought back our own status for {self._echo_waits * ECHO_S:.0f} s, so "
+                f"nobody sees this process; do its access rules let {self.id} write and read this topic?",
+            )
+            return
+        self.log("warning", "status-not-seen", topic=topic, seconds=self._echo_waits * ECHO_S)
+        self.publish_json(topic, self._status("online"), retain=True)
+        self.emit(SetTimer("echo", self.now + ECHO_S))
+
+    def _seen_own_id(self, branch: Branch, leaf: str, payload: Buffer) -> None:
+        """Something under our id: ours comes back to us; another boot's means that another process has our id."""
         content = from_json(payload)
         other = content.get("boot") if content else None
-        if content is None or not isinstance(other, str) or other == self.boot:
+        if content is None or not isinstance(other, str):
+            return
+        if other == self.boot:
+            if leaf == "status" and branch == self.branch:
+                self.emit(CancelTimer("echo"))
             return
         if leaf == "tele" or (leaf == "status" and content.get("state") == "online" and self._announced):
             # Both announced at once: the smaller boot gives way, so that one stays.
             if not self._announced or self.boot < other:
                 self._announced = False
-                self._quit(
+                their_role = "node" if branch == "node" else "device"
+                self.quit(
                     1,
-                    f"two processes have the id {self.id}: this one (boot {self.boot}) and another (boot {other}) "
-                    "that is online; stop the other or choose another --id",
+                    f"two processes have the id {self.id}: this {self.role} (boot {self.boot}) and a {their_role} "
+                    f"(boot {other}) that is online; stop the other or choose another --id",
                 )
         elif leaf == "status":
             self._rival = other if content.get("state") == "online" else None
-            if self._online:
+            if self._online and branch == self.branch:
                 # The last will of our former process came late and is retained now: say again that we are here.
-                self._publish(self._own("status"), self._status("online"), retain=True)
+                self.publish_json(self._own("status"), self._status("online"), retain=True)

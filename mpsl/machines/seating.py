@@ -99,7 +99,8 @@ def _demand(job: Job, model: ModelBuilt, seat: Seat, served: dict[str, tuple[int
     # A plan may leave a slow replica without devices: it is judged as if it had one.
     share = max(1, devices) / len(served)
     cost = sum(model.block_costs[slice(*seat.blocks)]) * share
-    budget = next(node for node in fleet.nodes if node.id == seat.node).info.get("memory_budget")
+    info = next(node for node in fleet.nodes if node.id == seat.node).info
+    budget = info.get("memory_free", info.get("memory_budget"))
     options = memory_strategies(part_sizes(model, seat.blocks), job.run.micro_batches)
     return _Demand(seat, share, cost, options, budget if isinstance(budget, int) else None)
 

@@ -69,9 +69,7 @@ class Rehearsal:
 
     def run(self, rounds: int) -> Timeline:
         """`rounds` rounds, from the opening of the first to the last one's checkpoint. Raises RunFailed."""
-        link_mbps = self._fleet.broker.link_mbps
-        assert link_mbps is not None, "a fleet without it is refused when it is read"
-        times = FleetTimes(self._queue, self.system, link_mbps, self.pace, self.timeline)
+        times = FleetTimes(self._queue, self.system, self._fleet.broker.link_mbps, self.pace, self.timeline)
         # Tests and faults check the same machines after every event; here that would only cost time.
         simulation = Simulation(
             random.Random(0), NO_FAULTS, times, on_busy=self._computed, note=self._note, is_checked=False
@@ -89,10 +87,10 @@ class Rehearsal:
         hardware = {each.id: each.hardware for each in self._fleet.expanded_nodes()}
         hardware |= {each.id: each.hardware for each in self._fleet.expanded_devices()}
         for seat in self.planned.seats:
-            make_hop = partial(HopMachine, seat.node, topics=TOPICS, info={"memory_budget": None})
+            make_hop = partial(HopMachine, seat.node, topics=TOPICS, described={"memory_budget": None})
             yield seat.node, _starting(make_hop, self._hop(seat, hardware[seat.node]))
         for device in self.system.devices:
-            make_device = partial(DeviceMachine, device.id, topics=TOPICS, info={})
+            make_device = partial(DeviceMachine, device.id, topics=TOPICS, described={})
             yield device.id, _starting(make_device, self._device(device, hardware[device.id]))
         make = partial(OrchestratorMachine, self._job(rounds), RUN, topics=TOPICS, planned=self.planned)
         yield ORCHESTRATOR, _starting(make, self._orchestrator())

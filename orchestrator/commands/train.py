@@ -83,7 +83,7 @@ async def orchestrate(network: Network, job: Job, out: Path, planned: PlannedRun
         try:
             stop = await drive(driver)
         except BrokerError as error:
-            machine.summary |= {"state": "failed", "reason": str(error)}
+            machine.summary.update(state="failed", reason=str(error))
             performer.fail(machine.summary)
     if stop is not None and stop.status:
         machine.summary["reason"] = machine.summary["reason"] or stop.reason

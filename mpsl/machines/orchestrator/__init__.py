@@ -1,6 +1,6 @@
-"""The orchestrator's state machine: `machine` holds facts and table; every phase of a run is a file of its own."""
+"""The orchestrator of a run: `machine` follows the table, `run_state` holds the facts, every phase is a file."""
 
 from mpsl.machines.orchestrator.machine import OrchestratorMachine
-from mpsl.machines.orchestrator.state import OrchestratorState
+from mpsl.machines.tables.run import OrchestratorState
 
 __all__ = ["OrchestratorMachine", "OrchestratorState"]

@@ -1,138 +1,93 @@
-"""Closing and committing a round: every seat sends its sum, the whole model goes to disk, then everyone commits.
+"""Closing a round: every seat sends its sum; then the whole model goes to disk.
 
 Until the checkpoint is on disk every seat keeps the last committed part.
 """
 
-from typing import TYPE_CHECKING, Any
-
 from mpsl.machines.arrivals import Arrivals
-from mpsl.machines.effects import CancelTimer, Run, Write
-from mpsl.machines.jobs import Checkpoint
-from mpsl.machines.members import RoundLedger
-from mpsl.machines.orchestrator.state import OrchestratorState
-from mpsl.messages import Close, Closed, Commit, Committed, Loaded, Slice
+from mpsl.machines.jobs import Checkpoint, FoldUpdate, Job, Result
+from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.tables.run import RunOutcome
+from mpsl.messages import Close, Closed, Message, Slice
 from mpsl.topics import Address
 
-if TYPE_CHECKING:
-    from mpsl.machines.orchestrator.machine import OrchestratorMachine
 
-S = OrchestratorState
+class Closing(Phase):
+    """What has arrived of the round's sums."""
 
-
-class Closing:
-    """What has arrived of the round's sums; `metrics` are the committed round's so far."""
-
-    def __init__(self, machine: "OrchestratorMachine") -> None:
-        self._machine = machine
+    def __init__(self, context: RunContext) -> None:
+        super().__init__(context)
+        self.digests: dict[Address, str] = {}
+        """Of the sums, as the seats computed them."""
         self._sums: dict[Address, Arrivals] = {}
         self._closed_by: dict[Address, Closed] = {}
-        self.folding = 0
-        """Accepted updates that the worker has yet to add up."""
-        self.metrics: dict[str, Any] = {}
 
-    # The sums
-
-    def begin(self, book: RoundLedger) -> None:
+    def enter(self) -> None:
         """Everyone is accepted or out: ask every seat for its sum."""
-        machine = self._machine
-        machine.do(CancelTimer("round"))
-        machine.state = S.CLOSING
-        machine.heard_at = machine.now
-        machine.waiting_seats = set(machine.seats)
-        self._sums = {address: Arrivals() for address in machine.seats}
+        state, ledger = self.state, self.state.need_ledger()
+        self.context.cancel_timer("round")
+        state.progress_at = self.context.now
+        state.waiting_seats = set(state.seats)
+        self._sums = {address: Arrivals() for address in state.seats}
         self._closed_by = {}
-        for address in machine.seats:
-            served = [id for id in book.accepted if address in machine.chain(id)]
-            machine.send(address, Close(machine.round, len(served)))
-        self._maybe_closed()
+        for address in state.seats:
+            served = [id for id in ledger.accepted if address in state.chain(id)]
+            self.context.send(address, Close(state.round, len(served)))
 
-    def slice(self, source: str, message: Slice) -> None:
-        """A piece of a seat's sum."""
-        machine = self._machine
-        seat = machine.seat_of(source)
-        if seat is None or message.version != machine.round:
-            machine.drop(message, "of another attempt")
-            return
-        self._sums[seat.address].add(message)
-        machine.do(Write(source, message))
-        self._maybe_closed()
+    def take(self, source: str, message: Message) -> None:
+        """A piece of a seat's sum, or its end."""
+        seat = self.state.seat_of(source)
+        match message:
+            case Slice() if seat is not None and message.version == self.state.round and self.context.session:
+                self._sums[seat.address].add(message)
+                self.context.session.write(source, message)
+                self._check(seat.address)
+            case Closed() if seat is not None and message.round == self.state.round:
+                self._closed_by[seat.address] = message
+                self._check(seat.address)
+            case _:
+                self.context.drop(message, "of another attempt")
 
-    def closed(self, source: str, message: Closed) -> None:
-        """A seat's sum is on its way."""
-        seat = self._machine.seat_of(source)
-        if seat is not None and message.round == self._machine.round:
-            self._closed_by[seat.address] = message
-            self._maybe_closed()
-
-    def folded(self) -> None:
+    def job_done(self, job: Job, result: Result) -> None:
         """The worker has added up an update."""
-        self.folding -= 1
-        self._maybe_closed()
+        if isinstance(job, FoldUpdate):
+            self.state.folding -= 1
 
-    def _maybe_closed(self) -> None:
-        machine, book = self._machine, self._machine.book
-        if machine.state is not S.CLOSING or book is None:
+    def _check(self, address: Address) -> None:
+        """A seat's sum is whole: its weight has to be that of the accepted devices."""
+        state, closed = self.state, self._closed_by.get(address)
+        if closed is None or self._sums[address].bytes != state.part_bytes[address]:
             return
-        for address, closed in self._closed_by.items():
-            if self._sums[address].bytes == machine.loading.part_bytes[address]:
-                machine.waiting_seats.discard(address)
-                due = sum(samples for id, samples in book.accepted.items() if address in machine.chain(id))
-                if closed.weight != due:
-                    machine.fail(f"seat {address} folded {closed.weight} samples, {due} were accepted")
-                    return
-        if not machine.waiting_seats and self.folding == 0:
-            machine.state = S.SAVING
-            digests = {address: closed.digest for address, closed in self._closed_by.items()}
-            machine.do(Run(Checkpoint(machine.round, book.weight, digests)))
+        state.waiting_seats.discard(address)
+        accepted = state.need_ledger().accepted
+        due = sum(samples for id, samples in accepted.items() if address in state.chain(id))
+        if closed.weight != due:
+            self.context.fail(f"seat {address} folded {closed.weight} samples, {due} were accepted")
+        self.digests = {each: said.digest for each, said in self._closed_by.items()}
 
-    # The commit
+    def outcome(self) -> RunOutcome | None:
+        """All sums are here whole, and the devices' parts are added up."""
+        return RunOutcome.SUMS_COMPLETE if not self.state.waiting_seats and self.state.folding == 0 else None
 
-    def saved(self) -> None:
-        """The round is on disk: it is committed from this moment on."""
-        machine, book = self._machine, self._machine.book
-        assert book is not None
-        machine.state = S.COMMITTING
-        machine.heard_at = machine.now
-        machine.waiting_seats = set(machine.seats)
-        self.metrics = {
-            "round": machine.round,
-            "loss": book.loss(),
-            "accuracy": None,
-            "samples": book.weight,
-            "seconds": machine.now - book.opened_at,
-            "devices": list(book.accepted),
-        }
-        machine.summary["loss"] = self.metrics["loss"]
-        facts = {"round": machine.round, "devices": len(book.accepted), "loss": round(book.loss(), 4)}
-        machine.log("info", "committed", run=machine.run, **facts)
-        replicated = {seat.stage for seat in machine.seats.values() if seat.replica > 0}
-        for address, seat in machine.seats.items():
-            if seat.stage in replicated:
-                machine.loading.send_part(address)
-            else:
-                machine.send(address, Commit(machine.round, book.weight))
-        self._maybe_committed()
 
-    def merged_loaded(self, source: str, message: Loaded) -> None:
-        """A replica holds the merged part: now it may serve it."""
-        machine, book = self._machine, self._machine.book
-        seat = machine.seat_of(source)
-        if seat is not None and book is not None and message.version == machine.round:
-            machine.send(seat.address, Commit(machine.round, book.weight, merged=True))
+class Saving(Phase):
+    """The whole model goes to disk: from then on the round is committed."""
 
-    def committed(self, source: str, message: Committed) -> None:
-        """A seat serves the committed part of the round."""
-        machine = self._machine
-        seat = machine.seat_of(source)
-        if seat is not None and message.round == machine.round:
-            machine.waiting_seats.discard(seat.address)
-            self._maybe_committed()
+    def __init__(self, context: RunContext, closing: Closing) -> None:
+        super().__init__(context)
+        self._closing = closing
+        self._saved = False
 
-    def _maybe_committed(self) -> None:
-        machine, run = self._machine, self._machine.job.run
-        if machine.state is not S.COMMITTING or machine.waiting_seats:
-            return
-        if machine.round == run.rounds or machine.round % run.evaluate_every == 0:
-            machine.evaluation.begin()
-        else:
-            machine.reporting.begin()
+    def enter(self) -> None:
+        """Divide all sums and write the model."""
+        self._saved = False
+        weight = self.state.need_ledger().weight
+        self.context.start_job(Checkpoint(self.state.round, weight, dict(self._closing.digests)))
+
+    def job_done(self, job: Job, result: Result) -> None:
+        """The model is on disk."""
+        self._saved = self._saved or isinstance(job, Checkpoint)
+
+    def outcome(self) -> RunOutcome | None:
+        """The model is on disk."""
+        return RunOutcome.SAVED if self._saved else None

@@ -1,20 +1,17 @@
-"""Those who go: a lost or silent node ends the run, a lost, silent or stuck device is left out of the round."""
-
-from typing import TYPE_CHECKING
+"""Those who go: a lost or silent node ends the run; a lost, silent or stuck device is left out of the round."""
 
 from mpsl.machines.census import Presence
 from mpsl.machines.members import Member, Place
-from mpsl.machines.orchestrator.state import OrchestratorState
+from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.participant_session import LOST_GRACE_S
+from mpsl.machines.tables.run import OrchestratorState
 from mpsl.messages import CopyFailed, Discard, Discarded, Fault
 from mpsl.plan import Seat
-
-if TYPE_CHECKING:
-    from mpsl.machines.orchestrator.machine import OrchestratorMachine
 
 S = OrchestratorState
 
 STALL_S = 90.0
-"""How long a step that waits for seats may go without hearing anything from any of them."""
+"""How long a step that waits for seats may go without anything new from any of them."""
 FIRST_PATIENCE_S = 300.0
 """How long a device may make no progress before anyone has made a batch."""
 MIN_PATIENCE_S = 90.0
@@ -25,35 +22,49 @@ PATIENCE = 20.0
 class Departures:
     """Watches over everyone of the plan, and clears up after a device that is left out."""
 
-    def __init__(self, machine: "OrchestratorMachine") -> None:
-        self._machine = machine
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._state = context.state
         self._slowest_batch = 0.0
         self._present_nodes: set[str] = set()
         """Nodes whose `info` has said that they are in this run."""
+        self._lost_at: dict[tuple[str, str], float] = {}
+        """When the last will of (id, boot) came: it is provisional for LOST_GRACE_S."""
 
     # Noticing
 
+    def connection_lost(self) -> None:
+        """Our own connection is gone: wills that came with that say nothing yet."""
+        self._lost_at.clear()
+
     def seen(self, presence: Presence) -> None:
         """Someone's status, info or telemetry has changed."""
-        machine = self._machine
-        if machine.state is S.ENDING or machine.plan is None:
+        if self._state.plan is None or not presence.status:
             return
+        if presence.online:
+            self._lost_at.pop((presence.id, presence.boot), None)
         if presence.branch == "node":
-            seat = machine.plan.seat_of(presence.id)
+            seat = self._state.seat_of(presence.id)
             if seat is not None:
                 self._seen_node(presence, seat)
-            return
-        member = machine.members.get(presence.id)
-        if member is None or not presence.status:
-            return
+        elif (member := self._state.members.get(presence.id)) is not None:
+            self._seen_device(presence, member)
+
+    def _seen_device(self, presence: Presence, member: Member) -> None:
         if presence.boot != member.boot:
             if presence.online and presence.info.get("boot") == presence.boot:
                 self._came_back(member, presence.boot)
         elif not presence.online:
-            self._gone(member, f"is {presence.status.get('state')}")
+            if not self._is_provisional(presence):
+                self._gone(member, f"is {presence.status.get('state')}")
         elif self._has_left(presence, member.present):
             member.joined = member.present = False
             self._gone(member, "is no longer in the run")
+            # It left by itself while one of us had no connection: it may join again.
+            if self._context.session is not None:
+                self._context.session.channel.forget(member.id)
+            member.held = -1
+            self._context.publish_plan()
         else:
             member.present = member.present or self._is_present(presence)
             self._note_progress(member, presence)
@@ -63,17 +74,24 @@ class Departures:
         if presence.boot != seat.boot:
             why = "replaced by another process"
         elif not presence.online:
-            why = str(presence.status.get("state"))
+            why = "" if self._is_provisional(presence) else str(presence.status.get("state"))
         elif self._has_left(presence, seat.node in self._present_nodes):
             why = "no longer in the run"
         elif self._is_present(presence):
             self._present_nodes.add(seat.node)
         if why:
-            self._machine.fail(f"node {seat.node} (seat {seat.address}) is {why}")
+            self._context.fail(f"node {seat.node} (seat {seat.address}) is {why}")
+
+    def _is_provisional(self, presence: Presence) -> bool:
+        """Whether a last will may yet be taken back: a broker that restarts publishes it, and all are back at once."""
+        if presence.status.get("state") != "lost":
+            return False
+        since = self._lost_at.setdefault((presence.id, presence.boot), self._context.now)
+        return self._context.now - since < LOST_GRACE_S
 
     def _is_present(self, presence: Presence) -> bool:
         """Whether its `info` says that it is in this run."""
-        return presence.info.get("boot") == presence.boot and presence.info.get("run") == self._machine.run
+        return presence.info.get("boot") == presence.boot and self._state.run in presence.runs
 
     def _has_left(self, presence: Presence, was_present: bool) -> bool:
         """Whether it has left by itself: it fell out with us while one of us had no connection."""
@@ -87,7 +105,7 @@ class Departures:
         progress = (batch, str(told.get("state")), received)
         if progress == member.progress:
             return
-        now, steps = self._machine.now, batch - member.progress[0]
+        now, steps = self._context.now, batch - member.progress[0]
         if steps > 0 and member.progress[1] == "training":
             self._slowest_batch = max(self._slowest_batch, (now - member.batch_at) / steps)
         if progress[:2] != member.progress[:2]:
@@ -95,136 +113,134 @@ class Departures:
         member.progress = progress
         member.progress_at = now
 
-    def watch(self) -> None:
-        """Deadlines of everyone who is waited for."""
-        machine, now = self._machine, self._machine.now
-        for seat in machine.seats.values():
-            presence = machine.census.get("node", seat.node)
-            if presence is not None and not presence.alive(now):
-                machine.fail(f"node {seat.node} (seat {seat.address}) has said nothing for too long")
+    def watch(self, phase: OrchestratorState, waiting_for: list[str]) -> None:
+        """Check the deadlines of everyone who is waited for."""
+        for seat in self._state.seats.values():
+            presence = self._context.census.get("node", seat.node)
+            if presence is not None and self._is_silent(presence):
+                self._context.fail(f"node {seat.node} (seat {seat.address}) {_silence(presence)}")
                 return
-        seen = self._slowest_batch
+        for member in list(self._state.members.values()):
+            self._watch_device(member)
+        if phase in (S.LOADING, S.CLOSING, S.COMMITTING):
+            self._watch_stall(phase, waiting_for)
+
+    def _is_silent(self, presence: Presence) -> bool:
+        if presence.online:
+            return not presence.alive(self._context.now)
+        return not self._is_provisional(presence)
+
+    def _watch_device(self, member: Member) -> None:
+        now, seen = self._context.now, self._slowest_batch
         patience = max(MIN_PATIENCE_S, PATIENCE * seen) if seen else FIRST_PATIENCE_S
-        for member in list(machine.members.values()):
-            presence = machine.census.get("dev", member.id)
-            if presence is not None and not presence.alive(now):
-                self._gone(member, "is silent")
-            elif member.place is Place.ADMITTED and now - member.progress_at > patience:
-                self.discard(member, f"made no progress for {patience:.0f} s")
-            elif member.place is Place.DISCARDING and now - member.discarded_at > STALL_S:
-                silent = ", ".join(
-                    f"{machine.seats[address].node} (seat {address})" for address in sorted(member.unclear)
-                )
-                machine.fail(f"{silent} has not forgotten {member.id}, which was left out {STALL_S:.0f} s ago")
-                return
-        if machine.state in (S.LOADING, S.CLOSING, S.COMMITTING) and now - machine.heard_at > STALL_S:
-            waiting = ", ".join(machine.waiting_for())
-            machine.fail(f"{machine.state.value}: nothing heard for {STALL_S:.0f} s; waiting for: {waiting}")
+        presence = self._context.census.get("dev", member.id)
+        if presence is not None and self._is_silent(presence):
+            self._gone(member, _silence(presence))
+        elif member.place is Place.ADMITTED and now - member.progress_at > patience:
+            self.discard(member, f"made no progress for {patience:.0f} s")
+        elif member.place is Place.DISCARDING and now - member.discarded_at > STALL_S:
+            addresses = sorted(member.pending_discards)
+            silent = ", ".join(f"{self._state.node_at(address)} (seat {address})" for address in addresses)
+            self._context.fail(f"{silent} has not forgotten {member.id}, which was left out {STALL_S:.0f} s ago")
+
+    def _watch_stall(self, phase: OrchestratorState, waiting_for: list[str]) -> None:
+        if self._context.now - self._state.progress_at <= STALL_S:
+            return
+        waiting = sorted(self._state.waiting_seats)
+        topics = ", ".join(self._context.topics.binary(self._state.run, address, "+", "orch") for address in waiting)
+        self._context.fail(
+            f"{phase.value}: nothing new for {STALL_S:.0f} s; waiting for: {', '.join(waiting_for)}. "
+            f"Either the broker's access rules keep them from reading {topics}, or publishes of this size vanish "
+            f"({self._context.chunk_bytes:,} bytes): change the broker's rules or its size limit, or set a smaller "
+            "chunk_bytes under [wire] in the job"
+        )
+
+    # Faults that are told
 
     def fault(self, source: str, message: Fault) -> None:
         """A job failed there: a device is left out from now on, without a node the run cannot go on."""
-        member = self._machine.members.get(source)
+        member = self._state.members.get(source)
         if member is None:
-            self._machine.fail(f"node {source}: {message.reason}")
+            self._context.fail(f"node {source}: {message.reason}")
             return
-        self._unfit(member, message.reason)
+        self.unfit(member, message.reason)
 
     def copy_failed(self, source: str, message: CopyFailed) -> None:
         """A seat cannot compute with what came from a device, or with its copy: it is left out from now on."""
-        machine = self._machine
-        member = machine.members.get(message.device)
+        member = self._state.members.get(message.device)
         if member is None or message.attempt != member.attempt:
-            machine.drop(message, "of another attempt")
+            self._context.drop(message, "of another attempt")
             return
-        self._unfit(member, f"{source}: {message.reason}")
+        self.unfit(member, f"{source}: {message.reason}")
 
-    def _unfit(self, member: Member, reason: str) -> None:
+    def unfit(self, member: Member, reason: str) -> None:
         """A device with which the run cannot go on."""
         member.refusal = reason
-        self._machine.log("error", "device-fault", device=member.id, reason=reason)
+        self._context.log("error", "device-fault", device=member.id, reason=reason)
         self._gone(member, reason)
 
     def _gone(self, member: Member, why: str) -> None:
         """A device cannot go on now: it is left out of the open round, and not waited for before the first."""
-        machine = self._machine
-        if member.place is Place.ADMITTED:
+        ledger = self._state.ledger
+        if ledger is not None and member.place is Place.ADMITTED:
             self.discard(member, why)
-        elif member.place is Place.WAITING:
-            machine.log("warning", "left-out", device=member.id, round=machine.round, reason=why)
-            member.place = Place.OUT
-            self.after_loss()
-        if not member.joined and machine.state is S.JOINING and not member.refusal:
+        elif ledger is not None and member.place is Place.WAITING:
+            self._context.log("warning", "left-out", device=member.id, round=self._state.round, reason=why)
+            ledger.move(member, Place.OUT)
+        elif ledger is None and not member.joined and not member.refusal:
             member.refusal = why
-            machine.gathering.maybe_complete()
 
     def _came_back(self, member: Member, boot: str) -> None:
         """A new process of a known id: its former attempt is void; it joins again by the plan."""
-        machine = self._machine
-        assert machine.plan is not None
         if member.place in (Place.ADMITTED, Place.WAITING):
             self._gone(member, "was replaced by another process")
-        if machine.channel is not None:
-            machine.channel.forget(member.id)
+        if self._context.session is not None:
+            self._context.session.channel.forget(member.id)
         member.boot = boot
-        member.joined, member.present, member.refusal, member.cleared, member.held = False, False, "", True, -1
-        machine.plan = machine.plan.with_boot(member.id, boot)
-        machine.set_peers()
-        machine.status_publisher.publish_plan()
+        member.joined, member.present, member.refusal, member.held = False, False, "", -1
+        member.discard_acked = True
+        self._state.plan = self._state.need_plan().with_boot(member.id, boot)
+        self._context.replan()
+        self._context.publish_plan()
 
     # Clearing up
 
     def discard(self, member: Member, why: str) -> None:
         """Leave a device out of the open round: everyone forgets its attempt, then its place is free."""
-        machine = self._machine
-        machine.log("warning", "left-out", device=member.id, round=machine.round, reason=why)
-        member.place = Place.DISCARDING
-        member.discarded_at = machine.now
+        state, context = self._state, self._context
+        context.log("warning", "left-out", device=member.id, round=state.round, reason=why)
+        state.need_ledger().move(member, Place.DISCARDING)
+        member.discarded_at = context.now
         member.update = None
         member.held = -1
-        presence = machine.census.get("dev", member.id)
+        presence = context.census.get("dev", member.id)
         there = presence is not None and presence.online and presence.boot == member.boot
-        chain = machine.chain(member.id) if machine.state is S.OPEN else []
-        member.unclear = set(chain)
-        member.cleared = False
-        message = Discard(machine.round, member.id, member.attempt)
-        if machine.channel is not None and not there:
-            machine.channel.forget(member.id)
+        chain = state.chain(member.id) if state.need_ledger().training else []
+        member.pending_discards = set(chain)
+        member.discard_acked = False
+        message = Discard(state.round, member.id, member.attempt)
+        if context.session is not None and not there:
+            context.session.channel.forget(member.id)
         for address in [*chain, member.id]:
-            machine.send(address, message)
+            context.send(address, message)
         self._maybe_clear(member)
 
     def discarded(self, source: str, message: Discarded) -> None:
         """A seat, or the device itself, has forgotten an attempt."""
-        machine = self._machine
-        member = machine.members.get(message.device)
+        member = self._state.members.get(message.device)
         if member is None or message.attempt != member.attempt:
             return
         if source == member.id:
-            member.cleared = True
-        seat = machine.seat_of(source)
+            member.discard_acked = True
+        seat = self._state.seat_of(source)
         if seat is not None:
-            member.unclear.discard(seat.address)
+            member.pending_discards.discard(seat.address)
             self._maybe_clear(member)
 
     def _maybe_clear(self, member: Member) -> None:
-        if member.place is Place.DISCARDING and not member.unclear:
-            member.place = Place.OUT
-            self.after_loss()
+        if member.place is Place.DISCARDING and not member.pending_discards:
+            self._state.need_ledger().move(member, Place.OUT)
 
-    def after_loss(self) -> None:
-        """Someone is out: fail below the quorum, else give its place away."""
-        machine, book = self._machine, self._machine.book
-        if book is None or machine.state not in (S.OPEN, S.EVALUATING):
-            return
-        if machine.state is S.OPEN and book.possible < machine.job.quorum:
-            out = [
-                f"{m.id} ({m.refusal})" if m.refusal else m.id
-                for m in machine.members.values()
-                if m.place in (Place.OUT, Place.DISCARDING)
-            ]
-            machine.fail(
-                f"round {machine.round}: {book.possible} devices are left, quorum is {machine.job.quorum}; "
-                f"left out: {', '.join(out)}"
-            )
-            return
-        machine.admission.admit_more()
+
+def _silence(presence: Presence) -> str:
+    return "has said nothing for too long" if presence.online else f"is {presence.status.get('state')}"

@@ -1,69 +1,65 @@
 """The end of a run, good or bad: the summary is written, everyone hears of it, the retained topics are cleared."""
 
-from typing import TYPE_CHECKING, Literal
-
-from mpsl.machines.effects import CancelTimer, Run, SetTimer, Stop
-from mpsl.machines.jobs import Finish
-from mpsl.machines.orchestrator.state import OrchestratorState
-from mpsl.machines.orchestrator.status_publisher import MAX_REASON
+from mpsl.machines.effects import Stop
+from mpsl.machines.jobs import Finish, Job, Result
+from mpsl.machines.orchestrator.phase import Phase
 from mpsl.messages import End
-
-if TYPE_CHECKING:
-    from mpsl.machines.orchestrator.machine import OrchestratorMachine
-
-S = OrchestratorState
 
 FAREWELL_S = 5.0
 """How long everyone has to acknowledge the end."""
+MAX_REASON = 1000
 
 
-class Ending:
+class Ending(Phase):
     """Stops the machine once the summary is written and everyone has heard, or has had the time to."""
 
-    def __init__(self, machine: "OrchestratorMachine") -> None:
-        self._machine = machine
-        self._farewell_over = False
-        self.summary_written = False
+    _summary_written = False
+    _farewell_over = False
 
-    def fail(self, reason: str) -> None:
-        """The run cannot go on; the first reason stands."""
-        machine = self._machine
-        if machine.state is not S.ENDING:
-            machine.log("error", "failed", run=machine.run, round=machine.round, reason=reason)
-            self.end("failed", reason)
-
-    def end(self, state: Literal["done", "failed"], reason: str) -> None:
+    def enter(self) -> None:
         """Write the summary and tell everyone."""
-        machine = self._machine
-        machine.state = S.ENDING
-        for timer in ("start", "round", "report"):
-            machine.do(CancelTimer(timer))
-        machine.profiling.links.abandon()
-        started_at = machine.gathering.started_at
-        seconds = 0.0 if started_at is None else machine.now - started_at
-        machine.summary |= {"state": state, "reason": reason, "seconds": seconds}
-        machine.do(Run(Finish(machine.summary)))
-        # For those who do not get their `End` in time: the plan is cleared right after it.
-        machine.status_publisher.publish(force=True)
-        if machine.plan is not None:
-            online = {id for id in machine.members if (p := machine.census.get("dev", id)) and p.online}
-            for address in [*machine.seats, *sorted(online)]:
-                machine.send(address, End(state, reason[:MAX_REASON]))
-        machine.do(SetTimer("farewell", machine.now + (FAREWELL_S if machine.online else 0.0)))
+        state, context = self.state, self.context
+        for timer in ("start", "round", "report", "profiling"):
+            context.cancel_timer(timer)
+        if state.failure:
+            context.log("error", "failed", round=state.round, reason=state.failure)
+        seconds = 0.0 if state.started_at is None else context.now - state.started_at
+        outcome = "failed" if state.failure else "done"
+        state.summary |= {"state": outcome, "reason": state.failure, "seconds": seconds}
+        context.start_run_job(Finish(state.summary))
+        if context.session is not None:
+            online = {id for id in state.members if (p := context.census.get("dev", id)) and p.online}
+            for address in [*state.seats, *sorted(online)]:
+                context.send(address, End("failed" if state.failure else "done", state.failure[:MAX_REASON]))
+        context.set_timer("farewell", FAREWELL_S if context.online else 0.0)
 
-    def over(self) -> None:
+    def job_done(self, job: Job, result: Result) -> None:
+        """The summary is written."""
+        self._summary_written = self._summary_written or isinstance(job, Finish)
+
+    def job_failed(self, job: Job, reason: str) -> bool:
+        """The summary cannot be written: say so, and end all the same."""
+        if isinstance(job, Finish):
+            self.context.log("error", "summary-not-written", reason=reason)
+            self._summary_written = True
+        return True
+
+    def timer_fired(self, name: str) -> None:
         """Nobody is waited for any longer."""
-        self._farewell_over = True
+        self._farewell_over = self._farewell_over or name in ("farewell", "broker")
 
-    def quit_if_heard(self) -> None:
-        """Stop where the end has been heard and written."""
-        machine = self._machine
-        if machine.state is not S.ENDING or not self.summary_written or machine.stopped:
-            return
-        if self._farewell_over or machine.channel is None or machine.channel.idle:
-            if machine.online:
-                machine.publish("plan", None, retain=True)
-                machine.publish("state", None, retain=True)
-            status = 0 if machine.summary["state"] == "done" else 1
-            machine.do(Stop(status, str(machine.summary["reason"])))
-            machine.stopped = True
+    def waiting_for(self) -> list[str]:
+        """Who has yet to acknowledge the end."""
+        session = self.context.session
+        return [] if session is None else [self.state.node_at(address) for address in session.channel.waiting_for()]
+
+    def goodbye(self) -> Stop | None:
+        """The stop of the machine, where the end has been heard and written."""
+        context = self.context
+        heard = self._farewell_over or context.session is None or context.session.channel.idle
+        if not self._summary_written or not heard:
+            return None
+        if context.online:
+            context.publish("plan", None, retain=True)
+            context.publish("state", None, retain=True)
+        return Stop(0 if self.state.summary["state"] == "done" else 1, str(self.state.summary["reason"]))

@@ -1,45 +1,49 @@
 """Evaluation: the devices run their test data through the committed model; only counts come back."""
 
-from typing import TYPE_CHECKING
-
-from mpsl.machines.members import Place, RoundLedger
-from mpsl.machines.orchestrator.state import OrchestratorState
-from mpsl.messages import Score
-
-if TYPE_CHECKING:
-    from mpsl.machines.orchestrator.machine import OrchestratorMachine
+from mpsl.machines.members import Place
+from mpsl.machines.orchestrator.admission import Admission
+from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.tables.run import RunOutcome
+from mpsl.messages import Message, Score
 
 
-class Evaluation:
-    """Goes on like a round: G devices at a time, who is lost is left out."""
+class Evaluation(Phase):
+    """Goes on like a round: G devices at a time, and who is lost is left out."""
 
-    def __init__(self, machine: "OrchestratorMachine") -> None:
-        self._machine = machine
+    def __init__(self, context: RunContext, admission: Admission) -> None:
+        super().__init__(context)
+        self._admission = admission
 
-    def begin(self) -> None:
+    def enter(self) -> None:
         """Open it to all ready devices that have test data."""
-        machine = self._machine
-        assert machine.plan is not None
-        machine.state = OrchestratorState.EVALUATING
-        machine.book = RoundLedger(machine.round, machine.plan.admit, machine.members, machine.plan, machine.now)
-        machine.book.open_to([id for id in machine.admission.ready() if machine.members[id].test_batches])
-        machine.admission.fetch_device_slices(machine.round)
+        members = self.state.members
+        self._admission.open_evaluation([id for id in self._admission.ready() if members[id].test_batches])
 
-    def score(self, source: str, message: Score) -> None:
+    def take(self, source: str, message: Message) -> None:
         """A device is through its test data."""
-        machine, book = self._machine, self._machine.book
-        member = machine.members.get(source)
-        if book and member and member.place is Place.ADMITTED and message.attempt == member.attempt:
-            member.place = Place.ACCEPTED
-            book.scores[source] = (message.correct, message.total)
-            machine.admission.admit_more()
+        assert isinstance(message, Score)
+        ledger, member = self.state.need_ledger(), self.state.members.get(source)
+        if member and member.place is Place.ADMITTED and message.attempt == member.attempt:
+            ledger.move(member, Place.ACCEPTED)
+            ledger.scores[source] = (message.correct, message.total)
+            self._admission.admit_more()
         else:
-            machine.drop(message, "of another attempt")
+            self.context.drop(message, "of another attempt")
 
-    def done(self, book: RoundLedger) -> None:
+    def outcome(self) -> RunOutcome | None:
         """Everyone has a score or is out."""
-        machine = self._machine
-        correct = sum(score[0] for score in book.scores.values())
-        total = sum(score[1] for score in book.scores.values())
-        machine.closing.metrics["accuracy"] = machine.summary["accuracy"] = correct / total if total else None
-        machine.reporting.begin()
+        ledger = self.state.need_ledger()
+        if not self._admission.has_begun:
+            return None
+        self._admission.admit_more()
+        if not ledger.decided:
+            return None
+        correct = sum(score[0] for score in ledger.scores.values())
+        total = sum(score[1] for score in ledger.scores.values())
+        self.state.metrics["accuracy"] = self.state.summary["accuracy"] = correct / total if total else None
+        return RunOutcome.ALL_SCORED
+
+    def waiting_for(self) -> list[str]:
+        """The admitted devices, and the seats that have yet to forget one."""
+        return self._admission.waiting_for()

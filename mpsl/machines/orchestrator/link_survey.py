@@ -3,21 +3,16 @@
 Nothing here may stop a run: who does not answer in time counts as if nobody had asked, and the log says so.
 """
 
-from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING
 
-from mpsl.link.channel import CHUNK_BYTES
 from mpsl.machines.census import Presence
-from mpsl.machines.effects import CancelTimer, SetTimer
 from mpsl.machines.link_sample import filled, sample
+from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.link_visit import LinkVisit
+from mpsl.machines.session_id import SessionId
 from mpsl.profiling import FIRST_TERM, LinkFigures, LinkQuestion
 from mpsl.topics import BinaryTopic
 from mpsl.wire import Buffer
-
-if TYPE_CHECKING:
-    from mpsl.machines.orchestrator.machine import OrchestratorMachine
 
 TIMER = "links"
 AGAIN_S = 2.0
@@ -33,8 +28,8 @@ SURVEY_S = 60.0
 class LinkSurvey:
     """Whom it has yet to turn to, whom it measures, and what it has found."""
 
-    def __init__(self, machine: "OrchestratorMachine") -> None:
-        self._machine = machine
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
         self._members: list[Presence] = []
         self._waiting: list[Presence] = []
         self._visit: LinkVisit | None = None
@@ -43,12 +38,8 @@ class LinkSurvey:
         self._term = FIRST_TERM
         self._began = 0.0
         self._until = 0.0
-        self._then: Callable[[], None] = lambda: None
-
-    @property
-    def busy(self) -> bool:
-        """Whether it goes on."""
-        return self._visit is not None
+        self.done = False
+        """Whether all have been measured, or had the time to be."""
 
     @property
     def figures(self) -> dict[str, LinkFigures]:
@@ -63,81 +54,87 @@ class LinkSurvey:
         """Whose link is being measured."""
         return [self._visit.id] if self._visit else []
 
-    def begin(self, members: list[Presence], then: Callable[[], None]) -> None:
-        """Measure those of these who have not been measured, and go on with `then`."""
-        machine = self._machine
-        self._members, self._then = members, then
+    def begin(self, members: list[Presence]) -> None:
+        """Measure those of these who have not been measured."""
+        state, now = self._context.state, self._context.now
+        self._members = members
         self._waiting = [member for member in sample(members) if member.boot not in self._found]
-        started_at = machine.now if machine.gathering.started_at is None else machine.gathering.started_at
-        left = started_at + machine.job.fleet.start_timeout_s - machine.now
-        self._began = machine.now
-        self._until = machine.now + min(SURVEY_S, max(0.0, left / 2))
+        started_at = now if state.started_at is None else state.started_at
+        left = started_at + state.job.fleet.start_timeout_s - now
+        self._began = now
+        self._until = now + min(SURVEY_S, max(0.0, left / 2))
+        self.done = False
         self._turn_to_next()
 
     def abandon(self) -> None:
         """The fleet has changed, or the run is over: nobody is waited for."""
         if self._visit is not None:
-            self._machine.post(self._visit.end(self._machine.now))
-            self._machine.do(CancelTimer(TIMER))
-        self._visit, self._waiting = None, []
+            self._end_visit(self._visit)
+            self._context.cancel_timer(TIMER)
+        self._waiting = []
 
     def receive(self, topic: BinaryTopic, payload: Buffer) -> None:
         """Something on our address, before there is a plan."""
         if self._visit is not None:
             answered = self._visit.answered
-            self._machine.post(self._visit.receive(topic, payload, self._machine.now))
+            self._visit.receive(topic, payload, self._context.now)
             if self._visit.answered and not answered:
-                self._visit.until = self._machine.now + VISIT_S
+                self._visit.until = self._context.now + VISIT_S
             self._go_on(self._visit)
 
-    def fired(self) -> None:
-        """The timer."""
-        if self._visit is not None:
-            self._machine.post(self._visit.due(self._machine.now))
+    def timer_fired(self, session: SessionId | None) -> None:
+        """A timer of the survey (session None) or of its present visit."""
+        if self._visit is not None and session in (None, self._visit.session.id):
+            self._visit.session.flush(self._context.now)
             self._go_on(self._visit)
 
     def _go_on(self, visit: LinkVisit) -> None:
-        machine, until = self._machine, min(visit.until, self._until)
-        if not visit.over and machine.now < until:
-            if not visit.answered and machine.now >= visit.asked_at + AGAIN_S:
-                visit.asked_at = machine.now
-                machine.command(visit.branch, visit.id, visit.command())
+        context, until = self._context, min(visit.until, self._until)
+        if not visit.over and context.now < until:
+            if not visit.answered and context.now >= visit.asked_at + AGAIN_S:
+                visit.asked_at = context.now
+                context.command(visit.branch, visit.id, visit.command())
             again = inf if visit.answered else visit.asked_at + AGAIN_S
-            due = visit.next_due()
-            machine.do(SetTimer(TIMER, min(until, again, inf if due is None else due)))
+            context.set_timer(TIMER, min(until, again) - context.now)
             return
-        if not visit.over:
-            machine.post(visit.end(machine.now))
         self._found[visit.boot] = visit.figures()
+        self._end_visit(visit)
         self._turn_to_next()
 
-    def _turn_to_next(self) -> None:
-        machine = self._machine
+    def _end_visit(self, visit: LinkVisit) -> None:
+        if not visit.over:
+            visit.end(self._context.now)
+        visit.session.flush(inf)
+        visit.session.end()
         self._visit = None
-        if self._waiting and machine.now < self._until:
+
+    def _turn_to_next(self) -> None:
+        context, state = self._context, self._context.state
+        if self._waiting and context.now < self._until:
             member = self._waiting.pop(0)
             self._term += 1
-            chunk = min(machine.job.wire.chunk_bytes, (machine.max_packet or CHUNK_BYTES * 1024) - 1024)
-            question = LinkQuestion(machine.run, machine.boot, self._term, chunk)
-            until = machine.now + PATIENCE_S
-            self._visit = LinkVisit(machine.topics, question, member.branch, member.id, member.boot, until)
+            question = LinkQuestion(state.run, state.boot, self._term, context.chunk_bytes)
+            until = context.now + PATIENCE_S
+            self._visit = LinkVisit(
+                context.topics, question, member.branch, member.id, member.boot, until, context.emit
+            )
             self._go_on(self._visit)
             return
         self._waiting = []
-        machine.do(CancelTimer(TIMER))
+        context.cancel_timer(TIMER)
         self._say()
-        self._then()
+        self.done = True
 
     def _say(self) -> None:
         """What has been found, for people."""
-        machine, figures, silent = self._machine, self.figures, self._silent()
+        context, figures, silent = self._context, self.figures, self._silent()
         if silent:
-            machine.log("warning", "links-not-measured", run=machine.run, ids=silent, reason="no answer in time")
+            context.log("warning", "links-not-measured", ids=silent, reason="no answer in time")
         if figures:
             slowest = min(figures, key=lambda id: min(figures[id].up_mbps, figures[id].down_mbps))
             farthest = max(figures, key=lambda id: figures[id].latency_ms)
-            machine.log(
-                "info", "links-measured", run=machine.run, seconds=round(machine.now - self._began, 1),
+            context.log(
+                "info", "links-measured", seconds=round(context.now - self._began, 1),
                 measured=sum(self._found.get(member.boot) is not None for member in self._members),
                 slowest=slowest, up_mbps=figures[slowest].up_mbps, down_mbps=figures[slowest].down_mbps,
                 farthest=farthest, latency_ms=figures[farthest].latency_ms,

@@ -1,95 +1,87 @@
 """The report of a round: how many bytes it took, asked from everyone, then one line of metrics."""
 
-from typing import TYPE_CHECKING
-
-from mpsl.machines.effects import CancelTimer, Run, SetTimer
 from mpsl.machines.jobs import RecordRound
 from mpsl.machines.members import Member
-from mpsl.machines.orchestrator.state import OrchestratorState
+from mpsl.machines.orchestrator.admission import Admission
+from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Counters, Report
-
-if TYPE_CHECKING:
-    from mpsl.machines.orchestrator.machine import OrchestratorMachine
-
-S = OrchestratorState
 
 REPORT_S = 5.0
 """Who has not answered by then counts as before."""
 
 
-class Reporting:
+class Reporting(Phase):
     """Bytes of everyone as last reported."""
 
-    def __init__(self, machine: "OrchestratorMachine") -> None:
-        self._machine = machine
+    def __init__(self, context: RunContext, admission: Admission) -> None:
+        super().__init__(context)
+        self._admission = admission
         self._node_bytes: dict[str, tuple[int, int]] = {}
         self._answered_nodes: set[str] = set()
         self._before: dict[str, int] = {"device_up": 0, "device_down": 0, "nodes_out": 0}
+        self._late = False
 
-    def begin(self) -> None:
+    def enter(self) -> None:
         """Ask everyone."""
-        machine = self._machine
-        machine.state = S.REPORTING
         self._answered_nodes = set()
-        for address in [*(member.id for member in self._asked()), *machine.seats]:
-            machine.send(address, Report(machine.round))
-        machine.do(SetTimer("report", machine.now + REPORT_S))
-        self.maybe_done()
+        self._late = False
+        for address in [*(member.id for member in self._asked()), *self.state.seats]:
+            self.context.send(address, Report(self.state.round))
+        self.context.set_timer("report", REPORT_S)
 
     def _asked(self) -> list[Member]:
-        return [self._machine.members[id] for id in self._machine.admission.ready()]
+        return [self.state.members[id] for id in self._admission.ready()]
 
-    def silent(self) -> list[str]:
+    def waiting_for(self) -> list[str]:
         """The devices that have not answered."""
-        return [member.id for member in self._asked() if member.counted < self._machine.round]
+        return [member.id for member in self._asked() if member.counted < self.state.round]
 
     def counters(self, source: str, message: Counters) -> None:
         """Someone's bytes since it joined."""
-        machine = self._machine
-        member = machine.members.get(source)
+        member = self.state.members.get(source)
         if member is not None:
             member.sent, member.received, member.counted = message.sent, message.received, message.round
         else:
             self._node_bytes[source] = (message.sent, message.received)
-            if machine.state is S.REPORTING:
-                self._answered_nodes.add(source)
-        self.maybe_done()
+            self._answered_nodes.add(source)
 
-    def maybe_done(self, late: bool = False) -> None:
+    def timer_fired(self, name: str) -> None:
+        """The rest is not waited for."""
+        self._late = self._late or name == "report"
+
+    def outcome(self) -> RunOutcome | None:
         """Record the round once all have answered, or had the time to."""
-        machine = self._machine
-        if machine.state is not S.REPORTING:
-            return
-        nodes_done = {seat.node for seat in machine.seats.values()} <= self._answered_nodes
-        if late or (nodes_done and not self.silent()):
-            machine.do(CancelTimer("report"))
-            self._record()
+        nodes_done = {seat.node for seat in self.state.seats.values()} <= self._answered_nodes
+        if not self._late and (not nodes_done or self.waiting_for()):
+            return None
+        self.context.cancel_timer("report")
+        self._record()
+        last = self.state.round == self.state.job.run.rounds
+        return RunOutcome.LAST_REPORTED if last else RunOutcome.REPORTED
 
     def _record(self) -> None:
-        machine = self._machine
-        members = machine.members.values()
+        state, members = self.state, self.state.members.values()
         now = {
             "device_up": sum(member.sent for member in members),
             "device_down": sum(member.received for member in members),
             "nodes_out": sum(sent for sent, _ in self._node_bytes.values()),
         }
-        metrics = machine.closing.metrics | {"bytes": {key: now[key] - self._before[key] for key in now}}
+        metrics = state.metrics | {"bytes": {key: now[key] - self._before[key] for key in now}}
         self._before = now
-        predicted = machine.profiling.predicted
-        if predicted is not None:
-            metrics["predicted_s"] = predicted.round_s
-        machine.summary["rounds"].append(metrics)
-        machine.publish("metrics", metrics)
+        if state.predicted is not None:
+            metrics["predicted_s"] = state.predicted.round_s
+        state.summary["rounds"].append(metrics)
+        self.context.publish("metrics", metrics)
         shown = {
             "loss": round(metrics["loss"], 4),
             "accuracy": metrics["accuracy"],
             "seconds": round(metrics["seconds"], 2),
         }
-        if predicted is not None:
-            shown["predicted_s"] = round(predicted.round_s, 2)
-        machine.log("info", "round", run=machine.run, round=machine.round, **shown)
-        machine.do(Run(RecordRound(metrics)))
-        if machine.round == machine.job.run.rounds:
-            machine.ending.end("done", "")
-        else:
-            machine.admission.open_round()
+        if state.predicted is not None:
+            shown["predicted_s"] = round(state.predicted.round_s, 2)
+        if "held_s" in metrics:
+            shown["held_s"] = round(metrics["held_s"], 2)
+        self.context.log("info", "round", round=state.round, **shown)
+        self.context.start_run_job(RecordRound(metrics))

@@ -1,0 +1,370 @@
+"""The hop: one part on a compute node, a copy of it for every admitted device, a worker that never waits with work.
+
+The schedule decides what is done next whenever the worker is free. Which devices count is the orchestrator's word
+alone. Its transitions are in `tables/hop.py`.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mpsl.machines.arrivals import Arrivals
+from mpsl.machines.effects import Effect
+from mpsl.machines.jobs import (
+    Backward,
+    CheckCopy,
+    CommitPart,
+    CopyPart,
+    DropCopy,
+    Encoded,
+    Export,
+    Exported,
+    Fold,
+    Forward,
+    ForwardProbe,
+    Job,
+    Prepare,
+    Prepared,
+    Result,
+)
+from mpsl.machines.participant_session import Identity, ParticipantSession
+from mpsl.machines.ready_queue import ReadyQueue
+from mpsl.machines.tables.hop import TABLE, HopOutcome, HopState
+from mpsl.machines.work_time import WorkTime
+from mpsl.messages import (
+    Accept,
+    Activation,
+    Admit,
+    Close,
+    Closed,
+    Commit,
+    Committed,
+    CopyFailed,
+    Discard,
+    Discarded,
+    Fault,
+    Finished,
+    Gradient,
+    Joined,
+    Loaded,
+    Message,
+    Probe,
+    Slice,
+    Ticket,
+)
+from mpsl.plan import Plan, Seat
+from mpsl.topics import Address
+
+
+@dataclass
+class CopyProgress:
+    """What is known of an admitted device: its attempt, steps made, and the last ticket each way."""
+
+    attempt: int
+    batches: int
+    steps: int = 0
+    forward: Ticket | None = None
+    backward: Ticket | None = None
+
+
+class HopSession(ParticipantSession[HopState, HopOutcome]):
+    """One seat in one run."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        plan: Plan,
+        seat: Seat,
+        rank: Callable[[Job], int],
+        emit: Callable[[Effect], None],
+        max_packet: int | None,
+        links_before: int = 0,
+    ) -> None:
+        # A hop is addressed by its seat: another node may take the seat over.
+        super().__init__(identity, plan, seat.address, TABLE, emit, max_packet, links_before)
+        self.copies: dict[str, CopyProgress] = {}
+        self.early: dict[str, tuple[int, list[Activation]]] = {}
+        """Activations that came before their admission, by device, of the newest attempt."""
+        self.early_probes: dict[str, Probe] = {}
+        self._seat = seat
+        self._rank = rank
+        self._max_copies = 0
+        self._queue = ReadyQueue()
+        self._known_attempts: dict[str, int] = defaultdict(int)
+        self._weights_bytes = 0
+        self._arrivals = Arrivals()
+        self._version = -1
+        self._memory: Mapping[str, int] = {}
+        self._max_queued = 0
+        self._work_time = WorkTime()
+        self._folded = 0
+        self._folded_samples = 0
+
+    def progress(self) -> dict[str, Any]:
+        """State, seat, copies alive and the most of them, the worker's time, the most bytes that each holder had."""
+        return {
+            "state": self.state.value,
+            "seat": self._seat.address,
+            "copies": len(self.copies),
+            "most_copies": self._max_copies,
+            **self._work_time.facts(self.now),
+            "memory": {**self._memory, "queues": self._max_queued} if self._memory else None,
+        }
+
+    def validate(self) -> None:
+        """Copies belong to devices of the plan, and make no more steps than are due."""
+        assert self.copies.keys() <= self.plan.devices.keys()
+        assert all(copy.steps <= copy.batches for copy in self.copies.values())
+        assert len(self.copies) <= self._max_copies
+        assert self._folded >= 0
+        assert self._queue.tensor_bytes >= 0
+        assert self.state is HopState.SERVING or not self.copies
+
+    def enter(self, state: HopState) -> HopOutcome | None:
+        """Every state waits for the others."""
+        return None
+
+    def take(self, source: str, message: Message) -> HopOutcome | None:
+        """Take a message that the present state allows."""
+        match message:
+            case Slice():
+                return self._store(source, message)
+            case Admit():
+                self._admit(message)
+            case Activation():
+                self._activation(message)
+            case Gradient():
+                self._gradient(message)
+            case Probe():
+                self._probe(message)
+            case Accept():
+                self._accept(message)
+            case Discard():
+                self._discard(message)
+            case Close():
+                self._close(message)
+            case Commit():
+                self._queue_job(CommitPart(message.round, message.weight, message.merged))
+        return None
+
+    # The worker
+
+    def _queue_job(self, job: Job) -> None:
+        self._queue.add(self._rank(job), job)
+        # Tensors on their way in or out, or waiting for the worker.
+        queued = self._queue.tensor_bytes + self.channel.held_bytes + self.channel.in_flight_bytes
+        self._max_queued = max(self._max_queued, queued)
+        self._work()
+
+    def _worker_free(self) -> None:
+        """A job has ended: the next one starts at once."""
+        self._queue.finish()
+        self._work_time.ends(self.now)
+        self._work()
+
+    def _work(self) -> None:
+        job = self._queue.take()
+        if job is not None:
+            self._work_time.begins(job, self.now)
+            self.start_job(job)
+
+    # Weights
+
+    def _store(self, source: str, message: Slice) -> HopOutcome | None:
+        self._arrivals.add(message)
+        self.write(source, message)
+        if self._arrivals.bytes != self._weights_bytes:
+            return None
+        self._arrivals = Arrivals()
+        self.tell(Loaded(message.version))
+        if self.state is not HopState.LOADING:
+            return None
+        self._version = message.version
+        return HopOutcome.LOADED
+
+    # Admission
+
+    def _admit(self, message: Admit) -> None:
+        if message.device in self.copies:
+            self.drop(message, "twice")
+            return
+        self._known_attempts[message.device] = message.attempt
+        self.copies[message.device] = CopyProgress(message.attempt, message.batches)
+        self._max_copies = max(self._max_copies, len(self.copies))
+        self._queue_job(CopyPart(message.device, message.attempt, message.round))
+        if message.device in self.early and self.early[message.device][0] <= message.attempt:
+            for activation in self.early.pop(message.device)[1]:
+                self._activation(activation)
+
+    def _accept(self, message: Accept) -> None:
+        copy = self.copies.get(message.device)
+        if copy is None or copy.attempt != message.attempt or copy.steps != message.batches:
+            self.drop(message, "of a copy that is not here")
+            return
+        del self.copies[message.device]
+        self._folded += 1
+        self._folded_samples += message.samples
+        self._queue_job(Fold(message.device, message.attempt, message.samples))
+
+    def _discard(self, message: Discard) -> None:
+        attempt = max(self._known_attempts[message.device], message.attempt)
+        self._known_attempts[message.device] = attempt
+        self.copies.pop(message.device, None)
+        if message.device in self.early and self.early[message.device][0] <= attempt:
+            del self.early[message.device]
+        self._queue.drop(lambda job: _device_of(job) == message.device)
+        if message.device in self.plan.devices:
+            self.channel.forget(message.device)
+        self._queue_job(DropCopy(message.device, message.attempt))
+
+    # The pipeline
+
+    def _copy_for(self, message: Activation | Gradient) -> CopyProgress | None:
+        """The copy that a tensor is for; early activations wait for their admission, late tensors are dropped."""
+        ticket = message.ticket
+        copy = self.copies.get(ticket.device)
+        if copy is not None and copy.attempt == ticket.attempt:
+            return copy
+        if ticket.attempt > self._known_attempts[ticket.device] and isinstance(message, Activation):
+            self._keep_early(message)
+        else:
+            self.drop(message, "of another attempt")
+        return None
+
+    def _keep_early(self, message: Activation) -> None:
+        """Keep the one batch that a device can have in flight, of its newest attempt."""
+        ticket = message.ticket
+        attempt, kept = self.early.get(ticket.device, (0, []))
+        if attempt < ticket.attempt:
+            attempt, kept = self.early[ticket.device] = (ticket.attempt, [])
+        if attempt == ticket.attempt and len(kept) < self.plan.job.run.micro_batches:
+            kept.append(message)
+        else:
+            self.drop(message, "too early")
+
+    def _activation(self, message: Activation) -> None:
+        copy = self._copy_for(message)
+        if copy is not None:
+            if not _follows(copy.forward, message.ticket):
+                self.drop(message, "out of order")
+                return
+            copy.forward = message.ticket
+            self._queue_job(Forward(message.ticket, message.tensor))
+
+    def _gradient(self, message: Gradient) -> None:
+        copy = self._copy_for(message)
+        if copy is not None:
+            if not _follows(copy.backward, message.ticket) or copy.forward is None or message.ticket > copy.forward:
+                self.drop(message, "out of order")
+                return
+            copy.backward = message.ticket
+            self._queue_job(Backward(message.ticket, message.tensor))
+
+    def _probe(self, message: Probe) -> None:
+        if message.round > self._version:
+            self.early_probes[message.device] = message
+        elif message.round < self._version:
+            self.drop(message, "of another round")
+        else:
+            self._queue_job(ForwardProbe(message.device, message.attempt, message.batch, message.round, message.tensor))
+
+    def _neighbour(self, device: str, step: int) -> Address:
+        """The address one place up (+1) or down (-1) the chain of `device`; beyond its ends sits the device itself."""
+        chain = self.plan.chain(device)
+        place = self._seat.stage - 1 + step
+        return chain[place] if 0 <= place < len(chain) else device
+
+    def _close(self, message: Close) -> None:
+        if message.devices != self._folded:
+            self.tell(Fault(f"folded {self._folded} devices in round {message.round}, not {message.devices}"))
+            return
+        self._queue_job(Export("sum", message.round))
+
+    # Results of jobs
+
+    def job_done(self, job: Job, result: Result) -> HopOutcome | None:
+        """The worker is free: give it the next job at once, and send what it made."""
+        self._memory = result.memory or self._memory
+        if isinstance(job, Prepare):
+            assert isinstance(result, Prepared)
+            self._weights_bytes = result.weights_bytes
+            self.promised_bytes = result.promised_bytes
+            self.tell(Joined())
+            return HopOutcome.PREPARED
+        self._worker_free()
+        match job, result:
+            case Forward(ticket), Encoded(tensor) if self._is_alive(ticket):
+                self.send(self._neighbour(ticket.device, +1), Activation(ticket, tensor), self.now)
+            case Backward(ticket), Encoded(tensor) if self._is_alive(ticket):
+                self.send(self._neighbour(ticket.device, -1), Gradient(ticket, tensor), self.now)
+                if ticket.last:
+                    self._stepped(ticket)
+            case ForwardProbe(device, attempt, batch, round), Encoded(tensor):
+                probe = Probe(round, device, attempt, batch, tensor)
+                self.send(self._neighbour(device, +1), probe, self.now)
+            case CheckCopy(), _:
+                self._checked(job)
+            case DropCopy(device, attempt), _:
+                self.tell(Discarded(device, attempt))
+            case Export(version=round), Exported(slices, digest):
+                for each in slices:
+                    self.tell(each)
+                self.tell(Closed(round, self._folded, self._folded_samples, digest))
+            case CommitPart(round), _:
+                self._committed(round)
+        return None
+
+    def _committed(self, round: int) -> None:
+        self._version = round
+        self._folded = self._folded_samples = 0
+        self.tell(Committed(round))
+        early, self.early_probes = self.early_probes, {}
+        for probe in early.values():
+            self._probe(probe)
+
+    def fault(self, job: Job, reason: str) -> Message:
+        """What fails for one device's tensors is its own affair: the run can go on without it."""
+        match job:
+            case Forward(ticket) | Backward(ticket):
+                return CopyFailed(ticket.device, ticket.attempt, reason)
+            case ForwardProbe(device, attempt) | CheckCopy(_, device, attempt):
+                return CopyFailed(device, attempt, reason)
+        return Fault(reason)
+
+    def job_failed(self, job: Job) -> None:
+        """A job raised: the worker is free again, and the orchestrator leaves the device out, or ends the run."""
+        self._worker_free()
+
+    def _is_alive(self, ticket: Ticket) -> bool:
+        copy = self.copies.get(ticket.device)
+        return copy is not None and copy.attempt == ticket.attempt
+
+    def _stepped(self, ticket: Ticket) -> None:
+        copy = self.copies[ticket.device]
+        copy.steps += 1
+        self._work_time.stepped(self.now)
+        if copy.steps == copy.batches:
+            self._queue_job(CheckCopy(ticket.round, ticket.device, ticket.attempt))
+
+    def _checked(self, job: CheckCopy) -> None:
+        """A copy is finite after its last step: it may be folded."""
+        copy = self.copies.get(job.device)
+        if copy is not None and copy.attempt == job.attempt:
+            self.tell(Finished(job.round, job.device, job.attempt, copy.steps))
+
+
+def _follows(before: Ticket | None, ticket: Ticket) -> bool:
+    """Whether a ticket is the next one of its device: the next micro-batch, or the first of a later batch."""
+    if before is None or before.last:
+        return ticket.micro == 0 and (before is None or (ticket.epoch, ticket.batch) > (before.epoch, before.batch))
+    return (ticket.epoch, ticket.batch, ticket.micro) == (before.epoch, before.batch, before.micro + 1)
+
+
+def _device_of(job: Job) -> str | None:
+    match job:
+        case Forward(ticket) | Backward(ticket):
+            return ticket.device
+        case CopyPart(device) | CheckCopy(_, device, _):
+            return device
+    return None

@@ -1,0 +1,118 @@
+"""What every phase of a run works with: the shared state, who is there, the session, and ways to want something.
+
+It decides nothing. Phases reach each other only through it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mpsl import facts
+from mpsl.link.channel import Limits
+from mpsl.machines.census import Census
+from mpsl.machines.effects import CancelTimer, Effect, Log, LogLevel, Publish, Run, SetTimer
+from mpsl.machines.jobs import Exported, Job
+from mpsl.machines.machine import as_json
+from mpsl.machines.orchestrator.run_state import RunState
+from mpsl.machines.session import Session, chunk_limit, peers_of
+from mpsl.machines.session_id import SessionId
+from mpsl.messages import Message
+from mpsl.names import ORCHESTRATOR
+from mpsl.topics import Address, Branch, Topics
+
+
+class RunContext:
+    """One run at its orchestrator; `emit` takes the effects that it wants."""
+
+    def __init__(self, state: RunState, topics: Topics, emit: Callable[[Effect], None]) -> None:
+        self.state = state
+        self.topics = topics
+        self.emit = emit
+        self.census = Census(state.run)
+        self.session: Session | None = None
+        """The session of the newest plan."""
+        self.now = 0.0
+        self.online = False
+        self.max_packet: int | None = None
+        self.dropped: Counter[str] = Counter()
+
+    # Sessions
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Of a chunk that this process sends."""
+        return chunk_limit(self.state.job.wire.chunk_bytes, self.max_packet)
+
+    def begin_session(self) -> None:
+        """Begin the session of the plan; the one before ends."""
+        self.end_session()
+        plan, state = self.state.need_plan(), self.state
+        limits = Limits(self.chunk_bytes, message=plan.message_bytes)
+        id = SessionId(state.run, plan.term)
+        self.session = Session(id, self.topics, ORCHESTRATOR, state.boot, limits, self.emit)
+        self.session.set_peers(peers_of(plan))
+
+    def replan(self) -> None:
+        """The plan names another boot: the links follow."""
+        if self.session is not None:
+            self.session.set_peers(peers_of(self.state.need_plan()))
+
+    def end_session(self) -> None:
+        """End the session, with its timers and jobs."""
+        if self.session is not None:
+            self.session.end()
+            self.session = None
+
+    # What phases want
+
+    def send(self, to: Address, message: Message) -> None:
+        """Send over the link; before there is a plan nobody can be sent to."""
+        if self.session is not None:
+            self.session.send(to, message, self.now)
+
+    def send_slices(self, to: Address, exported: Exported) -> None:
+        """Send a part."""
+        for each in exported.slices:
+            self.send(to, each)
+
+    def start_job(self, job: Job) -> None:
+        """Ask the worker for a job of the session, or of the run where there is no session yet."""
+        self.emit(Run(job, self.session.id if self.session else None))
+
+    def start_run_job(self, job: Job) -> None:
+        """Ask the worker for a job that no new plan makes void."""
+        self.emit(Run(job))
+
+    def set_timer(self, name: str, seconds: float) -> None:
+        """Set a timer of the run."""
+        self.emit(SetTimer(name, self.now + seconds))
+
+    def cancel_timer(self, name: str) -> None:
+        """Forget a timer of the run."""
+        self.emit(CancelTimer(name))
+
+    def log(self, level: LogLevel, event: str, **said: object) -> None:
+        """Write one line for people."""
+        where = {"run": self.state.run, "term": self.state.term}
+        self.emit(Log(level, event, {**where, **said}))
+
+    def publish(self, leaf: str, content: Mapping[str, Any] | None, retain: bool = False) -> None:
+        """Publish on a JSON topic of the run; None clears a retained one."""
+        payload = b"" if content is None else as_json(content)
+        self.emit(Publish(self.topics.run(self.state.run, leaf), payload, 1, retain))
+
+    def publish_plan(self) -> None:
+        """Publish the plan, retained."""
+        self.publish("plan", facts.plain(self.state.need_plan()), retain=True)
+
+    def command(self, branch: Branch, id: str, content: Mapping[str, Any]) -> None:
+        """Publish a command to a device or node."""
+        self.emit(Publish(self.topics.participant(branch, id, "cmd"), as_json(content), 1))
+
+    def fail(self, reason: str) -> None:
+        """The run cannot go on; the first reason stands."""
+        self.state.failure = self.state.failure or reason
+
+    def drop(self, message: Message, why: str) -> None:
+        """Count a message that comes too late, too early, twice, or from one who may not send it."""
+        self.dropped[f"{message.kind} {why}"] += 1

@@ -1,0 +1,140 @@
+"""Joining: makes the plan of a new term, tells everyone, and hears whether they can take part."""
+
+from dataclasses import replace
+
+from mpsl.batches import smallest_micro_batch
+from mpsl.machines.census import Presence
+from mpsl.machines.jobs import Job, LaidOut, LayOut, Result
+from mpsl.machines.members import Member
+from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.seating import seat_everyone
+from mpsl.machines.tables.run import RunOutcome
+from mpsl.messages import Joined
+from mpsl.topics import Address
+
+
+class Joining(Phase):
+    """From the plan until everyone of it has answered and the model is laid out by its parts."""
+
+    _joined_seats: set[Address]
+    _taken_by: dict[str, str]
+    """Devices of the plan that are in another run, and which."""
+
+    def enter(self) -> None:
+        """Seat the fleet under a new term, and tell everyone."""
+        state, context = self.state, self.context
+        self._joined_seats, self._taken_by = set(), {}
+        assert state.seating is not None
+        job, seating = state.seating
+        state.seating = None
+        plan = seat_everyone(job, state.need_model(), seating)
+        if isinstance(plan, str):
+            context.fail(plan)
+            return
+        state.term += 1
+        state.plan = plan = replace(plan, term=state.term)
+        state.members = {id: Member(id, entry.boot) for id, entry in plan.devices.items()}
+        state.seats = {seat.address: seat for seat in plan.seats}
+        state.device_bytes, state.part_bytes = 0, {}
+        context.begin_session()
+        seats = [f"{seat.address}:{seat.node}" for seat in plan.seats]
+        context.log("info", "seated", cuts=list(plan.cuts), admit=plan.admit, seats=seats)
+        if plan.shortfall:
+            context.log("warning", "short-of-memory", reason=plan.shortfall)
+        context.start_job(LayOut(plan, state.predicted, state.links))
+        context.publish_plan()
+
+    def joined(self, source: str, message: Joined) -> None:
+        """Someone of the plan can, or cannot, take part."""
+        seat = self.state.seat_of(source)
+        if seat is not None:
+            if message.refusal:
+                self.context.fail(f"node {source} cannot take seat {seat.address}: {message.refusal}")
+            self._joined_seats.add(seat.address)
+            return
+        member = self.state.members[source]
+        member.joined, member.refusal = not message.refusal, message.refusal
+        member.samples, member.test_batches = message.samples, message.test_batches
+        member.discard_acked = True
+        if message.refusal:
+            self.context.log("error", "refused", device=source, reason=message.refusal)
+
+    def job_done(self, job: Job, result: Result) -> None:
+        """The model is laid out by the plan's parts."""
+        if isinstance(result, LaidOut):
+            self.state.device_bytes = result.device_bytes
+            seats = self.state.seats
+            self.state.part_bytes = {address: result.part_bytes[seat.stage - 1] for address, seat in seats.items()}
+
+    def seen(self, presence: Presence) -> None:
+        """A device of the plan may have been taken by another run in the same moment."""
+        member = self.state.members.get(presence.id) if presence.branch == "dev" else None
+        if member is not None and presence.info.get("boot") == member.boot:
+            others = [run for run in presence.runs if run != self.state.run]
+            if others and not member.joined:
+                self._taken_by[member.id] = others[0]
+            else:
+                self._taken_by.pop(member.id, None)
+
+    def timer_fired(self, name: str) -> None:
+        """start_timeout_s is over."""
+        if name == "start":
+            limit, missing = self.state.job.fleet.start_timeout_s, ", ".join(self.waiting_for())
+            self.context.fail(f"not everyone was there after start_timeout_s = {limit:g} s; waiting for: {missing}")
+
+    def waiting_for(self) -> list[str]:
+        """Who has not answered the plan yet; a device that is in another run, with its name."""
+        nodes = [seat.node for address, seat in self.state.seats.items() if address not in self._joined_seats]
+        devices = [m.id for m in self.state.members.values() if not m.joined and not m.refusal]
+        return nodes + [f"{id} (in {self._taken_by[id]})" if id in self._taken_by else id for id in devices]
+
+    def outcome(self) -> RunOutcome | None:
+        """Everyone has answered and the parts are laid out; or a device of the plan is in another run."""
+        if self._taken_by:
+            return self._yield_to_others()
+        if not self.state.device_bytes or self.waiting_for():
+            return None
+        members, quorum = self.state.members.values(), self.state.job.quorum
+        refusals = [f"{m.id}: {m.refusal}" for m in members if m.refusal]
+        if len(members) - len(refusals) < quorum:
+            self.context.fail(
+                f"{len(refusals)} of {len(members)} devices cannot take part, quorum is {quorum}: {'; '.join(refusals)}"
+            )
+            return RunOutcome.FAILED
+        alone = self._one_value_norm()
+        if alone:
+            self.context.fail(alone)
+            return RunOutcome.FAILED
+        self.context.cancel_timer("start")
+        return RunOutcome.ALL_JOINED
+
+    def _yield_to_others(self) -> RunOutcome | None:
+        """Two runs want the same device: take another one, or give way to the run whose name comes first.
+
+        The one that comes first holds its devices and waits, so the two never wait for each other.
+        """
+        free = self.context.census.count_free("dev", self.context.now)
+        ours = sum(self.state.run in p.runs for p in self.context.census.free("dev", self.context.now))
+        replaceable = self.state.planned is None and free - ours >= len(self._taken_by)
+        if not replaceable and min(self._taken_by.values()) > self.state.run:
+            return None
+        self.context.log("warning", "taken-by-another-run", devices=self._taken_by)
+        self.context.end_session()
+        if not replaceable:
+            self.context.publish("plan", None, retain=True)
+        return RunOutcome.MEMBER_TAKEN
+
+    def _one_value_norm(self) -> str:
+        """A BatchNorm that would see one value per channel, as a reason; empty where there is none."""
+        model, run = self.state.need_model(), self.state.job.run
+        for member in self.state.members.values():
+            if member.samples and model.single_value_norms:
+                least = smallest_micro_batch(member.samples, run.batch_size, run.micro_batches)
+                if least == 1:
+                    return (
+                        f"{member.id} has {member.samples} samples: with batch_size = {run.batch_size} and "
+                        f"micro_batches = {run.micro_batches} a micro-batch of 1 comes up, and "
+                        f"{model.single_value_norms[0]} would see one value per channel; "
+                        "choose a batch_size that leaves another rest"
+                    )
+        return ""

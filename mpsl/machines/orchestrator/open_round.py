@@ -1,0 +1,153 @@
+"""The open round: takes the updates of the admitted devices and accepts what agrees with every hop's count."""
+
+from mpsl.machines.census import Presence
+from mpsl.machines.jobs import CheckUpdate, FoldUpdate, Job, Result
+from mpsl.machines.members import Member, Place
+from mpsl.machines.orchestrator.admission import Admission
+from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator.departures import Departures
+from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.tables.run import RunOutcome
+from mpsl.messages import Accept, Finished, Message, Slice, Update
+
+
+class OpenRound(Phase):
+    """Until everyone is accepted or out."""
+
+    def __init__(self, context: RunContext, admission: Admission, departures: Departures) -> None:
+        super().__init__(context)
+        self._admission = admission
+        self._departures = departures
+
+    def enter(self) -> None:
+        """Open the next round, where enough devices are left."""
+        state, context = self.state, self.context
+        ready, quorum, number = self._admission.ready(), state.job.quorum, state.round + 1
+        if len(ready) < quorum:
+            missing = ", ".join(sorted(set(state.members) - set(ready)))
+            context.fail(f"round {number}: {len(ready)} devices are left, quorum is {quorum}; missing: {missing}")
+            return
+        state.round = number
+        self._admission.open_round(ready)
+        if state.job.fleet.round_timeout_s is not None:
+            context.set_timer("round", state.job.fleet.round_timeout_s)
+        context.log("info", "round-opened", round=number, devices=len(ready))
+
+    def take(self, source: str, message: Message) -> None:
+        """A piece of an update, its end, or a seat's word that a device's steps are made."""
+        match message:
+            case Slice():
+                member = self._admitted(source, message)
+                if member is not None and self.context.session is not None:
+                    member.arrivals.add(message)
+                    member.progress_at = self.context.now
+                    self.context.session.write(source, message)
+                    self._consider(member)
+            case Update():
+                member = self._admitted(source, message)
+                if member is not None:
+                    member.update = message
+                    self._consider(member)
+            case Finished():
+                member, seat = self._admitted(message.device, message), self.state.seat_of(source)
+                if member is not None and seat is not None and message.batches == self._admission.batches_of(member):
+                    member.finished.add(seat.address)
+                    self._consider(member)
+
+    def _admitted(self, device: str, message: Slice | Update | Finished) -> Member | None:
+        """The device, where it is in its round with the attempt that the message names."""
+        member = self.state.members.get(device)
+        if member is not None and member.place is Place.ADMITTED and message.attempt == member.attempt:
+            return member
+        self.context.drop(message, "of another attempt")
+        return None
+
+    def _consider(self, member: Member) -> None:
+        """Have a whole update checked, where it agrees with what every hop counted."""
+        update, due = member.update, self._admission.batches_of(member)
+        if update is None or member.checking or member.arrivals.bytes != self.state.device_bytes:
+            return
+        if update.batches != due or update.samples != member.samples:
+            self._departures.discard(member, f"made {update.batches} batches, {due} were due")
+        elif member.finished >= set(self.state.chain(member.id)):
+            member.checking = True
+            self.context.start_job(CheckUpdate(member.id, member.attempt))
+
+    def job_done(self, job: Job, result: Result) -> None:
+        """An update is known to be finite, or has been added up."""
+        match job:
+            case CheckUpdate(device, attempt):
+                member = self.state.members.get(device)
+                if member is not None and member.place is Place.ADMITTED and member.attempt == attempt:
+                    member.complete_at = self.context.now
+                    self._accept_complete()
+            case FoldUpdate():
+                self.state.folding -= 1
+
+    def job_failed(self, job: Job, reason: str) -> bool:
+        """An update is not finite: its device is left out, by name."""
+        if not isinstance(job, CheckUpdate):
+            return False
+        member = self.state.members.get(job.device)
+        if member is not None and member.place is Place.ADMITTED and member.attempt == job.attempt:
+            self._departures.unfit(member, reason)
+        return True
+
+    def _accept_complete(self) -> None:
+        """Accept complete updates: as they come, or in the order of the roster where the run is deterministic."""
+        ledger = self.state.need_ledger()
+        for member in ledger.acceptable():
+            ledger.move(member, Place.ACCEPTED)
+            assert member.update is not None
+            member.last_seconds = member.update.seconds
+            ledger.held_s += self.context.now - (member.complete_at or self.context.now)
+            ledger.accepted[member.id] = member.samples
+            number, round = len(ledger.accepted), self.state.round
+            accept = Accept(round, member.id, member.attempt, number, member.samples, member.update.batches)
+            for address in [*self.state.chain(member.id), member.id]:
+                self.context.send(address, accept)
+            self.state.folding += 1
+            self.context.start_job(FoldUpdate(member.id, member.attempt, member.samples))
+            self.context.log("info", "accepted", round=round, device=member.id, number=number)
+        self._admission.admit_more()
+
+    def seen(self, presence: Presence) -> None:
+        """A node's telemetry may raise G."""
+        self._admission.seen(presence)
+
+    def timer_fired(self, name: str) -> None:
+        """round_timeout_s is over: whoever is not accepted is left out."""
+        if name == "round":
+            ledger, limit = self.state.need_ledger(), self.state.job.fleet.round_timeout_s
+            for member in ledger.at(Place.WAITING):
+                ledger.move(member, Place.OUT)
+            for member in ledger.at(Place.ADMITTED):
+                self._departures.discard(member, f"was not done after round_timeout_s = {limit:g} s")
+
+    def watch(self) -> None:
+        """In a deterministic round a complete update may wait for one that has been left out meanwhile."""
+        self._accept_complete()
+
+    def outcome(self) -> RunOutcome | None:
+        """Everyone is accepted or out; fails below the quorum, else gives free places away."""
+        state, ledger = self.state, self.state.ledger
+        if ledger is None or not self._admission.has_begun:
+            return None
+        # Who is being discarded may yet name the seat that does not forget it.
+        if ledger.possible + ledger.count(Place.DISCARDING) < state.job.quorum:
+            out = [
+                f"{m.id} ({m.refusal})" if m.refusal else m.id
+                for m in state.members.values()
+                if m.place in (Place.OUT, Place.DISCARDING)
+            ]
+            self.context.fail(
+                f"round {state.round}: {ledger.possible} devices are left, quorum is {state.job.quorum}; "
+                f"left out: {', '.join(out)}"
+            )
+            return RunOutcome.FAILED
+        self._admission.admit_more()
+        return RunOutcome.ALL_DECIDED if ledger.decided else None
+
+    def waiting_for(self) -> list[str]:
+        """The admitted devices, and the seats that have yet to forget one."""
+        return self._admission.waiting_for()

@@ -1,0 +1,90 @@
+"""What is known of a run, as plain data that all phases share. It decides nothing and sends nothing."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpsl.job import Job
+from mpsl.machines.jobs import ModelBuilt
+from mpsl.machines.members import Member, RoundLedger
+from mpsl.machines.seating import Seating
+from mpsl.plan import Plan, Seat
+from mpsl.planning.plan_file import PlannedRun, Predicted
+from mpsl.profiling import LinkFigures
+from mpsl.topics import Address
+
+
+@dataclass
+class RunState:
+    """One run; `planned` says who sits where and whom the run waits for, None where the job leaves that open."""
+
+    job: Job
+    run: str
+    boot: str
+    planned: PlannedRun | None = None
+    term: int = 0
+    """Of the newest plan; 0 before there is one."""
+    started_at: float | None = None
+    """When the broker first took us."""
+    model: ModelBuilt | None = None
+    seating: tuple[Job, Seating] | None = None
+    """Who is to be seated, for a job that may have been given its cuts meanwhile."""
+    predicted: Predicted | None = None
+    """What the plan is to take, where it was made from measured times."""
+    links: dict[str, LinkFigures] = field(default_factory=dict)
+    plan: Plan | None = None
+    seats: dict[Address, Seat] = field(default_factory=dict)
+    members: dict[str, Member] = field(default_factory=dict)
+    device_bytes: int = 0
+    """Of the device's first and last part; 0 before the model is laid out."""
+    part_bytes: dict[Address, int] = field(default_factory=dict)
+    ledger: RoundLedger | None = None
+    round: int = 0
+    folding: int = 0
+    """Accepted updates that the worker has yet to add up."""
+    waiting_seats: set[Address] = field(default_factory=set)
+    """The seats that the present phase still waits for."""
+    progress_at: float = 0.0
+    """When a link last brought something new."""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Of the committed round, so far."""
+    failure: str = ""
+    """Why the run cannot go on; the first reason stands."""
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.summary = {
+            "run": self.run,
+            "state": "failed",
+            "reason": "",
+            "rounds": [],
+            "accuracy": None,
+            "loss": None,
+            "seconds": 0.0,
+        } | self.summary
+
+    def seat_of(self, node: str) -> Seat | None:
+        """The seat of a node in this run."""
+        return self.plan.seat_of(node) if self.plan else None
+
+    def chain(self, device: str) -> list[Address]:
+        """The seats that serve a device, from stage 1 on."""
+        return self.plan.chain(device) if self.plan else []
+
+    def node_at(self, address: Address) -> str:
+        """The node that has a seat; any other address as it is."""
+        return self.seats[address].node if address in self.seats else address
+
+    def need_model(self) -> ModelBuilt:
+        """The facts of the model, once they must be there."""
+        assert self.model is not None
+        return self.model
+
+    def need_plan(self) -> Plan:
+        """The plan, once it must be there."""
+        assert self.plan is not None
+        return self.plan
+
+    def need_ledger(self) -> RoundLedger:
+        """The ledger of the open round or evaluation."""
+        assert self.ledger is not None
+        return self.ledger

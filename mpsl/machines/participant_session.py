@@ -1,0 +1,221 @@
+"""A device's or node's session: being in one run under one term, whatever the role does in it.
+
+Takes the plan's messages by the role's transition table, answers reports, ends when the orchestrator ends the run, is
+lost or falls silent. What the role does in the run it must never know.
+"""
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Generic, TypeVar
+
+from mpsl.link.channel import Limits
+from mpsl.machines.effects import Effect, Log, Subscribe, Unsubscribe
+from mpsl.machines.jobs import Job, Prepare, Result, Store
+from mpsl.machines.permissions import may_send
+from mpsl.machines.session import LINK_TIMER, Session, chunk_limit, peers_of
+from mpsl.machines.session_id import SessionId
+from mpsl.machines.tables.table import StateMachine, Table
+from mpsl.messages import Counters, End, Joined, Message, Report
+from mpsl.names import ORCHESTRATOR
+from mpsl.plan import Plan
+from mpsl.topics import Address, BinaryTopic, Topics
+from mpsl.wire import Buffer
+
+SILENCE_S = 45.0
+"""How long a run goes on without a word from its orchestrator."""
+LOST_GRACE_S = 10.0
+"""How long a last will is provisional: a broker that restarts publishes it, and the process is back in a moment."""
+SILENCE_TIMER = "silence"
+
+S = TypeVar("S", bound=enum.Enum)
+O = TypeVar("O", bound=enum.Enum)  # noqa: E741  (an outcome)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a process is: id, boot, and the topics of its net."""
+
+    id: str
+    boot: str
+    topics: Topics
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a session ended: the exit status of a `--once` process, and why."""
+
+    status: int
+    reason: str
+    may_rejoin: bool = False
+    """Whether the process joins again where the plan is still there: the two had only lost sight of each other."""
+
+
+class ParticipantSession(Session, ABC, Generic[S, O]):
+    """The session of `plan` in the process `identity`; `ending` is set once it is over."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        plan: Plan,
+        address: Address,
+        table: Table[S, O],
+        emit: Callable[[Effect], None],
+        max_packet: int | None,
+        links_before: int = 0,
+    ) -> None:
+        limits = Limits(chunk_limit(plan.job.wire.chunk_bytes, max_packet), message=plan.message_bytes)
+        session_id = SessionId(plan.run, plan.term)
+        super().__init__(session_id, identity.topics, identity.id, identity.boot, limits, emit, links_before)
+        self.set_peers(peers_of(plan))
+        self.identity = identity
+        self.plan = plan
+        self.address = address
+        self.now = 0.0
+        self.promised_bytes = 0
+        self.ending: Ending | None = None
+        self._states = StateMachine(table)
+        self._told: Ending | None = None
+        """How the run has ended, where the orchestrator's state said so before its `End` came."""
+        self._orchestrator_lost = False
+
+    # What a role adds
+
+    @abstractmethod
+    def enter(self, state: S) -> O | None:
+        """Do what a state begins with; the outcome where that is already its end."""
+
+    @abstractmethod
+    def take(self, source: str, message: Message) -> O | None:
+        """Take a message that the present state allows."""
+
+    @abstractmethod
+    def job_done(self, job: Job, result: Result) -> O | None:
+        """A job of this session has ended."""
+
+    @abstractmethod
+    def job_failed(self, job: Job) -> None:
+        """A job of this session has raised; the orchestrator has been told."""
+
+    @abstractmethod
+    def fault(self, job: Job, reason: str) -> Message:
+        """What the orchestrator is told of a job that failed."""
+
+    @abstractmethod
+    def progress(self) -> dict[str, Any]:
+        """What the telemetry says of the role's work."""
+
+    @abstractmethod
+    def validate(self) -> None:
+        """Raise AssertionError where an invariant does not hold."""
+
+    # Being in a run
+
+    @property
+    def state(self) -> S:
+        """Where the role is."""
+        return self._states.state
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """The subscriptions that the session needs: its address, and what its orchestrator says."""
+        topics, run = self.identity.topics, self.id.run
+        return (topics.binary(run, self.address, "+", "+"), topics.run(run, "state"))
+
+    def begin(self, now: float) -> None:
+        """Subscribe, and have the part built."""
+        self.now = now
+        self.log(Log("info", "joining", {}))
+        self._emit(Subscribe(self.filters))
+        self.start_job(Prepare(self.plan))
+        self.set_timer(SILENCE_TIMER, now + SILENCE_S)
+
+    def finish(self, status: int, reason: str, may_rejoin: bool = False) -> None:
+        """Leave the run."""
+        if self.ending is None:
+            self.ending = Ending(status, reason, may_rejoin)
+            self._emit(Unsubscribe(self.filters))
+            self.end()
+
+    def replan(self, plan: Plan) -> None:
+        """The plan of this term again, perhaps with other boots."""
+        self.plan = plan
+        self.set_peers(peers_of(plan))
+
+    def plan_cleared(self) -> None:
+        """The orchestrator has cleared its plan."""
+        told = self._told or Ending(1, "the run was cleared before it ended")
+        self.finish(told.status, told.reason)
+
+    def state_seen(self, content: Mapping[str, Any], now: float) -> None:
+        """The orchestrator's `state`."""
+        self.now = now
+        if content.get("state") == "lost":
+            if content.get("boot") == self.plan.orchestrator and not self._orchestrator_lost:
+                self._orchestrator_lost = True
+                self.set_timer(SILENCE_TIMER, now + LOST_GRACE_S)
+            return
+        self._orchestrator_lost = False
+        if content.get("outcome") in ("done", "failed"):
+            # `End` is on its way; where it gets lost with the orchestrator's connection, the plan's end is ours too.
+            done = content["outcome"] == "done"
+            self._told = Ending(0, "done") if done else Ending(1, str(content.get("reason")))
+        self.set_timer(SILENCE_TIMER, now + SILENCE_S)
+
+    # Events
+
+    def received(self, topic: BinaryTopic, payload: Buffer, now: float) -> None:
+        """A payload on the session's address."""
+        self.now = now
+        for message in self.receive(topic, payload, now):
+            if self.over:
+                return
+            self._deliver(topic.source, message)
+        self.wake()
+
+    def timer_fired(self, name: str, now: float) -> None:
+        """A timer of this session."""
+        self.now = now
+        if name == LINK_TIMER:
+            self.flush(now)
+        elif name == SILENCE_TIMER:
+            silence = Ending(1, f"no word from the orchestrator for {SILENCE_S:.0f} s", True)
+            lost = Ending(1, f"the orchestrator is lost, and was not back within {LOST_GRACE_S:.0f} s", True)
+            ending = self._told or (lost if self._orchestrator_lost else silence)
+            self.finish(ending.status, ending.reason, ending.may_rejoin)
+
+    def done(self, job: Job, result: Result, now: float) -> None:
+        """A job has ended."""
+        self.now = now
+        self._follow(self.job_done(job, result))
+
+    def failed(self, job: Job, reason: str, now: float) -> None:
+        """A job has raised: the orchestrator hears of it."""
+        self.now = now
+        self.tell(Joined(reason) if isinstance(job, Prepare) else self.fault(job, reason))
+        if not isinstance(job, Store):
+            self.job_failed(job)
+
+    def tell(self, message: Message) -> None:
+        """Send a message to the orchestrator."""
+        self.send(ORCHESTRATOR, message, self.now)
+
+    def _deliver(self, source: str, message: Message) -> None:
+        if not may_send(self.plan, source, self.address, message):
+            self.drop(message, "from one who may not send it")
+        elif isinstance(message, Report):
+            self.tell(Counters(message.round, self.channel.sent_bytes, self.channel.received_bytes))
+        elif isinstance(message, End):
+            self.flush(inf)
+            self.finish(0 if message.state == "done" else 1, message.reason or message.state)
+        elif not self._states.takes(message):
+            self.drop(message, "not in this state")
+        else:
+            self._follow(self.take(source, message))
+
+    def _follow(self, outcome: O | None) -> None:
+        """Follow outcomes from state to state until one waits for something."""
+        while outcome is not None:
+            outcome = self.enter(self._states.advance(outcome))

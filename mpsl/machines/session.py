@@ -1,0 +1,124 @@
+"""A session: everything that belongs to one run under one term in one process.
+
+Its links, timers, jobs and counts end with it, so what belongs to a former term has nobody to be delivered to. Used by
+the orchestrator, devices and nodes in a run, and by both ends while a link is measured. It must never know what a
+message means.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from mpsl.link.channel import CHUNK_BYTES, Channel, Limits, Peer
+from mpsl.machines.effects import CancelTimer, Effect, EndSession, Log, Run, SetTimer, Write
+from mpsl.machines.jobs import Job
+from mpsl.machines.session_id import SessionId
+from mpsl.messages import Message, Slice
+from mpsl.plan import Plan
+from mpsl.topics import Address, BinaryTopic, Topics
+from mpsl.wire import Buffer
+
+LINK_TIMER = "link"
+PACKET_HEADROOM = 1024
+"""Bytes of a packet that are not the chunk: the topic, the properties, the headers of MQTT."""
+
+
+def chunk_limit(wanted: int, max_packet: int | None) -> int:
+    """Bytes of a chunk: what the job wants, as far as the broker's Maximum Packet Size (None: no limit) allows."""
+    return min(wanted, (max_packet or CHUNK_BYTES * 1024) - PACKET_HEADROOM)
+
+
+def peers_of(plan: Plan) -> dict[str, Peer]:
+    """Everyone of a plan, with boot and the address of acknowledgements."""
+    return {id: Peer(boot, address) for id, (boot, address) in plan.boots().items()}
+
+
+class Session:
+    """The session `id` of process (`source`, `boot`); `emit` takes the effects that it wants.
+
+    `links_before`: links that former sessions of this id began, for a process that left and joins again.
+    """
+
+    def __init__(
+        self,
+        id: SessionId,
+        topics: Topics,
+        source: str,
+        boot: str,
+        limits: Limits,
+        emit: Callable[[Effect], None],
+        links_before: int = 0,
+    ) -> None:
+        self.id = id
+        self.channel = Channel(topics, id.run, source, boot, id.term, limits, links_before)
+        self.dropped: Counter[str] = Counter()
+        self.over = False
+        self._emit = emit
+
+    def set_peers(self, peers: Mapping[str, Peer]) -> None:
+        """Accept messages from exactly these boots."""
+        self.channel.set_peers(peers)
+
+    # Messages
+
+    def send(self, to: Address, message: Message, now: float) -> None:
+        """Send a message over the link to `to`."""
+        self._publish(self.channel.send(to, message, now))
+        self.wake()
+
+    def receive(self, topic: BinaryTopic, payload: Buffer, now: float) -> list[Message]:
+        """The messages that a payload completes; acknowledgements go out. Call `wake` once they are handled."""
+        messages, outbound = self.channel.receive(topic, payload, now)
+        self._publish(outbound)
+        return messages
+
+    def flush(self, now: float) -> None:
+        """Send acknowledgements and repeats that are due; at `now` = infinity, all of them."""
+        self._publish(self.channel.due(now))
+        if not self.over:
+            self.wake()
+
+    def wake(self) -> None:
+        """Set the timer of the links to when they next want it."""
+        if not self.over and (at := self.channel.next_due()) is not None:
+            self.set_timer(LINK_TIMER, at)
+
+    def drop(self, message: Message, why: str) -> None:
+        """Count a message that comes too late, too early, twice, or from one who may not send it."""
+        self.dropped[f"{message.kind} {why}"] += 1
+
+    @property
+    def dropped_total(self) -> int:
+        """Messages and chunks that were dropped."""
+        return self.dropped.total() + self.channel.dropped.total()
+
+    def _publish(self, outbound: Sequence[Effect]) -> None:
+        for each in outbound:
+            self._emit(each)
+
+    # Jobs and timers
+
+    def start_job(self, job: Job) -> None:
+        """Ask the worker for a job."""
+        self._emit(Run(job, self.id))
+
+    def write(self, source: str, message: Slice) -> None:
+        """Have a slice of weights copied to where it belongs."""
+        self._emit(Write(source, message, self.id))
+
+    def set_timer(self, name: str, at: float) -> None:
+        """Set a timer of this session."""
+        self._emit(SetTimer(name, at, self.id))
+
+    def cancel_timer(self, name: str) -> None:
+        """Forget a timer of this session."""
+        self._emit(CancelTimer(name, self.id))
+
+    def log(self, line: Log) -> None:
+        """Write a line that names run and term."""
+        self._emit(Log(line.level, line.event, {"run": self.id.run, "term": self.id.term, **line.facts}))
+
+    def end(self) -> None:
+        """End it: its timers, waiting jobs and whatever the performer holds for it go."""
+        if not self.over:
+            self.over = True
+            self._emit(EndSession(self.id))

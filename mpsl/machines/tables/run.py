@@ -1,0 +1,92 @@
+"""The table of a run at its orchestrator: the phases in their order; OPEN to REPORTING repeat every round."""
+
+import enum
+
+from mpsl.machines.tables.table import Table
+from mpsl.messages import (
+    Closed,
+    Committed,
+    CopyFailed,
+    Counters,
+    Discarded,
+    Fault,
+    Finished,
+    Joined,
+    Loaded,
+    Message,
+    Score,
+    Slice,
+    Update,
+)
+
+
+class OrchestratorState(enum.Enum):
+    """The phases of a run."""
+
+    GATHERING = "gathering"
+    PROFILING = "profiling"
+    JOINING = "joining"
+    LOADING = "loading"
+    OPEN = "open"
+    CLOSING = "closing"
+    SAVING = "saving"
+    COMMITTING = "committing"
+    EVALUATING = "evaluating"
+    REPORTING = "reporting"
+    ENDING = "ending"
+
+
+class RunOutcome(enum.Enum):
+    """What ends a phase."""
+
+    PROFILE_WANTED = "profile wanted"
+    FLEET_CHANGED = "fleet changed"
+    SEATED = "seated"
+    MEMBER_TAKEN = "member taken by another run"
+    ALL_JOINED = "all joined"
+    ALL_LOADED = "all loaded"
+    ALL_DECIDED = "all accepted or out"
+    SUMS_COMPLETE = "sums complete"
+    SAVED = "saved"
+    EVALUATION_DUE = "evaluation due"
+    ALL_COMMITTED = "all committed"
+    ALL_SCORED = "all scored or out"
+    REPORTED = "reported"
+    LAST_REPORTED = "last round reported"
+    FAILED = "failed"
+
+
+S, O = OrchestratorState, RunOutcome  # noqa: E741
+
+_MESSAGES: dict[OrchestratorState, frozenset[type[Message]]] = {
+    S.LOADING: frozenset({Loaded}),
+    S.OPEN: frozenset({Slice, Update, Finished}),
+    S.CLOSING: frozenset({Slice, Closed}),
+    S.COMMITTING: frozenset({Committed, Loaded}),
+    S.EVALUATING: frozenset({Score}),
+}
+
+TABLE = Table(
+    name="run",
+    initial=S.GATHERING,
+    transitions={
+        (S.GATHERING, O.PROFILE_WANTED): S.PROFILING,
+        (S.GATHERING, O.SEATED): S.JOINING,
+        (S.PROFILING, O.FLEET_CHANGED): S.GATHERING,
+        (S.PROFILING, O.SEATED): S.JOINING,
+        (S.JOINING, O.MEMBER_TAKEN): S.GATHERING,
+        (S.JOINING, O.ALL_JOINED): S.LOADING,
+        (S.LOADING, O.ALL_LOADED): S.OPEN,
+        (S.OPEN, O.ALL_DECIDED): S.CLOSING,
+        (S.CLOSING, O.SUMS_COMPLETE): S.SAVING,
+        (S.SAVING, O.SAVED): S.COMMITTING,
+        (S.COMMITTING, O.EVALUATION_DUE): S.EVALUATING,
+        (S.COMMITTING, O.ALL_COMMITTED): S.REPORTING,
+        (S.EVALUATING, O.ALL_SCORED): S.REPORTING,
+        (S.REPORTING, O.REPORTED): S.OPEN,
+        (S.REPORTING, O.LAST_REPORTED): S.ENDING,
+        **{(state, O.FAILED): S.ENDING for state in S if state is not S.ENDING},
+    },
+    messages={state: _MESSAGES.get(state, frozenset()) for state in S},
+    always=frozenset({Joined, Fault, CopyFailed, Discarded, Counters}),
+)

@@ -1,0 +1,117 @@
+"""The transition tables: runs reach the rows, every other pair is refused, the page of diagrams is up to date."""
+
+import enum
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scenarios import random_faults
+from simulated import run_and_check
+from test_machines import TOPICS, Rig, slice_of
+from test_self_profile import Surveyed, WithoutCuts, ran
+
+from mpsl.errors import IllegalTransition
+from mpsl.machines.device import DeviceMachine
+from mpsl.machines.jobs import Prepared
+from mpsl.machines.tables import device, document, hop, run
+from mpsl.machines.tables.table import StateMachine, Table
+from mpsl.messages import Accept, Admit, Discard, Evaluate
+
+TABLES: list[Table[Any, Any]] = [run.TABLE, device.TABLE, hop.TABLE]
+REACHED_ELSEWHERE = ("FAILED", "FLEET_CHANGED", "MEMBER_TAKEN")
+"""By tests of departures, of surveys and of two runs at a time."""
+MAX_SEEDS = 40
+ROOT = Path(__file__).parent.parent
+
+
+def at(table: Table[Any, Any], state: enum.Enum) -> StateMachine[Any, Any]:
+    """A machine in that state."""
+    machine = StateMachine(table)
+    machine._state = state
+    return machine
+
+
+@pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
+def test_every_pair_that_is_no_row_is_refused_and_every_row_leads_where_it_says(table: Table[Any, Any]) -> None:
+    outcomes = {type(outcome) for _, outcome in table.transitions}.pop()
+    refused = 0
+    for state in table.messages:
+        for outcome in outcomes:
+            machine = at(table, state)
+            if (state, outcome) in table.transitions:
+                assert machine.advance(outcome) is machine.state is table.transitions[state, outcome]
+                continue
+            with pytest.raises(IllegalTransition, match=outcome.name):
+                machine.advance(outcome)
+            assert machine.state is state, "nothing has changed"
+            refused += 1
+    assert refused > 0
+
+
+def test_nobody_but_the_interpreter_writes_a_state() -> None:
+    for path in (ROOT / "mpsl" / "machines").rglob("*.py"):
+        if path.name != "table.py":
+            assert not re.search(r"\b_?states?\._state\b", path.read_text()), path
+
+
+def test_the_page_of_diagrams_is_up_to_date() -> None:
+    assert (ROOT / "docs" / "state-machines.md").read_text() == document.page(), "run `make diagrams`"
+
+
+@pytest.fixture
+def reached(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, Any, Any]]:
+    """The rows that are followed while the test runs, by the name of their table."""
+    rows: set[tuple[str, Any, Any]] = set()
+    advance = StateMachine.advance
+
+    def recorded(self: StateMachine[Any, Any], outcome: Any) -> Any:
+        before = self.state
+        following = advance(self, outcome)
+        rows.add((self.table.name, before, outcome))
+        return following
+
+    monkeypatch.setattr(StateMachine, "advance", recorded)
+    return rows
+
+
+def device_with_test_data() -> Rig:
+    """dev-1, joined, with two slices of weights and one batch of test data."""
+    rig = Rig(DeviceMachine("dev-1", "d", TOPICS, {}))
+    rig.join()
+    rig.done(rig.jobs()[0], Prepared(16, samples=4, test_batches=1))
+    return rig
+
+
+def play_a_device_that_is_discarded_everywhere() -> None:
+    """What needs an unlucky moment in a run: a discard in every state, and calls before an accept is heard."""
+    weights = [slice_of(0, 0), slice_of(0, 2)]
+    admit, evaluate, discard = Admit(1, "dev-1", "d", 1, 1), Evaluate(0, 1), Discard(1, "dev-1", 1)
+    for said in (
+        [Accept(1, "dev-1", 0, 1, 4, 1)],
+        [discard],
+        [admit, discard],
+        [*weights, admit, discard],
+        [evaluate, discard],
+        [*weights, evaluate, discard],
+        [*weights, Admit(1, "dev-1", "d", 1, 0), discard],
+        [*weights, Admit(1, "dev-1", "d", 1, 0), Admit(2, "dev-1", "d", 2, 1)],
+        [*weights, Admit(1, "dev-1", "d", 1, 0), Evaluate(1, 2)],
+    ):
+        rig = device_with_test_data()
+        for message in said:
+            rig.say("orch", message)
+
+
+def test_runs_reach_every_row(tmp_path: Path, reached: set[tuple[str, Any, Any]]) -> None:
+    """Random runs with faults, one that is profiled first; the rows of a fleet that changes are reached elsewhere."""
+    every = {(table.name, *row) for table in TABLES for row in table.transitions}
+    wanted = {row for row in every if row[2].name not in REACHED_ELSEWHERE}
+    ran(Surveyed(WithoutCuts(1)), tmp_path / "profiled")
+    play_a_device_that_is_discarded_everywhere()
+    for seed in range(MAX_SEEDS):
+        if wanted <= reached:
+            break
+        run_and_check(random_faults(seed), tmp_path / str(seed))
+    missing = wanted - reached
+    assert not missing, sorted(f"{name}: {state.name} {outcome.name}" for name, state, outcome in missing)
