@@ -69,7 +69,9 @@ class Rehearsal:
 
     def run(self, rounds: int) -> Timeline:
         """`rounds` rounds, from the opening of the first to the last one's checkpoint. Raises RunFailed."""
-        times = FleetTimes(self._queue, self.system, self._fleet.broker.link_mbps, self.pace, self.timeline)
+        link_mbps = self._fleet.broker.link_mbps
+        assert link_mbps is not None, "a fleet without it is refused when it is read"
+        times = FleetTimes(self._queue, self.system, link_mbps, self.pace, self.timeline)
         # Tests and faults check the same machines after every event; here that would only cost time.
         simulation = Simulation(
             random.Random(0), NO_FAULTS, times, on_busy=self._computed, note=self._note, is_checked=False
