@@ -22,7 +22,7 @@ from mpsl.machines.events import (
 from mpsl.machines.machine import from_json
 from mpsl.topics import Topics, client_id
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 """How long a test waits for what surely comes."""
 
 
