@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import sys
 from importlib.metadata import entry_points
 
@@ -92,6 +93,9 @@ def mpsl() -> None:
 
 def run(command: click.Command, name: str) -> int:
     """Run a command and return the exit status: 0 done, 1 failed, 2 wrong use; reasons go to stderr."""
+    # Python has None for a stream that its parent has closed.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # Names and units in an alphabet that this terminal does not have must not end a command.
         if isinstance(stream, io.TextIOWrapper):

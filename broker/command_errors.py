@@ -52,6 +52,8 @@ def words(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, MpslError) and text:
         return text
+    if _is_about_the_working_directory(error):
+        return "the working directory has been removed; change to another one"
     if isinstance(error, OSError) and error.strerror:
         places = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return ": ".join([" -> ".join(places), error.strerror]) if places else error.strerror
@@ -60,10 +62,20 @@ def words(error: BaseException) -> str:
 
 def is_foreseen(error: BaseException) -> bool:
     """Whether the words alone tell a person what to do."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return isinstance(error, MpslError) or (
-        isinstance(error, OSError) and (error.filename is not None or error.errno in full)
-    )
+    if isinstance(error, OSError) and error.filename is None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT) or _is_about_the_working_directory(error)
+    return isinstance(error, MpslError | OSError)
+
+
+def _is_about_the_working_directory(error: BaseException) -> bool:
+    """Whether a library asked for the working directory, and there is none any more."""
+    if not isinstance(error, FileNotFoundError) or error.filename is not None:
+        return False
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """`mpsl node`: one compute node as a service; stays after a run until SIGTERM, unless --once."""
 
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from broker.sizes import parse_bytes
 from broker.slow_link import parse_link
 from broker.worker import Worker
 from mpsl import strict_json
+from mpsl.errors import UsageError
 from mpsl.machines.effects import Stop
 from mpsl.machines.hop import HopMachine
 from mpsl.names import check_id
@@ -49,12 +51,22 @@ def node(
     budget = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
     if link:
         network = replace(network, address=replace(network.address, link=parse_link(link)))
+    if scratch is not None:
+        _check_scratch(scratch)
     stop = run_service(lambda: serve(network, id, budget, scratch, once, threads))
     if network.as_json:
         print(strict_json.dumps({"id": id, "status": stop.status, "reason": stop.reason}))
     if stop.status and stop.reason:
         print(f"Error: {stop.reason}", file=sys.stderr)
     return stop.status
+
+
+def _check_scratch(folder: Path) -> None:
+    """Raise UsageError where no file can be made in the folder, now rather than in the middle of a run."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UsageError(f"--scratch {folder}: {error.strerror or error}") from None
 
 
 async def serve(

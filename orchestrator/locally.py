@@ -19,6 +19,7 @@ from mpsl.names import check_id
 from mpsl.planning.plan_file import PlannedRun
 from orchestrator.commands.train import orchestrate
 from orchestrator.processes import children
+from orchestrator.records import Records, circumstances
 
 
 @dataclass(frozen=True)
@@ -112,19 +113,18 @@ async def run_locally(
             if running.done():
                 return running.result()
             reason = failing.result() if failing.done() else dying.result() if dying.done() else "interrupted"
-            return {
-                "state": "failed",
-                "reason": reason,
-                "rounds": [],
-                "accuracy": None,
-                "loss": None,
-                "seconds": 0.0,
-                "run": job.run.name,
-            }
+            return _unfinished(job, out, reason)
         finally:
             for task in (running, failing, dying, stopping):
                 task.cancel()
             await asyncio.gather(running, failing, dying, stopping, return_exceptions=True)
+
+
+def _unfinished(job: Job, out: Path, reason: str) -> dict[str, Any]:
+    """The summary, also in its file, of a run whose orchestrator could not write one."""
+    unknown: dict[str, Any] = {"rounds": [], "accuracy": None, "loss": None, "seconds": 0.0}
+    summary = {"run": job.run.name, "state": "failed", "reason": reason, **unknown, **circumstances(job)}
+    return Records(out).save_summary(summary)
 
 
 @contextlib.asynccontextmanager

@@ -48,10 +48,11 @@ Arrays = list[NDArray[Any]]
 
 
 class OrchestratorPerformer:
-    """Performs the jobs of one run, one at a time, with its files in `out`."""
+    """Performs the jobs of one run, one at a time, with its files in `out`; `summary` is what was written of it."""
 
-    def __init__(self, out: Path) -> None:
-        self._records = Records(out)
+    def __init__(self, out: Path, run: str = "") -> None:
+        self.summary: dict[str, Any] | None = None
+        self._records = Records(out, run)
         self._plan: Plan | None = None
         self._staged: dict[tuple[str, int], list[Arrays]] = {}
         self._seat_sums: dict[str, Arrays] = {}
@@ -78,7 +79,8 @@ class OrchestratorPerformer:
         training: TrainingJob = job.job
         torch.manual_seed(training.run.seed)
         self._model = build(training.model.name, **training.model.args)
-        self._records.save_model("initial.safetensors", dict(state_tensors(self._model)))
+        self._section = training.model
+        self._records.save_model("initial.safetensors", dict(state_tensors(self._model)), self._section, 0)
         return facts_of_model(training, self._model)
 
     @_perform.register
@@ -151,7 +153,8 @@ class OrchestratorPerformer:
                 self._rule.close(total, job.weight)
         self._device_parts.round_to_received(self._device_sums)
         _refuse_infinite([sums_of_part for _, sums_of_part in committed], f"the model of round {job.round}")
-        self._records.save_model("model.safetensors", self._named([(a, s) for a, s in committed]))
+        named = self._named([(a, s) for a, s in committed])
+        self._records.save_model("model.safetensors", named, self._section, job.round)
         for arrays, sums_of_part in committed:
             for array, total in zip(arrays, sums_of_part, strict=True):
                 array[...] = total
@@ -166,12 +169,12 @@ class OrchestratorPerformer:
 
     @_perform.register
     def _finish(self, job: Finish) -> Result:
-        self._records.save_summary(job.summary)
+        self.summary = self._records.save_summary(job.summary)
         return Result()
 
     def fail(self, summary: dict[str, Any]) -> None:
         """Write the summary of a run that never got as far as a job."""
-        self._records.save_summary(summary)
+        self.summary = self._records.save_summary(summary)
 
     def _need(self) -> Plan:
         if self._plan is None:

@@ -2,31 +2,61 @@
 
 import contextlib
 import os
+import platform
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from mpsl import strict_json
+from mpsl import PROTOCOL, VERSION, facts, strict_json
 from mpsl.errors import RunFailed
+from mpsl.job import Job, ModelSection
+
+
+def now() -> str:
+    """The time as records have it: UTC, to the millisecond, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def circumstances(job: Job) -> dict[str, Any]:
+    """What a summary says of how a run came about: the job and its seed, the versions of what computes, the start."""
+    versions = {"mpsl": VERSION, "protocol": PROTOCOL, "python": platform.python_version()}
+    versions |= {"torch": torch.__version__, "numpy": numpy.__version__}
+    return {"seed": job.run.seed, "versions": versions, "started": now(), "job": facts.plain(job)}
 
 
 class Records:
-    """The directory DIR of a run."""
+    """The folder of one run, `run`; what is written while it goes on says when."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, run: str = "") -> None:
         self._out = out
+        self._run = run
         out.mkdir(parents=True, exist_ok=True)
 
-    def save_model(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """The unsplit model under its own parameter and buffer names; raises RunFailed where it cannot be written."""
+    def save_model(self, name: str, tensors: Mapping[str, torch.Tensor], section: ModelSection, round: int) -> None:
+        """The unsplit model after `round` (0: before the first), under its own parameter and buffer names.
+
+        The header says which model it is, so that the file alone is enough to load it. Raises RunFailed where it
+        cannot be written.
+        """
+        metadata = {
+            "format": "pt",
+            "model": section.name,
+            "args": strict_json.dumps(section.args),
+            "run": self._run,
+            "round": str(round),
+            "time": now(),
+            "mpsl": VERSION,
+        }
         beside = self._out / f".{name}.new"
         try:
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, beside)
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, beside, metadata)
         except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
@@ -34,21 +64,24 @@ class Records:
         _put(beside, self._out / name)
 
     def save_plan(self, plan: Mapping[str, Any]) -> None:
-        """plan.json."""
+        """plan.json: the plan as it is on its topic, and what is known beside it."""
         self._write("plan.json", strict_json.dumps(plan, indent=2) + "\n")
 
-    def save_summary(self, summary: Mapping[str, Any]) -> None:
-        """summary.json."""
-        self._write("summary.json", strict_json.dumps(summary, indent=2) + "\n")
+    def save_summary(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """summary.json; returns what is written: the summary, and when the run ended."""
+        written = {**summary, "ended": now()}
+        self._write("summary.json", strict_json.dumps(written, indent=2) + "\n")
+        return written
 
     def append_round(self, metrics: Mapping[str, Any]) -> None:
         """One more line of metrics.jsonl, on disk when this returns, or none. Raises RunFailed that names the file."""
+        line = strict_json.dumps({"run": self._run, "time": now(), **metrics})
         path = self._out / "metrics.jsonl"
         try:
             with path.open("ab", buffering=0) as file:
                 before = file.tell()
                 try:
-                    _write_all(file, (strict_json.dumps(metrics) + "\n").encode())
+                    _write_all(file, f"{line}\n".encode())
                     os.fsync(file.fileno())
                 except OSError:
                     file.truncate(before)  # half a line would spoil the next one, too

@@ -115,7 +115,7 @@ async def _run(
     if planned is not None:
         training = job_as_planned(training, planned, "plan")
     orchestrator = OrchestratorMachine(training, f"run-{secrets.token_hex(3)}", secrets.token_hex(4), topics, planned)
-    drivers = {"orch": driver(orchestrator, OrchestratorPerformer(out), "orch", "orch")}
+    drivers = {"orch": driver(orchestrator, OrchestratorPerformer(out, orchestrator.run), "orch", "orch")}
     for number in range(1, nodes + 1):
         id = f"node-{number}"
         hop = HopMachine(id, secrets.token_hex(4), topics, {"memory_budget": memory_budget, **info}, once=True)

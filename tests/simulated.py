@@ -123,7 +123,7 @@ class World:
                 job = job_as_planned(job, planned, "plan")
             machine = OrchestratorMachine(job, run, boot, TOPICS, planned)
             self.orchestrators[id] = machine
-            return machine, OrchestratorPerformer(out)
+            return machine, OrchestratorPerformer(out, run)
 
         self.simulation.add(id, self.starting(id, start), at)
 

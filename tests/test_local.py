@@ -16,6 +16,7 @@ import pytest
 import torch
 from fleet import make_shards
 from oracle import Setting, oracle, stages_of
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from broker.engines.engine import BrokerProcess
@@ -76,7 +77,11 @@ def test_local_is_exact_and_leaves_its_files(tmp_path: Path, engine: str) -> Non
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary == json.loads((out / "summary.json").read_text())
-    assert set(summary) == {"run", "state", "reason", "rounds", "accuracy", "loss", "seconds"}
+    outcome = {"run", "state", "reason", "rounds", "accuracy", "loss", "seconds"}
+    assert set(summary) == outcome | {"seed", "versions", "started", "ended", "job"}
+    assert (summary["seed"], summary["job"]["run"]["name"]) == (0, "local")
+    assert summary["versions"].keys() == {"mpsl", "protocol", "python", "torch", "numpy"}
+    assert summary["started"] < summary["ended"]
     assert summary["state"] == "done"
 
     setting = Setting("digits-cnn", {"dropout": 0.2}, "sgd", 0.05, 2, 8, momentum=0.9)
@@ -90,7 +95,13 @@ def test_local_is_exact_and_leaves_its_files(tmp_path: Path, engine: str) -> Non
     stored = load_file(out / "initial.safetensors")
     assert all(torch.equal(initial[name], stored[name]) for name in initial)
     assert json.loads((out / "plan.json").read_text())["cuts"] == [2, 5, 8]
-    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["run"], line["round"]) for line in lines] == [(summary["run"], 1), (summary["run"], 2)]
+    for name, number in (("initial", "0"), ("model", "2")):
+        with safe_open(out / f"{name}.safetensors", "pt") as file:
+            metadata = file.metadata()
+        assert (metadata["format"], metadata["run"], metadata["round"]) == ("pt", summary["run"], number)
+        assert build(metadata["model"], **json.loads(metadata["args"])).state_dict().keys() == state.keys()
 
 
 def test_the_broker_that_is_named_is_the_one_that_runs_it(mosquitto: BrokerProcess, tmp_path: Path) -> None:

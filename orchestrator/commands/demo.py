@@ -15,6 +15,7 @@ from orchestrator import datasets, shards
 from orchestrator.commands.train import report
 from orchestrator.job_file import check_job
 from orchestrator.locally import LocalFleet, node_ids, run_locally, shards_in
+from orchestrator.run_folder import force_option, run_folder
 
 ROUNDS = {"digits": 8, "fashion-mnist": 3}
 
@@ -34,15 +35,16 @@ ROUNDS = {"digits": 8, "fashion-mnist": 3}
     metavar="DIR",
     help="Where model and metrics go.  [default: runs/demo-TIME]",
 )
+@force_option
 def demo(
     *, network: Network, devices: int, hops: int, rounds: int | None, dataset: str, non_iid: float | None,
-    engine: str, seed: int, out: Path | None,
+    engine: str, seed: int, out: Path | None, force: bool,
 ) -> int:  # fmt: skip
     """Train on real data, split over devices and compute nodes that are processes of this machine."""
     out = out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     job = demo_job(dataset, devices, hops, rounds or ROUNDS[dataset], seed)
     check_job(job, "demo")
-    with tempfile.TemporaryDirectory(prefix="mpsl-demo-") as directory:
+    with run_folder(out, force), tempfile.TemporaryDirectory(prefix="mpsl-demo-") as directory:
         parts = shards.split(datasets.load(dataset, seed), devices, seed, non_iid)
         shards.write(parts, Path(directory))
         samples = sum(len(part.x) for part in parts.values())

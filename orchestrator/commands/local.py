@@ -12,6 +12,7 @@ from orchestrator.commands.train import report
 from orchestrator.job_file import load_job, load_planned_job
 from orchestrator.locally import LocalFleet, check_shards, job_for, node_ids, run_locally, shards_in
 from orchestrator.plan_option import plan_option, say_overruled
+from orchestrator.run_folder import force_option, run_folder
 
 
 @click.command()
@@ -23,9 +24,18 @@ from orchestrator.plan_option import plan_option, say_overruled
 )
 @engine_option("auto", help="The broker that is started, unless --broker names one.")
 @click.option("--memory-budget", metavar="SIZE", help="Of each node: 2GiB.")
+@force_option
 @plan_option
 def local(
-    *, network: Network, job: Path, data: Path, out: Path, engine: str, memory_budget: str | None, plan: Path | None
+    *,
+    network: Network,
+    job: Path,
+    data: Path,
+    out: Path,
+    engine: str,
+    memory_budget: str | None,
+    force: bool,
+    plan: Path | None,
 ) -> int:
     """Run JOB with its nodes and one device per shard, each its own process here; without --broker, a broker too."""
     if memory_budget:
@@ -40,4 +50,5 @@ def local(
         say_overruled(plan, overruled)
         fleet = LocalFleet(shards_in(data), [seat.node for seat in planned.seats], memory_budget)
         check_shards(fleet, planned, str(data))
-    return report(network, out, asyncio.run(run_locally(network, training, fleet, out, engine, planned)))
+    with run_folder(out, force):
+        return report(network, out, asyncio.run(run_locally(network, training, fleet, out, engine, planned)))

@@ -23,6 +23,7 @@ from mpsl.topics import client_id
 from orchestrator.job_file import load_job, load_planned_job
 from orchestrator.plan_option import plan_option, say_overruled
 from orchestrator.progress import Progress
+from orchestrator.run_folder import force_option, run_folder
 
 PATIENCE_S = 10.0
 
@@ -33,8 +34,9 @@ PATIENCE_S = 10.0
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where model and metrics go."
 )
+@force_option
 @plan_option
-def train(*, network: Network, job: Path, out: Path, plan: Path | None) -> int:
+def train(*, network: Network, job: Path, out: Path, force: bool, plan: Path | None) -> int:
     """Wait for the nodes and devices of JOB, train, and leave model, metrics and summary in DIR."""
     planned = None
     if plan is None:
@@ -42,7 +44,8 @@ def train(*, network: Network, job: Path, out: Path, plan: Path | None) -> int:
     else:
         training, planned, overruled = load_planned_job(job, plan)
         say_overruled(plan, overruled)
-    return report(network, out, asyncio.run(orchestrate(network, training, out, planned)))
+    with run_folder(out, force):
+        return report(network, out, asyncio.run(orchestrate(network, training, out, planned)))
 
 
 def report(network: Network, out: Path, summary: dict[str, Any]) -> int:
@@ -63,11 +66,13 @@ async def orchestrate(network: Network, job: Job, out: Path, planned: PlannedRun
     """Run one job to its end, as planned where it is, and return its summary; raises BrokerError where no broker is."""
     from mpsl.nn.threads import computing_worker
     from orchestrator.performer import OrchestratorPerformer
+    from orchestrator.records import circumstances
 
     run = f"{job.run.name}-{secrets.token_hex(3)}"
     boot = new_boot()
     machine = OrchestratorMachine(job, run, boot, network.topics, planned)
-    performer = OrchestratorPerformer(out)
+    machine.summary.update(circumstances(job))
+    performer = OrchestratorPerformer(out, run)
     progress = Progress(machine, network.verbose)
     driver = Driver(
         machine,
@@ -85,6 +90,7 @@ async def orchestrate(network: Network, job: Job, out: Path, planned: PlannedRun
         except BrokerError as error:
             machine.summary.update(state="failed", reason=str(error))
             performer.fail(machine.summary)
+    summary = performer.summary or machine.summary
     if stop is not None and stop.status:
-        machine.summary["reason"] = machine.summary["reason"] or stop.reason
-    return machine.summary
+        summary["reason"] = summary["reason"] or stop.reason
+    return summary

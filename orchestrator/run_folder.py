@@ -1,0 +1,92 @@
+"""The folder that a run writes to: one run in it, one process at it, checked before anything is started.
+
+A folder that holds a run is refused. With force it is renamed, so that nothing that was trained is lost.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from mpsl.errors import UsageError
+from mpsl.text_file import read_json
+
+RUN_FILES = ("summary.json", "metrics.jsonl", "plan.json", "model.safetensors", "initial.safetensors")
+"""Each of them says that the folder holds a run."""
+
+force_option = click.option(
+    "--force", is_flag=True, help="Begin anew where --out holds a run; the old folder is kept as DIR.1, DIR.2, ..."
+)
+
+
+@contextlib.contextmanager
+def run_folder(out: Path, force: bool = False) -> Iterator[None]:
+    """Make the folder, and keep it from other processes while the block lasts.
+
+    Raises UsageError where it is none, cannot be made or written to, is in use, or holds a run and `force` is not set.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_locked(out))
+            if found := [name for name in RUN_FILES if (out / name).exists()]:
+                if not force:
+                    raise UsageError(
+                        f"--out {out}: holds {_shown(out, found)}; choose another folder, "
+                        "or begin anew with --force, which keeps this one beside it"
+                    )
+                _set_aside(out)
+                stack.enter_context(_locked(out))
+            _check_writable(out)
+        except OSError as error:
+            raise UsageError(f"--out {out}: {error.strerror or error}") from None
+        yield
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """The folder, made where it is missing, is ours until the block ends or the process does."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: is a file; name a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"--out {out}: another process writes a run there; choose another folder") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _set_aside(out: Path) -> None:
+    """Rename the folder to the first free of out.1, out.2 and so on."""
+    here = Path(os.path.abspath(out))
+    if here == Path.cwd() or here in Path.cwd().parents:
+        raise UsageError(f"--out {out}: holds a run and cannot be renamed, for it is the working directory; leave it")
+    number = 1
+    while os.path.lexists(aside := here.with_name(f"{here.name}.{number}")):
+        number += 1
+    here.rename(aside)
+
+
+def _check_writable(out: Path) -> None:
+    probe = out / ".writable"
+    probe.write_bytes(b"")
+    probe.unlink()
+
+
+def _shown(out: Path, found: list[str]) -> str:
+    """What is known of the run that lies there."""
+    with contextlib.suppress(UsageError):
+        summary = read_json(out / "summary.json")
+        if isinstance(summary, dict) and summary.get("run"):
+            rounds = summary.get("rounds")
+            count = len(rounds) if isinstance(rounds, list) else 0
+            return f"run {summary['run']} ({summary.get('state')}, {count} rounds)"
+    return f"a run ({', '.join(found)})"
