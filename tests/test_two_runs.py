@@ -1,0 +1,44 @@
+"""Two runs at a time on one net: nodes serve both, devices one after the other, and both end exact."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from scenarios import Scenario
+from simulated import World
+
+from mpsl.machines.hop import HopMachine
+
+TWO_DEVICES = Scenario(5, samples=(9, 7), tests=(4, 3), rounds=2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_two_runs_that_want_the_same_fleet_both_end_and_in_the_rosters_order_with_the_same_bits(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Scenario.job
+
+    def deterministic(self: Scenario) -> dict[str, Any]:
+        content = job(self)
+        return {**content, "run": {**content["run"], "deterministic": True}}
+
+    monkeypatch.setattr(Scenario, "job", deterministic)
+    world = World(replace(TWO_DEVICES, seed=seed), once=False)
+    world.add_orchestrator(tmp_path / "first", 0.0, "orch-1")
+    world.add_orchestrator(tmp_path / "second", 0.0, "orch-2")
+    world.add_devices_and_nodes()
+    world.run()
+    summaries = {id: machine.summary for id, machine in world.orchestrators.items()}
+    assert len(summaries) == 2
+    ends = [(said["state"], said["reason"]) for said in summaries.values()]
+    assert ends == [("done", "")] * 2, world.simulation.trace.text()
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert all(list(entry["devices"]) == ["dev-1", "dev-2"] for said in summaries.values() for entry in said["rounds"])
+    for process in world.simulation.processes.values():
+        if isinstance(process.machine, HopMachine):
+            assert not process.machine.sessions
