@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := venv
-.PHONY: venv diagrams check test simulate demo clean
+.PHONY: venv packages diagrams check test simulate demo clean
 
 venv: $(READY)
 
@@ -26,6 +26,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $(READY)
 
+packages:
+	.ci/install
+
 # What can be said in a minute: form, types, and the quick tests.
 check: venv
 	$(BIN)/ruff format --check .
@@ -33,7 +36,8 @@ check: venv
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m 'not slow' -n auto --dist worksteal
 
-test: venv
+# Everything, over both brokers; installs what it needs from Debian first, or says the command.
+test: packages venv
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 # Any seeds of the simulator, from:to.
