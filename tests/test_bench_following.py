@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from driving import PATIENCE_S
 
 from benchmarks.following import Followed, following
 from broker.address import parse_broker
@@ -14,7 +15,6 @@ from mpsl.machines.effects import Publish
 from mpsl.machines.machine import as_json
 from mpsl.topics import ParticipantTopic, RunTopic, Topics
 
-PATIENCE_S = 30.0
 TOPICS = Topics("main")
 
 

@@ -4,6 +4,7 @@ import asyncio
 
 import numpy as np
 import pytest
+from driving import PATIENCE_S
 
 from benchmarks import link
 from benchmarks.link_ends import piece_bytes, window_of
@@ -12,8 +13,6 @@ from mpsl import wire
 from mpsl.errors import MeasurementError
 from mpsl.link.channel import Limits
 from mpsl.messages import Activation, Tensor, Ticket
-
-PATIENCE_S = 60.0
 
 
 @pytest.mark.parametrize(("size", "chunk", "pieces"), [(1000, 300, 4), (900, 300, 3), (4, 4, 1), (301, 300, 2)])

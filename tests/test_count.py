@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from driving import PATIENCE_S
 from fleet import make_shards
 from oracle import oracle
 from safetensors.torch import load_file
@@ -67,7 +68,7 @@ def run_processes(
         start("train", *shared, str(tmp_path / "job.toml"), "--out", str(tmp_path / "out")),
     ]
     try:
-        outputs = [process.communicate(timeout=150) for process in processes]
+        outputs = [process.communicate(timeout=PATIENCE_S) for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -137,7 +138,7 @@ def test_too_few_shards_no_directory_and_bad_names_are_refused(tmp_path: Path) -
 )
 def test_wrong_use_ends_with_status_2(tmp_path: Path, options: list[str], says: str) -> None:
     process = start("device", "--data", str(tmp_path), *options)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 2
     assert says in stderr
 
@@ -158,7 +159,7 @@ def test_the_exit_status_is_the_worst(mosquitto: BrokerProcess, tmp_path: Path) 
             if "id=dev-2 event=ended" in line:
                 break
         both.terminate()
-        stdout, _ = both.communicate(timeout=60)
+        stdout, _ = both.communicate(timeout=PATIENCE_S)
         ended = json.loads(stdout.splitlines()[-1])
         assert [entry["status"] for entry in ended["devices"]] == [0, 1]
         assert ended["status"] == both.returncode == 1

@@ -18,6 +18,7 @@ import pytest
 from aiomqtt.exceptions import MqttConnectError
 from brokers import ROOT, SecureBroker, secured, serving
 from click.testing import CliRunner
+from driving import PATIENCE_S
 from mqtt_clients import ENGINES, client, receive, round_trip
 
 from broker.engines import engine, mosquitto
@@ -133,7 +134,7 @@ def test_the_command_serves_until_it_is_told_to_stop(number: int) -> None:
         host, port = line.strip().rpartition("/")[2].split(":")
         assert accepts(host, int(port))
         process.send_signal(number)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=PATIENCE_S) == 0
         assert not accepts(host, int(port))
 
 
@@ -143,7 +144,7 @@ def test_the_command_fails_when_its_broker_dies() -> None:
     ) as process:
         assert process.stdout is not None
         os.kill(json.loads(process.stdout.readline())["pid"], signal.SIGKILL)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1
         assert b"the broker was ended by signal 9" in errors
 
@@ -170,7 +171,7 @@ def test_the_command_warns_before_it_serves_everyone_without_a_password() -> Non
             assert process.stdout is not None
             assert b"listens on mqtt://" in process.stdout.readline()
             process.terminate()
-            _, errors = process.communicate(timeout=20)
+            _, errors = process.communicate(timeout=PATIENCE_S)
         assert (b"everyone" in errors) is warned
 
 

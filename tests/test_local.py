@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from driving import PATIENCE_S
 from fleet import make_shards
 from oracle import Setting, oracle, stages_of
 from safetensors import safe_open
@@ -43,7 +44,7 @@ nodes = {nodes}
 """
 
 
-def mpsl(*arguments: str, timeout: float = 120.0) -> "subprocess.CompletedProcess[str]":
+def mpsl(*arguments: str, timeout: float = PATIENCE_S) -> "subprocess.CompletedProcess[str]":
     """Run the command and keep what it says."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -183,7 +184,7 @@ def test_the_demo_leaves_no_process_behind(tmp_path: Path, number: signal.Signal
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     ) as demo:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + PATIENCE_S
         while not (tmp_path / "out" / "metrics.jsonl").exists():
             assert time.monotonic() < deadline, "the demo did not finish a round"
             assert demo.poll() is None
@@ -191,7 +192,7 @@ def test_the_demo_leaves_no_process_behind(tmp_path: Path, number: signal.Signal
         # The demo itself, the broker, two nodes and four devices.
         assert len(of_this_run(str(tmp_path))) >= 8
         demo.send_signal(number)
-        assert demo.wait(30) != 0
+        assert demo.wait(PATIENCE_S) != 0
     deadline = time.monotonic() + 15
     while of_this_run(str(tmp_path)):
         assert time.monotonic() < deadline, [process.cmdline() for process in of_this_run(str(tmp_path))]

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import pytest
+from driving import PATIENCE_S
 
 from broker.address import parse_broker
 from broker.connection import connect
@@ -140,7 +141,11 @@ def test_control_characters_are_escaped_not_swallowed() -> None:
 
 def ls(url: str, net: str) -> dict[str, Any]:
     done = subprocess.run(
-        [*MPSL, "ls", "--json", "--net", net, "--broker", url], capture_output=True, text=True, timeout=60, check=False
+        [*MPSL, "ls", "--json", "--net", net, "--broker", url],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -194,7 +199,9 @@ def test_it_gives_up_on_a_broker_that_does_not_answer() -> None:
         mute.listen()
         url = f"mqtt://127.0.0.1:{mute.getsockname()[1]}"
         begun = time.monotonic()
-        done = subprocess.run([*MPSL, "ls", "--broker", url], capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            [*MPSL, "ls", "--broker", url], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
     assert (done.returncode, done.stdout) == (1, "")
     assert url in done.stderr
     assert "Traceback" not in done.stderr
@@ -206,7 +213,7 @@ def test_wrong_credentials_end_it_at_once(secure_mosquitto: Any) -> None:
     url = secure_mosquitto.process.url.replace("mqtt://", "mqtts://").replace("://", "://nobody@")
     done = subprocess.run(
         [*MPSL, "ls", "--broker", url, "--ca", str(secure_mosquitto.ca)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=PATIENCE_S, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert "refuses the connection" in done.stderr

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from driving import PATIENCE_S
 
 from broker.command import mpsl
 from mpsl import facts
@@ -79,7 +80,9 @@ def run(*arguments_: object) -> Result:
 
 def command(*arguments_: object) -> "subprocess.CompletedProcess[str]":
     program = [sys.executable, "-c", "from broker.command import main; main()"]
-    return subprocess.run([*program, *map(str, arguments_)], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [*program, *map(str, arguments_)], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
 
 
 def write_shard(path: Path, samples: int = 16, **changes: np.ndarray) -> None:

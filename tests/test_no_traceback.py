@@ -14,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+from driving import PATIENCE_S
 
 from broker import command as command_module
 from broker.command import HELP, mpsl, run
@@ -345,7 +346,7 @@ MODELS = [sys.executable, "-c", "from broker.command import main; main()", "mode
 @pytest.mark.parametrize("shell", ['"$@" > /dev/full', '"$@" | head -c 1', '"$@" >&-', '"$@" 2>&-', '"$@" >&- 2>&-'])
 def test_an_output_that_nobody_takes_leaves_no_traceback(shell: str) -> None:
     done = subprocess.run(
-        ["bash", "-c", shell, "bash", *MODELS], capture_output=True, text=True, timeout=120, check=False
+        ["bash", "-c", shell, "bash", *MODELS], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
@@ -354,7 +355,7 @@ def test_an_output_that_nobody_takes_leaves_no_traceback(shell: str) -> None:
 @pytest.mark.slow
 def test_a_terminal_without_the_alphabet_gets_escapes() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "koi8-r"}
-    done = subprocess.run(MODELS, capture_output=True, text=True, timeout=120, check=True, env=environment)
+    done = subprocess.run(MODELS, capture_output=True, text=True, timeout=PATIENCE_S, check=True, env=environment)
     assert r"samples 1\xd78\xd78" in done.stdout
 
 

@@ -4,13 +4,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from driving import PATIENCE_S
 
 from mpsl.errors import RunFailed
 from orchestrator import processes
 from orchestrator.processes import children
 
 BROKEN = ["node", "--id", "node-1", "--memory-budget", "5parsecs"]
-PATIENCE_S = 60.0
 
 
 async def never() -> str:

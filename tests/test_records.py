@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from driving import PATIENCE_S
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -91,7 +92,7 @@ except RunFailed as error:
     print(error)
 """
     command = [sys.executable, "-c", script, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stdout.startswith(f"{tmp_path}/metrics.jsonl: cannot be written: ")
     [line] = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["round"] == 1

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from driving import PATIENCE_S
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -187,7 +188,7 @@ def test_the_command_shows_what_goes_by(each_broker: BrokerProcess) -> None:
         assert [list(line) for line in lines] == [KEYS] * 3
         assert abs(lines[0]["time"] - time.time()) < 60
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
         assert "Traceback" not in process.communicate()[1]
 
 
@@ -196,14 +197,14 @@ def test_it_ends_cleanly_when_interrupted_and_when_nobody_reads(mosquitto: Broke
     with tapping(*arguments) as process:
         wait_until_watching(process)
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=20)[1] == ""
+        assert process.communicate(timeout=PATIENCE_S)[1] == ""
         assert process.returncode == 0
     with tapping(*arguments) as process:
         wait_until_watching(process)
         assert process.stdout is not None
         process.stdout.close()
         asyncio.run(publish(mosquitto.url, *[(Topics("ends").participant("dev", "a", "tele"), b"{}")] * 3))
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_S) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
 
@@ -215,7 +216,7 @@ def test_it_gives_up_on_a_broker_that_is_not_there() -> None:
         port = held.getsockname()[1]
         begun = time.monotonic()
         with tapping("--broker", f"mqtt://127.0.0.1:{port}") as process:
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 1
         assert f"127.0.0.1:{port}" in errors
         assert "refused" in errors.lower()

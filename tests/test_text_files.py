@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 import pytest
+from driving import PATIENCE_S
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -66,7 +67,7 @@ def convert(error: str) -> bytes:
     """What the command in an error makes of the file."""
     command = re.search(r"iconv .*$", error)
     assert command is not None, error
-    subprocess.run(command[0], shell=True, check=True, timeout=30)
+    subprocess.run(command[0], shell=True, check=True, timeout=PATIENCE_S)
     target = re.search(r"> '(.*)'$", command[0])
     assert target is not None
     return Path(target[1]).read_bytes()
@@ -169,7 +170,7 @@ def test_a_password_file_that_is_none(
 
 
 def openssl(directory: Path, *arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True, timeout=60)
+    subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True, timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +280,6 @@ def test_the_command_in_the_error_mends_the_file(
     command = str(caught.value).rpartition("it: ")[2]
     for program in ("pkey -in", "pkcs12 -in"):  # a person types the passphrase
         command = command.replace(program, program.replace(" -in", " -passin pass:secret -in"))
-    subprocess.run(command, shell=True, check=True, timeout=60, stdin=subprocess.DEVNULL, env=dict(os.environ))
+    subprocess.run(command, shell=True, check=True, timeout=PATIENCE_S, stdin=subprocess.DEVNULL, env=dict(os.environ))
     assert context(keys, *mended) is not None
     (keys / "bom.pem").write_bytes(content)
