@@ -16,6 +16,7 @@ from typing import Any
 from broker.address import BrokerAddress
 from broker.connection import CONNECT_S, Connection, Refused, connect
 from broker.log import Logger
+from broker.refusals import PublishRefused
 from broker.worker import Worker
 from mpsl.errors import BrokerError, MpslError
 from mpsl.machines.effects import Effect, Log, Publish, Run, Stop, Subscribe, Unsubscribe
@@ -269,7 +270,11 @@ class Driver:
                 case [Unsubscribe(filters)]:
                     await connection.unsubscribe(filters)
                 case [Publish(qos=1) as publish]:
-                    await connection.publish(publish)
+                    try:
+                        await connection.publish(publish)
+                    except PublishRefused as error:
+                        # The connection goes on; a machine that misses its own status says so.
+                        self._log("error", "publish-refused", {"topic": error.topic, "reason": str(error)})
                 case _:
                     await connection.publish_together([each for each in effects if isinstance(each, Publish)])
             outbox.done(len(effects))
