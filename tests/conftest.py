@@ -4,9 +4,12 @@ import os
 
 import pytest
 from brokers import each_broker, embedded, mosquitto, secure_mosquitto
+from hypothesis import settings
 
 from mpsl.machines.machine import Machine
 
+settings.register_profile("unhurried", deadline=None)  # the machine may be loaded
+settings.load_profile("unhurried")
 Machine.validating = True
 os.environ["MPSL_VALIDATE"] = "1"  # for the processes that tests start
 
