@@ -1,4 +1,4 @@
-"""`mpsl bench admission`: what it costs to let G devices in at a time, beside letting in all at once."""
+"""`mpsl bench admission`: the time of a round with G devices admitted at once, compared with all devices at once."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,14 @@ from orchestrator.job_file import check_job
 
 
 @click.command()
-@click.option("--model", default="vgg11", show_default=True, help="vgg11 has the small head.")
+@click.option("--model", default="vgg11", show_default=True, help="Model; vgg11 has the small head.")
 @click.option("--devices", "counts", multiple=True, type=click.IntRange(2), default=(8, 40), show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--hops", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--batches", type=click.IntRange(1), default=2, show_default=True, help="Of each device.")
+@click.option("--batches", type=click.IntRange(1), default=2, show_default=True, help="Batches of each device.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 def command(model: str, counts: tuple[int, ...], batch_size: int, hops: int, batches: int, repeats: int) -> None:
-    """Measure a round's seconds with G and with all devices at once, alternating; prints one JSON object last."""
+    """Measure the time of a round with G devices at once and with all, alternating. Prints one JSON object last."""
     setting = Setting(model, batch_size, hops, None, (), batches, 1)
     check_job(setting.job(max(counts)), "admission")
     results = []
@@ -41,6 +41,6 @@ def command(model: str, counts: tuple[int, ...], batch_size: int, hops: int, bat
 
 
 def figures(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """Of runs in pairs: seconds either way, their spread, and how many times as long G takes, within each pair."""
+    """For pairs of runs: the seconds of both, their spread, and the ratio of G to all at once within each pair."""
     prices = [run["seconds"] / run["seconds_all_at_once"] for run in runs]
     return {**medians(runs), "spread": extremes(runs), "price": spread(prices)}

@@ -9,7 +9,7 @@ from mpsl.nn.models import describe
 from orchestrator.processes import Children
 
 AGENTS = 25
-"""Devices in one process, unless the benchmark says otherwise."""
+"""Devices in one process by default."""
 
 
 async def start_agents(
@@ -21,7 +21,7 @@ async def start_agents(
     environment: dict[str, str],
     agents: int = AGENTS,
 ) -> dict[str, int]:
-    """Start the devices of `job`, each with data for so many whole batches; the pids of their processes, by name."""
+    """Start the devices of `job`, each with data for `batches` full batches. Returns the process ids by name."""
     chance = np.random.default_rng(0)
     model = describe(job.model.name, **job.model.args)
     shape, classes = model.input_shape(), model.num_classes

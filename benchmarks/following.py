@@ -1,4 +1,4 @@
-"""A run as its nodes and its orchestrator tell of it on their topics, to their very last word."""
+"""Follows a run through the topics of its nodes and its orchestrator until the last message."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -20,7 +20,7 @@ LEAVING_S = 30.0
 
 @dataclass
 class Followed:
-    """What was heard: the last telemetry of each node in the run, who has left since, and the highest G."""
+    """What was received: the last telemetry of each node in the run, the nodes that have left, and the highest G."""
 
     telemetry: dict[str, dict[str, Any]] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
@@ -40,7 +40,7 @@ class Followed:
 
 @asynccontextmanager
 async def following(network: Network, nodes: Collection[str]) -> AsyncIterator[Followed]:
-    """Follow the one run of a block, and then its nodes, which leave after it (`--once`), until all have left.
+    """Follow the run of a `with` block, and then its nodes until all have left; nodes leave after a run (`--once`).
 
     Raises MeasurementError where one of them has said nothing of the run.
     """

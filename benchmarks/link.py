@@ -1,4 +1,4 @@
-"""`mpsl bench link`: tensors between two processes through the broker, beside paho alone with the best chunk size."""
+"""`mpsl bench link`: tensors between two processes through the broker, and by paho alone at its best chunk size."""
 
 import asyncio
 import time
@@ -23,11 +23,11 @@ from orchestrator.process_readings import Reading, read_process
 
 CHUNKS = (256 * 1024, 512 * 1024, 1024 * 1024)
 SMALLEST, LARGEST = 4, 2**30 - 64 * 1024
-"""Bytes of a tensor: a message of the link has 2³⁰ at the most, and the tensor is not all of it."""
+"""Bytes of a tensor. A message of the link has at most 2³⁰ bytes, its header included."""
 MAX_TENSORS = 32 * 1024
-"""Of a run: of small ones, enough for two seconds."""
+"""Tensors of a run: enough for two seconds of small ones."""
 ENDS = {"b": "the receiver", "a": "the sender"}
-"""By role, in the order in which they are started."""
+"""The ends by role, in the order in which they start."""
 READY_S = 60.0
 END_S = 300.0
 
@@ -46,13 +46,13 @@ def _sizes(_: click.Context, __: click.Parameter, text: str) -> tuple[int, ...]:
     default="65536,1048576,16777216,67108864",
     show_default=True,
     callback=_sizes,
-    help="Bytes of a tensor, several.",
+    help="Bytes of a tensor; several, separated by commas.",
 )
 @click.option("--total", type=click.IntRange(1 << 20), default=2 << 30, show_default=True, help="Bytes of each run.")
 @engine_option()
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 def command(sizes: tuple[int, ...], total: int, engine: str, repeats: int) -> None:
-    """Measure MB/s and CPU seconds per GB on either side; prints one JSON object last."""
+    """Measure MB/s and CPU seconds per GB on both sides. Prints one JSON object last."""
     rows = []
     for size in sizes:
         count = max(4, min(MAX_TENSORS, total // size))
@@ -99,7 +99,7 @@ async def pair(engine: str, bare: bool, size: int, count: int, chunk: int) -> di
 
 
 async def _begun(broker: BrokerProcess, ends: Sequence[Printed], go: str) -> Reading:
-    """Tell both ends to begin once both are ready; what the broker had taken of the CPU until then."""
+    """Start both ends once both are ready. Returns the CPU time of the broker up to then."""
     ready: set[str] = set()
 
     async def begin() -> Reading:

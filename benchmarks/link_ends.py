@@ -34,9 +34,9 @@ from mpsl.topics import BinaryTopic, Topics
 TOPICS = Topics("bench")
 BOOTS = {"a": "aaaa", "b": "bbbb"}
 EPOCH = 1000
-"""Batches after which a device begins a new epoch: tickets are numbered as in a run."""
+"""Batches of an epoch: tickets are numbered as in a run."""
 AHEAD_BYTES, AHEAD_PIECES = 8 << 20, 500
-"""How far paho alone may be ahead of its receiver; mosquitto drops what is more than 1000 publishes ahead."""
+"""The window of paho alone; mosquitto drops publishes beyond 1000 that the receiver has not taken."""
 
 
 class EndMachine:

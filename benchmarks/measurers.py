@@ -1,4 +1,4 @@
-"""Processes that measure and print one JSON object each: what they print, or an error that names who failed and how."""
+"""Runs processes that each measure and print one JSON object. A failure names the process."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ Printed: TypeAlias = "asyncio.Task[dict[str, Any]]"
 async def measuring(
     commands: Mapping[str, Sequence[str]], environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[list[Printed]]:
-    """Start `python -m COMMAND` under each name, in this order; none of them is left at the end of the block."""
+    """Start `python -m COMMAND` under each name, in this order; at the end of the block all have ended."""
     processes: list[asyncio.subprocess.Process] = []
     tasks: list[Printed] = []
     try:
@@ -44,7 +44,7 @@ async def measuring(
 
 
 async def results(tasks: Sequence[Printed], seconds: float) -> list[dict[str, Any]]:
-    """What all of them print; raises MeasurementError as soon as one fails, or where it takes longer than `seconds`."""
+    """What all of them print. Raises MeasurementError as soon as one fails or `seconds` have passed."""
     done, running = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
     for task in done:
         task.result()

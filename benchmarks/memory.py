@@ -1,4 +1,4 @@
-"""`mpsl bench memory`: what a compute node holds with K/4 and with K devices, by holder, in fresh processes."""
+"""`mpsl bench memory`: the memory of a compute node by holder, with K/4 and with K devices, in fresh processes."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ LOOK_S = 0.5
 
 @dataclass(frozen=True)
 class Setting:
-    """One system to measure; `cuts` empty: cut as a run without cuts is; `admit` None: G is chosen."""
+    """One system to measure. Empty `cuts`: cut as a run without cuts; `admit` None: G is chosen."""
 
     model: str
     batch_size: int
@@ -59,7 +59,7 @@ class Setting:
 
 @dataclass
 class Seen:
-    """What was seen of a run: peaks in bytes by process, the nodes' last telemetry, the plan, and G at the end."""
+    """Observations of a run: peaks in bytes by process, the nodes' last telemetry, the plan, and the final G."""
 
     peaks: dict[str, int] = field(default_factory=dict)
     holders: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Seen:
     seconds: float = 0.0
 
     def take(self, followed: Followed) -> None:
-        """What a run has told of itself; a peak between two looks is known to the node all the same."""
+        """What a run reported about itself. A node also knows a peak between two samples of its memory."""
         self.admit_at_end = followed.admit
         for node, telemetry in followed.telemetry.items():
             self.copies[node] = telemetry["most_copies"]
@@ -79,18 +79,20 @@ class Seen:
 
 @click.command()
 @click.option("--model", default="vgg19", show_default=True)
-@click.option("--devices", type=click.IntRange(4), default=100, show_default=True, help="K; first, K/4 are measured.")
+@click.option(
+    "--devices", type=click.IntRange(4), default=100, show_default=True, help="K; K/4 devices are measured first."
+)
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--hops", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--memory-budget", metavar="SIZE", help="Of each node, on top of torch: 3.5GB.")
-@click.option("--cuts", help="Such as 1,18; without, the device keeps the first and the last block.")
-@click.option("--batches", type=click.IntRange(1), default=2, show_default=True, help="Of each device.")
+@click.option("--memory-budget", metavar="SIZE", help="Memory of each node on top of torch, such as 3.5GB.")
+@click.option("--cuts", help="Such as 1,18.  [default: the device keeps the first and the last block]")
+@click.option("--batches", type=click.IntRange(1), default=2, show_default=True, help="Batches of each device.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each node.")
 def command(
     model: str, devices: int, batch_size: int, hops: int, memory_budget: str | None, cuts: str | None, batches: int,
     threads: int,
 ) -> None:  # fmt: skip
-    """Measure the peak resident memory of every node; prints one JSON object last."""
+    """Measure the peak resident memory of every node. Prints one JSON object last."""
     chosen = parse_cuts(cuts, hops) if cuts else ()
     setting = Setting(model, batch_size, hops, memory_budget, chosen, batches, threads)
     check_job(setting.job(devices), "memory")
@@ -122,7 +124,7 @@ def _measured(setting: Setting, devices: int) -> Seen:
 
 
 async def measure(setting: Setting, devices: int) -> Seen:
-    """One round with so many devices; raises ClickException where the run fails."""
+    """Run one round with so many devices. Raises ClickException where the run fails."""
     seen = Seen()
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
@@ -166,7 +168,7 @@ async def _watching(seen: Seen, pids: dict[str, int]) -> AsyncIterator[None]:
 
 
 def table(seen: Seen) -> str:
-    """What each holder had at its peak, in MB, a line a node."""
+    """The peak of each holder in MB, one line a node."""
     lines = [
         f"G {seen.plan['admit']}, {seen.admit_at_end} at the end, {seen.seconds:.1f} s a round {seen.plan['shortfall']}"
     ]

@@ -1,4 +1,4 @@
-"""`mpsl bench pipeline`: how busy the slowest hop is, with devices that take their time behind a link of their own."""
+"""`mpsl bench pipeline`: how busy the slowest hop is, with slow devices that each have an emulated link."""
 
 import asyncio
 import tempfile
@@ -40,7 +40,7 @@ class Setting:
     link: str
 
     def job(self, devices: int) -> Job:
-        """One round for so many devices, all admitted, so that their number alone fills the pipeline."""
+        """One round for so many devices, all admitted, so that only their number limits the pipeline."""
         args: dict[str, Any] = {key: value for key, value in CIFAR.items() if key in arguments(self.model)}
         return Job(
             RunSection("pipeline", 1, self.batch_size),
@@ -55,19 +55,21 @@ class Setting:
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True)
 @click.option("--devices", "counts", multiple=True, type=click.IntRange(1), default=(1, 2, 4, 8), show_default=True)
 @click.option("--hops", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--batches", type=click.IntRange(2), default=16, show_default=True, help="Of each device.")
+@click.option("--batches", type=click.IntRange(2), default=16, show_default=True, help="Batches of each device.")
 @click.option(
-    "--think-ms", type=click.FloatRange(0.0), default=100.0, show_default=True, help="Of a device, each batch."
+    "--think-ms",
+    type=click.FloatRange(0.0),
+    default=100.0,
+    show_default=True,
+    help="Extra time of a device for each batch.",
 )
-@click.option(
-    "--link", default="200mbit/5ms", show_default=True, help="Of each device, its own; none: no emulated link."
-)
+@click.option("--link", default="200mbit/5ms", show_default=True, help="Link of each device; none: no emulated link.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 def command(
     model: str, batch_size: int, counts: tuple[int, ...], hops: int, batches: int, think_ms: float, link: str,
     repeats: int,
 ) -> None:  # fmt: skip
-    """Measure the slowest hop's busy share between its first and last batch; prints one JSON object last."""
+    """Measure the busy share of the slowest hop between its first and last batch. Prints one JSON object last."""
     setting = Setting(model, batch_size, hops, batches, think_ms, link)
     check_job(setting.job(max(counts)), "pipeline")
     if link != "none":
@@ -91,7 +93,7 @@ def command(
 
 
 def busy_shares(telemetry: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Of each node, by its last telemetry: how much of the time from its first batch to its last step it was busy."""
+    """The busy share of each node between its first batch and its last step, from its last telemetry."""
     return {
         node: said["batches_busy_s"] / (said["stepped_at"] - said["began_at"])
         for node, said in sorted(telemetry.items())
@@ -116,7 +118,7 @@ def _shown(shares: Mapping[str, float]) -> str:
 
 
 async def _observe(setting: Setting, devices: int) -> Mapping[str, Mapping[str, Any]]:
-    """One round; the last telemetry of its nodes. Raises RunFailed."""
+    """Run one round. Returns the last telemetry of its nodes. Raises RunFailed."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         directory, job = Path(name), setting.job(devices)

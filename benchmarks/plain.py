@@ -1,4 +1,4 @@
-"""The references: plain PyTorch training of an unsplit model in one process (`python -m benchmarks.plain`).
+"""The reference: plain PyTorch training of an unsplit model in one process (`python -m benchmarks.plain`).
 
 Imports nothing of the system but the model's definition.
 """
@@ -15,7 +15,7 @@ from mpsl.nn.models import build, input_shape
 
 
 def main() -> None:
-    """Train on random data for so many seconds and print samples a second, after two warm-up batches."""
+    """Train on random data for a number of seconds after two warm-up batches, and print samples per second."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
     parser.add_argument("--args", type=json.loads, default={})

@@ -1,4 +1,4 @@
-"""`mpsl bench predict`: seconds of a round as predicted before anything runs, beside those of real rounds.
+"""`mpsl bench predict`: predicted seconds of a round, made before anything runs, compared with real rounds.
 
 One profile a model, all predictions written down, then the runs; nothing is fitted afterwards.
 """
@@ -51,7 +51,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is written down of a setting: seconds of a round by the simulator, the objective and the closed form."""
+    """The predictions for a setting: seconds of a round by the simulator, the objective and the closed form."""
 
     model: str
     setting: Setting
@@ -67,14 +67,20 @@ class Prediction:
 @click.option("--hops", "hops", multiple=True, type=click.IntRange(1), default=(1, 2, 3), show_default=True)
 @click.option("--devices", "devices", multiple=True, type=click.IntRange(1), default=(4, 8), show_default=True)
 @click.option("--link", "links", multiple=True, default=("none", "100mbit/10ms"), show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Counted; one more goes before.")
-@click.option("--seconds", type=click.FloatRange(1.0), default=32.0, show_default=True, help="Of a round, at least.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Where the predictions are written first.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds that count; one more runs first."
+)
+@click.option(
+    "--seconds", type=click.FloatRange(1.0), default=32.0, show_default=True, help="Minimum length of a round."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="File for the predictions, written before the runs."
+)
 def command(
     models: tuple[str, ...], hops: tuple[int, ...], devices: tuple[int, ...], links: tuple[str, ...], rounds: int,
     seconds: float, out: Path | None,
 ) -> None:  # fmt: skip
-    """Predict every setting, then run it; prints one JSON object last."""
+    """Predict every setting, then run it. Prints one JSON object last."""
     for link in links:
         if link != "none":
             parse_link(link)
@@ -107,7 +113,7 @@ def command(
 
 
 def predict(known: Known, setting: Setting, seconds: float) -> tuple[PlanFile, Prediction]:
-    """The plan of a setting, with as many batches as make a round of `seconds`, and what is said of its round."""
+    """The plan of a setting, with enough batches for a round of `seconds`, and the predictions for its round."""
     few, more = (_planned_seconds(known, setting, count) for count in (4, 8))
     batches = max(2, 4 + ceil(4 * (seconds - few) / (more - few)))
     fleet = fleet_of(known, setting.hops, setting.devices, batches, setting.link)
@@ -130,7 +136,7 @@ def _planned_seconds(known: Known, setting: Setting, batches: int) -> float:
 
 
 async def run(known: Known, setting: Setting, found: PlanFile, batches: int, rounds: int) -> list[float]:
-    """Seconds of each round after the first; every process on its own, one thread each."""
+    """Seconds of each round after the first. Every role is a process with one thread."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     job = job_as_planned(_job(known.model, setting, rounds + 1), found, "the plan")
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
@@ -160,7 +166,7 @@ def _job(model: Model, setting: Setting, rounds: int) -> Job:
 def compared(
     prediction: Prediction, rounds_s: Sequence[float], times_as_long: float, at_that_speed_s: float
 ) -> dict[str, Any]:
-    """A setting with its rounds: their median, their spread as a share of it, and the error of each prediction.
+    """A setting with its rounds: the median, the spread relative to it, and the error of each prediction.
 
     Beside what was written down before, what the simulator says with all computing `times_as_long` as in the profile,
     as it was around the run: how much of an error is the machine's own, for machines that others share drift.
@@ -194,7 +200,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def line(row: dict[str, Any]) -> str:
-    """What a person reads of a setting."""
+    """The line for a setting in the text output."""
     setting = row["setting"]
     errors = ", ".join(f"{name.replace('_', ' ')} {error:+.1%}" for name, error in row["error"].items())
     return (

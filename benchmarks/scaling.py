@@ -1,4 +1,4 @@
-"""`mpsl bench scaling`: what a batch costs with few and with many devices, in time and in CPU seconds by role."""
+"""`mpsl bench scaling`: the cost of a batch with few and with many devices, in time and in CPU seconds by role."""
 
 import asyncio
 import contextlib
@@ -29,13 +29,13 @@ from orchestrator.processes import children
 
 FIGURES = ("seconds_per_batch", "cpu_s_per_batch", "orchestrator_share")
 COMPARED = FIGURES[:2]
-"""What should not grow with the devices."""
+"""The figures that should not grow with the number of devices."""
 FULL_FROM = 8
-"""So many devices keep the nodes busy; with fewer these wait for them."""
+"""The number of devices from which nodes are busy; with fewer they wait for devices."""
 
 
 Compared = tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
-"""A run, and those of the reference just before and after it: a machine that others use changes its speed meanwhile."""
+"""A run and the reference runs just before and after it, because the speed of a shared machine changes over time."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Setting:
     rounds: int
 
     def job(self, devices: int) -> Job:
-        """So many devices; the first round warms everything up, and after the last one processes end as they like."""
+        """The job for a number of devices. The first round warms up; processes may end during the last one."""
         return Job(
             RunSection("scaling", 2 + self.rounds, self.batch_size),
             ModelSection(self.model),
@@ -60,13 +60,13 @@ class Setting:
 
 @dataclass
 class Seen:
-    """At the end of each round: when, and the CPU seconds of every role so far; `rounds` of them count."""
+    """The time and the CPU seconds of every role at the end of each round; `rounds` of them count."""
 
     rounds: int
     ends: list[tuple[float, dict[str, float]]] = field(default_factory=list)
 
     def row(self, devices: int, batches: int) -> dict[str, Any]:
-        """What a batch took between the end of the first round and that of the last but one, of `batches` a round."""
+        """The cost of a batch between the ends of the first and the last but one round, with `batches` a round."""
         ends = self.ends[: self.rounds + 1]
         (began, before), (ended, after) = ends[0], ends[-1]
         counted = batches * (len(ends) - 1)
@@ -86,15 +86,17 @@ class Seen:
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option("--devices", "counts", multiple=True, type=click.IntRange(1), default=(2, 8, 32, 128), show_default=True)
 @click.option("--hops", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--batches", type=click.IntRange(1), default=8, show_default=True, help="Of each device and round.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Those that count.")
+@click.option(
+    "--batches", type=click.IntRange(1), default=8, show_default=True, help="Batches of each device in a round."
+)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds that count.")
 @click.option("--agents", type=click.IntRange(1), default=32, show_default=True, help="Devices in one process.")
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 def command(
     model: str, batch_size: int, counts: tuple[int, ...], hops: int, batches: int, rounds: int, agents: int,
     repeats: int,
 ) -> None:  # fmt: skip
-    """Measure a batch's time and CPU seconds for each number of devices; prints one JSON object last."""
+    """Measure the time and CPU seconds of a batch for each number of devices. Prints one JSON object last."""
     setting = Setting(model, batch_size, hops, batches, rounds)
     check_job(setting.job(max(counts)), "scaling")
 
@@ -124,12 +126,12 @@ def command(
 
 
 def compared_with(counts: Sequence[int]) -> int:
-    """With which the others are compared: the fewest devices from FULL_FROM on, or the first."""
+    """The number of devices that others are compared with: the smallest of at least FULL_FROM, or else the first."""
     return min((devices for devices in counts if devices >= FULL_FROM), default=counts[0])
 
 
 def combined(found: Mapping[int, Sequence[Compared]]) -> list[dict[str, Any]]:
-    """A row for each number of devices: the medians of its runs, their spread, and their ratio to what they go with."""
+    """A row for each number of devices: the medians of its runs, their spread, and their ratio to the reference."""
     reference = compared_with(tuple(found))
     rows = []
     for devices, pairs in found.items():
@@ -160,7 +162,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 async def _observe(setting: Setting, devices: int, agents: int) -> Seen:
-    """One run; raises ClickException where it fails. This process is the orchestrator and does nothing else."""
+    """Run once, with this process as the orchestrator and nothing else. Raises ClickException where the run fails."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     seen = Seen(setting.rounds)
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:

@@ -1,11 +1,11 @@
-"""Figures of several runs as benchmarks print them: the median, with the least and the most beside it."""
+"""Figures of several runs as benchmarks print them: the median, the minimum and the maximum."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """The median of some values, the least and the most."""
+    """The median, the minimum and the maximum of some values."""
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
@@ -15,7 +15,7 @@ def medians(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def extremes(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """The least and the most of each figure of some runs."""
+    """The minimum and the maximum of each figure of some runs."""
     return {key: {"least": min(run[key] for run in runs), "most": max(run[key] for run in runs)} for key in runs[0]}
 
 

@@ -1,4 +1,4 @@
-"""This machine as a fleet: what a model costs here, measured once, and everyone of a system as its processes."""
+"""This machine as a fleet: the measured cost of a model here, and all participants as processes of this machine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,21 +25,21 @@ from orchestrator.wire_cost import WireCost, wire_cost
 CIFAR = {"num_classes": 10, "in_channels": 3, "image_size": 32}
 HERE = "here"
 FAST_MBPS = 1e6
-"""A link within one machine: its price is the CPU of its bytes, which the profile has."""
+"""A link within one machine costs only CPU time per byte, which the profile has."""
 ALONE, BESIDE = "alone", "beside"
-"""The two kinds of this machine's cores: one process computes, or as many as there are cores."""
+"""The two kinds of hardware: a core while one process computes, and while as many compute as there are cores."""
 AS_GOOD = 0.03
-"""How much longer a round may take for devices to hold less."""
+"""How much longer a round may take so that devices hold fewer blocks."""
 PASSES = 3
 PASS_S = 7.0
 LOOK_S = 3.0
 MAX_FIRST = 3
-"""Blocks that devices hold at the most before the first hop: they are the ones that have little."""
+"""Maximum number of blocks on devices before the first hop, because devices have little memory."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model to measure, with what it is given and the samples of a batch."""
+    """A model to measure, its arguments and its batch size."""
 
     name: str
     batch_size: int
@@ -60,7 +60,7 @@ class Known:
     profile: Profile
     cost: WireCost
     whole_s: float
-    """Of a batch of the whole model, with as many processes at once as there are cores."""
+    """Seconds of a batch of the whole model, with as many processes at once as there are cores."""
 
 
 def measured(models: Sequence[Model]) -> list[Known]:
@@ -84,12 +84,12 @@ def measured(models: Sequence[Model]) -> list[Known]:
 
 
 def slowness(known: Known) -> float:
-    """How many times as long as in its profile a batch of the model takes now."""
+    """The ratio of the present time of a batch to the time in the profile."""
     return measure(_task(known.model, LOOK_S), usable_cores()).whole / known.whole_s
 
 
 def slowed(profile: Profile, times_as_long: float) -> Profile:
-    """The profile of machines on which all computing takes so many times as long."""
+    """The profile with all computing times multiplied by a factor."""
 
     def longer(times_ms: Sequence[float]) -> tuple[float, ...]:
         return tuple(each * times_as_long for each in times_ms)
@@ -112,12 +112,12 @@ def _task(model: Model, seconds: float) -> Task:
 
 
 def _middle(passes: Sequence[Measured]) -> Measured:
-    """The pass whose whole model took the median time: its blocks belong together."""
+    """The pass with the median time of the whole model; its block times belong together."""
     return sorted(passes, key=lambda each: each.whole)[len(passes) // 2]
 
 
 def fleet_of(known: Known, hops: int, devices: int, batches: int, link: str = "none", first_cut: int = 1) -> Fleet:
-    """Everyone of a system as processes of this machine, with data for so many batches; `link` as --link has it."""
+    """All participants of a system as processes here, with data for `batches` batches; `link` as in --link."""
     speed = None if link == "none" else parse_link(link)
     mbps = FAST_MBPS if speed is None else speed.bytes_per_s * 8 / 1e6
     latency = 0.0 if speed is None else speed.latency_s * 1e3
@@ -170,12 +170,12 @@ def best_cuts(known: Known, hops: int, devices: int, batches: int) -> tuple[int,
 
 
 def rehearsed(profile: Profile, fleet: Fleet, planned: PlannedRun, rounds: int) -> float:
-    """Seconds of the last of so many rounds in the simulator."""
+    """Seconds of the last of `rounds` rounds in the simulator."""
     seconds = Rehearsal(profile, fleet, planned, "the plan").run(rounds).rounds[-1].seconds
     assert seconds is not None
     return seconds
 
 
 def _numbered(name: str, number: int, count: int) -> str:
-    """As a fleet numbers its entries."""
+    """The ids of a fleet entry, numbered as the fleet does it."""
     return name if count == 1 else f"{name}-{number}"

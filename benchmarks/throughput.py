@@ -1,4 +1,4 @@
-"""`mpsl bench throughput`: samples a second of a whole local system, beside plain PyTorch and the cores' ceiling."""
+"""`mpsl bench throughput`: samples per second of a whole local system, and of plain PyTorch."""
 
 import asyncio
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from orchestrator.locally import threads_each
 from orchestrator.observed_system import Observed, Sample, observe, rate
 
 PLAIN_S, PLAIN_END_S = 10.0, 600.0
-"""How long plain PyTorch trains for, and when it is given up."""
+"""Seconds that plain PyTorch trains, and the deadline for it."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,18 @@ class Setting:
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--devices", type=click.IntRange(1), default=4, show_default=True)
 @click.option("--hops", type=click.IntRange(1), default=2, show_default=True)
-@click.option("--wire", default="fp32", show_default=True, help="Codec of activations and gradients.")
+@click.option("--wire", default="fp32", show_default=True, help="Codec for activations and gradients.")
 @engine_option()
-@click.option("--batches", type=click.IntRange(4), default=12, show_default=True, help="Of each device and round.")
+@click.option(
+    "--batches", type=click.IntRange(4), default=12, show_default=True, help="Batches of each device in a round."
+)
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--cuts", help="Such as 2,5,9.  [default: planned, from what is measured first]")
 def command(
     model: str, batch_size: int, devices: int, hops: int, wire: str, engine: str, batches: int, repeats: int,
     cuts: str | None,
 ) -> None:  # fmt: skip
-    """Measure samples a second, alternating with the two references; prints one JSON object last."""
+    """Measure samples per second, alternating with the two references. Prints one JSON object last."""
     try:
         named = parse_cuts(cuts, hops) if cuts else ()
         check_job(Setting(model, batch_size, devices, hops, wire, engine, batches, named).job(), "throughput")
@@ -109,7 +111,7 @@ def _planned(model: str, batch_size: int, devices: int, hops: int, batches: int)
 
 @dataclass(frozen=True)
 class References:
-    """Samples a second without any network: one process with all cores, and one for each core."""
+    """Samples per second without a network: one process with all cores, and one process for each core."""
 
     plain: float
     ceiling: float
@@ -120,7 +122,7 @@ class References:
         return cls(asyncio.run(_plain(setting, 1, cores)), asyncio.run(_plain(setting, cores, 1)))
 
     def beside(self, after: "References", steady: float) -> dict[str, float]:
-        """What a run between two measurements is compared with, their means, and how it stands."""
+        """The means of two measurements, and the ratio of the run between them to each."""
         plain, ceiling = (self.plain + after.plain) / 2, (self.ceiling + after.ceiling) / 2
         return {"plain": plain, "ceiling": ceiling, "of_plain": steady / plain, "of_ceiling": steady / ceiling}
 
@@ -134,7 +136,7 @@ def _line(number: int, run: dict[str, Any]) -> str:
 
 
 async def _plain(setting: Setting, copies: int, threads: int) -> float:
-    """Samples a second of plain PyTorch: so many processes side by side, with so many threads each."""
+    """Samples per second of plain PyTorch, with a number of processes side by side and of threads in each."""
     command = [
         "benchmarks.plain", "--model", setting.model, "--args", strict_json.dumps(setting.args),
         "--batch-size", str(setting.batch_size), "--threads", str(threads), "--seconds", str(PLAIN_S),
@@ -147,7 +149,7 @@ async def _plain(setting: Setting, copies: int, threads: int) -> float:
 
 
 def _system(setting: Setting, threads: int) -> dict[str, Any]:
-    """One run of the system: its rates, and where the time went in its steady state."""
+    """Run the system once. Returns its rates, and where the time went in its steady state."""
     observed = asyncio.run(observe(setting.job(), setting.batches, setting.engine, threads))
     if observed.summary["state"] != "done":
         raise click.ClickException(observed.summary["reason"])
@@ -168,7 +170,7 @@ def _system(setting: Setting, threads: int) -> dict[str, Any]:
 
 
 def _processes(observed: Observed, first: Sample, end: Sample, batches_per_s: float) -> dict[str, dict[str, float]]:
-    """Of each process between two samples, at so many batches a second; the orchestrator's took the samples as well."""
+    """CPU of each process between two samples, at a rate in batches per second; sampling is the orchestrator's."""
     wall = end.at - first.at
     found = {}
     for name, reading in end.readings.items():

@@ -1,4 +1,4 @@
-"""`mpsl bench wire`: bytes over a device's link and final accuracy for each pair of codecs; what a slow link costs.
+"""`mpsl bench wire`: bytes on a device's link and final accuracy for each pair of codecs, and the cost of a slow link.
 
 Two tasks, each on a fleet of real processes over a real broker that trains one job after another; bytes are those of
 the runs' own summaries: MQTT payloads with headers, acknowledgements and weights, without evaluations.
@@ -40,10 +40,10 @@ CODECS = (
 TRAINING, HELD_OUT = 1500, 2000
 """Samples of Fashion-MNIST: the first ones of either file."""
 MIN_LOSS = 0.005
-"""What accuracy a codec may cost and still be the best."""
+"""How much accuracy the best codec may cost."""
 GOAL = 0.95
 RACE_ROUNDS = 6
-"""By then a run that ever reaches the goal has."""
+"""The number of rounds within which a run reaches the goal if it ever does."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ TASKS = [
     ),
 ]
 RACED = TASKS[0]
-"""What is trained behind the slow link."""
+"""The task that is trained behind the slow link."""
 
 
 @click.command()
@@ -109,20 +109,20 @@ RACED = TASKS[0]
     "names",
     multiple=True,
     type=click.Choice([task.name for task in TASKS]),
-    help="Again for each.  [default: all]",
+    help="Data set to train on; may be given several times.  [default: all]",
 )
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--quick", is_flag=True, help="The digits only, one seed, and no slow link.")
+@click.option("--quick", is_flag=True, help="Only the digits, one seed, and no slow link.")
 @click.option(
     "--slow-link",
     default="8mbit/20ms",
     show_default=True,
     metavar="RATE/LATENCY",
-    help="Of the devices, in the last part.",
+    help="Speed of the devices' links in the last part.",
 )
 @engine_option()
 def command(codecs: str, names: tuple[str, ...], seeds: int, quick: bool, slow_link: str, engine: str) -> None:
-    """Train with each pair of codecs; prints one JSON object last."""
+    """Train with each pair of codecs. Prints one JSON object last."""
     parse_link(slow_link)
     pairs = [PLAIN, *(pair for pair in _pairs(codecs) if pair != PLAIN)]
     tasks = TASKS[:1] if quick else [task for task in TASKS if task.name in names or not names]
@@ -192,7 +192,7 @@ async def _race(data: Dataset, pairs: Sequence[str], seeds: int, engine: str, li
 
 @asynccontextmanager
 async def _fleet(task: Task, data: Dataset, engine: str, device_options: Sequence[str] = ()) -> AsyncIterator[Any]:
-    """Broker, nodes and devices, each its own process with one thread; yields what trains a job on them."""
+    """Broker, nodes and devices as processes with one thread each; yields a function that trains a job on them."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     with tempfile.TemporaryDirectory(prefix="mpsl-wire-") as name:
         directory = Path(name)

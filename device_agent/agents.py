@@ -43,11 +43,11 @@ class SharedWorker(Worker):
         return result
 
     def close(self) -> None:
-        """A driver that ends leaves the thread to the others."""
+        """Keep the thread running for the other drivers."""
 
 
 def extra_seconds(job: Job, batch_s: float) -> float:
-    """The share of a job in `batch_s` more seconds a batch: a third each time that the batch is at the device."""
+    """The extra seconds of a job where a batch takes `batch_s` more: a third for each visit of the batch."""
     match job:
         case HeadForward(ticket) | TailStep(ticket) | HeadBackward(ticket):
             return batch_s / 3 / ticket.micros

@@ -26,7 +26,10 @@ from mpsl.names import check_id
 )
 @click.option("--link", metavar="RATE/LATENCY", help="Emulate a slow link to the broker: 8mbit/20ms.")
 @click.option(
-    "--think-ms", type=click.FloatRange(0.0), default=0.0, help="Emulate a slower processor: this much longer a batch."
+    "--think-ms",
+    type=click.FloatRange(0.0),
+    default=0.0,
+    help="Emulate a slower processor: extra milliseconds for each batch.",
 )
 @click.option("--once", is_flag=True, help="Leave after one run, with its exit status.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: torch's own choice]")
@@ -59,7 +62,7 @@ def device(
 
 
 def report(network: Network, stops: Mapping[str, Stop], several: bool) -> int:
-    """Say how the devices ended; returns the worst of their exit statuses."""
+    """Report how the devices ended. Returns the highest of their exit statuses."""
     worst = max(stop.status for stop in stops.values())
     outcomes = [{"id": id, "status": stop.status, "reason": stop.reason} for id, stop in stops.items()]
     if network.as_json:

@@ -1,4 +1,4 @@
-"""The devices' first and last parts as the orchestrator keeps them: what is committed is what the devices hold.
+"""The devices' first and last parts at the orchestrator: what is committed is what the devices hold.
 
 Where weights travel coded, a commit is rounded to what arrives, and the model on disk is that one, so that nobody has
 another idea of it; what the rounding leaves out is added to the next commit. An update is then a difference from the

@@ -1,4 +1,4 @@
-"""What a plan needs to know of a model, read off the model and the meta device: no measuring, no guessing of time."""
+"""The facts about a model that a plan needs, from the model and the meta device; nothing is measured or timed."""
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from mpsl.nn.models import describe
 
 
 def facts_of_model(job: Job, model: nn.Sequential) -> ModelBuilt:
-    """The facts; raises UsageError where the job's cuts do not fit the model."""
+    """The facts of a job's model. Raises UsageError where the job's cuts do not fit the model."""
     if job.model.cuts is not None:
         check_cuts(job.model.cuts, len(model))
     name, args = job.model.name, job.model.args

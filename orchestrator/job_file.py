@@ -1,4 +1,4 @@
-"""JOB.toml from disk, checked against everything that can be known without a fleet."""
+"""Reads JOB.toml and checks everything that can be checked without a fleet."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def load_job(path: Path) -> Job:
 
 
 def load_planned_job(path: Path, plan_path: Path) -> tuple[Job, PlannedRun, list[str]]:
-    """The job in a TOML file as a PLAN json wants it run, that plan, and where the plan overrules the job, in words.
+    """The job of a TOML file as a plan changes it, the plan, and the differences in words.
 
     Raises UsageError that names the file, also where the plan cannot be of this job's model.
     """

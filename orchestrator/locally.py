@@ -1,4 +1,4 @@
-"""A whole system on this machine: broker, nodes and devices as processes of their own, the orchestrator in this one."""
+"""Runs a whole system on this machine: broker, nodes and devices as processes, the orchestrator in this process."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from orchestrator.records import Records, circumstances
 
 @dataclass(frozen=True)
 class LocalFleet:
-    """Where the shards of the devices are, who the nodes are, and what they may use."""
+    """The shards of the devices, the ids of the nodes, and the memory of each node."""
 
     shards: dict[str, Path]
     nodes: list[str]
@@ -37,7 +37,7 @@ class LocalFleet:
 
 
 def threads_each(processes: int) -> int:
-    """Threads of torch for each of so many processes beside a broker: together they use the cores and no more."""
+    """Threads of torch for each of `processes` beside a broker, so that together they use all cores and no more."""
     return max(1, usable_cores() // (processes + 1))
 
 
@@ -52,12 +52,12 @@ def shards_in(directory: Path) -> dict[str, Path]:
 
 
 def node_ids(count: int) -> list[str]:
-    """node-1 and on: who the nodes are where no plan names them."""
+    """The ids of nodes that no plan names: node-1, node-2 and so on."""
     return [f"node-{number}" for number in range(1, count + 1)]
 
 
 def check_shards(fleet: LocalFleet, planned: PlannedRun, where: str) -> None:
-    """Raise UsageError, naming the directory `where`, unless there is a shard for just the devices of the plan."""
+    """Raise UsageError, naming the directory `where`, unless the shards are exactly those of the plan's devices."""
     missing = sorted(planned.devices.keys() - fleet.shards.keys())
     if missing:
         raise UsageError(
@@ -74,7 +74,7 @@ def _few(ids: list[str], most: int = 6) -> str:
 
 
 def job_for(job: Job, fleet: LocalFleet, where: str) -> Job:
-    """The job for just these devices; raises UsageError where it asks for more than there are."""
+    """The job for exactly these devices. Raises UsageError where it asks for more."""
     if job.fleet.devices > len(fleet.shards):
         raise UsageError(f"{where}: fleet.devices = {job.fleet.devices}, but there are {len(fleet.shards)} shards")
     devices = len(fleet.shards)
@@ -85,7 +85,7 @@ def job_for(job: Job, fleet: LocalFleet, where: str) -> Job:
 async def run_locally(
     network: Network, job: Job, fleet: LocalFleet, out: Path, engine: str, planned: PlannedRun | None = None
 ) -> dict[str, Any]:
-    """Run a job and return its summary; nothing is left behind, also on Ctrl-C.
+    """Run a job and return its summary. No process is left at the end, not even after Ctrl-C.
 
     The broker is the one that --broker names, or else one of `engine`, started here.
     """
@@ -129,7 +129,7 @@ def _unfinished(job: Job, out: Path, reason: str) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def _broker(network: Network, engine: str) -> AsyncIterator[tuple[BrokerAddress, Awaitable[str]]]:
-    """Where the broker is, and what returns why it ended, once it has; another's is not ours to watch."""
+    """The broker's address, and an awaitable that returns why it ended; for a broker of others it never does."""
     if network.named:
         yield network.address, asyncio.get_running_loop().create_future()
         return
@@ -140,7 +140,7 @@ async def _broker(network: Network, engine: str) -> AsyncIterator[tuple[BrokerAd
 
 
 def _interruption() -> asyncio.Event:
-    """Set at SIGINT or SIGTERM until the orchestrator takes the signals over."""
+    """An event that SIGINT and SIGTERM set until the orchestrator handles these signals."""
     event = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):

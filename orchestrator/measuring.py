@@ -1,6 +1,6 @@
-"""Measures a model as a run computes it: in a process like a node's, with others beside it that compute the same.
+"""Measures a model as a run computes it: in a process like a node's, while others compute the same.
 
-The processes beside it only keep the cores, their caches and their way to memory as busy as a run does. They end with
+The other processes only keep the cores, caches and memory as busy as a run does. They end with
 the process that started them, whatever happens to that.
 """
 
@@ -29,7 +29,7 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured: the model in training with one optimizer, one batch size, so many threads a process.
+    """What is measured: training of a model with one optimizer and batch size, and `threads` threads a process.
 
     `seconds`: how long at least, after a quarter of that to warm up.
     """
@@ -43,7 +43,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of one batch by block, of the whole model in one go, and bytes a second copied and folded."""
+    """Seconds of one batch by block and for the whole model at once, and bytes per second copied and folded."""
 
     forward: tuple[float, ...]
     backward: tuple[float, ...]
@@ -63,7 +63,7 @@ def measure(task: Task, copies: int) -> Measured:
 
 @contextlib.contextmanager
 def computing(task: Task, copies: int) -> Iterator[None]:
-    """While the block lasts, so many processes compute. Raises MeasurementError."""
+    """Keep `copies` processes computing while the block lasts. Raises MeasurementError."""
     with contextlib.ExitStack() as all_of_them:
         for _ in range(copies):
             all_of_them.enter_context(_process("load", task))
@@ -72,7 +72,7 @@ def computing(task: Task, copies: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _process(role: str, task: Task) -> Iterator["subprocess.Popen[str]"]:
-    """One process, warm when the block begins (a measuring one warms up by itself) and gone when it ends."""
+    """One process, warm when the block begins (a measuring one warms up by itself) and ended when it ends."""
     threads = str(task.threads)
     process = subprocess.Popen(
         [sys.executable, "-m", "orchestrator.measuring", role, strict_json.dumps(asdict(task))],
@@ -106,7 +106,7 @@ def _measured_here(task: Task) -> Measured:
 
 
 def _load(task: Task) -> None:
-    """Compute until nobody holds the other end of our input."""
+    """Compute until the other end of stdin is closed."""
     chain = _chain(task)
     chain.whole()
     print(READY, flush=True)

@@ -1,4 +1,4 @@
-"""A whole local system under observation: real processes and broker, synthetic data; what its steady state was."""
+"""Observes a whole local system with real processes, a real broker and synthetic data, and finds its steady state."""
 
 import asyncio
 import contextlib
@@ -24,12 +24,12 @@ from orchestrator.process_readings import Reading, peak_resident, read_process
 from orchestrator.processes import children
 
 ORCHESTRATOR = "orchestrator"
-"""What this process is called among those that are watched: it runs the orchestrator, and watches."""
+"""The name of this process, which runs the orchestrator and samples the others."""
 
 
 @dataclass
 class Sample:
-    """One look at all processes: when, CPU of each, what the telemetry said last of steps and of seconds of coding."""
+    """One sample of all processes: time, CPU of each, and the last telemetry about steps and coding seconds."""
 
     at: float
     readings: dict[str, Reading]
@@ -39,7 +39,7 @@ class Sample:
 
 @dataclass
 class Observed:
-    """A run and what was seen of it; `peaks` in bytes."""
+    """A run and its samples; `peaks` in bytes."""
 
     summary: dict[str, Any]
     samples: list[Sample]
@@ -52,7 +52,7 @@ class Observed:
 
 
 def rate(first: Sample, end: Sample, node: str) -> float:
-    """Batches that `node` stepped in a second, by its own clock."""
+    """Batches per second that `node` stepped, by its own clock."""
     (steps, began), (steps_end, ended) = first.steps[node], end.steps[node]
     return (steps_end - steps) / (ended - began)
 
@@ -74,7 +74,7 @@ def synthetic_shards(job: Job, batches: int, devices: int, directory: Path) -> d
 
 
 async def observe(job: Job, batches: int, engine: str, threads: int, every_s: float = 0.25) -> Observed:
-    """Run `job` on synthetic data, `batches` a device and round, and watch it.
+    """Run `job` on synthetic data, with `batches` a device and round, and sample all processes.
 
     Broker, nodes and devices are processes of their own, the last two with so many threads each. The orchestrator runs
     in this one: what watching takes of the CPU is counted with it.

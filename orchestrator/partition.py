@@ -1,4 +1,4 @@
-"""Which device gets which samples: evenly, or with skewed labels. Every sample is used exactly once.
+"""Splits samples over devices, evenly or with skewed labels. Every sample is used exactly once.
 
 The generator is passed in, so that a seed fixes the split. Only indices and labels are seen here, never samples.
 """

@@ -23,7 +23,7 @@ plan_option = click.option(
 
 
 def load_plan(path: Path) -> PlannedRun:
-    """The plan in a file that `mpsl plan --json` has written; raises UsageError that names the file and the key."""
+    """The plan in a file of `mpsl plan --json`. Raises UsageError that names the file and the key."""
     return planned_run(read_json(path, "it is the last line that `mpsl plan --json` prints"), str(path))
 
 
@@ -43,7 +43,7 @@ def job_as_planned(job: Job, planned: PlannedRun, where: str) -> Job:
 
 
 def overruled(job: Job, planned: PlannedRun) -> list[str]:
-    """Where the job says otherwise than its plan, in words: the plan was asked for, so it wins."""
+    """The differences between the job and its plan, in words; the plan wins because it was asked for."""
     fleet, seats = job.fleet, len(planned.seats)
     pairs: list[tuple[str, object, object]] = [
         ("model.cuts", planned.cuts if job.model.cuts is None else job.model.cuts, planned.cuts),
@@ -55,7 +55,7 @@ def overruled(job: Job, planned: PlannedRun) -> list[str]:
 
 
 def say_overruled(path: Path, differences: list[str]) -> None:
-    """Tell the person who started the run."""
+    """Print the differences on stderr."""
     for difference in differences:
         print(f"{path}: {difference}", file=sys.stderr)
 

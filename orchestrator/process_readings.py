@@ -1,4 +1,4 @@
-"""What the operating system knows of a process: CPU seconds by thread, resident peak. Read from /proc (Linux)."""
+"""Reads the CPU seconds by thread and the peak resident memory of a process from /proc (Linux)."""
 
 import os
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Reading:
 
     @property
     def total_s(self) -> float:
-        """Of the whole process."""
+        """CPU seconds of the whole process."""
         return self.loop_s + self.worker_s
 
 

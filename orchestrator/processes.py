@@ -1,4 +1,4 @@
-"""Starts the other roles as processes of this machine and surely ends them: the only way that `local` runs them.
+"""Starts the other roles as processes of this machine and ends them in any case. `local` runs them only this way.
 
 Every child dies with its parent, is read to its end so that a failure can be explained, and is stopped with a deadline.
 """
@@ -19,7 +19,7 @@ Outcome = TypeVar("Outcome")
 
 STOP_S = 5.0
 EXPLAINED_S = 5.0
-"""How long the others have to say what came of a child's end; a last will tells them, if it was connected."""
+"""Time for the others to report the end of a child, which a last will tells them if it was connected."""
 TAIL_BYTES = 4000
 
 
@@ -33,7 +33,7 @@ class Child:
     reading: "asyncio.Task[None] | None" = None
 
     async def read(self, log: Path | None) -> None:
-        """Keep the end of stderr, and all of it in the file `log` where there is one."""
+        """Keep the end of stderr, and write all of it to the file `log` where there is one."""
         stream = self.process.stderr
         assert stream is not None
         with contextlib.ExitStack() as stack:
@@ -45,12 +45,12 @@ class Child:
                     file.flush()
 
     def last_words(self) -> str:
-        """The last line of stderr that says something."""
+        """The last line of stderr that is not empty."""
         return last_line(self.tail)
 
 
 def last_line(output: bytes | bytearray) -> str:
-    """The last line that says something of what a process wrote."""
+    """The last line of a process's output that is not empty."""
     lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "(it said nothing)"
 
@@ -82,7 +82,7 @@ class Children:
         return child
 
     async def first_failure(self) -> str:
-        """Wait until a child ends with an error, and say which, and why."""
+        """Wait until a child ends with an error. Returns its name and the reason."""
         waiting = {asyncio.create_task(child.process.wait(), name=child.name): child for child in self.all}
         try:
             while waiting:
@@ -100,7 +100,7 @@ class Children:
                 task.cancel()
 
     async def attend(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """What `work` returns; a child that ends with an error ends it, as RunFailed, unless it then ends by itself."""
+        """The result of `work`. Raises RunFailed where a child fails and `work` does not end by itself soon after."""
         working = asyncio.create_task(work, name="work")
         failing = asyncio.create_task(self.first_failure(), name="children")
         try:
@@ -116,7 +116,7 @@ class Children:
             await asyncio.gather(working, failing, return_exceptions=True)
 
     async def stop(self) -> None:
-        """SIGTERM to those still there, SIGKILL after a deadline."""
+        """Send SIGTERM to the children that still run, and SIGKILL after a deadline."""
         for child in self.all:
             if child.process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
@@ -136,7 +136,7 @@ class Children:
 
 @contextlib.asynccontextmanager
 async def children(logs: Path | None = None) -> AsyncIterator[Children]:
-    """A block at whose end no child is left; `logs`: a directory for what they write to stderr."""
+    """A block at whose end all children have ended; `logs`: a directory for their stderr."""
     if logs is not None:
         logs.mkdir(parents=True, exist_ok=True)
     group = Children(logs)

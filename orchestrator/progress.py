@@ -1,4 +1,4 @@
-"""Shows a run as it goes on: a live line in a terminal, plain lines elsewhere; reads the machine, never drives it."""
+"""Shows the progress of a run: a live line in a terminal, plain lines elsewhere. It only reads the machine."""
 
 import asyncio
 import sys
@@ -28,7 +28,7 @@ class Progress:
         self._task: asyncio.Task[None] | None = None
 
     def logger(self, plain: Logger) -> Logger:
-        """Rounds for people; everything for those who asked with -v; what is wrong always."""
+        """A logger that shows rounds, warnings and errors, and everything with -v."""
 
         def log(level: str, event: str, facts: Mapping[str, object]) -> None:
             if self._verbose:
@@ -63,7 +63,7 @@ class Progress:
 
 
 def state_line(state: Mapping[str, Any]) -> str:
-    """One line on where a run is and whom it waits for."""
+    """One line about the state of a run and the participants it waits for."""
     parts = [f"{state['state']}"]
     if state["round"]:
         parts.append(f"round {state['round']}/{state['rounds']}")

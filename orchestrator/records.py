@@ -25,7 +25,7 @@ def now() -> str:
 
 
 def circumstances(job: Job) -> dict[str, Any]:
-    """What a summary says of how a run came about: the job and its seed, the versions of what computes, the start."""
+    """The origin of a run for its summary: the job and its seed, the versions of the software, the start."""
     versions = {"mpsl": VERSION, "protocol": PROTOCOL, "python": platform.python_version()}
     versions |= {"torch": torch.__version__, "numpy": numpy.__version__}
     return {"seed": job.run.seed, "versions": versions, "started": now(), "job": facts.plain(job)}
@@ -94,13 +94,13 @@ class Records:
 
 
 def _write_all(file: FileIO, data: bytes) -> None:
-    """All of `data`: a disk that is nearly full takes a part first and says so only then."""
+    """Write all of `data`: a nearly full disk takes a part first and reports the error only after that."""
     while data:
         data = data[file.write(data) :]
 
 
 def write_whole(path: Path, text: str) -> None:
-    """The file has all of `text`, or is as it was. Raises RunFailed that names it."""
+    """Write `text` to a file, or leave the file as it was. Raises RunFailed that names it."""
     beside = path.with_name(f".{path.name}.new")
     try:
         beside.write_text(text)

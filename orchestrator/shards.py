@@ -15,7 +15,7 @@ from orchestrator.partition import dirichlet, iid
 
 
 def split(dataset: Dataset, devices: int, seed: int, non_iid: float | None = None) -> dict[str, Dataset]:
-    """The shard of each device, `dev-1` and so on: even, or with the labels of the training data skewed by `non_iid`.
+    """The shard of each device (`dev-1`, ...): even, or with the labels of the training data skewed by `non_iid`.
 
     The held-out data is split evenly. Raises UsageError when there are too few samples.
     """

@@ -1,4 +1,4 @@
-"""Whether a job can run, and what it will look like, found without a fleet: who computes what, what each edge carries.
+"""Finds without a fleet whether a job can run, who computes what, and what each edge carries.
 
 Reads the job, the model on the meta device and, where they are at hand, the shards. It must never build real weights.
 """
@@ -63,7 +63,7 @@ class DeviceRow:
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a job amounts to; sound where `problems` is empty. `notes` are worth knowing and no problem."""
+    """The result of a check; the job is sound where `problems` is empty. `notes` are no problems."""
 
     cuts: tuple[int, ...]
     blocks: tuple[BlockRow, ...]
@@ -75,7 +75,7 @@ class Outlook:
 
 
 def outlook(job: Job, where: str, shards: Mapping[str, Path] | None = None) -> Outlook:
-    """What a job (already checked by `check_job`) amounts to with the shards of these files; `where` names the job."""
+    """Check a job, which `check_job` has accepted, with the shards of these files; `where` names the job."""
     costs = block_costs(job.model.name, job.model.args, max(2, job.run.batch_size))
     flops = [float(cost.flops) for cost in costs]
     cuts = tuple(even_cuts(flops, job.hops)) if job.model.cuts is None else job.model.cuts
@@ -118,7 +118,7 @@ def _edge(job: Job, source: str, target: str, shape: tuple[int, ...]) -> EdgeRow
 
 
 def _load(shards: Mapping[str, Path], job: Job) -> tuple[dict[str, Shard], list[str]]:
-    """The shards that suit the model, and what is wrong with the others."""
+    """The shards that fit the model, and the problems of the others."""
     model = describe(job.model.name, **job.model.args)
     found: dict[str, Shard] = {}
     problems = []

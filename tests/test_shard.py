@@ -79,6 +79,10 @@ def changed(array: NDArray[Any], where: Any, value: Any) -> NDArray[Any]:
         ({"x": X, "y": Y.reshape(2, 1, 1)}, "y is int64 of shape (2, 1, 1); it must be int64, N"),
         ({"x": X, "y": np.arange(3)}, "x has 2 samples and y has 3 labels"),
         ({"x": changed(X, (1, 0, 0, 0), np.nan), "y": Y}, "x has NaN or infinity, first in sample 1"),
+        (
+            {"x": changed(X.astype(np.float64), (1, 0, 0, 0), np.nan), "y": Y},
+            "x has NaN or infinity, first in sample 1",
+        ),
         ({"x": changed(X, (0, 2, 3, 3), np.inf), "y": Y}, "x has NaN or infinity, first in sample 0"),
         ({"x": changed(X, (0, 2, 3, 3), -np.inf), "y": Y}, "x has NaN or infinity"),
         ({"x": X, "y": np.array([0, -1])}, "y has label -1; labels count from 0"),

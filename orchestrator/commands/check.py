@@ -1,4 +1,4 @@
-"""`mpsl check`: is a job sound, and what does it amount to? Says everything that is wrong at once."""
+"""`mpsl check`: whether a job is sound, and who computes what. Reports all problems at once."""
 
 import sys
 from pathlib import Path
@@ -45,7 +45,7 @@ def check(*, job: Path, data: Path | None, as_json: bool) -> int:
 
 
 def lines(job: "Job", found: "Outlook") -> list[str]:
-    """The blocks with the cuts between them, the parts, the devices, and what else is worth knowing."""
+    """The text output: blocks with the cuts between them, parts, devices and notes."""
     shown = [
         f"{job.model.name}, {sum(row.parameters for row in found.blocks):,} parameters, cuts {list(found.cuts)}",
         "",

@@ -1,4 +1,4 @@
-"""`mpsl data`: cuts a real data set into one shard a device."""
+"""`mpsl data`: splits a real data set into one shard for each device."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from orchestrator.shards import split, write
 @click.command("data")
 @click.argument("dataset")
 @click.option("--devices", default=4, show_default=True, metavar="K", help="How many shards.")
-@click.option("--non-iid", type=float, metavar="A", help="Skew the labels by a Dirichlet distribution; 0.1 is a lot.")
+@click.option("--non-iid", type=float, metavar="A", help="Skew the labels by a Dirichlet distribution; 0.1 is strong.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0, max=2**32 - 1))
 @click.option("--image-size", type=int, metavar="S", help="Pad the images with zeros to S×S.")
 @click.option("--out", required=True, type=click.Path(path_type=Path, file_okay=False), metavar="DIR")

@@ -1,4 +1,4 @@
-"""`mpsl demo`: the main job on real data, with nothing set up before."""
+"""`mpsl demo`: trains on real data without any set-up."""
 
 import asyncio
 import sys
@@ -27,7 +27,7 @@ ROUNDS = {"digits": 8, "fashion-mnist": 3}
 @click.option("--rounds", type=click.IntRange(1), help="[default: 8 for the digits, 3 for fashion-mnist]")
 @click.option("--dataset", type=click.Choice(sorted(ROUNDS)), default="digits", show_default=True)
 @click.option("--non-iid", type=float, metavar="ALPHA", help="Split the labels by a Dirichlet distribution.")
-@engine_option("embedded", help="The broker that is started, unless --broker names one.")
+@engine_option("embedded", help="Broker to start, unless --broker names one.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option(
     "--out",
@@ -40,7 +40,7 @@ def demo(
     *, network: Network, devices: int, hops: int, rounds: int | None, dataset: str, non_iid: float | None,
     engine: str, seed: int, out: Path | None, force: bool,
 ) -> int:  # fmt: skip
-    """Train on real data, split over devices and compute nodes that are processes of this machine."""
+    """Train on real data with devices and compute nodes that are processes of this machine."""
     out = out or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     job = demo_job(dataset, devices, hops, rounds or ROUNDS[dataset], seed)
     check_job(job, "demo")

@@ -1,4 +1,4 @@
-"""`mpsl local`: a job with everything on this machine."""
+"""`mpsl local`: runs a job with all roles on this machine."""
 
 import asyncio
 from pathlib import Path
@@ -22,8 +22,8 @@ from orchestrator.run_folder import force_option, run_folder
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where model and metrics go."
 )
-@engine_option("auto", help="The broker that is started, unless --broker names one.")
-@click.option("--memory-budget", metavar="SIZE", help="Of each node: 2GiB.")
+@engine_option("auto", help="Broker to start, unless --broker names one.")
+@click.option("--memory-budget", metavar="SIZE", help="Memory of each node, such as 2GiB.")
 @force_option
 @plan_option
 def local(
@@ -37,7 +37,7 @@ def local(
     force: bool,
     plan: Path | None,
 ) -> int:
-    """Run JOB with its nodes and one device per shard, each its own process here; without --broker, a broker too."""
+    """Run JOB here: its nodes, one device for each shard and, without --broker, a broker; each is a process."""
     if memory_budget:
         parse_bytes(memory_budget, "--memory-budget")
     planned = None

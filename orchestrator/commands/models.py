@@ -1,4 +1,4 @@
-"""`mpsl models`: the models, their arguments, and the blocks that `cuts` counts."""
+"""`mpsl models`: lists the models, their arguments, and the blocks that `cuts` counts."""
 
 from typing import Any
 

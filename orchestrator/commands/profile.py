@@ -1,4 +1,4 @@
-"""`mpsl profile`: what a model costs here, block by block, measured as a run computes it. Writes PROFILE.json last."""
+"""`mpsl profile`: measures a model block by block on this machine, as a run computes it. Writes PROFILE.json last."""
 
 import json
 from dataclasses import replace
@@ -21,14 +21,18 @@ from orchestrator.wire_cost import wire_cost
 
 
 @click.command()
-@click.option("--model", required=True, metavar="NAME", help="One that `mpsl models` shows.")
-@click.option("--args", "args_text", default="{}", metavar="JSON", help="Its arguments, as an object.")
+@click.option("--model", required=True, metavar="NAME", help="Model; `mpsl models` lists them.")
+@click.option("--args", "args_text", default="{}", metavar="JSON", help="Arguments of the model, as a JSON object.")
 @click.option("--batch-size", type=click.IntRange(1), required=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="PROFILE.json")
-@click.option("--hardware", metavar="NAME", help="What the fleet's file calls this machine.  [default: its processor]")
-@click.option("--merge", type=click.Path(path_type=Path), metavar="OTHER.json", help="Take its hardware in as well.")
+@click.option("--hardware", metavar="NAME", help="Name of this machine in FLEET.toml.  [default: its processor]")
+@click.option(
+    "--merge", type=click.Path(path_type=Path), metavar="OTHER.json", help="Add the hardware of another profile."
+)
 @click.option("--optimizer", type=click.Choice(optimizer_kinds()), default="sgd", show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each process, as in the run.")
+@click.option(
+    "--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each process, as in the run."
+)
 @click.option(
     "--copies", type=click.IntRange(1), help="Processes that compute at once.  [default: as many as fill the cores]"
 )
@@ -37,10 +41,10 @@ from orchestrator.wire_cost import wire_cost
     type=click.FloatRange(min=0, min_open=True),
     default=4.0,
     show_default=True,
-    help="To measure for, at least.",
+    help="Minimum time to measure.",
 )
 @engine_option()
-@click.option("--wire/--no-wire", default=True, help="Measure what bytes cost, through a broker started here.")
+@click.option("--wire/--no-wire", default=True, help="Measure the cost of a byte, with a broker started here.")
 def profile(
     *, model: str, args_text: str, batch_size: int, out: Path, hardware: str | None, merge: Path | None,
     optimizer: str, threads: int, copies: int | None, seconds: float, engine: str, wire: bool,
@@ -78,7 +82,7 @@ def profile(
 
 
 def table(profile: Profile, name: str, whole_s: float) -> str:
-    """The blocks with their bytes and milliseconds, their sum, and beside it the whole model in one go."""
+    """The text output: bytes and milliseconds of each block, their sum, and the time of the whole model at once."""
     times = profile.hardware[name]
     lines = [
         f"{'block':<42} {'parameters':>13} {'output':>13} {'stored':>13} {'forward':>9} {'backward':>9} {'step':>9}"
@@ -107,7 +111,7 @@ def _row(name: str, sizes: tuple[int, ...], milliseconds: tuple[float, ...]) -> 
 
 
 def times(measured: Measured, wire_cost: float, cores: int, threads: int) -> HardwareTimes:
-    """What was measured, in the profile's units."""
+    """The measured times in the units of the profile."""
     forward, backward, step = (
         tuple(round(second * 1e3, 6) for second in seconds)
         for seconds in (measured.forward, measured.backward, measured.step)

@@ -33,14 +33,18 @@ from orchestrator.records import write_whole
     "--plan", "plan_path", type=click.Path(path_type=Path), metavar="PLAN.json", help="[default: the best one]"
 )
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.json", help="For Perfetto.")
-@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.svg", help="One round in bars.")
+@click.option(
+    "--trace", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.json", help="Write a trace for Perfetto."
+)
+@click.option(
+    "--plot", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT.svg", help="Draw one round as bars."
+)
 @click.option(
     "--predict",
     type=click.Choice(["simulation", "analytic"]),
     default="simulation",
     show_default=True,
-    help="analytic: the papers' closed form as well, for comparison.",
+    help="analytic: also show the papers' closed form.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as one JSON object on the last line.")
 def simulate(

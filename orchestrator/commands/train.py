@@ -1,4 +1,4 @@
-"""`mpsl train`: the orchestrator of one run."""
+"""`mpsl train`: runs the orchestrator of one run."""
 
 import asyncio
 import secrets
@@ -37,7 +37,7 @@ PATIENCE_S = 10.0
 @force_option
 @plan_option
 def train(*, network: Network, job: Path, out: Path, force: bool, plan: Path | None) -> int:
-    """Wait for the nodes and devices of JOB, train, and leave model, metrics and summary in DIR."""
+    """Wait for the nodes and devices of JOB, train, and write model, metrics and summary to DIR."""
     planned = None
     if plan is None:
         training = load_job(job)
@@ -49,7 +49,7 @@ def train(*, network: Network, job: Path, out: Path, force: bool, plan: Path | N
 
 
 def report(network: Network, out: Path, summary: dict[str, Any]) -> int:
-    """Say how a run ended, on stderr for people and as one line of JSON for programs; returns the exit status."""
+    """Report how a run ended, on stderr and, with --json, as one line of JSON. Returns the exit status."""
     if summary["state"] == "done":
         accuracy = summary["accuracy"]
         shown = "without test data" if accuracy is None else f"accuracy {accuracy:.2%}"
@@ -63,7 +63,7 @@ def report(network: Network, out: Path, summary: dict[str, Any]) -> int:
 
 
 async def orchestrate(network: Network, job: Job, out: Path, planned: PlannedRun | None = None) -> dict[str, Any]:
-    """Run one job to its end, as planned where it is, and return its summary; raises BrokerError where no broker is."""
+    """Run one job to its end, with the plan where there is one, and return its summary."""
     from mpsl.nn.threads import computing_worker
     from orchestrator.performer import OrchestratorPerformer
     from orchestrator.records import circumstances

@@ -20,7 +20,7 @@ Labels: TypeAlias = npt.NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Samples N×C×H×W in [0, 1] with their labels, for training and held out."""
+    """Samples N×C×H×W in [0, 1] with their labels, for training and for testing."""
 
     x: Samples
     y: Labels
@@ -37,7 +37,7 @@ datasets: Registry[Callable[[int], Dataset]] = Registry("data set", __name__)
 
 
 def load(name: str, seed: int, image_size: int | None = None) -> Dataset:
-    """The data set, its images padded with zeros all around to image_size × image_size where that is given.
+    """Load a data set and, where `image_size` is given, pad its images with zeros to image_size × image_size.
 
     Raises UsageError for an unknown name, one that is not installed, and images larger than `image_size`.
     """

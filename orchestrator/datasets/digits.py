@@ -8,7 +8,7 @@ from orchestrator.datasets import Dataset, datasets
 
 @datasets.register("digits")
 def load(seed: int) -> Dataset:
-    """Every label is held out in the same proportion; `seed` chooses which samples. Raises UsageError when missing."""
+    """The digits; every label is held out in the same proportion, `seed` chooses the samples. Raises UsageError."""
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split

@@ -22,7 +22,7 @@ def load(seed: int) -> Dataset:
 
 
 def read(directory: Path) -> Dataset:
-    """The four files of a directory. Raises UsageError when one is missing or is not what it should be."""
+    """The four files of a directory. Raises UsageError where one is missing or invalid."""
     return Dataset(*_pair(directory, "train"), *_pair(directory, "t10k"))
 
 
