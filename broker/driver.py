@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import math
+import os
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -19,10 +20,13 @@ from broker.log import Logger
 from broker.refusals import PublishRefused
 from broker.worker import Worker
 from mpsl.errors import BrokerError, MpslError
+from mpsl.machines import machine as machines
 from mpsl.machines.effects import Effect, Log, Publish, Run, Stop, Subscribe, Unsubscribe
 from mpsl.machines.events import Connected, Disconnected, JobDone, JobFailed, Received, StopRequested, Subscribed
 from mpsl.machines.interpreter import Interpreter, Machine, Performer
 
+VALIDATE = "MPSL_VALIDATE"
+"""Where this is set in the environment, machines check their invariants after every event: tests set it."""
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 LAST_ATTEMPT_S = 1.0
@@ -100,6 +104,8 @@ class Driver:
         patience_s: float | None = None,
         worker: Worker | None = None,
     ) -> None:
+        if VALIDATE in os.environ:
+            machines.Machine.validating = True
         self._machine = machine
         self._performer = performer
         self._interpreter = Interpreter(machine, performer.write, self)

@@ -10,12 +10,13 @@ from mpsl import facts
 from mpsl.errors import IllegalEvent
 from mpsl.link.channel import Channel, Limits, Peer
 from mpsl.machines.device import DeviceMachine
-from mpsl.machines.effects import Effect, EndSession, Publish, Run, SetTimer, Stop, Write
+from mpsl.machines.effects import CancelTimer, Effect, EndSession, Publish, Run, SetTimer, Stop, Write
 from mpsl.machines.events import Connected, JobDone, JobFailed, Received, StopRequested, Subscribed, TimerFired
 from mpsl.machines.hop import HopMachine
 from mpsl.machines.jobs import Encoded, Forward, HeadForward, Job, Prepared, Result, Store
 from mpsl.machines.machine import as_json, from_json
-from mpsl.machines.participant import Participant
+from mpsl.machines.online import MAX_ECHO_WAITS
+from mpsl.machines.participant import MAX_REMEMBERED, Participant
 from mpsl.machines.participant_session import SILENCE_S, SILENCE_TIMER
 from mpsl.machines.session_id import SessionId
 from mpsl.machines.tables.device import DeviceState
@@ -278,6 +279,41 @@ def test_the_late_will_of_a_former_process_is_answered_with_our_status() -> None
     ]
     assert b'"online"' in again.payload
     assert again.retain
+
+
+def test_a_process_of_the_other_role_must_not_have_our_id() -> None:
+    rig = device()
+    online = as_json({"state": "online", "role": "node", "boot": "z", "protocol": 2})
+    found = rig.handle(Received(TOPICS.participant("node", "dev-1", "status"), online))
+    (stop,) = [each for each in found if isinstance(each, Stop)]
+    assert stop.status == 1
+    assert "this device (boot d) and a node (boot z)" in stop.reason
+
+
+def test_a_process_whose_own_status_does_not_come_back_says_so_and_ends() -> None:
+    rig = Rig(DeviceMachine("dev-1", "d", TOPICS, {}))
+    for event in (Connected(), Subscribed(), TimerFired("announce")):
+        rig.handle(event)
+    found = [effect for _ in range(MAX_ECHO_WAITS) for effect in rig.handle(TimerFired("echo"))]
+    (stop,) = [each for each in found if isinstance(each, Stop)]
+    assert "has not brought back our own status" in stop.reason
+    assert sum(isinstance(each, Publish) and b'"online"' in each.payload for each in found) == MAX_ECHO_WAITS - 1
+
+
+def test_a_process_that_sees_its_own_status_waits_no_longer() -> None:
+    rig = device()
+    status = as_json({"state": "online", "role": "device", "boot": "d", "protocol": 2})
+    assert CancelTimer("echo") in rig.handle(Received(TOPICS.participant("dev", "dev-1", "status"), status))
+
+
+def test_runs_that_were_left_are_remembered_up_to_a_bound() -> None:
+    rig = device()
+    rig.say("orch", End("done", ""))
+    rig.machine._left.update({f"r-{number:06x}": 1 for number in range(MAX_REMEMBERED)})
+    rig.handle(Received(TOPICS.run("q-000000", "plan"), as_json(facts.plain(plan()) | {"run": "q-000000"})))
+    rig.handle(Received(TOPICS.run("q-000000", "state"), as_json({"state": "ending", "outcome": "done"})))
+    rig.handle(TimerFired(SILENCE_TIMER, SessionId("q-000000", 1)))
+    assert len(rig.machine._left) == MAX_REMEMBERED
 
 
 def test_nobody_but_the_orchestrator_ends_a_run() -> None:

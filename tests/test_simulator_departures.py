@@ -15,7 +15,8 @@ from device_agent.performer import DevicePerformer
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.device_session import DeviceSession
 from mpsl.machines.jobs import Backward, Encoded, Forward, ForwardProbe, HeadForward, Job
-from mpsl.machines.participant_session import LOST_GRACE_S, SILENCE_S
+from mpsl.machines.participant_session import SILENCE_S
+from mpsl.machines.session import LOST_GRACE_S
 from mpsl.machines.tables.device import DeviceOutcome
 from mpsl.messages import Accept, Commit, Discard, Discarded, Message
 from mpsl.plan import Plan

@@ -6,6 +6,7 @@ from typing import Any
 
 from mpsl import PROTOCOL
 from mpsl.machines.machine import from_json
+from mpsl.machines.session import LOST_GRACE_S
 from mpsl.topics import Branch, ParticipantTopic
 from mpsl.wire import Buffer
 
@@ -23,6 +24,8 @@ class Presence:
     info: dict[str, Any] = field(default_factory=dict)
     telemetry: dict[str, Any] = field(default_factory=dict)
     heard_at: float | None = None
+    lost_at: float | None = None
+    """When its last will came; None where it came while we had no connection ourselves."""
 
     @property
     def boot(self) -> str:
@@ -33,6 +36,15 @@ class Presence:
     def online(self) -> bool:
         """Whether its status says online."""
         return self.status.get("state") == "online"
+
+    def expected_back(self, now: float) -> bool:
+        """Whether its last will may yet be taken back: it is provisional for LOST_GRACE_S."""
+        is_lost = self.status.get("state") == "lost"
+        return is_lost and (self.lost_at is None or now - self.lost_at < LOST_GRACE_S)
+
+    def gone(self, now: float) -> bool:
+        """Whether it has stopped, or was lost and is not expected back."""
+        return not self.online and not self.expected_back(now)
 
     def alive(self, now: float) -> bool:
         """Online, with telemetry of this boot that is fresh."""
@@ -72,6 +84,10 @@ class Census:
                 return None  # the will of a former process does not kill its successor
             if content["boot"] != presence.boot:
                 presence.heard_at = None
+            if content["state"] != "lost":
+                presence.lost_at = None
+            elif presence.lost_at is None:
+                presence.lost_at = now
             presence.status = content
         elif topic.leaf == "info":
             presence.info = content
@@ -83,6 +99,11 @@ class Census:
             if not self._own_run or content.get("run") == self._own_run or not presence.telemetry:
                 presence.telemetry = content
         return presence
+
+    def connection_lost(self) -> None:
+        """Our own connection is gone: the wills that came with that say nothing yet."""
+        for presence in self._presences.values():
+            presence.lost_at = None
 
     def get(self, branch: Branch, id: str) -> Presence | None:
         """What is known of one id."""

@@ -60,7 +60,6 @@ class Member:
     last_seconds: float = 0.0
     sent: int = 0
     received: int = 0
-    counted: int = -1
 
 
 @dataclass

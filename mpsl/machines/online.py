@@ -45,7 +45,8 @@ class Online(Machine):
         self.max_packet: int | None = None
         self._online = False
         self._announced = False
-        self._rival: str | None = None
+        self._rivals: dict[Branch, str] = {}
+        """Boots under our id whose status says online, by branch."""
         self._echo_waits = 0
         self._started = 0.0
 
@@ -104,7 +105,7 @@ class Online(Machine):
             self.emit(SetTimer("announce", self.now + ANNOUNCE_AFTER_S))
 
     def _announce(self) -> None:
-        if self._rival is not None:
+        if self._rivals:
             # It said `online`, perhaps long ago: if it lives, its telemetry is due.
             self.emit(SetTimer("rival", self.now + RIVAL_S))
             return
@@ -152,7 +153,7 @@ class Online(Machine):
             case "announce":
                 self._announce()
             case "rival":
-                self._rival = None
+                self._rivals.clear()
                 self._announce()
             case "telemetry":
                 self.publish_telemetry()
@@ -195,7 +196,10 @@ class Online(Machine):
                     f"(boot {other}) that is online; stop the other or choose another --id",
                 )
         elif leaf == "status":
-            self._rival = other if content.get("state") == "online" else None
+            if content.get("state") == "online":
+                self._rivals[branch] = other
+            else:
+                self._rivals.pop(branch, None)
             if self._online and branch == self.branch:
                 # The last will of our former process came late and is retained now: say again that we are here.
                 self.publish_json(self._own("status"), self._status("online"), retain=True)

@@ -38,6 +38,8 @@ from mpsl.wire import Buffer
 
 AnySession = ParticipantSession[Any, Any]
 
+MAX_REMEMBERED = 256
+"""Runs that were left and are remembered, the newest: their orchestrators may never clear their plans."""
 MAX_DECLINED = 16
 """Plans that are kept because there was no room for them."""
 
@@ -291,8 +293,12 @@ class Participant(Online):
             self.dropped += session.dropped + session.channel.dropped
             if ending.may_rejoin:
                 self._links_used[session.id] = session.channel.links_used
+                while len(self._links_used) > MAX_REMEMBERED:
+                    del self._links_used[next(iter(self._links_used))]
             else:
                 self._left[run] = term
+                while len(self._left) > MAX_REMEMBERED:
+                    del self._left[next(iter(self._left))]
             del self.sessions[run]
             if replaced or self.stopped:
                 continue

@@ -15,7 +15,7 @@ from mpsl.link.channel import Limits
 from mpsl.machines.effects import Effect, Log, Subscribe, Unsubscribe
 from mpsl.machines.jobs import Job, Prepare, Result, Store
 from mpsl.machines.permissions import may_send
-from mpsl.machines.session import LINK_TIMER, Session, chunk_limit, peers_of
+from mpsl.machines.session import LINK_TIMER, LOST_GRACE_S, Session, chunk_limit, peers_of
 from mpsl.machines.session_id import SessionId
 from mpsl.machines.tables.table import StateMachine, Table
 from mpsl.messages import Counters, End, Joined, Message, Report
@@ -26,8 +26,6 @@ from mpsl.wire import Buffer
 
 SILENCE_S = 45.0
 """How long a run goes on without a word from its orchestrator."""
-LOST_GRACE_S = 10.0
-"""How long a last will is provisional: a broker that restarts publishes it, and the process is back in a moment."""
 SILENCE_TIMER = "silence"
 
 S = TypeVar("S", bound=enum.Enum)

@@ -18,6 +18,8 @@ from mpsl.topics import Address, BinaryTopic, Topics
 from mpsl.wire import Buffer
 
 LINK_TIMER = "link"
+LOST_GRACE_S = 10.0
+"""How long a last will is provisional: a broker that restarts publishes it, and the process is back in a moment."""
 PACKET_HEADROOM = 1024
 """Bytes of a packet that are not the chunk: the topic, the properties, the headers of MQTT."""
 

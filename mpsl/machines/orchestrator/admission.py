@@ -30,7 +30,7 @@ class Admission:
 
     def _is_ready(self, member: Member) -> bool:
         presence = self._context.census.get("dev", member.id)
-        there = presence is not None and presence.online and presence.boot == member.boot
+        there = presence is not None and not presence.gone(self._context.now) and presence.boot == member.boot
         return there and member.joined and member.discard_acked and not member.refusal
 
     def batches_of(self, member: Member) -> int:

@@ -3,7 +3,6 @@
 from mpsl.machines.census import Presence
 from mpsl.machines.members import Member, Place
 from mpsl.machines.orchestrator.context import RunContext
-from mpsl.machines.participant_session import LOST_GRACE_S
 from mpsl.machines.tables.run import OrchestratorState
 from mpsl.messages import CopyFailed, Discard, Discarded, Fault
 from mpsl.plan import Seat
@@ -28,21 +27,13 @@ class Departures:
         self._slowest_batch = 0.0
         self._present_nodes: set[str] = set()
         """Nodes whose `info` has said that they are in this run."""
-        self._lost_at: dict[tuple[str, str], float] = {}
-        """When the last will of (id, boot) came: it is provisional for LOST_GRACE_S."""
 
     # Noticing
-
-    def connection_lost(self) -> None:
-        """Our own connection is gone: wills that came with that say nothing yet."""
-        self._lost_at.clear()
 
     def seen(self, presence: Presence) -> None:
         """Someone's status, info or telemetry has changed."""
         if self._state.plan is None or not presence.status:
             return
-        if presence.online:
-            self._lost_at.pop((presence.id, presence.boot), None)
         if presence.branch == "node":
             seat = self._state.seat_of(presence.id)
             if seat is not None:
@@ -55,7 +46,7 @@ class Departures:
             if presence.online and presence.info.get("boot") == presence.boot:
                 self._came_back(member, presence.boot)
         elif not presence.online:
-            if not self._is_provisional(presence):
+            if presence.gone(self._context.now):
                 self._gone(member, f"is {presence.status.get('state')}")
         elif self._has_left(presence, member.present):
             member.joined = member.present = False
@@ -74,20 +65,13 @@ class Departures:
         if presence.boot != seat.boot:
             why = "replaced by another process"
         elif not presence.online:
-            why = "" if self._is_provisional(presence) else str(presence.status.get("state"))
+            why = str(presence.status.get("state")) if presence.gone(self._context.now) else ""
         elif self._has_left(presence, seat.node in self._present_nodes):
             why = "no longer in the run"
         elif self._is_present(presence):
             self._present_nodes.add(seat.node)
         if why:
             self._context.fail(f"node {seat.node} (seat {seat.address}) is {why}")
-
-    def _is_provisional(self, presence: Presence) -> bool:
-        """Whether a last will may yet be taken back: a broker that restarts publishes it, and all are back at once."""
-        if presence.status.get("state") != "lost":
-            return False
-        since = self._lost_at.setdefault((presence.id, presence.boot), self._context.now)
-        return self._context.now - since < LOST_GRACE_S
 
     def _is_present(self, presence: Presence) -> bool:
         """Whether its `info` says that it is in this run."""
@@ -128,7 +112,7 @@ class Departures:
     def _is_silent(self, presence: Presence) -> bool:
         if presence.online:
             return not presence.alive(self._context.now)
-        return not self._is_provisional(presence)
+        return presence.gone(self._context.now)
 
     def _watch_device(self, member: Member) -> None:
         now, seen = self._context.now, self._slowest_batch

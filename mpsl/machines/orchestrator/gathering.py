@@ -91,7 +91,8 @@ class Gathering(Phase):
         """
         job = self.state.job
         chain = job.hops > 0 and job.fleet.replicas == 1
-        can_measure = all(machine_of(member) and not member.runs for member in [*seating.nodes, *seating.devices])
+        members = [*seating.nodes, *seating.devices]
+        can_measure = all(machine_of(each) and set(each.runs) <= {self.state.run} for each in members)
         return chain and job.model.cuts is None and can_measure
 
     def _is_free(self, branch: Branch, id: str) -> bool:

@@ -92,7 +92,9 @@ class Joining(Phase):
         """Everyone has answered and the parts are laid out; or a device of the plan is in another run."""
         if self._taken_by:
             return self._yield_to_others()
-        if not self.state.device_bytes or self.waiting_for():
+        if not self.state.device_bytes or len(self._joined_seats) < len(self.state.seats):
+            return None
+        if any(not member.joined and not member.refusal for member in self.state.members.values()):
             return None
         members, quorum = self.state.members.values(), self.state.job.quorum
         refusals = [f"{m.id}: {m.refusal}" for m in members if m.refusal]

@@ -184,7 +184,7 @@ class OrchestratorMachine(Machine):
 
     def _disconnected(self, reason: str) -> None:
         self.context.online = False
-        self._departures.connection_lost()
+        self.context.census.connection_lost()
         self.log("warning", "disconnected", reason=reason)
         if self.run.started_at is not None:
             self.emit(SetTimer("broker", self.now + BROKER_S))

@@ -1,7 +1,7 @@
 """The report of a round: how many bytes it took, asked from everyone, then one line of metrics."""
 
+from mpsl.machines.census import Presence
 from mpsl.machines.jobs import RecordRound
-from mpsl.machines.members import Member
 from mpsl.machines.orchestrator.admission import Admission
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.phase import Phase
@@ -19,33 +19,38 @@ class Reporting(Phase):
         super().__init__(context)
         self._admission = admission
         self._node_bytes: dict[str, tuple[int, int]] = {}
-        self._answered_nodes: set[str] = set()
+        self._unanswered: set[str] = set()
+        """Devices and nodes that have yet to answer."""
         self._before: dict[str, int] = {"device_up": 0, "device_down": 0, "nodes_out": 0}
         self._late = False
 
     def enter(self) -> None:
         """Ask everyone."""
-        self._answered_nodes = set()
+        devices = self._admission.ready()
+        self._unanswered = {*devices, *(seat.node for seat in self.state.seats.values())}
         self._late = False
-        for address in [*(member.id for member in self._asked()), *self.state.seats]:
+        for address in [*devices, *self.state.seats]:
             self.context.send(address, Report(self.state.round))
         self.context.set_timer("report", REPORT_S)
 
-    def _asked(self) -> list[Member]:
-        return [self.state.members[id] for id in self._admission.ready()]
+    def seen(self, presence: Presence) -> None:
+        """A device that is gone is not waited for."""
+        if presence.branch == "dev" and presence.gone(self.context.now):
+            self._unanswered.discard(presence.id)
 
     def waiting_for(self) -> list[str]:
-        """The devices that have not answered."""
-        return [member.id for member in self._asked() if member.counted < self.state.round]
+        """Who has not answered."""
+        return sorted(self._unanswered)
 
     def counters(self, source: str, message: Counters) -> None:
         """Someone's bytes since it joined."""
         member = self.state.members.get(source)
         if member is not None:
-            member.sent, member.received, member.counted = message.sent, message.received, message.round
+            member.sent, member.received = message.sent, message.received
         else:
             self._node_bytes[source] = (message.sent, message.received)
-            self._answered_nodes.add(source)
+        if message.round == self.state.round:
+            self._unanswered.discard(source)
 
     def timer_fired(self, name: str) -> None:
         """The rest is not waited for."""
@@ -53,8 +58,7 @@ class Reporting(Phase):
 
     def outcome(self) -> RunOutcome | None:
         """Record the round once all have answered, or had the time to."""
-        nodes_done = {seat.node for seat in self.state.seats.values()} <= self._answered_nodes
-        if not self._late and (not nodes_done or self.waiting_for()):
+        if self._unanswered and not self._late:
             return None
         self.context.cancel_timer("report")
         self._record()
