@@ -115,11 +115,11 @@ async def _run(
     if planned is not None:
         training = job_as_planned(training, planned, "plan")
     orchestrator = OrchestratorMachine(training, f"run-{secrets.token_hex(3)}", secrets.token_hex(4), topics, planned)
-    drivers = {"orch": driver(orchestrator, OrchestratorPerformer(out, orchestrator.run), "orch", "orch")}
+    drivers = {"orch": driver(orchestrator, OrchestratorPerformer(out, orchestrator.run_state.run), "orch", "orch")}
     for number in range(1, nodes + 1):
         id = f"node-{number}"
         hop = HopMachine(id, secrets.token_hex(4), topics, {"memory_budget": memory_budget, **info}, once=True)
-        drivers[id] = driver(hop, HopPerformer(id, profiler=profiler), "node", id)
+        drivers[id] = driver(hop, HopPerformer(id, profiler=profiler, budget=memory_budget), "node", id)
     for id, shard in shards.items():
         device = DeviceMachine(id, secrets.token_hex(4), topics, {"samples": shard.samples, **info}, once=True)
         drivers[id] = driver(device, DevicePerformer(id, shard, profiler), "device", id)

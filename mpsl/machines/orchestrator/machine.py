@@ -62,8 +62,8 @@ class OrchestratorMachine(Machine):
         super().__init__()
         self.boot = boot
         self.topics = topics
-        self.run = RunState(job, run, boot, planned)
-        self.context = context = RunContext(self.run, topics, self.emit)
+        self.run_state = RunState(job, run, boot, planned)
+        self.context = context = RunContext(self.run_state, topics, self.emit)
         self._states = StateMachine(TABLE)
         self._departures = Departures(context)
         self._exports = PartExports(context)
@@ -103,17 +103,17 @@ class OrchestratorMachine(Machine):
     @property
     def summary(self) -> dict[str, Any]:
         """What summary.json says."""
-        return self.run.summary
+        return self.run_state.summary
 
     @property
     def will(self) -> Publish:
         """The last will: everyone in the run hears that it is over."""
         state = {"state": "lost", "boot": self.boot}
-        return Publish(self.topics.run(self.run.run, "state"), as_json(state), 1, True)
+        return Publish(self.topics.run(self.run_state.run, "state"), as_json(state), 1, True)
 
     def validate(self) -> None:
         """Check that the shared state agrees with the phase and with itself."""
-        run, state = self.run, self.state
+        run, state = self.run_state, self.state
         assert run.waiting_seats <= run.seats.keys() or state is S.ENDING
         assert (self.context.session is None) or run.plan is not None
         if state not in (S.GATHERING, S.PROFILING, S.ENDING):
@@ -163,7 +163,7 @@ class OrchestratorMachine(Machine):
     def _outcome(self) -> RunOutcome | None:
         if self.state is S.ENDING:
             return None
-        if self.run.failure:
+        if self.run_state.failure:
             self._profiling.links.abandon()
             return RunOutcome.FAILED
         return self.phase.outcome()
@@ -176,7 +176,7 @@ class OrchestratorMachine(Machine):
             for leaf in ("status", "info", "tele")
         ]
         self.emit(
-            Subscribe((*filters, self.topics.binary(self.run.run, ORCHESTRATOR, "+", "+"))),
+            Subscribe((*filters, self.topics.binary(self.run_state.run, ORCHESTRATOR, "+", "+"))),
             CancelTimer("broker"),
             SetTimer("watch", self.now + WATCH_S),
         )
@@ -186,7 +186,7 @@ class OrchestratorMachine(Machine):
         self.context.online = False
         self.context.census.connection_lost()
         self.log("warning", "disconnected", reason=reason)
-        if self.run.started_at is not None:
+        if self.run_state.started_at is not None:
             self.emit(SetTimer("broker", self.now + BROKER_S))
 
     # Messages
@@ -201,9 +201,9 @@ class OrchestratorMachine(Machine):
                 if self.state is not S.ENDING:
                     self._departures.seen(presence)
                     self.phase.seen(presence)
-            case BinaryTopic() as parsed if self.context.session is not None and parsed.run == self.run.run:
+            case BinaryTopic() as parsed if self.context.session is not None and parsed.run == self.run_state.run:
                 self._received_binary(parsed, payload)
-            case BinaryTopic() as parsed if parsed.run == self.run.run:
+            case BinaryTopic() as parsed if parsed.run == self.run_state.run:
                 self._profiling.links.receive(parsed, payload)
             case _:
                 self.context.dropped["topic"] += 1
@@ -214,14 +214,14 @@ class OrchestratorMachine(Machine):
         before = session.channel.progress
         messages = session.receive(topic, payload, self.now)
         if messages or session.channel.progress != before:
-            self.run.progress_at = self.now
+            self.run_state.progress_at = self.now
         for message in messages:
             if self.context.session is session:
                 self._deliver(topic.source, message)
         session.wake()
 
     def _deliver(self, source: str, message: Message) -> None:
-        if self.run.plan is None or not may_send(self.run.plan, source, ORCHESTRATOR, message):
+        if self.run_state.plan is None or not may_send(self.run_state.plan, source, ORCHESTRATOR, message):
             self.context.drop(message, "from one who may not send it")
             return
         if not self._states.takes(message):
@@ -263,7 +263,7 @@ class OrchestratorMachine(Machine):
     def _watch(self) -> None:
         self._publish_status()
         self.phase.watch()
-        if self.run.plan is not None and self.context.session is not None and self.state is not S.ENDING:
+        if self.run_state.plan is not None and self.context.session is not None and self.state is not S.ENDING:
             self._departures.watch(self.state, self.phase.waiting_for())
 
     def _job_done(self, event: JobDone) -> None:
