@@ -7,14 +7,14 @@ from mpsl.machines.members import Member, Place, RoundLedger
 from mpsl.plan import DeviceEntry, Plan, Seat
 
 
-def book(replicas: dict[str, tuple[int, ...]], most: int) -> RoundLedger:
+def book(replicas: dict[str, tuple[int, ...]], most: int, in_order: bool = False) -> RoundLedger:
     """One stage with two replicas, or as many as the devices name."""
     count = 1 + max(chosen[0] for chosen in replicas.values())
     seats = tuple(Seat(1, replica, f"node-{replica}", "b", (1, 2)) for replica in range(count))
     devices = {id: DeviceEntry("b", chosen) for id, chosen in replicas.items()}
     job = read_job(Scenario(0).job(), "job")
     plan = Plan("r", 1, "b", job, 3, (1, 2), seats, devices, most, 1 << 20)
-    found = RoundLedger(1, most, {id: Member(id, "b") for id in replicas}, plan, 0.0)
+    found = RoundLedger(1, most, {id: Member(id, "b") for id in replicas}, plan, 0.0, in_order)
     found.open_to(list(replicas))
     return found
 
@@ -55,3 +55,34 @@ def test_a_full_replica_holds_up_only_its_own_devices() -> None:
 def test_a_replica_that_serves_nobody_is_asked_nothing() -> None:
     found = book({"a": (1,), "b": (1,)}, most=2)
     assert admitted(found) == ["a", "b"]
+
+
+def test_in_the_order_of_the_roster_the_slowest_does_not_come_first() -> None:
+    found = book({"a": (0,), "b": (0,), "c": (0,)}, most=2, in_order=True)
+    for id, seconds in (("a", 1.0), ("b", 3.0), ("c", 9.0)):
+        found.members[id].last_seconds = seconds
+    assert admitted(found) == ["a", "b"]
+
+
+def test_in_order_a_later_device_does_not_take_the_place_that_an_earlier_one_waits_for() -> None:
+    """b waits for a's replica: d could begin at the other one, but then b might never be its turn."""
+    found = book({"a": (0,), "b": (0,), "c": (0,), "d": (1,)}, most=2, in_order=True)
+    assert admitted(found) == ["a", "b"]
+    found.move(found.members["a"], Place.ACCEPTED)
+    assert admitted(found) == ["c"]
+
+
+def test_in_order_a_complete_update_waits_until_those_before_it_are_accepted_or_out() -> None:
+    found = book({"a": (0,), "b": (0,), "c": (0,)}, most=3, in_order=True)
+    admitted(found)
+    found.members["c"].complete_at = 1.0
+    found.members["b"].complete_at = 2.0
+    assert found.acceptable() == []
+    found.move(found.members["a"], Place.DISCARDING)
+    assert found.acceptable() == [], "its seats have yet to forget it"
+    found.move(found.members["a"], Place.OUT)
+    assert [member.id for member in found.acceptable()] == ["b", "c"]
+    free = book({"a": (0,), "b": (0,)}, most=2)
+    admitted(free)
+    free.members["b"].complete_at = 1.0
+    assert [member.id for member in free.acceptable()] == ["b"]

@@ -1,4 +1,7 @@
-"""Two runs at a time on one net: nodes serve both, devices one after the other, and both end exact."""
+"""Two runs at a time on one net: nodes serve both, devices one after the other, and both end exact.
+
+Where messages are late, each run gets hold of one of the two devices: then one run has to give way.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +14,14 @@ from scenarios import Scenario
 from simulated import World
 
 from mpsl.machines.hop import HopMachine
+from mpsl.sim.faults import Faults
 
 TWO_DEVICES = Scenario(5, samples=(9, 7), tests=(4, 3), rounds=2)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("seed", "late"), [*((seed, 0.0) for seed in range(6)), *((seed, 0.5) for seed in range(20))])
 def test_two_runs_that_want_the_same_fleet_both_end_and_in_the_rosters_order_with_the_same_bits(
-    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, seed: int, late: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = Scenario.job
 
@@ -26,7 +30,7 @@ def test_two_runs_that_want_the_same_fleet_both_end_and_in_the_rosters_order_wit
         return {**content, "run": {**content["run"], "deterministic": True}}
 
     monkeypatch.setattr(Scenario, "job", deterministic)
-    world = World(replace(TWO_DEVICES, seed=seed), once=False)
+    world = World(replace(TWO_DEVICES, seed=seed, faults=Faults(late=late, longest_delay_s=0.5)), once=False)
     world.add_orchestrator(tmp_path / "first", 0.0, "orch-1")
     world.add_orchestrator(tmp_path / "second", 0.0, "orch-2")
     world.add_devices_and_nodes()

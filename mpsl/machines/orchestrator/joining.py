@@ -115,13 +115,15 @@ class Joining(Phase):
 
         The one that comes first holds its devices and waits, so the two never wait for each other.
         """
-        free = self.context.census.count_free("dev", self.context.now)
-        ours = sum(self.state.run in p.runs for p in self.context.census.free("dev", self.context.now))
-        replaceable = self.state.planned is None and free - ours >= len(self._taken_by)
+        free = self.context.census.free("dev", self.context.now)
+        others = [presence for presence in free if presence.id not in self.state.members]
+        replaceable = self.state.planned is None and len(others) >= len(self._taken_by)
         if not replaceable and min(self._taken_by.values()) > self.state.run:
             return None
         self.context.log("warning", "taken-by-another-run", devices=self._taken_by)
         self.context.end_session()
+        # Between two plans nobody belongs to the run: who leaves now is not called back.
+        self.state.plan, self.state.members, self.state.seats = None, {}, {}
         if not replaceable:
             self.context.publish("plan", None, retain=True)
         return RunOutcome.MEMBER_TAKEN
