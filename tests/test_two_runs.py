@@ -46,3 +46,16 @@ def test_two_runs_that_want_the_same_fleet_both_end_and_in_the_rosters_order_wit
     for process in world.simulation.processes.values():
         if isinstance(process.machine, HopMachine):
             assert not process.machine.sessions
+
+
+@pytest.mark.parametrize("seed", [3, 14, 28])
+def test_three_runs_end_one_after_the_other(tmp_path: Path, seed: int) -> None:
+    """With seeds 14 and 28 a run gives way and finds the same node again, which had left it meanwhile."""
+    scenario = Scenario(seed, samples=(9, 7, 6, 5), tests=(4, 3, 2, 2), rounds=1)
+    world = World(replace(scenario, faults=Faults(late=0.5, longest_delay_s=0.5)), once=False)
+    for number, at in enumerate((0.0, 0.0, 0.3)):
+        world.add_orchestrator(tmp_path / str(number), at, f"orch-{number}")
+    world.add_devices_and_nodes()
+    world.run()
+    ends = [(machine.summary["state"], machine.summary["reason"]) for machine in world.orchestrators.values()]
+    assert ends == [("done", "")] * 3, world.simulation.trace.text()

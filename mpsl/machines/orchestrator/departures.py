@@ -25,8 +25,8 @@ class Departures:
         self._context = context
         self._state = context.state
         self._slowest_batch = 0.0
-        self._present_nodes: set[str] = set()
-        """Nodes whose `info` has said that they are in this run."""
+        self._present_nodes: set[tuple[int, str]] = set()
+        """Nodes whose `info` has said that they are in this run, by term: what they left before does not count."""
 
     # Noticing
 
@@ -66,10 +66,10 @@ class Departures:
             why = "replaced by another process"
         elif not presence.online:
             why = str(presence.status.get("state")) if presence.gone(self._context.now) else ""
-        elif self._has_left(presence, seat.node in self._present_nodes):
+        elif self._has_left(presence, (self._state.term, seat.node) in self._present_nodes):
             why = "no longer in the run"
         elif self._is_present(presence):
-            self._present_nodes.add(seat.node)
+            self._present_nodes.add((self._state.term, seat.node))
         if why:
             self._context.fail(f"node {seat.node} (seat {seat.address}) is {why}")
 
