@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := venv
-.PHONY: venv packages diagrams check test simulate demo clean
+.PHONY: mutants venv packages diagrams check test simulate demo clean
 
 venv: $(READY)
 
@@ -48,6 +48,11 @@ simulate: venv
 # docs/state-machines.md, from the transition tables; a test fails when it is stale.
 diagrams: venv
 	$(BIN)/python -m mpsl.machines.tables.document > docs/state-machines.md
+
+# Whether the tests notice what they should: one mutation at a time, some ten minutes. ONLY=word chooses some.
+ONLY ?=
+mutants: venv
+	$(BIN)/python tests/mutants.py $(ONLY)
 
 demo: venv
 	$(BIN)/mpsl demo $(ARGS)

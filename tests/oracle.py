@@ -139,3 +139,18 @@ def train(
                 loss.backward()
             optimizer.step()
     return loss_sum
+
+
+SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.001}
+"""The optimizer of most tests."""
+
+
+def setting_of(job: dict[str, Any]) -> Setting:
+    """The oracle's view of a job."""
+    run, optimizer = job["run"], job["optimizer"]
+    return Setting(
+        job["model"]["name"], job["model"]["args"], optimizer["name"], optimizer["lr"],
+        run["rounds"], run["batch_size"],
+        run.get("local_epochs", 1), run.get("micro_batches", 1), optimizer.get("momentum", 0.0),
+        optimizer.get("weight_decay", 0.0), run.get("seed", 0), run.get("shuffle", True),
+    )  # fmt: skip

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from scenarios import Scenario
+from self_profiles import Surveyed
 from simulated import Outcome
-from test_self_profile import Surveyed
 
 from mpsl.machines.link_check import QUIET_TIMER
 from mpsl.machines.participant import Participant

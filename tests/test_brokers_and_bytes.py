@@ -14,9 +14,8 @@ import pytest
 import torch
 from brokers import SecureBroker, serving
 from fleet import make_shards, run_fleet
-from oracle import oracle
+from oracle import SGD, oracle, setting_of
 from safetensors.torch import load_file
-from test_exactness import SGD, setting_of
 
 from broker import connection, paho_steps
 from broker.address import BrokerAddress, parse_broker

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from driving import PATIENCE_S
 from fleet import make_shards
-from oracle import oracle
+from oracle import oracle, setting_of
 from safetensors.torch import load_file
-from test_exactness import setting_of
 
 from broker.engines.engine import BrokerProcess
 from device_agent.agents import extra_seconds

@@ -16,8 +16,8 @@ import msgspec
 import numpy as np
 import pytest
 from brokers import SecureBroker, serving
+from cable import Cable
 from driving import PATIENCE_S, NoJobs, Recorder, device_driver, driver_of, driving, new_topics, next_of, silent
-from test_link_over_broker import Cable
 
 from broker.address import BrokerAddress, parse_broker
 from broker.connection import FRAME_BYTES, Refused, connect

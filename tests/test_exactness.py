@@ -2,12 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from fleet import make_shards, run_fleet
-from oracle import Setting, oracle, stages_of
+from oracle import SGD, oracle, setting_of, stages_of
 from safetensors.torch import load_file
 
 from broker.engines.engine import BrokerProcess
@@ -20,7 +19,6 @@ MLP = (
     (1, 4, 4),
 )
 LENET = ("lenet5", {}, (1, 28, 28))
-SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.001}
 ADAM = {"name": "adam", "lr": 0.002, "weight_decay": 0.01}
 
 CASES = {
@@ -39,17 +37,6 @@ CASES = {
     ),
     "not-shuffled": (MLP, [1, 3], [10, 14], SGD, {"batch_size": 4, "rounds": 2, "shuffle": False}),
 }  # fmt: skip
-
-
-def setting_of(job: dict[str, Any]) -> Setting:
-    """The oracle's view of a job."""
-    run, optimizer = job["run"], job["optimizer"]
-    return Setting(
-        job["model"]["name"], job["model"]["args"], optimizer["name"], optimizer["lr"],
-        run["rounds"], run["batch_size"],
-        run.get("local_epochs", 1), run.get("micro_batches", 1), optimizer.get("momentum", 0.0),
-        optimizer.get("weight_decay", 0.0), run.get("seed", 0), run.get("shuffle", True),
-    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -159,3 +159,10 @@ def test_the_kernel_stands_alone() -> None:
     ]
     loaded = imported_by("import " + ", ".join(modules))
     assert {module for module in loaded if module.split(".")[0] in (*CLIENTS, "broker", *ROLES, "click")} == set()
+
+
+def test_no_test_module_imports_another() -> None:
+    """What two of them need is in a module of its own, so that each can be run and read alone."""
+    for path in (ROOT / "tests").glob("*.py"):
+        for module, line in imports_of(path):
+            assert not module.startswith("test_"), f"{path.name}:{line} imports {module}"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from brokers import SecureBroker
 from fleet import make_shards, run_fleet
+from plans import plan as plan_of_all
+from self_profiles import Surveyed, Told, WithoutCuts, ran
 from simulated import TOPICS
 from surveys import FAST, MBIT, assert_nothing_is_left, linked, said
-from test_permissions import plan as plan_of_all
-from test_self_profile import Surveyed, Told, WithoutCuts, ran
 
 from broker.address import BrokerAddress
 from broker.slow_link import parse_link

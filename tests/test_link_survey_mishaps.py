@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from self_profiles import Surveyed, WithoutCuts, ran
 from simulated import TOPICS, run_and_check, simulate
 from surveys import assert_nothing_is_left, link_times, said, seeds
-from test_self_profile import Surveyed, WithoutCuts, ran
 
 from compute_node.performer import HopPerformer
 from mpsl.machines.events import Received, StopRequested

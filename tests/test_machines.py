@@ -1,22 +1,18 @@
 """Single machines, event by event: what the simulator found, and what it cannot reach. The others are played here."""
 
-from dataclasses import dataclass, field
-from typing import Any
-
 import pytest
-from test_permissions import plan
+from participant_rig import SESSION, TENSOR, TOPICS, Rig, device, hop, slice_of
+from plans import plan
 
 from mpsl import facts
 from mpsl.errors import IllegalEvent
-from mpsl.link.channel import Channel, Limits, Peer
 from mpsl.machines.device import DeviceMachine
-from mpsl.machines.effects import CancelTimer, Effect, EndSession, Publish, Run, SetTimer, Stop, Write
+from mpsl.machines.effects import CancelTimer, EndSession, Publish, SetTimer, Stop
 from mpsl.machines.events import Connected, JobDone, JobFailed, Received, StopRequested, Subscribed, TimerFired
-from mpsl.machines.hop import HopMachine
-from mpsl.machines.jobs import Encoded, Forward, HeadForward, Job, Prepared, Result, Store
+from mpsl.machines.jobs import Encoded, Forward, HeadForward, Prepared, Store
 from mpsl.machines.machine import as_json, from_json
 from mpsl.machines.online import MAX_ECHO_WAITS
-from mpsl.machines.participant import MAX_REMEMBERED, Participant
+from mpsl.machines.participant import MAX_REMEMBERED
 from mpsl.machines.participant_session import SILENCE_S, SILENCE_TIMER
 from mpsl.machines.session_id import SessionId
 from mpsl.machines.tables.device import DeviceState
@@ -33,100 +29,8 @@ from mpsl.messages import (
     Fault,
     Gradient,
     Message,
-    Slice,
-    Tensor,
     Ticket,
 )
-from mpsl.topics import BinaryTopic, Topics
-
-TOPICS = Topics("m")
-SESSION = SessionId(plan().run, 1)
-TENSOR = Tensor("raw", "float32", (2,), (memoryview(bytes(8)),))
-
-
-@dataclass
-class Rig:
-    """A machine in the plan's run, with everyone else played by channels of their own."""
-
-    machine: Participant
-    now: float = 0.0
-    effects: list[Effect] = field(default_factory=list)
-    said: list[Message] = field(default_factory=list)
-    voices: dict[str, Channel] = field(default_factory=dict)
-
-    @property
-    def session(self) -> Any:
-        """The session of the plan's run, or of whichever run the machine is in."""
-        return next(iter(self.machine.sessions.values()))
-
-    def handle(self, event: Any) -> list[Effect]:
-        """One event, a tenth of a second after the last; what the machine says to others is noted in `said`."""
-        self.now += 0.1
-        found = self.machine.handle(event, self.now)
-        self.effects += found
-        for effect in found:
-            if isinstance(effect, Publish):
-                topic = TOPICS.parse(effect.topic)
-                if isinstance(topic, BinaryTopic):
-                    self._hear(topic, bytes(effect.payload))
-        return found
-
-    def _hear(self, topic: BinaryTopic, payload: bytes) -> None:
-        for voice in self.voices.values():
-            if voice.peers[voice._source].address == topic.to:
-                messages, _ = voice.receive(topic, payload, self.now)
-                self.said += messages
-
-    def join(self) -> None:
-        """Online, and in the run as far as `Prepare` asked for."""
-        for event in (Connected(), Subscribed(), TimerFired("announce")):
-            self.handle(event)
-        for id, (boot, _) in plan().boots().items():
-            if id != self.machine.id:
-                self.voices[id] = Channel(TOPICS, plan().run, id, boot, 1, Limits(message=1 << 20))
-                self.voices[id].set_peers({other: Peer(b, a) for other, (b, a) in plan().boots().items()})
-        self.handle(Received(TOPICS.run(plan().run, "plan"), as_json(facts.plain(plan()))))
-
-    def say(self, source: str, message: Message) -> list[Effect]:
-        """A message from someone else, over the link."""
-        address = self.session.address
-        found: list[Effect] = []
-        for outbound in self.voices[source].send(address, message, self.now):
-            found += self.handle(Received(outbound.topic, bytes(outbound.payload)))
-        return found
-
-    def done(self, job: Job, result: Result | None = None) -> list[Effect]:
-        """A job has ended."""
-        return self.handle(JobDone(job, result or Result(), SESSION))
-
-    def jobs(self) -> list[Job]:
-        """All that were asked for so far."""
-        return [effect.job for effect in self.effects if isinstance(effect, Run)]
-
-    def writes(self) -> int:
-        """Slices written so far."""
-        return sum(isinstance(effect, Write) for effect in self.effects)
-
-
-def device() -> Rig:
-    """dev-1, joined; its parts have 16 bytes: two slices."""
-    rig = Rig(DeviceMachine("dev-1", "d", TOPICS, {}))
-    rig.join()
-    rig.done(rig.jobs()[0], Prepared(16, samples=4))
-    return rig
-
-
-def hop(id: str = "node-1", boot: str = "a") -> Rig:
-    """A node at its seat, 1.0 for node-1, serving; its part has 8 bytes: one slice."""
-    rig = Rig(HopMachine(id, boot, TOPICS, {}))
-    rig.join()
-    rig.done(rig.jobs()[0], Prepared(8))
-    rig.say("orch", slice_of(0, 0))
-    return rig
-
-
-def slice_of(version: int, offset: int) -> Slice:
-    return Slice("global", version, 0, 0, 0, offset, TENSOR)
 
 
 def activation(attempt: int, batch: int = 0, micro: int = 0, micros: int = 1, device: str = "dev-1") -> Activation:

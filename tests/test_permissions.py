@@ -4,8 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from plans import plan
 
-from mpsl.job import read_job
 from mpsl.machines.permissions import may_measure, may_send
 from mpsl.messages import (
     KINDS,
@@ -41,7 +41,6 @@ from mpsl.messages import (
     Took,
     Update,
 )
-from mpsl.plan import DeviceEntry, Plan, Seat
 
 TENSOR = Tensor("raw", "float32", (0,), (memoryview(b""),))
 TICKET = Ticket(1, 1, "dev-1", 1, 0, 0, 0, 1)
@@ -97,26 +96,6 @@ MEASURING: dict[type[Message], set[tuple[str, str]]] = {
     End: {THERE},
 }
 """Who sends what to whom while the link of dev-1 is measured; nothing else is allowed then."""
-
-
-def plan() -> Plan:
-    """dev-1 goes through node-1 and node-2; dev-2 through node-3, the other replica of the first stage, and node-2."""
-    job = read_job(
-        {
-            "run": {"name": "p", "rounds": 1, "batch_size": 4},
-            "model": {"name": "mlp", "cuts": [1, 2, 3]},
-            "optimizer": {"name": "sgd", "lr": 0.1},
-            "fleet": {"devices": 2, "nodes": 3},
-        },
-        "job",
-    )
-    seats = (
-        Seat(1, 0, "node-1", "a", (1, 2)),
-        Seat(1, 1, "node-3", "c", (1, 2)),
-        Seat(2, 0, "node-2", "b", (2, 3)),
-    )
-    devices = {"dev-1": DeviceEntry("d", (0, 0)), "dev-2": DeviceEntry("e", (1, 0))}
-    return Plan("p-000000", 1, "o", job, 4, (1, 2, 3), seats, devices, 2, 1 << 20)
 
 
 def test_the_list_is_of_all_kinds() -> None:

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
-from test_planning_command import FLEET, files, run
+from planning_files import FLEET, files, run
 
 from orchestrator.commands.simulate import simulate
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from participant_rig import TOPICS, Rig, slice_of
 from scenarios import random_faults
+from self_profiles import Surveyed, WithoutCuts, ran
 from simulated import run_and_check
-from test_machines import TOPICS, Rig, slice_of
-from test_self_profile import Surveyed, WithoutCuts, ran
 
 from mpsl.errors import IllegalTransition
 from mpsl.machines.device import DeviceMachine

@@ -1,0 +1,181 @@
+"""An orchestrator alone, event by event: nodes and devices are played over links of their own, jobs by the test."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpsl import PROTOCOL
+from mpsl.job import read_job
+from mpsl.link.channel import Channel, Limits, Peer
+from mpsl.machines.effects import Effect, Publish, Run, Stop
+from mpsl.machines.events import Connected, JobDone, JobFailed, Received, Subscribed, TimerFired
+from mpsl.machines.jobs import BuildModel, Export, Exported, Job, LaidOut, LayOut, ModelBuilt, Result
+from mpsl.machines.machine import as_json, from_json
+from mpsl.machines.orchestrator import OrchestratorMachine, OrchestratorState
+from mpsl.messages import Closed, Committed, Finished, Joined, Loaded, Message, Slice, Tensor, Update
+from mpsl.names import ORCHESTRATOR
+from mpsl.topics import BinaryTopic, Branch, Topics
+
+TOPICS = Topics("o")
+RUN = "r-000000"
+SAMPLES = {"dev-1": 8, "dev-2": 4}
+BATCHES = {"dev-1": 2, "dev-2": 1}
+TENSOR = Tensor("raw", "float32", (2,), (memoryview(bytes(8)),))
+PART_BYTES = 8
+"""Of the node's part, and of the device's two parts together: one slice each."""
+BOOTS = {"node-1": "n1", "dev-1": "d1", "dev-2": "d2"}
+
+
+def job(**changes: Any) -> dict[str, Any]:
+    """Two devices, one hop, batches of four; `section__key` changes a key."""
+    content: dict[str, Any] = {
+        "run": {"name": "rig", "rounds": 2, "batch_size": 4},
+        "model": {"name": "mlp", "args": {"in_features": 5, "hidden": [4, 4], "num_classes": 3}, "cuts": [1, 2]},
+        "optimizer": {"name": "sgd", "lr": 0.1},
+        "fleet": {"devices": 2, "nodes": 1},
+    }
+    for name, value in changes.items():
+        section, key = name.split("__")
+        content[section][key] = value
+    return content
+
+
+@dataclass
+class OrchestratorRig:
+    """The machine and what it has wanted so far; time passes by `step_s` with every event."""
+
+    machine: OrchestratorMachine
+    now: float = 0.0
+    step_s: float = 0.01
+    effects: list[Effect] = field(default_factory=list)
+    heard: dict[str, list[Message]] = field(default_factory=dict)
+    """Messages by address."""
+    voices: dict[str, Channel] = field(default_factory=dict)
+
+    @property
+    def state(self) -> OrchestratorState:
+        """Where the run is."""
+        return self.machine.state
+
+    def handle(self, event: Any) -> list[Effect]:
+        """Give one event; what the machine says to others is noted in `heard`."""
+        self.now += self.step_s
+        found = self.machine.handle(event, self.now)
+        self.effects += found
+        for effect in found:
+            if isinstance(effect, Publish):
+                topic = TOPICS.parse(effect.topic)
+                if isinstance(topic, BinaryTopic):
+                    self._hear(topic, bytes(effect.payload))
+        return found
+
+    def _hear(self, topic: BinaryTopic, payload: bytes) -> None:
+        for voice in self.voices.values():
+            if voice.peers[voice._source].address == topic.to:
+                messages, answers = voice.receive(topic, payload, self.now)
+                self.heard.setdefault(topic.to, []).extend(messages)
+                for answer in [*answers, *voice.due(float("inf"))]:
+                    self.effects += self.machine.handle(Received(answer.topic, bytes(answer.payload)), self.now)
+
+    def say(self, source: str, message: Message) -> list[Effect]:
+        """Send a message from someone over the link."""
+        found: list[Effect] = []
+        for outbound in self.voices[source].send(ORCHESTRATOR, message, self.now):
+            found += self.handle(Received(outbound.topic, bytes(outbound.payload)))
+        return found
+
+    def tell(self, branch: Branch, id: str, leaf: str, **content: Any) -> None:
+        """Publish JSON of a process."""
+        payload = as_json({"boot": BOOTS[id], **content})
+        self.handle(Received(TOPICS.participant(branch, id, leaf), payload))
+
+    def be_online(self, id: str, run: str | None = None, state: str = "online") -> None:
+        """Publish status, info and telemetry of a process."""
+        branch: Branch = "node" if id.startswith("node") else "dev"
+        self.tell(branch, id, "status", state=state, role=branch, protocol=PROTOCOL, version="1")
+        self.tell(branch, id, "info", run=run, samples=SAMPLES.get(id), memory_budget=None)
+        self.tell(branch, id, "tele", run=run)
+
+    def jobs(self, kind: type[Job]) -> list[Run]:
+        """All jobs of a kind that were asked for so far."""
+        return [effect for effect in self.effects if isinstance(effect, Run) and isinstance(effect.job, kind)]
+
+    def done(self, kind: type[Job], result: Result | None = None, number: int = -1) -> list[Effect]:
+        """The last job of a kind has ended."""
+        work = self.jobs(kind)[number]
+        return self.handle(JobDone(work.job, result or Result(), work.session))
+
+    def failed(self, kind: type[Job], reason: str) -> list[Effect]:
+        """The last job of a kind has raised."""
+        work = self.jobs(kind)[-1]
+        return self.handle(JobFailed(work.job, reason, work.session))
+
+    def watch(self, seconds: float = 0.0) -> list[Effect]:
+        """Time passes, and the machine looks around."""
+        self.now += seconds
+        return self.handle(TimerFired("watch"))
+
+    def stops(self) -> list[Stop]:
+        """How the machine has stopped."""
+        return [effect for effect in self.effects if isinstance(effect, Stop)]
+
+    # On the way through a run
+
+    def join(self) -> None:
+        """Until everyone has joined."""
+        self.handle(Connected())
+        self.handle(Subscribed())
+        for id in BOOTS:
+            self.be_online(id)
+        none = (0, 0, 0)
+        self.done(BuildModel, ModelBuilt((1.0,) * 3, none, none, none, none, (), (5,), 3, 0))
+        self.watch()
+        plan = self.machine.run_state.need_plan()
+        for id, (boot, _) in plan.boots().items():
+            if id != ORCHESTRATOR:
+                self.voices[id] = Channel(TOPICS, RUN, id, boot, plan.term, Limits(message=1 << 20))
+                self.voices[id].set_peers({other: Peer(b, a) for other, (b, a) in plan.boots().items()})
+        self.done(LayOut, LaidOut(PART_BYTES, (PART_BYTES,)))
+        for id in self.voices:
+            self.be_online(id, RUN)
+            self.say(id, Joined("", SAMPLES.get(id, 0), 1 if id in SAMPLES else 0))
+
+    def open(self) -> None:
+        """Until the first round is open and its devices are admitted."""
+        self.join()
+        self.export()
+        self.say("node-1", Loaded(0))
+        self.export()
+
+    def export(self) -> None:
+        """The slices that were asked for last are there."""
+        work = self.jobs(Export)[-1].job
+        assert isinstance(work, Export)
+        self.done(Export, Exported((Slice("global", work.version, 0, work.part, 0, 0, TENSOR),)))
+
+    def finish(self, id: str, **changes: Any) -> None:
+        """A device's round: its slice, the hop's word, its update; `changes` are the update's."""
+        member, round = self.machine.run_state.members[id], self.machine.run_state.round
+        self.say(id, Slice("update", round, member.attempt, 0, 0, 0, TENSOR))
+        self.say("node-1", Finished(round, id, member.attempt, BATCHES[id]))
+        facts = {"batches": BATCHES[id], "samples": SAMPLES[id], "loss": 1.0, "seconds": 1.0} | changes
+        self.say(id, Update(round, member.attempt, **facts))
+
+    def close(self, weight: int = 12) -> None:
+        """The seat's sum."""
+        round = self.machine.run_state.round
+        self.say("node-1", Slice("sum", round, 0, 1, 0, 0, TENSOR))
+        self.say("node-1", Closed(round, 2, weight, "digest"))
+
+    def commit(self) -> None:
+        """The seat serves the committed part."""
+        self.say("node-1", Committed(self.machine.run_state.round))
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """What has been published as metrics."""
+        topic = TOPICS.run(RUN, "metrics")
+        return [from_json(e.payload) or {} for e in self.effects if isinstance(e, Publish) and e.topic == topic]  # type: ignore[arg-type]
+
+
+def rig(**changes: Any) -> OrchestratorRig:
+    """An orchestrator that has yet to connect."""
+    return OrchestratorRig(OrchestratorMachine(read_job(job(**changes), "job"), RUN, "o", TOPICS))

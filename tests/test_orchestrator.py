@@ -1,0 +1,248 @@
+"""The orchestrator alone: what it accepts, whom it waits for and how long, and what it does not believe."""
+
+import pytest
+from orchestrator_rig import BATCHES, BOOTS, PART_BYTES, RUN, TENSOR, OrchestratorRig, rig
+
+from mpsl.machines.events import Connected, Received
+from mpsl.machines.jobs import Checkpoint, CheckUpdate, Finish, FoldUpdate
+from mpsl.machines.members import Place
+from mpsl.machines.orchestrator import OrchestratorState as S
+from mpsl.machines.orchestrator.departures import FIRST_PATIENCE_S, STALL_S
+from mpsl.machines.session import LOST_GRACE_S
+from mpsl.messages import Accept, Closed, Counters, Discarded, Evaluate, Finished, Score, Slice, Update
+
+
+def opened(**changes: object) -> OrchestratorRig:
+    """A run whose first round is open, both devices admitted."""
+    found = rig(**changes)
+    found.open()
+    assert found.state is S.OPEN
+    return found
+
+
+def accepted(**changes: object) -> OrchestratorRig:
+    """A run whose first round is closing."""
+    found = opened(**changes)
+    for id in BATCHES:
+        found.finish(id)
+        found.done(CheckUpdate)
+    assert found.state is S.CLOSING
+    return found
+
+
+def test_a_fleet_is_waited_for_to_the_last_device() -> None:
+    found = rig(fleet__devices=3)
+    found.handle(Connected())
+    for id in ("node-1", "dev-1", "dev-2"):
+        found.be_online(id)
+    assert found.machine.waiting_for() == ["1 more device"]
+
+
+# Accepting
+
+
+def test_an_update_is_accepted_once_slices_every_hop_and_its_own_word_agree_and_it_is_finite() -> None:
+    found = opened()
+    found.finish("dev-1")
+    assert not any(isinstance(message, Accept) for message in found.heard["dev-1"])
+    found.done(CheckUpdate)
+    assert any(isinstance(message, Accept) for message in found.heard["dev-1"])
+    assert list(found.machine.run_state.need_ledger().accepted) == ["dev-1"]
+
+
+@pytest.mark.parametrize("left_out", ["slice", "finished", "update"])
+def test_nothing_is_checked_while_a_piece_is_missing(left_out: str) -> None:
+    found = opened()
+    attempt = found.machine.run_state.members["dev-1"].attempt
+    said = {
+        "slice": ("dev-1", Slice("update", 1, attempt, 0, 0, 0, TENSOR)),
+        "finished": ("node-1", Finished(1, "dev-1", attempt, BATCHES["dev-1"])),
+        "update": ("dev-1", Update(1, attempt, BATCHES["dev-1"], 8, 1.0, 1.0)),
+    }
+    for name, (source, message) in said.items():
+        if name != left_out:
+            found.say(source, message)
+    assert not found.jobs(CheckUpdate)
+
+
+@pytest.mark.parametrize("changes", [{"batches": 1}, {"batches": 3}, {"samples": 9}, {"samples": 2**62}])
+def test_an_update_that_counts_otherwise_is_not_checked_and_its_device_left_out(changes: dict[str, int]) -> None:
+    found = opened(fleet__quorum=1)
+    found.finish("dev-1", **changes)
+    assert not found.jobs(CheckUpdate)
+    assert found.machine.run_state.members["dev-1"].place is Place.DISCARDING
+
+
+def test_a_hop_that_counts_otherwise_is_not_believed() -> None:
+    found = opened()
+    member = found.machine.run_state.members["dev-1"]
+    found.say("node-1", Finished(1, "dev-1", member.attempt, BATCHES["dev-1"] - 1))
+    assert not member.finished
+
+
+def test_a_device_that_was_left_out_is_admitted_again_only_once_it_has_forgotten_the_attempt() -> None:
+    found = opened(fleet__quorum=1)
+    found.finish("dev-1", batches=1)
+    member = found.machine.run_state.members["dev-1"]
+    assert not member.discard_acked
+    found.say("node-1", Discarded("dev-1", member.attempt))
+    assert (member.place, member.discard_acked) == (Place.OUT, False)
+    found.say("dev-1", Discarded("dev-1", member.attempt))
+    assert member.discard_acked
+
+
+def test_an_update_that_is_not_finite_costs_its_device_the_run_and_nobody_else() -> None:
+    found = opened(fleet__quorum=1)
+    found.finish("dev-1")
+    found.failed(CheckUpdate, "the update of dev-1 is not finite")
+    assert "not finite" in found.machine.run_state.members["dev-1"].refusal
+    assert found.state is S.OPEN
+
+
+# Closing and committing
+
+
+def test_a_round_is_saved_once_the_sum_is_whole_and_every_update_is_added_up() -> None:
+    found = accepted()
+    found.close()
+    assert found.state is S.CLOSING, "two updates have yet to be added up"
+    found.done(FoldUpdate, number=0)
+    assert found.state is S.CLOSING
+    found.done(FoldUpdate)
+    assert found.state is S.SAVING
+
+
+@pytest.mark.parametrize("weight", [11, 13, 0, 2**62])
+def test_a_seat_that_has_folded_another_weight_fails_the_run(weight: int) -> None:
+    found = accepted()
+    found.close(weight)
+    assert found.state is S.ENDING
+    assert f"seat 1_0 folded {weight} samples, 12 were accepted" in found.machine.summary["reason"]
+
+
+def test_a_sum_of_another_round_is_dropped() -> None:
+    found = accepted()
+    found.say("node-1", Slice("sum", 0, 0, 1, 0, 0, TENSOR))
+    found.say("node-1", Closed(1, 2, 12, "digest"))
+    assert found.machine.run_state.waiting_seats == {"1_0"}
+    assert found.machine.context.dropped["slice of another attempt"] == 1
+
+
+def test_the_last_round_is_evaluated_whatever_evaluate_every_says() -> None:
+    found = rig(run__evaluate_every=2, run__rounds=1)
+    found.open()
+    for id in BATCHES:
+        found.finish(id)
+        found.done(CheckUpdate)
+    found.close()
+    for number in (0, 1):
+        found.done(FoldUpdate, number=number)
+    found.done(Checkpoint)
+    found.commit()
+    assert found.state is S.EVALUATING
+
+
+def evaluating() -> OrchestratorRig:
+    found = rig(run__rounds=1)
+    found.open()
+    for id in BATCHES:
+        found.finish(id)
+        found.done(CheckUpdate)
+    found.close()
+    for number in (0, 1):
+        found.done(FoldUpdate, number=number)
+    found.done(Checkpoint)
+    found.commit()
+    found.export()
+    assert found.state is S.EVALUATING
+    assert any(isinstance(message, Evaluate) for message in found.heard["dev-1"])
+    return found
+
+
+def test_accuracy_is_what_the_devices_counted_and_a_score_of_another_attempt_does_not_count() -> None:
+    found = evaluating()
+    members = found.machine.run_state.members
+    found.say("dev-1", Score(1, members["dev-1"].attempt - 1, 9, 9))
+    assert not found.machine.run_state.need_ledger().scores
+    found.say("dev-1", Score(1, members["dev-1"].attempt, 2, 3))
+    found.say("dev-2", Score(1, members["dev-2"].attempt, 1, 3))
+    assert found.machine.summary["accuracy"] == 0.5
+
+
+def test_a_run_that_ends_says_so_once_everyone_has_heard_and_the_summary_is_written() -> None:
+    found = evaluating()
+    members = found.machine.run_state.members
+    for id in BATCHES:
+        found.say(id, Score(1, members[id].attempt, 1, 2))
+    for id in ("dev-1", "dev-2", "node-1"):
+        found.say(id, Counters(1, 10, 10))
+    assert found.state is S.ENDING
+    assert len(found.metrics()) == 1
+    found.done(Finish)
+    assert [stop.status for stop in found.stops()] == [0]
+
+
+# Waiting
+
+
+def test_a_run_that_fails_has_exit_status_1() -> None:
+    found = accepted()
+    found.close(weight=1)
+    found.done(Finish)
+    assert [stop.status for stop in found.stops()] == [1]
+
+
+def keep_alive(found: OrchestratorRig, seconds: float) -> None:
+    """Everyone's telemetry goes on, and says nothing new."""
+    for _ in range(int(seconds / 10)):
+        for id in BOOTS:
+            found.be_online(id, RUN)
+        found.watch(10.0)
+
+
+def test_a_step_in_which_nothing_new_comes_fails_and_names_a_likely_cause() -> None:
+    found = accepted()
+    keep_alive(found, STALL_S + 20.0)
+    reason = found.machine.summary["reason"]
+    assert found.state is S.ENDING
+    for part in ("closing: nothing new for 90 s", "node-1", "access rules", "/seat/r-000000/1_0/+/orch", "bytes"):
+        assert part in reason, reason
+
+
+def test_messages_that_are_only_repeated_are_no_progress() -> None:
+    found = accepted()
+    outbound = found.voices["node-1"].send("orch", Closed(1, 2, 12, "digest"), found.now)
+
+    for _ in range(int((STALL_S + 20.0) / 10)):
+        for id in BOOTS:
+            found.be_online(id, RUN)
+        for each in outbound:
+            found.handle(Received(each.topic, bytes(each.payload)))
+        found.watch(10.0)
+    assert found.state is S.ENDING
+
+
+def test_a_device_without_progress_is_left_out_though_its_telemetry_goes_on() -> None:
+    found = opened(fleet__quorum=1)
+    keep_alive(found, FIRST_PATIENCE_S + 20.0)
+    assert found.machine.run_state.members["dev-1"].place is Place.DISCARDING or found.state is S.ENDING
+
+
+def test_a_last_will_is_believed_after_its_grace_time() -> None:
+    found = opened(fleet__quorum=1)
+    found.tell("dev", "dev-1", "status", state="lost")
+    assert found.machine.run_state.members["dev-1"].place is Place.ADMITTED
+    found.watch(LOST_GRACE_S / 2)
+    assert found.machine.run_state.members["dev-1"].place is Place.ADMITTED
+    found.watch(LOST_GRACE_S)
+    assert found.machine.run_state.members["dev-1"].place is Place.DISCARDING
+
+
+def test_a_node_that_leaves_the_run_by_itself_ends_it() -> None:
+    found = opened()
+    found.tell("node", "node-1", "info", run=None)
+    assert "node node-1 (seat 1_0) is no longer in the run" in found.machine.summary["reason"]
+
+
+def test_a_part_is_one_slice_here() -> None:
+    assert TENSOR.nbytes == PART_BYTES

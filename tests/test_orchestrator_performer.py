@@ -1,0 +1,58 @@
+"""The orchestrator's jobs alone: a round is on disk whole or not at all."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from orchestrator_rig import RUN, rig
+
+from mpsl.errors import RunFailed
+from mpsl.machines.jobs import BuildModel, Checkpoint, Export, Exported, LayOut
+from mpsl.messages import Slice
+from orchestrator.performer import OrchestratorPerformer
+
+
+def prepared(out: Path, value: float | None = None) -> tuple[OrchestratorPerformer, str]:
+    """A performer whose seat has sent its part's weights as the round's sum, and their digest."""
+    orchestrator = rig()
+    orchestrator.join()
+    plan = orchestrator.machine.run_state.need_plan()
+    performer = OrchestratorPerformer(out, RUN)
+    performer.perform(BuildModel(plan.job))
+    performer.perform(LayOut(plan))
+    exported = performer.perform(Export("global", 0, 0, 1))
+    assert isinstance(exported, Exported)
+    for each in exported.slices:
+        performer.write("node-1", as_sum(each))
+    sums = performer._seat_sums["1_0"]
+    if value is not None:
+        sums[0].reshape(-1)[0] = value
+    digest = hashlib.blake2b(digest_size=16)
+    for array in sums:
+        digest.update(np.ascontiguousarray(array).data.cast("B"))
+    return performer, digest.hexdigest()
+
+
+def as_sum(message: Slice) -> Slice:
+    """The same slice as a seat sends it."""
+    return replace(message, purpose="sum", version=1)
+
+
+def test_a_sum_that_did_not_arrive_as_it_was_sent_is_not_committed(tmp_path: Path) -> None:
+    performer, digest = prepared(tmp_path)
+    with pytest.raises(RunFailed, match="the sum of seat 1_0 did not arrive as it was sent"):
+        performer.perform(Checkpoint(1, 12, {"1_0": "0" * len(digest)}))
+    assert not (tmp_path / "model.safetensors").exists()
+    performer.perform(Checkpoint(1, 12, {"1_0": digest}))
+    assert (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_that_is_not_finite_never_takes_the_place_of_the_last_one(tmp_path: Path, value: float) -> None:
+    performer, digest = prepared(tmp_path, value)
+    (tmp_path / "model.safetensors").write_bytes(b"the last good model")
+    with pytest.raises(RunFailed, match="the model of round 1 is not finite"):
+        performer.perform(Checkpoint(1, 12, {"1_0": digest}))
+    assert (tmp_path / "model.safetensors").read_bytes() == b"the last good model"
