@@ -56,7 +56,7 @@ def survives(mutant: Mutant, tree: Path) -> bool:
         return False
     finally:
         path.write_text(original)
-    # 4 and 5: wrong use of pytest, or no test at all. Any other failure is a notice, also of a test run that was killed.
+    # 4 and 5: wrong use of pytest, or no test at all. Any other failure is a notice, that of a killed run included.
     if run.returncode in (4, 5):
         raise RuntimeError(f"{mutant}: pytest could not run {mutant.tests}: {run.stdout[-500:]}{run.stderr[-500:]}")
     return run.returncode == 0
