@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mpsl import PROTOCOL
 from mpsl.machines.census import STALE_S, Census, natural
+from mpsl.machines.session import LOST_GRACE_S
 from mpsl.topics import Branch, ParticipantTopic
 
 
@@ -137,3 +138,30 @@ def test_an_unknown_state_changes_nothing(state: object) -> None:
     arrive(census)
     assert not note(census, "status", state=state)
     assert free(census) == ["dev-1"]
+
+
+def test_a_last_will_is_provisional_for_its_grace_time_and_void_when_our_own_connection_drops() -> None:
+    census = Census()
+    arrive(census)
+    note(census, "status", now=10.0, state="lost")
+    presence = census.get("dev", "dev-1")
+    assert presence is not None
+    assert not presence.gone(10.0 + LOST_GRACE_S - 0.1)
+    assert presence.gone(10.0 + LOST_GRACE_S)
+    census.connection_lost()
+    assert not presence.gone(1000.0), "it may have come with the broker's end"
+    note(census, "status", now=1000.0, state="lost")  # retained: it comes again when we are back
+    assert not presence.gone(1000.0 + LOST_GRACE_S - 0.1)
+    assert presence.gone(1000.0 + LOST_GRACE_S)
+    note(census, "status", now=1020.0, state="online", protocol=PROTOCOL)
+    note(census, "status", now=2000.0, state="lost")
+    assert not presence.gone(2001.0), "another will, another grace time"
+
+
+def test_who_has_stopped_is_gone_at_once() -> None:
+    census = Census()
+    arrive(census)
+    note(census, "status", now=10.0, state="offline")
+    presence = census.get("dev", "dev-1")
+    assert presence is not None
+    assert presence.gone(10.0)

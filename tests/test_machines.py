@@ -127,8 +127,8 @@ def test_a_cleared_plan_after_the_outcome_was_told_is_the_end_itself() -> None:
 
 def test_the_will_of_another_orchestrator_of_the_run_is_not_its_end() -> None:
     rig = device()
-    rig.handle(Received(TOPICS.run(plan().run, "state"), as_json({"state": "lost", "boot": "former"})))
-    assert rig.machine.sessions
+    former = as_json({"state": "lost", "boot": "former"})
+    assert rig.handle(Received(TOPICS.run(plan().run, "state"), former)) == [], "no deadline follows from it"
     rig.handle(Received(TOPICS.run(plan().run, "state"), as_json({"state": "lost", "boot": "o"})))
     assert rig.machine.sessions, "the will may come from a broker that restarts"
     rig.handle(TimerFired(SILENCE_TIMER, SESSION))
@@ -324,3 +324,36 @@ def test_the_last_telemetry_of_a_run_says_how_it_was_before_all_is_forgotten() -
     assert told["stepped_at"] - told["began_at"] == pytest.approx(0.3)
     assert told["batches_busy_s"] == pytest.approx(0.2)
     assert rig.machine.idle_progress()["most_copies"] == 0
+
+
+# What is not the moment for a message, or for a result
+
+
+def test_a_message_that_the_state_does_not_allow_is_dropped_and_changes_nothing() -> None:
+    rig = device()
+    jobs = len(rig.jobs())
+    rig.say("node-2", activation(1))
+    assert rig.session.dropped["activation not in this state"] == 1
+    assert len(rig.jobs()) == jobs
+    assert rig.session.state is DeviceState.WAITING
+
+
+def test_what_a_discarded_attempt_has_computed_is_not_sent() -> None:
+    rig = device()
+    for offset in (0, 2):
+        rig.say("orch", slice_of(0, offset))
+    rig.say("orch", Admit(1, "dev-1", "d", 1, 1))
+    start, forward = rig.jobs()[-2:]
+    rig.done(start)
+    rig.say("orch", Discard(1, "dev-1", 1))
+    rig.done(forward, Encoded(TENSOR))
+    assert not any(isinstance(message, Activation) for message in rig.said)
+    assert rig.said[-1] == Discarded("dev-1", 1)
+
+
+def test_a_copy_that_has_not_made_all_its_steps_is_not_folded() -> None:
+    rig = hop()
+    rig.say("orch", Admit(1, "dev-1", "d", 1, 2))
+    rig.say("orch", Accept(1, "dev-1", 1, 1, 4, 2))
+    assert rig.session.dropped["accept of a copy that is not here"] == 1
+    assert list(rig.session.copies) == ["dev-1"]

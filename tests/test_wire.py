@@ -339,3 +339,14 @@ def test_headers_that_nest_without_end_are_refused() -> None:
 @pytest.mark.parametrize("kind", [*KINDS.values(), Ticket, Tensor, chunk.ChunkHeader])
 def test_nothing_of_a_message_counts_for_the_garbage_collector(kind: type[msgspec.Struct]) -> None:
     assert not kind.__struct_config__.gc
+
+
+def test_a_header_over_the_limit_is_refused_before_it_is_read() -> None:
+    length = wire.MAX_HEADER + 1
+    with pytest.raises(WireError, match=f"header: {length} bytes; at most {wire.MAX_HEADER}"):
+        wire.decode(length.to_bytes(4, "little") + bytes(length))
+
+
+def test_a_plane_that_is_longer_than_what_arrived_is_truncated() -> None:
+    message = golden_examples()["activation"]
+    assert refused(wire.decode, message[:-1]) == "truncated"
