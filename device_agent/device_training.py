@@ -170,7 +170,8 @@ class DeviceTraining:
             output = probe(self.parts[1], value)
         if len(output) != len(labels):
             raise UsageError(f"evaluation batch {job.batch} came back with {len(output)} rows, {len(labels)} went out")
-        return Scored(int((output.argmax(1) == labels).sum()), len(labels))
+        loss = functional.cross_entropy(output, labels, reduction="sum")
+        return Scored(int((output.argmax(1) == labels).sum()), len(labels), float(loss))
 
     @property
     def _first(self) -> TrainingCopy:

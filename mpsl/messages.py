@@ -262,13 +262,14 @@ class Evaluate(Message, frozen=True):
 
 @_kind
 class Score(Message, frozen=True):
-    """All that leaves a device of its test data: how many there are, how many were right."""
+    """All that leaves a device of its test data: how many there are, how many were right, the sum of their losses."""
 
     kind = "score"
     round: int
     attempt: int
     correct: int
     total: int
+    loss: float
 
 
 @_kind

@@ -165,6 +165,7 @@ class OrchestratorPerformer:
     @_perform.register
     def _record(self, job: RecordRound) -> Result:
         self._records.append_round(job.metrics)
+        self._records.append_devices(job.devices)
         return Result()
 
     @_perform.register

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
@@ -75,13 +75,21 @@ class Records:
 
     def append_round(self, metrics: Mapping[str, Any]) -> None:
         """One more line of metrics.jsonl, on disk when this returns, or none. Raises RunFailed that names the file."""
-        line = strict_json.dumps({"run": self._run, "time": now(), **metrics})
-        path = self._out / "metrics.jsonl"
+        self._append("metrics.jsonl", [metrics])
+
+    def append_devices(self, devices: Sequence[Mapping[str, Any]]) -> None:
+        """One more line of devices.jsonl for each device of a round, all or none. Raises RunFailed as above."""
+        self._append("devices.jsonl", devices)
+
+    def _append(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
+        said = {"run": self._run, "time": now()}
+        text = "".join(f"{strict_json.dumps({**said, **entry})}\n" for entry in entries)
+        path = self._out / name
         try:
             with path.open("ab", buffering=0) as file:
                 before = file.tell()
                 try:
-                    _write_all(file, f"{line}\n".encode())
+                    _write_all(file, text.encode())
                     os.fsync(file.fileno())
                 except OSError:
                     file.truncate(before)  # half a line would spoil the next one, too

@@ -4,7 +4,7 @@ import pytest
 from orchestrator_rig import BATCHES, BOOTS, PART_BYTES, RUN, TENSOR, OrchestratorRig, rig
 
 from mpsl.machines.events import Connected, Received
-from mpsl.machines.jobs import Checkpoint, CheckUpdate, Finish, FoldUpdate
+from mpsl.machines.jobs import Checkpoint, CheckUpdate, Finish, FoldUpdate, RecordRound
 from mpsl.machines.members import Place
 from mpsl.machines.orchestrator import OrchestratorState as S
 from mpsl.machines.orchestrator.departures import FIRST_PATIENCE_S, STALL_S
@@ -162,10 +162,10 @@ def evaluating() -> OrchestratorRig:
 def test_accuracy_is_what_the_devices_counted_and_a_score_of_another_attempt_does_not_count() -> None:
     found = evaluating()
     members = found.machine.run_state.members
-    found.say("dev-1", Score(1, members["dev-1"].attempt - 1, 9, 9))
+    found.say("dev-1", Score(1, members["dev-1"].attempt - 1, 9, 9, 1.0))
     assert not found.machine.run_state.need_ledger().scores
-    found.say("dev-1", Score(1, members["dev-1"].attempt, 2, 3))
-    found.say("dev-2", Score(1, members["dev-2"].attempt, 1, 3))
+    found.say("dev-1", Score(1, members["dev-1"].attempt, 2, 3, 1.5))
+    found.say("dev-2", Score(1, members["dev-2"].attempt, 1, 3, 1.5))
     assert found.machine.summary["accuracy"] == 0.5
 
 
@@ -173,13 +173,51 @@ def test_a_run_that_ends_says_so_once_everyone_has_heard_and_the_summary_is_writ
     found = evaluating()
     members = found.machine.run_state.members
     for id in BATCHES:
-        found.say(id, Score(1, members[id].attempt, 1, 2))
+        found.say(id, Score(1, members[id].attempt, 1, 2, 1.0))
     for id in ("dev-1", "dev-2", "node-1"):
         found.say(id, Counters(1, 10, 10))
     assert found.state is S.ENDING
     assert len(found.metrics()) == 1
     found.done(Finish)
     assert [stop.status for stop in found.stops()] == [0]
+
+
+@pytest.mark.parametrize(
+    ("correct", "total", "loss"), [(4, 3, 1.0), (-1, 3, 1.0), (1, 3, float("nan")), (1, 3, float("inf")), (1, 3, -1.0)]
+)
+def test_a_score_that_cannot_be_costs_its_device_the_evaluation_and_nobody_else(
+    correct: int, total: int, loss: float
+) -> None:
+    found = evaluating()
+    members = found.machine.run_state.members
+    found.say("dev-1", Score(1, members["dev-1"].attempt, correct, total, loss))
+    found.say("dev-2", Score(1, members["dev-2"].attempt, 1, 4, 2.0))
+    assert "score cannot be" in members["dev-1"].refusal
+    assert found.machine.summary["accuracy"] == 0.25
+
+
+@pytest.mark.parametrize("changes", [{"loss": float("nan")}, {"loss": float("inf")}, {"seconds": float("nan")}])
+def test_an_update_whose_figures_are_not_finite_is_not_checked(changes: dict[str, float]) -> None:
+    found = opened(fleet__quorum=1)
+    found.finish("dev-1", **changes)
+    assert not found.jobs(CheckUpdate)
+    assert "not finite" in found.machine.run_state.members["dev-1"].refusal
+
+
+def test_every_device_has_its_own_line() -> None:
+    found = evaluating()
+    members = found.machine.run_state.members
+    found.say("dev-1", Score(1, members["dev-1"].attempt, 1, 2, 3.0))
+    found.say("dev-2", Score(1, members["dev-2"].attempt, 3, 4, 2.0))
+    for id in ("dev-1", "dev-2", "node-1"):
+        found.say(id, Counters(1, 10, 10))
+    (work,) = found.jobs(RecordRound)
+    assert isinstance(work.job, RecordRound)
+    first = work.job.devices[0]
+    assert (first["device"], first["loss"], first["samples"], first["batches"]) == ("dev-1", 1.0 / 8, 8, 2)
+    assert (first["accuracy"], first["test_loss"], first["test_samples"]) == (0.5, 1.5, 2)
+    assert [line["device"] for line in work.job.devices] == ["dev-1", "dev-2"]
+    assert work.job.metrics["test_loss"] == 5.0 / 6
 
 
 # Waiting

@@ -78,7 +78,7 @@ ALLOWED: list[tuple[Message, set[tuple[str, str]]]] = [
     (Finished(1, "dev-1", 1, 3), CHAIN),
     (Discarded("dev-1", 1), CHAIN | {("dev-1", "orch")}),
     (Update(1, 1, 3, 9, 0.5, 1.0), DEVICES),
-    (Score(1, 2, 3, 4), DEVICES),
+    (Score(1, 2, 3, 4, 1.0), DEVICES),
     (Echo(1), set()),
     (Linked(0.1), set()),
     (Pull(1, 16), set()),

@@ -66,6 +66,20 @@ def test_rounds_are_appended_and_texts_replaced(tmp_path: Path) -> None:
     assert path.read_text() == "new"
 
 
+def test_the_devices_of_a_round_are_a_line_each_with_run_and_time(tmp_path: Path) -> None:
+    records = Records(tmp_path, "r-1")
+    records.append_devices(
+        [{"round": 1, "device": "a", "loss": 0.5}, {"round": 1, "device": "b", "loss": float("nan")}]
+    )
+    records.append_devices([])
+    records.append_devices([{"round": 2, "device": "a", "loss": 0.25}])
+    lines = [json.loads(line) for line in (tmp_path / "devices.jsonl").read_text().splitlines()]
+    assert [(line["run"], line["round"], line["device"], line["loss"]) for line in lines] == [
+        ("r-1", 1, "a", 0.5), ("r-1", 1, "b", None), ("r-1", 2, "a", 0.25)
+    ]  # fmt: skip
+    assert all(line["time"].endswith("Z") for line in lines)
+
+
 def test_a_text_that_cannot_be_written_is_named_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
     (tmp_path / "some.json").mkdir()
     with pytest.raises(RunFailed, match=r"some\.json: cannot be written: "):

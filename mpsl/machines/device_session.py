@@ -85,6 +85,7 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
         self._probe = 0
         self._correct = 0
         self._total = 0
+        self._test_loss = 0.0
         self._running = 0
         """Jobs of attempts that the worker has yet to finish."""
         self._pending_ack: Discarded | None = None
@@ -123,6 +124,7 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
                 self._run_attempt(Export("update", self._round, self._attempt))
             case S.PROBING:
                 self._probe = self._correct = self._total = 0
+                self._test_loss = 0.0
                 return self._next_probe()
         return None
 
@@ -218,7 +220,7 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
 
     def _next_probe(self) -> DeviceOutcome | None:
         if self._probe == self._test_batches:
-            self.tell(Score(self._round, self._attempt, self._correct, self._total))
+            self.tell(Score(self._round, self._attempt, self._correct, self._total, self._test_loss))
             return O.SCORED
         if self._chain:
             self._run_attempt(HeadProbe(self._round, self._attempt, self._probe))
@@ -273,9 +275,10 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
                 self.tell(Update(self._round, self._attempt, self._batches, self._samples, loss, seconds))
             case HeadProbe(round, attempt, batch), Encoded(tensor):
                 self.send(self._chain[0], Probe(round, self.identity.id, attempt, batch, tensor), self.now)
-            case TailProbe(), Scored(correct, total):
+            case TailProbe(), Scored(correct, total, loss):
                 self._correct += correct
                 self._total += total
+                self._test_loss += loss
                 self._probe += 1
                 return self._next_probe()
         return None

@@ -166,10 +166,11 @@ class TailProbe(Job):
 
 @dataclass(frozen=True)
 class Scored(Result):
-    """Of `total` samples, `correct` were right."""
+    """Of `total` samples, `correct` were right; `loss` is the sum of their losses."""
 
     correct: int
     total: int
+    loss: float = 0.0
 
 
 # Slices of weights, from whoever holds them
@@ -362,9 +363,10 @@ class Checkpoint(Job):
 
 @dataclass(frozen=True)
 class RecordRound(Job):
-    """Append a round to the metrics."""
+    """Append a round to the metrics, and one line for each device to the devices' figures."""
 
     metrics: dict[str, Any]
+    devices: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from mpsl.machines.arrivals import Arrivals
-from mpsl.messages import Update
+from mpsl.messages import Score, Update
 from mpsl.plan import Plan
 from mpsl.topics import Address
 
@@ -78,7 +78,7 @@ class RoundLedger:
     training: bool = True
     accepted: dict[str, int] = field(default_factory=dict)
     """Training samples of the accepted devices, in the order of acceptance."""
-    scores: dict[str, tuple[int, int]] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
     held_s: float = 0.0
     """How long complete updates have waited for their turn, all together."""
     _counts: Counter[Place] = field(default_factory=Counter)

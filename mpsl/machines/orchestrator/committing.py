@@ -23,10 +23,14 @@ class Committing(Phase):
             "round": state.round,
             "loss": ledger.loss(),
             "accuracy": None,
+            "test_loss": None,
             "samples": ledger.weight,
             "seconds": self.context.now - ledger.opened_at,
             "devices": list(ledger.accepted),
         }
+        updates = {id: state.members[id].update for id in ledger.accepted}
+        state.contributions = {id: update for id, update in updates.items() if update is not None}
+        state.scores = {}
         if state.job.run.deterministic:
             state.metrics["held_s"] = ledger.held_s
         state.summary["loss"] = state.metrics["loss"]

@@ -1,8 +1,11 @@
 """Evaluation: the devices run their test data through the committed model; only counts come back."""
 
+from math import inf
+
 from mpsl.machines.members import Place
 from mpsl.machines.orchestrator.admission import Admission
 from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator.departures import Departures
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Message, Score
@@ -11,9 +14,10 @@ from mpsl.messages import Message, Score
 class Evaluation(Phase):
     """Goes on like a round: G devices at a time, and who is lost is left out."""
 
-    def __init__(self, context: RunContext, admission: Admission) -> None:
+    def __init__(self, context: RunContext, admission: Admission, departures: Departures) -> None:
         super().__init__(context)
         self._admission = admission
+        self._departures = departures
 
     def enter(self) -> None:
         """Open it to all ready devices that have test data."""
@@ -24,12 +28,15 @@ class Evaluation(Phase):
         """A device is through its test data."""
         assert isinstance(message, Score)
         ledger, member = self.state.need_ledger(), self.state.members.get(source)
-        if member and member.place is Place.ADMITTED and message.attempt == member.attempt:
-            ledger.move(member, Place.ACCEPTED)
-            ledger.scores[source] = (message.correct, message.total)
-            self._admission.admit_more()
-        else:
+        if member is None or member.place is not Place.ADMITTED or message.attempt != member.attempt:
             self.context.drop(message, "of another attempt")
+        elif not 0 <= message.correct <= message.total or not 0 <= message.loss < inf:
+            said = f"{message.correct} of {message.total} right, loss {message.loss:g}"
+            self._departures.unfit(member, f"its score cannot be: {said}")
+        else:
+            ledger.move(member, Place.ACCEPTED)
+            ledger.scores[source] = message
+            self._admission.admit_more()
 
     def outcome(self) -> RunOutcome | None:
         """Everyone has a score or is out."""
@@ -39,9 +46,12 @@ class Evaluation(Phase):
         self._admission.admit_more()
         if not ledger.decided:
             return None
-        correct = sum(score[0] for score in ledger.scores.values())
-        total = sum(score[1] for score in ledger.scores.values())
+        correct = sum(score.correct for score in ledger.scores.values())
+        total = sum(score.total for score in ledger.scores.values())
+        loss = sum(score.loss for score in ledger.scores.values())
         self.state.metrics["accuracy"] = self.state.summary["accuracy"] = correct / total if total else None
+        self.state.metrics["test_loss"] = loss / total if total else None
+        self.state.scores = dict(ledger.scores)
         return RunOutcome.ALL_SCORED
 
     def waiting_for(self) -> list[str]:

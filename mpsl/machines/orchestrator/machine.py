@@ -83,7 +83,7 @@ class OrchestratorMachine(Machine):
             S.CLOSING: closing,
             S.SAVING: Saving(context, closing),
             S.COMMITTING: Committing(context, self._exports),
-            S.EVALUATING: Evaluation(context, admission),
+            S.EVALUATING: Evaluation(context, admission, self._departures),
             S.REPORTING: self._reporting,
             S.ENDING: self._ending,
         }

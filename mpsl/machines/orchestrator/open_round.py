@@ -1,5 +1,7 @@
 """The open round: takes the updates of the admitted devices and accepts what agrees with every hop's count."""
 
+from math import inf
+
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import CheckUpdate, FoldUpdate, Job, Result
 from mpsl.machines.members import Member, Place
@@ -67,7 +69,9 @@ class OpenRound(Phase):
         update, due = member.update, self._admission.batches_of(member)
         if update is None or member.checking or member.arrivals.bytes != self.state.device_bytes:
             return
-        if update.batches != due or update.samples != member.samples:
+        if not 0 <= update.loss < inf or not 0 <= update.seconds < inf:
+            self._departures.unfit(member, f"its loss {update.loss:g} or seconds {update.seconds:g} are not finite")
+        elif update.batches != due or update.samples != member.samples:
             self._departures.discard(member, f"made {update.batches} batches, {due} were due")
         elif member.finished >= set(self.state.chain(member.id)):
             member.checking = True

@@ -1,5 +1,8 @@
 """The report of a round: how many bytes it took, asked from everyone, then one line of metrics."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import RecordRound
 from mpsl.machines.orchestrator.admission import Admission
@@ -88,4 +91,22 @@ class Reporting(Phase):
         if "held_s" in metrics:
             shown["held_s"] = round(metrics["held_s"], 2)
         self.context.log("info", "round", round=state.round, **shown)
-        self.context.start_run_job(RecordRound(metrics))
+        self.context.start_run_job(RecordRound(metrics, tuple(self._devices())))
+
+    def _devices(self) -> Iterator[dict[str, Any]]:
+        """A line for each device that contributed or was evaluated: counts and sums that it said, nothing else."""
+        state = self.state
+        for id in dict.fromkeys([*state.contributions, *state.scores]):
+            update, score = state.contributions.get(id), state.scores.get(id)
+            yield {
+                "round": state.round,
+                "device": id,
+                "contributed": update is not None,
+                "loss": update.loss / update.samples if update and update.samples else None,
+                "samples": update.samples if update else None,
+                "batches": update.batches if update else None,
+                "seconds": update.seconds if update else None,
+                "accuracy": score.correct / score.total if score and score.total else None,
+                "test_loss": score.loss / score.total if score and score.total else None,
+                "test_samples": score.total if score else None,
+            }

@@ -7,6 +7,7 @@ from mpsl.job import Job
 from mpsl.machines.jobs import ModelBuilt
 from mpsl.machines.members import Member, RoundLedger
 from mpsl.machines.seating import Seating
+from mpsl.messages import Score, Update
 from mpsl.plan import Plan, Seat
 from mpsl.planning.plan_file import PlannedRun, Predicted
 from mpsl.profiling import LinkFigures
@@ -47,6 +48,10 @@ class RunState:
     """When a link last brought something new."""
     metrics: dict[str, Any] = field(default_factory=dict)
     """Of the committed round, so far."""
+    contributions: dict[str, Update] = field(default_factory=dict)
+    """Of the committed round, the updates that count, in the order of acceptance."""
+    scores: dict[str, Score] = field(default_factory=dict)
+    """Of the committed round, where it was evaluated."""
     failure: str = ""
     """Why the run cannot go on; the first reason stands."""
     summary: dict[str, Any] = field(default_factory=dict)
