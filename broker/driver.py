@@ -119,7 +119,8 @@ class Driver:
         self._timer_due = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
         """Sets `_timer_due` when the earliest timer is due, or earlier where that one was put off meanwhile."""
-        self._stopped: asyncio.Future[Stop] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._stopped: asyncio.Future[Stop] = self._loop.create_future()
         self._worker = worker or Worker()
         self._connection_open = False
 
@@ -160,7 +161,7 @@ class Driver:
 
     def now(self) -> float:
         """The event loop's clock."""
-        return asyncio.get_running_loop().time()
+        return self._loop.time()
 
     def send(self, effect: Publish | Subscribe | Unsubscribe) -> None:
         """Queue an effect for the connection; JSON has a queue of its own, so that it never waits behind payload."""
@@ -175,7 +176,7 @@ class Driver:
         if self._alarm is None or at < self._alarm.when():
             if self._alarm is not None:
                 self._alarm.cancel()
-            self._alarm = asyncio.get_running_loop().call_at(at, self._timer_due.set)
+            self._alarm = self._loop.call_at(at, self._timer_due.set)
 
     def log(self, line: Log) -> None:
         """Write one line for people."""

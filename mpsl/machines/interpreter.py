@@ -103,8 +103,13 @@ class Interpreter:
         except IllegalEvent as error:
             self._host.log(Log("warning", "illegal-event", {"reason": str(error)}))
             return
+        send = self._host.send
         for effect in effects:
-            self._perform(effect)
+            # Nearly all effects are publishes, one for every chunk: no search for their case.
+            if type(effect) is Publish:
+                send(effect)
+            else:
+                self._perform(effect)
 
     def _perform(self, effect: Effect) -> None:
         match effect:
