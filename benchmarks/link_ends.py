@@ -25,7 +25,7 @@ from mpsl.codecs import parse
 from mpsl.link.channel import WINDOW, Channel, Limits, Peer
 from mpsl.machines.effects import Effect, Publish, SetTimer, Stop, Subscribe
 from mpsl.machines.events import Connected, Event, Received, Subscribed, TimerFired
-from mpsl.machines.jobs import Job, Result
+from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Activation, Slice, Tensor, Ticket
 from mpsl.nn.allocation import keep_for_reuse
@@ -118,7 +118,7 @@ class EndMachine:
 class NoJobs:
     """This benchmark computes nothing."""
 
-    def perform(self, job: Job, session: SessionId | None) -> Result:
+    def perform(self, job: WorkerJob, session: SessionId | None) -> Result:
         """Never asked for."""
         raise NotImplementedError
 

@@ -23,7 +23,7 @@ from mpsl.errors import BrokerError, MpslError
 from mpsl.machines import machine as machines
 from mpsl.machines.effects import Effect, Log, Publish, Run, Stop, Subscribe, Unsubscribe
 from mpsl.machines.events import Connected, Disconnected, JobDone, JobFailed, Received, StopRequested, Subscribed
-from mpsl.machines.interpreter import Interpreter, Machine, Performer
+from mpsl.machines.interpreter import DrivenMachine, Interpreter, Performer
 
 VALIDATE = "MPSL_VALIDATE"
 """Where this is set in the environment, machines check their invariants after every event: tests set it."""
@@ -96,7 +96,7 @@ class Driver:
 
     def __init__(
         self,
-        machine: Machine,
+        machine: DrivenMachine,
         performer: Performer,
         address: BrokerAddress,
         client_id: str,

@@ -10,7 +10,7 @@ from compute_node.memory_usage import resident_bytes
 from compute_node.seat_budget import promise
 from compute_node.seat_training import SeatTraining
 from compute_node.storage import DIRECTORY
-from mpsl.machines.jobs import BlocksMeasured, Job, Leave, MeasureBlocks, Prepare, Prepared, Result
+from mpsl.machines.jobs import BlocksMeasured, Leave, MeasureBlocks, Prepare, Prepared, Result, WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
 from mpsl.nn.allocation import trim_heap
@@ -46,7 +46,7 @@ class HopPerformer:
         """Take in a slice of weights for a session."""
         self.sessions[session].write(message)
 
-    def perform(self, job: Job, session: SessionId | None) -> Result:
+    def perform(self, job: WorkerJob, session: SessionId | None) -> Result:
         """Do one job of a session, or of the process (`MeasureBlocks`); raises what goes wrong."""
         match job:
             case MeasureBlocks(question):

@@ -2,7 +2,8 @@
 
 The budget is given out first come, first served. A seat is promised what it needs when as many devices are admitted as
 its plan ever allows, so raising the number of admitted devices during one run takes nothing from another. The bytes are
-those by which the orchestrator filled the seat (`mpsl/planning/memory.py`); they must not be computed in another way.
+those by which the orchestrator filled the seat (`mpsl/planning/seat_memory.py`);
+they must not be computed in another way.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from mpsl.errors import UsageError
 from mpsl.machines.session_id import SessionId
 from mpsl.nn.block_bytes import block_bytes, costs_in
 from mpsl.plan import Plan, Seat
-from mpsl.planning.memory import memory_strategies, part_sizes
+from mpsl.planning.seat_memory import memory_strategies, part_sizes
 
 
 def promise(plan: Plan, seat: Seat, budget: int, promised: Mapping[SessionId, int]) -> int:

@@ -30,8 +30,8 @@ from mpsl.machines.jobs import (
     Fold,
     Forward,
     ForwardProbe,
-    Job,
     Result,
+    WorkerJob,
 )
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
@@ -79,7 +79,7 @@ class SeatTraining:
         storage = self.committed if message.version == self._version else self._sum
         weights.write(storage.arrays, message)
 
-    def perform(self, job: Job) -> Result:
+    def perform(self, job: WorkerJob) -> Result:
         """Do one job; the result says how much memory was used for what so far. Raises what goes wrong."""
         return self.reported(self._perform(job))
 
@@ -89,7 +89,7 @@ class SeatTraining:
         return replace(result, memory=self._peaks.report(), coding_s=self._coding.take())
 
     @functools.singledispatchmethod
-    def _perform(self, job: Job) -> Result:
+    def _perform(self, job: WorkerJob) -> Result:
         raise NotImplementedError(f"a compute node has no job {type(job).__name__}")
 
     @_perform.register

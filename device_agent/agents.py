@@ -19,7 +19,7 @@ from mpsl.errors import MpslError, UsageError
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Run, Stop
 from mpsl.machines.interpreter import Performer
-from mpsl.machines.jobs import HeadBackward, HeadForward, Job, Result, TailStep, WholeBatch
+from mpsl.machines.jobs import HeadBackward, HeadForward, Result, TailStep, WholeBatch, WorkerJob
 from mpsl.nn.profiler import Profiler
 from mpsl.nn.threads import begin_computing, limit_threads
 from mpsl.topics import client_id
@@ -46,7 +46,7 @@ class SharedWorker(Worker):
         """Keep the thread running for the other drivers."""
 
 
-def extra_seconds(job: Job, batch_s: float) -> float:
+def extra_seconds(job: WorkerJob, batch_s: float) -> float:
     """The extra seconds of a job where a batch takes `batch_s` more: a third for each visit of the batch."""
     match job:
         case HeadForward(ticket) | TailStep(ticket) | HeadBackward(ticket):

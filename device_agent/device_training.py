@@ -24,7 +24,6 @@ from mpsl.machines.jobs import (
     HeadBackward,
     HeadForward,
     HeadProbe,
-    Job,
     Prepared,
     Result,
     Scored,
@@ -34,6 +33,7 @@ from mpsl.machines.jobs import (
     TailStep,
     Trained,
     WholeBatch,
+    WorkerJob,
 )
 from mpsl.messages import Slice, Ticket
 from mpsl.nn import tensors, weights
@@ -86,12 +86,12 @@ class DeviceTraining:
         """Take in a slice of committed weights."""
         weights.write(self._arrays[message.part], message, self._global_codecs[message.part])
 
-    def perform(self, job: Job) -> Result:
+    def perform(self, job: WorkerJob) -> Result:
         """Do one job; the result says how long the codecs took. Raises what goes wrong."""
         return replace(self._perform(job), coding_s=self._coding.take())
 
     @functools.singledispatchmethod
-    def _perform(self, job: Job) -> Result:
+    def _perform(self, job: WorkerJob) -> Result:
         raise NotImplementedError(f"a device has no job {type(job).__name__}")
 
     @_perform.register

@@ -6,7 +6,7 @@ and counts go out.
 
 from device_agent.device_training import DeviceTraining
 from device_agent.shard import Shard
-from mpsl.machines.jobs import BlocksMeasured, Job, Leave, MeasureBlocks, Prepare, Result
+from mpsl.machines.jobs import BlocksMeasured, Leave, MeasureBlocks, Prepare, Result, WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
 from mpsl.nn.held_sessions import HeldSessions
@@ -27,7 +27,7 @@ class DevicePerformer:
         """Take in a slice of committed weights for a session."""
         self.sessions[session].write(message)
 
-    def perform(self, job: Job, session: SessionId | None) -> Result:
+    def perform(self, job: WorkerJob, session: SessionId | None) -> Result:
         """Do one job of a session, or of the process (`MeasureBlocks`); raises what goes wrong."""
         match job:
             case MeasureBlocks(question):

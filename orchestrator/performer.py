@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mpsl import facts
 from mpsl.aggregation import aggregations
 from mpsl.errors import RunFailed
-from mpsl.job import Job as TrainingJob
+from mpsl.job import Job
 from mpsl.machines.jobs import (
     BuildModel,
     Checkpoint,
@@ -22,13 +22,13 @@ from mpsl.machines.jobs import (
     FindPlan,
     Finish,
     FoldUpdate,
-    Job,
     LaidOut,
     LayOut,
     Leave,
     PlanFound,
     RecordRound,
     Result,
+    WorkerJob,
 )
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
@@ -66,17 +66,17 @@ class OrchestratorPerformer:
         else:
             self._device_parts.write_update(self._staging(source, message.attempt), message)
 
-    def perform(self, job: Job, session: SessionId | None = None) -> Result:
+    def perform(self, job: WorkerJob, session: SessionId | None = None) -> Result:
         """Do one job; raises what goes wrong."""
         return self._perform(job)
 
     @functools.singledispatchmethod
-    def _perform(self, job: Job) -> Result:
+    def _perform(self, job: WorkerJob) -> Result:
         raise NotImplementedError(f"the orchestrator has no job {type(job).__name__}")
 
     @_perform.register
     def _build(self, job: BuildModel) -> Result:
-        training: TrainingJob = job.job
+        training: Job = job.job
         torch.manual_seed(training.run.seed)
         self._model = build(training.model.name, **training.model.args)
         self._section = training.model

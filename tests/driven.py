@@ -37,7 +37,7 @@ from mpsl.messages import Tensor, Ticket
 from mpsl.nn.allocation import return_large_at_once
 from mpsl.nn.tensors import encode
 from mpsl.plan import Plan
-from mpsl.planning.memory import memory_strategies, part_sizes
+from mpsl.planning.seat_memory import memory_strategies, part_sizes
 from orchestrator.facts_of_model import facts_of_model
 
 SESSION = SessionId("driven-0a1b2c", 1)

@@ -16,9 +16,9 @@ from mpsl.machines.jobs import (
     Fold,
     Forward,
     ForwardProbe,
-    Job,
     Prepare,
     Result,
+    WorkerJob,
 )
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice, Ticket
@@ -79,7 +79,7 @@ class HopRounds:
                 self.perform(each)
             yield
 
-    def perform(self, job: Job) -> Result:
+    def perform(self, job: WorkerJob) -> Result:
         """One more job of the session."""
         result = self.performer.perform(job, self.session)
         self.results.append(result)
@@ -90,7 +90,7 @@ class HopRounds:
         planes = [r.tensor.planes[0].tobytes() for r in self.results if hasattr(r, "tensor")]
         return planes + [r.digest.encode() for r in self.results if isinstance(r, Exported)]
 
-    def _jobs(self) -> Iterator[Job | Slice]:
+    def _jobs(self) -> Iterator[WorkerJob | Slice]:
         yield Prepare(self._plan)
         source = meta_part(self._plan.job.model, BLOCKS).to_empty(device="cpu")
         for tensor in source.state_dict().values():

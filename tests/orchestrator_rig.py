@@ -8,7 +8,7 @@ from mpsl.job import read_job
 from mpsl.link.channel import Channel, Limits, Peer
 from mpsl.machines.effects import Effect, Publish, Run, Stop
 from mpsl.machines.events import Connected, JobDone, JobFailed, Received, Subscribed, TimerFired
-from mpsl.machines.jobs import BuildModel, Export, Exported, Job, LaidOut, LayOut, ModelBuilt, Result
+from mpsl.machines.jobs import BuildModel, Export, Exported, LaidOut, LayOut, ModelBuilt, Result, WorkerJob
 from mpsl.machines.machine import as_json, from_json
 from mpsl.machines.orchestrator import OrchestratorMachine, OrchestratorState
 from mpsl.messages import Closed, Committed, Finished, Joined, Loaded, Message, Slice, Tensor, Update
@@ -95,16 +95,16 @@ class OrchestratorRig:
         self.tell(branch, id, "info", run=run, samples=SAMPLES.get(id), memory_budget=None)
         self.tell(branch, id, "tele", run=run)
 
-    def jobs(self, kind: type[Job]) -> list[Run]:
+    def jobs(self, kind: type[WorkerJob]) -> list[Run]:
         """All jobs of a kind that were asked for so far."""
         return [effect for effect in self.effects if isinstance(effect, Run) and isinstance(effect.job, kind)]
 
-    def done(self, kind: type[Job], result: Result | None = None, number: int = -1) -> list[Effect]:
+    def done(self, kind: type[WorkerJob], result: Result | None = None, number: int = -1) -> list[Effect]:
         """The last job of a kind has ended."""
         work = self.jobs(kind)[number]
         return self.handle(JobDone(work.job, result or Result(), work.session))
 
-    def failed(self, kind: type[Job], reason: str) -> list[Effect]:
+    def failed(self, kind: type[WorkerJob], reason: str) -> list[Effect]:
         """The last job of a kind has raised."""
         work = self.jobs(kind)[-1]
         return self.handle(JobFailed(work.job, reason, work.session))

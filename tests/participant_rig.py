@@ -11,7 +11,7 @@ from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Effect, Publish, Run, Write
 from mpsl.machines.events import Connected, JobDone, Received, Subscribed, TimerFired
 from mpsl.machines.hop import HopMachine
-from mpsl.machines.jobs import Job, Prepared, Result
+from mpsl.machines.jobs import Prepared, Result, WorkerJob
 from mpsl.machines.machine import as_json
 from mpsl.machines.participant import Participant
 from mpsl.machines.session_id import SessionId
@@ -74,11 +74,11 @@ class Rig:
             found += self.handle(Received(outbound.topic, bytes(outbound.payload)))
         return found
 
-    def done(self, job: Job, result: Result | None = None) -> list[Effect]:
+    def done(self, job: WorkerJob, result: Result | None = None) -> list[Effect]:
         """A job has ended."""
         return self.handle(JobDone(job, result or Result(), SESSION))
 
-    def jobs(self) -> list[Job]:
+    def jobs(self) -> list[WorkerJob]:
         """All that were asked for so far."""
         return [effect.job for effect in self.effects if isinstance(effect, Run)]
 

@@ -13,7 +13,7 @@ from compute_node.performer import HopPerformer
 from device_agent.performer import DevicePerformer
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.hop import HopMachine
-from mpsl.machines.jobs import Job, MeasureBlocks
+from mpsl.machines.jobs import MeasureBlocks, WorkerJob
 from mpsl.nn.profiler import Profiler
 from mpsl.profiling import BlockSeconds, Question
 from mpsl.sim.event_queue import EventQueue
@@ -63,7 +63,7 @@ class Surveyed(World):
         self.most_at_once = 0
         super().__init__(scenario, self._takes, times=times)
 
-    def _takes(self, process: str, job: Job) -> float:
+    def _takes(self, process: str, job: WorkerJob) -> float:
         if isinstance(job, MeasureBlocks):
             now = sum(isinstance(each.job, MeasureBlocks) for each in self.simulation.processes.values())
             self.most_at_once = max(self.most_at_once, now)

@@ -22,7 +22,7 @@ from mpsl import facts
 from mpsl.job import read_job
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.hop import HopMachine
-from mpsl.machines.jobs import Job
+from mpsl.machines.jobs import WorkerJob
 from mpsl.machines.orchestrator import OrchestratorMachine, OrchestratorState
 from mpsl.machines.participant import Participant
 from mpsl.nn.models import build
@@ -39,7 +39,7 @@ from orchestrator.plan_option import job_as_planned
 TOPICS = Topics("sim")
 
 
-Duration = Callable[[str, Job], float]
+Duration = Callable[[str, WorkerJob], float]
 """Virtual seconds of a job of this process; infinite for a job that never ends."""
 
 
@@ -150,7 +150,7 @@ class World:
             ending = self.simulation.run(ending.seconds + 10.0)
         return ending
 
-    def _any_duration(self, process: str, job: Job) -> float:
+    def _any_duration(self, process: str, job: WorkerJob) -> float:
         return self.chance.uniform(0, self.scenario.slowest_job_s)
 
     def _watch(self, process: Process) -> None:

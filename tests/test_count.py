@@ -19,7 +19,7 @@ from broker.engines.engine import BrokerProcess
 from device_agent.agents import extra_seconds
 from device_agent.command import shards_in
 from mpsl.errors import UsageError
-from mpsl.machines.jobs import HeadBackward, HeadForward, HeadProbe, Job, StartRound, TailStep, WholeBatch
+from mpsl.machines.jobs import HeadBackward, HeadForward, HeadProbe, StartRound, TailStep, WholeBatch, WorkerJob
 from mpsl.messages import Tensor, Ticket
 
 JOB: dict[str, Any] = {
@@ -171,7 +171,7 @@ def test_the_exit_status_is_the_worst(mosquitto: BrokerProcess, tmp_path: Path) 
 def test_a_slower_processor_takes_so_much_longer_for_a_whole_batch(micros: int) -> None:
     tensor = Tensor("fp32", "float32", (0,), ())
     tickets = [Ticket(1, 1, "dev-1", 1, 0, 0, micro, micros) for micro in range(micros)]
-    jobs: list[Job] = [
+    jobs: list[WorkerJob] = [
         job
         for ticket in tickets
         for job in (HeadForward(ticket), TailStep(ticket, tensor), HeadBackward(ticket, tensor))

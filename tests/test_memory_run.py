@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from broker.engines.engine import BrokerProcess
 from mpsl.job import read_job
 from mpsl.nn.models import build
-from mpsl.planning.memory import SeatMemory, memory_strategies, part_sizes
+from mpsl.planning.seat_memory import SeatMemory, memory_strategies, part_sizes
 from orchestrator.facts_of_model import facts_of_model
 
 SIZES = [19, 11, 16]

@@ -3,7 +3,7 @@
 import pytest
 
 from mpsl.machines.jobs import ModelBuilt
-from mpsl.planning.memory import (
+from mpsl.planning.seat_memory import (
     SLACK_BYTES,
     WINDOW_BYTES,
     SeatMemory,

@@ -26,7 +26,7 @@ from mpsl.nn import allocation
 from mpsl.nn.models import build
 from mpsl.nn.part import meta_part
 from mpsl.plan import Plan
-from mpsl.planning.memory import memory_strategies, part_sizes
+from mpsl.planning.seat_memory import memory_strategies, part_sizes
 from mpsl.profiling import Question
 from mpsl.topics import Topics
 from orchestrator.facts_of_model import facts_of_model

@@ -10,12 +10,12 @@ from planning_small import SEAT_COPY, SEAT_FIXED, WIDE, near, system
 
 from mpsl.errors import UsageError
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetJob, FleetNode
-from mpsl.planning.memory import GIB, SLACK_BYTES, WINDOW_BYTES
 from mpsl.planning.objective import Placement, SeatLoad, Shape, fluid_loads, predict
 from mpsl.planning.planner import assign_devices, plan
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.report import compare, replicas_of
 from mpsl.planning.search import solve
+from mpsl.planning.seat_memory import GIB, SLACK_BYTES, WINDOW_BYTES
 from mpsl.planning.system import System, system_of
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpsl.machines.jobs import Backward, DropCopy, Forward, Job
+from mpsl.machines.jobs import Backward, DropCopy, Forward, WorkerJob
 from mpsl.machines.ready_queue import ReadyQueue
 from mpsl.messages import Tensor, Ticket
 
@@ -14,7 +14,7 @@ def tensor(size: int) -> Tensor:
     return Tensor("fp32", "float32", (size // 4,), (memoryview(bytes(size)),))
 
 
-def job(number: int, size: int) -> Job:
+def job(number: int, size: int) -> WorkerJob:
     ticket = Ticket(1, 1, f"dev-{number % 3}", 1, 0, number, 0, 1)
     if size == 0:
         return DropCopy(ticket.device, 1)
@@ -41,7 +41,7 @@ def test_the_lowest_rank_goes_first_and_of_equal_ranks_the_first() -> None:
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 4, 40, 400]), st.sampled_from("atfd"))))
 def test_its_bytes_are_those_of_what_waits_and_of_what_runs(steps: list[tuple[int, int, str]]) -> None:
     queue = ReadyQueue()
-    waiting: list[tuple[int, int, int, Job]] = []
+    waiting: list[tuple[int, int, int, WorkerJob]] = []
     running = 0
     for number, (rank, size, step) in enumerate(steps):
         if step == "a":

@@ -10,11 +10,11 @@ from planning_cases import random_case
 
 from mpsl.errors import UsageError
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
-from mpsl.planning.memory import SLACK_BYTES, WINDOW_BYTES
 from mpsl.planning.objective import Shape
 from mpsl.planning.plan_file import PlanFile, PlannedRun, PlannedSeat
 from mpsl.planning.planner import plan
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile, phase_times
+from mpsl.planning.seat_memory import SLACK_BYTES, WINDOW_BYTES
 from mpsl.planning.system import system_of
 from mpsl.sim.metrics import MAX_POINTS, metrics_of, thinned
 from mpsl.sim.rehearsal import Rehearsal, simulated_seconds

@@ -12,7 +12,7 @@ from mpsl.machines.census import Presence
 from mpsl.machines.jobs import ModelBuilt
 from mpsl.machines.seating import Seating, seat_everyone
 from mpsl.plan import Plan
-from mpsl.planning.memory import memory_strategies, part_sizes
+from mpsl.planning.seat_memory import memory_strategies, part_sizes
 from mpsl.topics import Branch
 
 MODEL = ModelBuilt(

@@ -14,7 +14,7 @@ from compute_node.performer import HopPerformer
 from device_agent.performer import DevicePerformer
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.device_session import DeviceSession
-from mpsl.machines.jobs import Backward, Encoded, Forward, ForwardProbe, HeadForward, Job
+from mpsl.machines.jobs import Backward, Encoded, Forward, ForwardProbe, HeadForward, WorkerJob
 from mpsl.machines.participant_session import SILENCE_S
 from mpsl.machines.session import LOST_GRACE_S
 from mpsl.machines.tables.device import DeviceOutcome
@@ -100,7 +100,7 @@ def test_a_frozen_device_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_device_whose_job_never_ends_is_left_out_though_it_is_online(tmp_path: Path) -> None:
-    def duration(process: str, job: Job) -> float:
+    def duration(process: str, job: WorkerJob) -> float:
         return math.inf if process == "dev-2" and isinstance(job, HeadForward) and job.ticket.round == 2 else 0.01
 
     outcome = run_and_check(THREE, tmp_path, duration)
@@ -110,7 +110,7 @@ def test_a_device_whose_job_never_ends_is_left_out_though_it_is_online(tmp_path:
 
 @pytest.mark.parametrize("kind", [Forward, Backward, ForwardProbe])
 def test_a_device_for_which_a_job_of_a_node_fails_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Job]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[WorkerJob]
 ) -> None:
     performed = HopPerformer.perform
 
@@ -164,7 +164,7 @@ def test_a_node_that_can_compute_for_nobody_ends_the_run_and_says_why(
 def test_a_slow_device_is_not_left_out_without_a_round_timeout(tmp_path: Path) -> None:
     """Slow is not stuck: it makes progress, be it seldom."""
 
-    def duration(process: str, job: Job) -> float:
+    def duration(process: str, job: WorkerJob) -> float:
         return 100.0 if process == "dev-2" else 0.01
 
     outcome = run_and_check(replace(THREE, rounds=1, admit=1), tmp_path, duration)
@@ -172,7 +172,7 @@ def test_a_slow_device_is_not_left_out_without_a_round_timeout(tmp_path: Path) -
 
 
 def test_the_round_timeout_leaves_out_who_is_not_done(tmp_path: Path) -> None:
-    def duration(process: str, job: Job) -> float:
+    def duration(process: str, job: WorkerJob) -> float:
         return 20.0 if process == "dev-2" else 0.01
 
     outcome = run_and_check(replace(THREE, round_timeout_s=30.0, admit=3), tmp_path, duration)
@@ -184,7 +184,7 @@ def test_the_round_timeout_leaves_out_who_is_not_done(tmp_path: Path) -> None:
 def test_a_node_whose_job_never_ends_fails_the_run_and_is_named(tmp_path: Path) -> None:
     """Its telemetry goes on, so it is what it does not forget that gives it away."""
 
-    def duration(process: str, job: Job) -> float:
+    def duration(process: str, job: WorkerJob) -> float:
         return math.inf if process == "node-1" and isinstance(job, Backward) else 0.01
 
     outcome = run_and_check(THREE, tmp_path, duration)

@@ -20,7 +20,7 @@ from mpsl.codecs import parse
 from mpsl.codecs.affine import GROUP
 from mpsl.codecs.tiles import TILE
 from mpsl.errors import UsageError, WireError
-from mpsl.machines.jobs import Job, Result, TailProbe
+from mpsl.machines.jobs import Result, TailProbe, WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.nn import weights
 from mpsl.nn.tensors import Coding
@@ -295,7 +295,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, torch.Tensor]]:
     found: dict[str, dict[str, torch.Tensor]] = {}
     perform = DevicePerformer.perform
 
-    def remember(self: DevicePerformer, job: Job, session: SessionId | None) -> Result:
+    def remember(self: DevicePerformer, job: WorkerJob, session: SessionId | None) -> Result:
         if isinstance(job, TailProbe):
             parts = [part.state_dict() for part in self.sessions[session].parts]
             found[self._id] = {name: tensor.clone() for part in parts for name, tensor in part.items()}

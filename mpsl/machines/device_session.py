@@ -17,7 +17,6 @@ from mpsl.machines.jobs import (
     HeadBackward,
     HeadForward,
     HeadProbe,
-    Job,
     Prepare,
     Prepared,
     Result,
@@ -28,6 +27,7 @@ from mpsl.machines.jobs import (
     TailStep,
     Trained,
     WholeBatch,
+    WorkerJob,
 )
 from mpsl.machines.participant_session import Identity, ParticipantSession
 from mpsl.machines.tables.device import TABLE, DeviceOutcome, DeviceState
@@ -189,7 +189,7 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
 
     # Training
 
-    def _run_attempt(self, job: Job) -> None:
+    def _run_attempt(self, job: WorkerJob) -> None:
         self._running += 1
         self.start_job(job)
 
@@ -230,7 +230,7 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
 
     # Results of jobs
 
-    def job_done(self, job: Job, result: Result) -> DeviceOutcome | None:
+    def job_done(self, job: WorkerJob, result: Result) -> DeviceOutcome | None:
         """Take a job's result, which counts only where its attempt still does."""
         if isinstance(job, Prepare) and isinstance(result, Prepared):
             self._weights_bytes = result.weights_bytes
@@ -242,17 +242,17 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
         self._flush_discard_ack()
         return outcome
 
-    def job_failed(self, job: Job) -> None:
+    def job_failed(self, job: WorkerJob) -> None:
         """A job raised: a discard may now be answered."""
         if not isinstance(job, Prepare):
             self._running -= 1
         self._flush_discard_ack()
 
-    def fault(self, job: Job, reason: str) -> Message:
+    def fault(self, job: WorkerJob, reason: str) -> Message:
         """Every job of a device is its own affair."""
         return Fault(reason)
 
-    def _continue(self, job: Job, result: Result) -> DeviceOutcome | None:
+    def _continue(self, job: WorkerJob, result: Result) -> DeviceOutcome | None:
         match job, result:
             case HeadForward(ticket), Encoded(tensor):
                 self.send(self._chain[0], Activation(ticket, tensor), self.now)
@@ -284,7 +284,7 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
         return None
 
 
-def _attempt_of(job: Job) -> int:
+def _attempt_of(job: WorkerJob) -> int:
     match job:
         case HeadForward(ticket) | TailStep(ticket) | HeadBackward(ticket) | WholeBatch(ticket):
             return ticket.attempt

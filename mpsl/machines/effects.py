@@ -8,7 +8,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from mpsl.machines.jobs import Job
+from mpsl.machines.jobs import WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
 from mpsl.publish import Publish as Publish  # noqa: PLC0414
@@ -34,7 +34,7 @@ class Unsubscribe:
 class Run:
     """Run a job on the worker; answered by `JobDone` or `JobFailed`. Jobs run one at a time, in the order given."""
 
-    job: Job
+    job: WorkerJob
     session: SessionId | None = None
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from mpsl.machines.jobs import Job, Result
+from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.wire import Buffer
 
@@ -39,7 +39,7 @@ class Received(Struct, frozen=True, gc=False):
 class JobDone:
     """The worker has finished a job."""
 
-    job: Job
+    job: WorkerJob
     result: Result
     session: SessionId | None = None
 
@@ -48,7 +48,7 @@ class JobDone:
 class JobFailed:
     """A job raised; `reason` is for a person."""
 
-    job: Job
+    job: WorkerJob
     reason: str
     session: SessionId | None = None
 

@@ -23,10 +23,10 @@ from mpsl.machines.jobs import (
     Fold,
     Forward,
     ForwardProbe,
-    Job,
     Prepare,
     Prepared,
     Result,
+    WorkerJob,
 )
 from mpsl.machines.participant_session import Identity, ParticipantSession
 from mpsl.machines.ready_queue import ReadyQueue
@@ -76,7 +76,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         identity: Identity,
         plan: Plan,
         seat: Seat,
-        rank: Callable[[Job], int],
+        rank: Callable[[WorkerJob], int],
         emit: Callable[[Effect], None],
         max_packet: int | None,
         links_before: int = 0,
@@ -150,7 +150,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
 
     # The worker
 
-    def _queue_job(self, job: Job) -> None:
+    def _queue_job(self, job: WorkerJob) -> None:
         self._queue.add(self._rank(job), job)
         # Tensors on their way in or out, or waiting for the worker.
         queued = self._queue.tensor_bytes + self.channel.held_bytes + self.channel.in_flight_bytes
@@ -283,7 +283,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
 
     # Results of jobs
 
-    def job_done(self, job: Job, result: Result) -> HopOutcome | None:
+    def job_done(self, job: WorkerJob, result: Result) -> HopOutcome | None:
         """The worker is free: give it the next job at once, and send what it made."""
         self._memory = result.memory or self._memory
         if isinstance(job, Prepare):
@@ -323,7 +323,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         for probe in early.values():
             self._probe(probe)
 
-    def fault(self, job: Job, reason: str) -> Message:
+    def fault(self, job: WorkerJob, reason: str) -> Message:
         """What fails for one device's tensors is its own affair: the run can go on without it."""
         match job:
             case Forward(ticket) | Backward(ticket):
@@ -332,7 +332,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
                 return CopyFailed(device, attempt, reason)
         return Fault(reason)
 
-    def job_failed(self, job: Job) -> None:
+    def job_failed(self, job: WorkerJob) -> None:
         """A job raised: the worker is free again, and the orchestrator leaves the device out, or ends the run."""
         self._worker_free()
 
@@ -361,7 +361,7 @@ def _follows(before: Ticket | None, ticket: Ticket) -> bool:
     return (ticket.epoch, ticket.batch, ticket.micro) == (before.epoch, before.batch, before.micro + 1)
 
 
-def _device_of(job: Job) -> str | None:
+def _device_of(job: WorkerJob) -> str | None:
     match job:
         case Forward(ticket) | Backward(ticket):
             return ticket.device

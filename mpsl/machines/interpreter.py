@@ -23,14 +23,14 @@ from mpsl.machines.effects import (
     Write,
 )
 from mpsl.machines.events import Event, JobDone, JobFailed, TimerFired
-from mpsl.machines.jobs import Job, Leave, Result, Store
+from mpsl.machines.jobs import Leave, Result, Store, WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
 
 TimerKey = tuple[SessionId | None, str]
 
 
-class Machine(Protocol):
+class DrivenMachine(Protocol):
     """What is driven."""
 
     @property
@@ -42,7 +42,7 @@ class Machine(Protocol):
 class Performer(Protocol):
     """Does the jobs. `perform` runs on the worker, `write` at once; `session` is None for jobs of the process."""
 
-    def perform(self, job: Job, session: SessionId | None) -> Result: ...
+    def perform(self, job: WorkerJob, session: SessionId | None) -> Result: ...
 
     def write(self, source: str, message: Slice, session: SessionId | None) -> None: ...
 
@@ -72,7 +72,9 @@ class Host(Protocol):
 class Interpreter:
     """Gives events to one machine and performs what it wants, until it stops."""
 
-    def __init__(self, machine: Machine, write: Callable[[str, Slice, SessionId | None], None], host: Host) -> None:
+    def __init__(
+        self, machine: DrivenMachine, write: Callable[[str, Slice, SessionId | None], None], host: Host
+    ) -> None:
         self.stopped = False
         self.running: Run | None = None
         """The job that the worker has."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpsl.job import Job as TrainingJob
+from mpsl.job import Job
 from mpsl.messages import Slice, Tensor, Ticket
 from mpsl.plan import Plan
 from mpsl.planning.fleet import Fleet
@@ -17,7 +17,7 @@ from mpsl.profiling import BlockSeconds, LinkFigures, Question
 
 
 @dataclass(frozen=True)
-class Job:
+class WorkerJob:
     """Base of all jobs."""
 
 
@@ -44,7 +44,7 @@ class Encoded(Result):
 
 
 @dataclass(frozen=True)
-class Prepare(Job):
+class Prepare(WorkerJob):
     """Build the part(s) that `plan` gives to this process, empty; raises UsageError where it cannot."""
 
     plan: Plan
@@ -64,19 +64,19 @@ class Prepared(Result):
 
 
 @dataclass(frozen=True)
-class Leave(Job):
+class Leave(WorkerJob):
     """Forget everything of the run and give its memory back."""
 
 
 @dataclass(frozen=True)
-class Store(Job):
+class Store(WorkerJob):
     """What a `Write` effect does; named only when it fails."""
 
     source: str
 
 
 @dataclass(frozen=True)
-class MeasureBlocks(Job):
+class MeasureBlocks(WorkerJob):
     """Measure blocks of a model in this process, before any run."""
 
     question: Question
@@ -93,7 +93,7 @@ class BlocksMeasured(Result):
 
 
 @dataclass(frozen=True)
-class StartRound(Job):
+class StartRound(WorkerJob):
     """Fresh optimizers, the round's order of samples."""
 
     round: int
@@ -101,14 +101,14 @@ class StartRound(Job):
 
 
 @dataclass(frozen=True)
-class HeadForward(Job):
+class HeadForward(WorkerJob):
     """Forward through the first part: one micro-batch of the shard."""
 
     ticket: Ticket
 
 
 @dataclass(frozen=True)
-class TailStep(Job):
+class TailStep(WorkerJob):
     """Forward through the last part, loss, backward to its input."""
 
     ticket: Ticket
@@ -124,7 +124,7 @@ class TailResult(Result):
 
 
 @dataclass(frozen=True)
-class HeadBackward(Job):
+class HeadBackward(WorkerJob):
     """Backward through the first part; steps after the batch's last micro-batch."""
 
     ticket: Ticket
@@ -132,7 +132,7 @@ class HeadBackward(Job):
 
 
 @dataclass(frozen=True)
-class WholeBatch(Job):
+class WholeBatch(WorkerJob):
     """No hops: forward, backward and step of a whole batch; its ticket is that of micro-batch 0."""
 
     ticket: Ticket
@@ -146,7 +146,7 @@ class Trained(Result):
 
 
 @dataclass(frozen=True)
-class HeadProbe(Job):
+class HeadProbe(WorkerJob):
     """Batch `batch` of the test data through the first part, in evaluation mode."""
 
     round: int
@@ -155,7 +155,7 @@ class HeadProbe(Job):
 
 
 @dataclass(frozen=True)
-class TailProbe(Job):
+class TailProbe(WorkerJob):
     """The returned activation through the last part; without hops, the whole model (`tensor` None)."""
 
     round: int
@@ -177,7 +177,7 @@ class Scored(Result):
 
 
 @dataclass(frozen=True)
-class Export(Job):
+class Export(WorkerJob):
     """Slices of all tensors of the part(s), as views of their memory: `purpose` as in messages.Slice."""
 
     purpose: str
@@ -198,7 +198,7 @@ class Exported(Result):
 
 
 @dataclass(frozen=True)
-class CopyPart(Job):
+class CopyPart(WorkerJob):
     """Copy the committed part for an admitted device, with a fresh optimizer."""
 
     device: str
@@ -207,7 +207,7 @@ class CopyPart(Job):
 
 
 @dataclass(frozen=True)
-class DropCopy(Job):
+class DropCopy(WorkerJob):
     """Forget a device's copy and activations."""
 
     device: str
@@ -215,7 +215,7 @@ class DropCopy(Job):
 
 
 @dataclass(frozen=True)
-class Forward(Job):
+class Forward(WorkerJob):
     """Forward of a device's copy; keeps what backward needs."""
 
     ticket: Ticket
@@ -223,7 +223,7 @@ class Forward(Job):
 
 
 @dataclass(frozen=True)
-class Backward(Job):
+class Backward(WorkerJob):
     """Backward of a device's copy; steps after the batch's last micro-batch. Answers with the input's gradient."""
 
     ticket: Ticket
@@ -231,7 +231,7 @@ class Backward(Job):
 
 
 @dataclass(frozen=True)
-class ForwardProbe(Job):
+class ForwardProbe(WorkerJob):
     """Forward of the committed part in evaluation mode; keeps nothing."""
 
     device: str
@@ -242,7 +242,7 @@ class ForwardProbe(Job):
 
 
 @dataclass(frozen=True)
-class CheckCopy(Job):
+class CheckCopy(WorkerJob):
     """Check that a device's copy is finite after its last step; raises UsageError where it is not."""
 
     round: int
@@ -251,7 +251,7 @@ class CheckCopy(Job):
 
 
 @dataclass(frozen=True)
-class Fold(Job):
+class Fold(WorkerJob):
     """Add a device's copy, weighted by its samples, to the round's sum, and drop the copy."""
 
     device: str
@@ -260,7 +260,7 @@ class Fold(Job):
 
 
 @dataclass(frozen=True)
-class CommitPart(Job):
+class CommitPart(WorkerJob):
     """Divide the sum by `weight`: the committed part of `round`; `merged`: it was received as slices instead."""
 
     round: int
@@ -272,10 +272,10 @@ class CommitPart(Job):
 
 
 @dataclass(frozen=True)
-class BuildModel(Job):
+class BuildModel(WorkerJob):
     """Build the initial model and everything a plan needs to know of it."""
 
-    job: TrainingJob
+    job: Job
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,7 @@ class ModelBuilt(Result):
 
 
 @dataclass(frozen=True)
-class FindPlan(Job):
+class FindPlan(WorkerJob):
     """Find the best chain of exactly `hops` hops; raises UsageError where none fits."""
 
     profile: Profile
@@ -313,7 +313,7 @@ class PlanFound(Result):
 
 
 @dataclass(frozen=True)
-class LayOut(Job):
+class LayOut(WorkerJob):
     """Lay out the model's tensors by the plan's parts, so that slices can be sent and received.
 
     `predicted`: what the plan is to take, where it was made from measured times, and `links`: those it was made from.
@@ -333,7 +333,7 @@ class LaidOut(Result):
 
 
 @dataclass(frozen=True)
-class CheckUpdate(Job):
+class CheckUpdate(WorkerJob):
     """Check that a device's received parts are finite; raises UsageError that names the tensor where they are not."""
 
     device: str
@@ -341,7 +341,7 @@ class CheckUpdate(Job):
 
 
 @dataclass(frozen=True)
-class FoldUpdate(Job):
+class FoldUpdate(WorkerJob):
     """Add a device's received first and last parts to the round's sum."""
 
     device: str
@@ -350,7 +350,7 @@ class FoldUpdate(Job):
 
 
 @dataclass(frozen=True)
-class Checkpoint(Job):
+class Checkpoint(WorkerJob):
     """Merge and divide the sums of all parts by `weight`, and put the whole model on disk (write, fsync, rename).
 
     `digests` are the sums' as the seats computed them, by (stage, replica) address.
@@ -362,7 +362,7 @@ class Checkpoint(Job):
 
 
 @dataclass(frozen=True)
-class RecordRound(Job):
+class RecordRound(WorkerJob):
     """Append a round to the metrics, and one line for each device to the devices' figures."""
 
     metrics: dict[str, Any]
@@ -370,7 +370,7 @@ class RecordRound(Job):
 
 
 @dataclass(frozen=True)
-class Finish(Job):
+class Finish(WorkerJob):
     """Write the summary of the run."""
 
     summary: dict[str, Any]

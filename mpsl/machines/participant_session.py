@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from mpsl.link.channel import Limits
 from mpsl.machines.effects import Effect, Log, Subscribe, Unsubscribe
-from mpsl.machines.jobs import Job, Prepare, Result, Store
+from mpsl.machines.jobs import Prepare, Result, Store, WorkerJob
 from mpsl.machines.permissions import may_send
 from mpsl.machines.session import LINK_TIMER, LOST_GRACE_S, Session, chunk_limit, peers_of
 from mpsl.machines.session_id import SessionId
@@ -90,15 +90,15 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         """Take a message that the present state allows."""
 
     @abstractmethod
-    def job_done(self, job: Job, result: Result) -> O | None:
+    def job_done(self, job: WorkerJob, result: Result) -> O | None:
         """A job of this session has ended."""
 
     @abstractmethod
-    def job_failed(self, job: Job) -> None:
+    def job_failed(self, job: WorkerJob) -> None:
         """A job of this session has raised; the orchestrator has been told."""
 
     @abstractmethod
-    def fault(self, job: Job, reason: str) -> Message:
+    def fault(self, job: WorkerJob, reason: str) -> Message:
         """What the orchestrator is told of a job that failed."""
 
     @abstractmethod
@@ -184,12 +184,12 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
             ending = self._told or (lost if self._orchestrator_lost else silence)
             self.finish(ending.status, ending.reason, ending.may_rejoin)
 
-    def done(self, job: Job, result: Result, now: float) -> None:
+    def done(self, job: WorkerJob, result: Result, now: float) -> None:
         """A job has ended."""
         self.now = now
         self._follow(self.job_done(job, result))
 
-    def failed(self, job: Job, reason: str, now: float) -> None:
+    def failed(self, job: WorkerJob, reason: str, now: float) -> None:
         """A job has raised: the orchestrator hears of it."""
         self.now = now
         self.tell(Joined(reason) if isinstance(job, Prepare) else self.fault(job, reason))

@@ -4,26 +4,26 @@ import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mpsl.machines.jobs import Backward, Forward, ForwardProbe, Job
+from mpsl.machines.jobs import Backward, Forward, ForwardProbe, WorkerJob
 
 
 @dataclass
 class ReadyQueue:
     """Work that is ready, and what is being worked on."""
 
-    running: Job | None = None
+    running: WorkerJob | None = None
     tensor_bytes: int = 0
     """Of all that waits and of what is being worked on."""
-    _waiting: list[tuple[int, int, Job]] = field(default_factory=list)
+    _waiting: list[tuple[int, int, WorkerJob]] = field(default_factory=list)
     _count: int = 0
 
-    def add(self, rank: int, job: Job) -> None:
+    def add(self, rank: int, job: WorkerJob) -> None:
         """Queue a job behind those of its rank."""
         heapq.heappush(self._waiting, (rank, self._count, job))
         self._count += 1
         self.tensor_bytes += _tensor_bytes(job)
 
-    def take(self) -> Job | None:
+    def take(self) -> WorkerJob | None:
         """The next job, when the worker is free."""
         if self.running is not None or not self._waiting:
             return None
@@ -36,12 +36,12 @@ class ReadyQueue:
             self.tensor_bytes -= _tensor_bytes(self.running)
         self.running = None
 
-    def drop(self, unwanted: Callable[[Job], bool]) -> None:
+    def drop(self, unwanted: Callable[[WorkerJob], bool]) -> None:
         """Forget what waits and is not wanted any more."""
         self.tensor_bytes -= sum(_tensor_bytes(job) for _, _, job in self._waiting if unwanted(job))
         self._waiting = [entry for entry in self._waiting if not unwanted(entry[2])]
         heapq.heapify(self._waiting)
 
 
-def _tensor_bytes(job: Job) -> int:
+def _tensor_bytes(job: WorkerJob) -> int:
     return job.tensor.nbytes if isinstance(job, Forward | Backward | ForwardProbe) else 0

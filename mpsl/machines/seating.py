@@ -10,8 +10,8 @@ from mpsl.job import Job
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import ModelBuilt
 from mpsl.plan import DeviceEntry, Plan, Seat
-from mpsl.planning.memory import SeatMemory, best_strategy, memory_strategies, part_sizes
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
+from mpsl.planning.seat_memory import SeatMemory, best_strategy, memory_strategies, part_sizes
 
 HEADER_BYTES = 64 * 1024
 """Room for headers in the largest message."""

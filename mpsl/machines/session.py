@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from mpsl.link.channel import CHUNK_BYTES, Channel, Limits, Peer
 from mpsl.machines.effects import CancelTimer, Effect, EndSession, Log, Run, SetTimer, Write
-from mpsl.machines.jobs import Job
+from mpsl.machines.jobs import WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Message, Slice
 from mpsl.plan import Plan
@@ -99,7 +99,7 @@ class Session:
 
     # Jobs and timers
 
-    def start_job(self, job: Job) -> None:
+    def start_job(self, job: WorkerJob) -> None:
         """Ask the worker for a job."""
         self._emit(Run(job, self.id))
 

@@ -16,8 +16,8 @@ from mpsl.job import Job
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import ModelBuilt
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
-from mpsl.planning.memory import GIB
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
+from mpsl.planning.seat_memory import GIB
 from mpsl.profiling import NO_LIMIT_MBPS, Answer, BlockSeconds, LinkFigures, Question, optimizer_kind, question
 from mpsl.topics import Branch
 
@@ -30,7 +30,7 @@ sooner the fewer kinds of nodes there are."""
 
 
 @dataclass(frozen=True)
-class Machine:
+class HostDescription:
     """What `info` says of the machine that a process runs on; `kind` is what its times are known by."""
 
     host: str
@@ -39,7 +39,7 @@ class Machine:
     threads: int
 
 
-def machine_of(presence: Presence) -> Machine | None:
+def machine_of(presence: Presence) -> HostDescription | None:
     """None for a process that does not say, and so cannot be asked."""
     info = presence.info
     hardware, host, cores, threads = (info.get(key) for key in ("hardware", "host", "cores", "threads"))
@@ -47,7 +47,7 @@ def machine_of(presence: Presence) -> Machine | None:
         return None
     cores = cores if isinstance(cores, int) and cores > 0 else SLACK_CORES
     threads = min(threads, cores) if isinstance(threads, int) and threads > 0 else SLACK_CORES
-    return Machine(host, f"{presence.branch} {hardware} {threads}", cores, threads)
+    return HostDescription(host, f"{presence.branch} {hardware} {threads}", cores, threads)
 
 
 def questions(job: Job, blocks: int) -> dict[Branch, Question]:
@@ -98,7 +98,7 @@ def profile_of(job: Job, model: ModelBuilt, members: Sequence[Presence]) -> Prof
     count = len(model.block_costs)
     asked = questions(job, count)
     answers: dict[str, list[BlockSeconds]] = {}
-    machines: dict[str, Machine] = {}
+    machines: dict[str, HostDescription] = {}
     for member in members:
         machine, answer = machine_of(member), answer_of(member, asked[member.branch])
         if machine is None:

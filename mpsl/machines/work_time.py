@@ -6,7 +6,7 @@ never know, but for the first one of a round.
 
 from typing import Any
 
-from mpsl.machines.jobs import Forward, Job
+from mpsl.machines.jobs import Forward, WorkerJob
 
 
 class WorkTime:
@@ -22,7 +22,7 @@ class WorkTime:
         self._busy_before = 0.0
         self._batches_busy_s = 0.0
 
-    def begins(self, job: Job, now: float) -> None:
+    def begins(self, job: WorkerJob, now: float) -> None:
         """The worker is asked for a job; the first forward of a round begins its batches."""
         self._since = now
         if isinstance(job, Forward) and job.ticket.round > self._round:

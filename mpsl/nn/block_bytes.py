@@ -17,7 +17,7 @@ MIN_BATCH = 2
 
 @dataclass(frozen=True)
 class BlockBytes:
-    """Bytes of a model, one entry a block, at the job's batch size: `mpsl.planning.memory.ModelSizes`."""
+    """Bytes of a model, one entry a block, at the job's batch size: `mpsl.planning.seat_memory.ModelSizes`."""
 
     state_bytes: tuple[int, ...]
     optimizer_bytes: tuple[int, ...]

@@ -11,10 +11,10 @@ from math import ceil
 from mpsl.admission_limit import seat_admission
 from mpsl.errors import UsageError
 from mpsl.names import nearest
-from mpsl.planning.memory import GIB
 from mpsl.planning.objective import Placement, Prediction, SeatLoad, Shape, fluid_loads, predict, stages_of
 from mpsl.planning.plan_file import PlannedRun
 from mpsl.planning.search import feasible_placement
+from mpsl.planning.seat_memory import GIB
 from mpsl.planning.service_demand import device_demand, seat_demand, whole_model_demand
 from mpsl.planning.system import Device, System
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpsl.errors import UsageError
-from mpsl.planning.memory import GIB
 from mpsl.planning.objective import Placement, Shape
 from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.planner import plan
+from mpsl.planning.seat_memory import GIB
 from mpsl.planning.service_demand import seat_demand
 from mpsl.planning.system import System
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpsl.planning.memory import PartSizes, SeatMemory, device_bytes, in_memory
+from mpsl.planning.seat_memory import PartSizes, SeatMemory, device_bytes, in_memory
 from mpsl.planning.system import Device, Node, System
 
 Number = Any

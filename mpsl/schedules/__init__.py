@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from mpsl.machines.jobs import Job
+from mpsl.machines.jobs import WorkerJob
 from mpsl.registry import Registry
 
-Schedule = Callable[[Job], int]
+Schedule = Callable[[WorkerJob], int]
 """The rank of a job: the lowest goes first, equal ranks in the order of arrival."""
 
 schedules: Registry[Schedule] = Registry("schedule", "mpsl.schedules")

@@ -12,8 +12,8 @@ from math import inf
 from mpsl.errors import MpslError
 from mpsl.machines.effects import Log, Publish, Run, Stop, Subscribe, Unsubscribe
 from mpsl.machines.events import Connected, Disconnected, Event, JobDone, JobFailed, Received, Subscribed
-from mpsl.machines.interpreter import Interpreter, Machine, TimerKey
-from mpsl.machines.jobs import Job
+from mpsl.machines.interpreter import DrivenMachine, Interpreter, TimerKey
+from mpsl.machines.jobs import WorkerJob
 from mpsl.sim.cores import Worker
 from mpsl.sim.event_queue import EventQueue
 from mpsl.sim.network import NOTICE_S, Network
@@ -73,7 +73,7 @@ class Process:
         self,
         id: str,
         client: str,
-        machine: Machine,
+        machine: DrivenMachine,
         performer: SimulatedPerformer,
         attachment: Attachment,
         worker: Worker,
@@ -107,7 +107,7 @@ class Process:
         return self.ended_with is not None or self.crashed
 
     @property
-    def job(self) -> Job | None:
+    def job(self) -> WorkerJob | None:
         """The job that the worker performs."""
         running = self._interpreter.running
         return None if running is None else running.job

@@ -18,7 +18,6 @@ from mpsl.machines.jobs import (
     Forward,
     HeadBackward,
     HeadForward,
-    Job,
     LaidOut,
     LayOut,
     ModelBuilt,
@@ -29,6 +28,7 @@ from mpsl.machines.jobs import (
     TailStep,
     Trained,
     WholeBatch,
+    WorkerJob,
 )
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice, Tensor
@@ -78,7 +78,7 @@ class SimulatedDevicePerformer(_ProfilePerformer):
     last: PartFigures
     samples: int
 
-    def perform(self, job: Job, session: SessionId | None) -> SimulatedResult:
+    def perform(self, job: WorkerJob, session: SessionId | None) -> SimulatedResult:
         """State how long the job takes and what it results in."""
         first, last = self.first, self.last
         match job:
@@ -116,7 +116,7 @@ class SimulatedHopPerformer(_ProfilePerformer):
     on_memory: Callable[[int], None]
     _held: int = field(default=0, init=False)
 
-    def perform(self, job: Job, session: SessionId | None) -> SimulatedResult:
+    def perform(self, job: WorkerJob, session: SessionId | None) -> SimulatedResult:
         """State how long the job takes and what it results in; account for the memory that it takes or frees."""
         part = self.part
         match job:
@@ -164,7 +164,7 @@ class SimulatedOrchestratorPerformer(_ProfilePerformer):
     part_bytes: tuple[int, ...]
     blocks: int
 
-    def perform(self, job: Job, session: SessionId | None) -> SimulatedResult:
+    def perform(self, job: WorkerJob, session: SessionId | None) -> SimulatedResult:
         """State what the job results in."""
         match job:
             case BuildModel():

@@ -16,7 +16,7 @@ from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSecti
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Stop
 from mpsl.machines.hop import HopMachine
-from mpsl.machines.interpreter import Machine
+from mpsl.machines.interpreter import DrivenMachine
 from mpsl.machines.orchestrator.machine import OrchestratorMachine
 from mpsl.names import ORCHESTRATOR
 from mpsl.planning.feasibility import judge
@@ -162,7 +162,7 @@ class Rehearsal:
         return SimulatedOrchestratorPerformer((device, *stages), self.system.blocks)
 
 
-def _starting(machine: Callable[[str], Machine], performer: SimulatedPerformer) -> Start:
+def _starting(machine: Callable[[str], DrivenMachine], performer: SimulatedPerformer) -> Start:
     return lambda boot: (machine(boot), performer)
 
 

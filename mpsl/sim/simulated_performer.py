@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from mpsl.machines.interpreter import Performer
-from mpsl.machines.jobs import Job, Result
+from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
 
@@ -29,7 +29,7 @@ class SimulatedResult:
 class SimulatedPerformer(Protocol):
     """Performs the jobs of one process in virtual time, one at a time; `write` takes no time."""
 
-    def perform(self, job: Job, session: SessionId | None) -> SimulatedResult: ...
+    def perform(self, job: WorkerJob, session: SessionId | None) -> SimulatedResult: ...
 
     def write(self, source: str, message: Slice, session: SessionId | None) -> None: ...
 
@@ -37,12 +37,12 @@ class SimulatedPerformer(Protocol):
 class TimedPerformer:
     """A real performer whose jobs take `seconds_of(job)`, infinite for a job that never ends."""
 
-    def __init__(self, performer: Performer, seconds_of: Callable[[Job], float], chance: random.Random) -> None:
+    def __init__(self, performer: Performer, seconds_of: Callable[[WorkerJob], float], chance: random.Random) -> None:
         self.performer = performer
         self._seconds_of = seconds_of
         self._chance = chance
 
-    def perform(self, job: Job, session: SessionId | None) -> SimulatedResult:
+    def perform(self, job: WorkerJob, session: SessionId | None) -> SimulatedResult:
         """Perform the job at its start or at its end, by chance: a write in between comes after or before it."""
         seconds = self._seconds_of(job)
 

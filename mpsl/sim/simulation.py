@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from mpsl.machines.effects import Stop
-from mpsl.machines.interpreter import Machine
+from mpsl.machines.interpreter import DrivenMachine
 from mpsl.sim.event_queue import EventQueue
 from mpsl.sim.faults import Faults, InjectedFault
 from mpsl.sim.network import Network
@@ -19,7 +19,7 @@ from mpsl.sim.simulated_performer import SimulatedPerformer, SimulatedResult
 from mpsl.sim.times import Attachment, Times
 from mpsl.sim.trace import Trace
 
-Start = Callable[[str], tuple[Machine, SimulatedPerformer]]
+Start = Callable[[str], tuple[DrivenMachine, SimulatedPerformer]]
 """Makes the machine and performer of a process with this boot."""
 
 Note = Callable[[float, str, str, object], None]

@@ -10,11 +10,11 @@ from mpsl.errors import MpslError, UsageError
 from mpsl.names import BROKER
 from mpsl.planning.analytic import closed_form
 from mpsl.planning.fleet import Fleet
-from mpsl.planning.memory import GIB
 from mpsl.planning.objective import Prediction, Shape
 from mpsl.planning.plan_file import PlannedRun
 from mpsl.planning.profile import Profile, phase_times
 from mpsl.planning.report import bar, count, duration
+from mpsl.planning.seat_memory import GIB
 from mpsl.planning.system import system_of
 from mpsl.sim.chrome_trace import chrome_trace
 from mpsl.sim.gantt import Row, gantt

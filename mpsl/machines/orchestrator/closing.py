@@ -4,7 +4,7 @@ Until the checkpoint is on disk every seat keeps the last committed part.
 """
 
 from mpsl.machines.arrivals import Arrivals
-from mpsl.machines.jobs import Checkpoint, FoldUpdate, Job, Result
+from mpsl.machines.jobs import Checkpoint, FoldUpdate, Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.tables.run import RunOutcome
@@ -48,7 +48,7 @@ class Closing(Phase):
             case _:
                 self.context.drop(message, "of another attempt")
 
-    def job_done(self, job: Job, result: Result) -> None:
+    def job_done(self, job: WorkerJob, result: Result) -> None:
         """The worker has added up an update."""
         if isinstance(job, FoldUpdate):
             self.state.folding -= 1
@@ -84,7 +84,7 @@ class Saving(Phase):
         weight = self.state.need_ledger().weight
         self.context.start_job(Checkpoint(self.state.round, weight, dict(self._closing.digests)))
 
-    def job_done(self, job: Job, result: Result) -> None:
+    def job_done(self, job: WorkerJob, result: Result) -> None:
         """The model is on disk."""
         self._saved = self._saved or isinstance(job, Checkpoint)
 

@@ -11,7 +11,7 @@ from mpsl import facts
 from mpsl.link.channel import Limits
 from mpsl.machines.census import Census
 from mpsl.machines.effects import CancelTimer, Effect, Log, LogLevel, Publish, Run, SetTimer
-from mpsl.machines.jobs import Exported, Job
+from mpsl.machines.jobs import Exported, WorkerJob
 from mpsl.machines.machine import as_json
 from mpsl.machines.orchestrator.run_state import RunState
 from mpsl.machines.session import Session, chunk_limit, peers_of
@@ -75,11 +75,11 @@ class RunContext:
         for each in exported.slices:
             self.send(to, each)
 
-    def start_job(self, job: Job) -> None:
+    def start_job(self, job: WorkerJob) -> None:
         """Ask the worker for a job of the session, or of the run where there is no session yet."""
         self.emit(Run(job, self.session.id if self.session else None))
 
-    def start_run_job(self, job: Job) -> None:
+    def start_run_job(self, job: WorkerJob) -> None:
         """Ask the worker for a job that no new plan makes void."""
         self.emit(Run(job))
 

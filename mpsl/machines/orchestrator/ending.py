@@ -1,7 +1,7 @@
 """The end of a run, good or bad: the summary is written, everyone hears of it, the retained topics are cleared."""
 
 from mpsl.machines.effects import Stop
-from mpsl.machines.jobs import Finish, Job, Result
+from mpsl.machines.jobs import Finish, Result, WorkerJob
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.messages import End
 
@@ -33,11 +33,11 @@ class Ending(Phase):
                 context.send(address, End("failed" if state.failure else "done", state.failure[:MAX_REASON]))
         context.set_timer("farewell", FAREWELL_S if context.online else 0.0)
 
-    def job_done(self, job: Job, result: Result) -> None:
+    def job_done(self, job: WorkerJob, result: Result) -> None:
         """The summary is written."""
         self._summary_written = self._summary_written or isinstance(job, Finish)
 
-    def job_failed(self, job: Job, reason: str) -> bool:
+    def job_failed(self, job: WorkerJob, reason: str) -> bool:
         """The summary cannot be written: say so, and end all the same."""
         if isinstance(job, Finish):
             self.context.log("error", "summary-not-written", reason=reason)

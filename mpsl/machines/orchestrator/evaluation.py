@@ -3,7 +3,7 @@
 from math import inf
 
 from mpsl.machines.members import Place
-from mpsl.machines.orchestrator.admission import Admission
+from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.departures import Departures
 from mpsl.machines.orchestrator.phase import Phase
@@ -14,15 +14,15 @@ from mpsl.messages import Message, Score
 class Evaluation(Phase):
     """Goes on like a round: G devices at a time, and who is lost is left out."""
 
-    def __init__(self, context: RunContext, admission: Admission, departures: Departures) -> None:
+    def __init__(self, context: RunContext, admissions: Admissions, departures: Departures) -> None:
         super().__init__(context)
-        self._admission = admission
+        self._admissions = admissions
         self._departures = departures
 
     def enter(self) -> None:
         """Open it to all ready devices that have test data."""
         members = self.state.members
-        self._admission.open_evaluation([id for id in self._admission.ready() if members[id].test_batches])
+        self._admissions.open_evaluation([id for id in self._admissions.ready() if members[id].test_batches])
 
     def take(self, source: str, message: Message) -> None:
         """A device is through its test data."""
@@ -36,14 +36,14 @@ class Evaluation(Phase):
         else:
             ledger.move(member, Place.ACCEPTED)
             ledger.scores[source] = message
-            self._admission.admit_more()
+            self._admissions.admit_more()
 
     def outcome(self) -> RunOutcome | None:
         """Everyone has a score or is out."""
         ledger = self.state.need_ledger()
-        if not self._admission.has_begun:
+        if not self._admissions.has_begun:
             return None
-        self._admission.admit_more()
+        self._admissions.admit_more()
         if not ledger.decided:
             return None
         correct = sum(score.correct for score in ledger.scores.values())
@@ -56,4 +56,4 @@ class Evaluation(Phase):
 
     def waiting_for(self) -> list[str]:
         """The admitted devices, and the seats that have yet to forget one."""
-        return self._admission.waiting_for()
+        return self._admissions.waiting_for()

@@ -1,7 +1,7 @@
 """Gathering: waits until the fleet of the job or of its plan is there and the model's facts are known."""
 
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import BuildModel, Job, ModelBuilt, Result
+from mpsl.machines.jobs import BuildModel, ModelBuilt, Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.seating import Seating
@@ -25,7 +25,7 @@ class Gathering(Phase):
             self.context.set_timer("start", self.state.job.fleet.start_timeout_s)
             self.context.start_run_job(BuildModel(self.state.job))
 
-    def job_done(self, job: Job, result: Result) -> None:
+    def job_done(self, job: WorkerJob, result: Result) -> None:
         """The model is built."""
         if isinstance(result, ModelBuilt):
             self.state.model = result

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from mpsl.batches import smallest_micro_batch
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import Job, LaidOut, LayOut, Result
+from mpsl.machines.jobs import LaidOut, LayOut, Result, WorkerJob
 from mpsl.machines.members import Member
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.seating import seat_everyone
@@ -59,7 +59,7 @@ class Joining(Phase):
         if message.refusal:
             self.context.log("error", "refused", device=source, reason=message.refusal)
 
-    def job_done(self, job: Job, result: Result) -> None:
+    def job_done(self, job: WorkerJob, result: Result) -> None:
         """The model is laid out by the plan's parts."""
         if isinstance(result, LaidOut):
             self.state.device_bytes = result.device_bytes

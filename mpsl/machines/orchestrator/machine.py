@@ -22,7 +22,7 @@ from mpsl.machines.events import (
 )
 from mpsl.machines.jobs import BuildModel, Export, Exported
 from mpsl.machines.machine import Machine, as_json
-from mpsl.machines.orchestrator.admission import Admission
+from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.closing import Closing, Saving
 from mpsl.machines.orchestrator.committing import Committing
 from mpsl.machines.orchestrator.context import RunContext
@@ -67,11 +67,11 @@ class OrchestratorMachine(Machine):
         self._states = StateMachine(TABLE)
         self._departures = Departures(context)
         self._exports = PartExports(context)
-        self._admission = admission = Admission(context, self._exports)
+        self._admissions = admissions = Admissions(context, self._exports)
         self._gathering = Gathering(context)
         self._profiling = Profiling(context)
         self._joining = Joining(context)
-        self._reporting = Reporting(context, admission)
+        self._reporting = Reporting(context, admissions)
         self._ending = Ending(context)
         closing = Closing(context)
         self._phases: Mapping[OrchestratorState, Phase] = {
@@ -79,15 +79,15 @@ class OrchestratorMachine(Machine):
             S.PROFILING: self._profiling,
             S.JOINING: self._joining,
             S.LOADING: Loading(context, self._exports),
-            S.OPEN: OpenRound(context, admission, self._departures),
+            S.OPEN: OpenRound(context, admissions, self._departures),
             S.CLOSING: closing,
             S.SAVING: Saving(context, closing),
             S.COMMITTING: Committing(context, self._exports),
-            S.EVALUATING: Evaluation(context, admission, self._departures),
+            S.EVALUATING: Evaluation(context, admissions, self._departures),
             S.REPORTING: self._reporting,
             S.ENDING: self._ending,
         }
-        self._status = StatusPublisher(context, admission)
+        self._status = StatusPublisher(context, admissions)
 
     @property
     def state(self) -> OrchestratorState:

@@ -3,9 +3,9 @@
 from math import inf
 
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import CheckUpdate, FoldUpdate, Job, Result
+from mpsl.machines.jobs import CheckUpdate, FoldUpdate, Result, WorkerJob
 from mpsl.machines.members import Member, Place
-from mpsl.machines.orchestrator.admission import Admission
+from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.departures import Departures
 from mpsl.machines.orchestrator.phase import Phase
@@ -16,21 +16,21 @@ from mpsl.messages import Accept, Finished, Message, Slice, Update
 class OpenRound(Phase):
     """Until everyone is accepted or out."""
 
-    def __init__(self, context: RunContext, admission: Admission, departures: Departures) -> None:
+    def __init__(self, context: RunContext, admissions: Admissions, departures: Departures) -> None:
         super().__init__(context)
-        self._admission = admission
+        self._admissions = admissions
         self._departures = departures
 
     def enter(self) -> None:
         """Open the next round, where enough devices are left."""
         state, context = self.state, self.context
-        ready, quorum, number = self._admission.ready(), state.job.quorum, state.round + 1
+        ready, quorum, number = self._admissions.ready(), state.job.quorum, state.round + 1
         if len(ready) < quorum:
             missing = ", ".join(sorted(set(state.members) - set(ready)))
             context.fail(f"round {number}: {len(ready)} devices are left, quorum is {quorum}; missing: {missing}")
             return
         state.round = number
-        self._admission.open_round(ready)
+        self._admissions.open_round(ready)
         if state.job.fleet.round_timeout_s is not None:
             context.set_timer("round", state.job.fleet.round_timeout_s)
         context.log("info", "round-opened", round=number, devices=len(ready))
@@ -52,7 +52,7 @@ class OpenRound(Phase):
                     self._consider(member)
             case Finished():
                 member, seat = self._admitted(message.device, message), self.state.seat_of(source)
-                if member is not None and seat is not None and message.batches == self._admission.batches_of(member):
+                if member is not None and seat is not None and message.batches == self._admissions.batches_of(member):
                     member.finished.add(seat.address)
                     self._consider(member)
 
@@ -66,7 +66,7 @@ class OpenRound(Phase):
 
     def _consider(self, member: Member) -> None:
         """Have a whole update checked, where it agrees with what every hop counted."""
-        update, due = member.update, self._admission.batches_of(member)
+        update, due = member.update, self._admissions.batches_of(member)
         if update is None or member.checking or member.arrivals.bytes != self.state.device_bytes:
             return
         if not 0 <= update.loss < inf or not 0 <= update.seconds < inf:
@@ -77,7 +77,7 @@ class OpenRound(Phase):
             member.checking = True
             self.context.start_job(CheckUpdate(member.id, member.attempt))
 
-    def job_done(self, job: Job, result: Result) -> None:
+    def job_done(self, job: WorkerJob, result: Result) -> None:
         """An update is known to be finite, or has been added up."""
         match job:
             case CheckUpdate(device, attempt):
@@ -88,7 +88,7 @@ class OpenRound(Phase):
             case FoldUpdate():
                 self.state.folding -= 1
 
-    def job_failed(self, job: Job, reason: str) -> bool:
+    def job_failed(self, job: WorkerJob, reason: str) -> bool:
         """An update is not finite: its device is left out, by name."""
         if not isinstance(job, CheckUpdate):
             return False
@@ -113,11 +113,11 @@ class OpenRound(Phase):
             self.state.folding += 1
             self.context.start_job(FoldUpdate(member.id, member.attempt, member.samples))
             self.context.log("info", "accepted", round=round, device=member.id, number=number)
-        self._admission.admit_more()
+        self._admissions.admit_more()
 
     def seen(self, presence: Presence) -> None:
         """A node's telemetry may raise G."""
-        self._admission.seen(presence)
+        self._admissions.seen(presence)
 
     def timer_fired(self, name: str) -> None:
         """round_timeout_s is over: whoever is not accepted is left out."""
@@ -135,7 +135,7 @@ class OpenRound(Phase):
     def outcome(self) -> RunOutcome | None:
         """Everyone is accepted or out; fails below the quorum, else gives free places away."""
         state, ledger = self.state, self.state.ledger
-        if ledger is None or not self._admission.has_begun:
+        if ledger is None or not self._admissions.has_begun:
             return None
         # Who is being discarded may yet name the seat that does not forget it.
         if ledger.possible + ledger.count(Place.DISCARDING) < state.job.quorum:
@@ -149,9 +149,9 @@ class OpenRound(Phase):
                 f"left out: {', '.join(out)}"
             )
             return RunOutcome.FAILED
-        self._admission.admit_more()
+        self._admissions.admit_more()
         return RunOutcome.ALL_DECIDED if ledger.decided else None
 
     def waiting_for(self) -> list[str]:
         """The admitted devices, and the seats that have yet to forget one."""
-        return self._admission.waiting_for()
+        return self._admissions.waiting_for()

@@ -5,7 +5,7 @@ A phase works on the shared `RunState` through its context. It must never import
 
 from mpsl.errors import IllegalEvent
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import CheckUpdate, Job, Result
+from mpsl.machines.jobs import CheckUpdate, Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Message
@@ -29,10 +29,10 @@ class Phase:
         """Take a message that the table allows in this phase."""
         raise IllegalEvent(f"{type(self).__name__} takes no {message.kind}")
 
-    def job_done(self, job: Job, result: Result) -> None:
+    def job_done(self, job: WorkerJob, result: Result) -> None:
         """A job of the run has ended."""
 
-    def job_failed(self, job: Job, reason: str) -> bool:
+    def job_failed(self, job: WorkerJob, reason: str) -> bool:
         """A job of the run has raised; whether the run can go on all the same."""
         # The check of an update whose device has been left out meanwhile.
         return isinstance(job, CheckUpdate)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from mpsl.errors import UsageError
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import FindPlan, Job, PlanFound, Result
+from mpsl.machines.jobs import FindPlan, PlanFound, Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.link_survey import LinkSurvey
 from mpsl.machines.orchestrator.phase import Phase
@@ -112,7 +112,7 @@ class Profiling(Phase):
             limit = self.state.job.fleet.start_timeout_s
             self.context.fail(f"not everyone was there after start_timeout_s = {limit:g} s; waiting for: {missing}")
 
-    def job_done(self, job: Job, result: Result) -> None:
+    def job_done(self, job: WorkerJob, result: Result) -> None:
         """The worker has found the plan."""
         if isinstance(result, PlanFound) and self._outcome is None:
             self._found = found = result.plan
@@ -123,7 +123,7 @@ class Profiling(Phase):
             self.state.predicted = predicted
             self._seat()
 
-    def job_failed(self, job: Job, reason: str) -> bool:
+    def job_failed(self, job: WorkerJob, reason: str) -> bool:
         """There is no plan from measured times."""
         if isinstance(job, FindPlan):
             self._cut_evenly(reason)

@@ -5,7 +5,7 @@ from typing import Any
 
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import RecordRound
-from mpsl.machines.orchestrator.admission import Admission
+from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.tables.run import RunOutcome
@@ -18,9 +18,9 @@ REPORT_S = 5.0
 class Reporting(Phase):
     """Bytes of everyone as last reported."""
 
-    def __init__(self, context: RunContext, admission: Admission) -> None:
+    def __init__(self, context: RunContext, admissions: Admissions) -> None:
         super().__init__(context)
-        self._admission = admission
+        self._admissions = admissions
         self._node_bytes: dict[str, tuple[int, int]] = {}
         self._unanswered: set[str] = set()
         """Devices and nodes that have yet to answer."""
@@ -29,7 +29,7 @@ class Reporting(Phase):
 
     def enter(self) -> None:
         """Ask everyone."""
-        devices = self._admission.ready()
+        devices = self._admissions.ready()
         self._unanswered = {*devices, *(seat.node for seat in self.state.seats.values())}
         self._late = False
         for address in [*devices, *self.state.seats]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mpsl.machines.members import Place
-from mpsl.machines.orchestrator.admission import Admission
+from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.ending import MAX_REASON
 from mpsl.machines.tables.run import OrchestratorState
@@ -19,9 +19,9 @@ HEARTBEAT_S = 5.0
 class StatusPublisher:
     """What is said about a run while it goes on."""
 
-    def __init__(self, context: RunContext, admission: Admission) -> None:
+    def __init__(self, context: RunContext, admissions: Admissions) -> None:
         self._context = context
-        self._admission = admission
+        self._admissions = admissions
         self._published: dict[str, Any] = {}
         self._published_at = float("-inf")
 
@@ -31,7 +31,7 @@ class StatusPublisher:
         over = phase is S.ENDING
         members = state.members.values()
         batches = {m.id: m.progress[0] for m in ledger.at(Place.ADMITTED)} if ledger else {}
-        due = sum(self._admission.batches_of(m) for m in members if m.place is not Place.OUT)
+        due = sum(self._admissions.batches_of(m) for m in members if m.place is not Place.OUT)
         return {
             "state": phase.value,
             "run": state.run,

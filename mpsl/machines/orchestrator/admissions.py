@@ -1,4 +1,4 @@
-"""Admission: G devices at a time are in their round, or in an evaluation, which goes through the same seats.
+"""Admissions: G devices at a time are in their round, or in an evaluation, which goes through the same seats.
 
 Gives away places and G; who contributes is decided elsewhere.
 """
@@ -13,7 +13,7 @@ from mpsl.machines.orchestrator.part_exports import PartExports
 from mpsl.messages import Admit, Evaluate
 
 
-class Admission:
+class Admissions:
     """The places of the open ledger; `training` tells a round from an evaluation."""
 
     def __init__(self, context: RunContext, exports: PartExports) -> None:
