@@ -1,5 +1,6 @@
 """An orchestrator alone, event by event: nodes and devices are played over links of their own, jobs by the test."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,10 +9,22 @@ from mpsl.job import read_job
 from mpsl.link.channel import Channel, Limits, Peer
 from mpsl.machines.effects import Effect, Publish, Run, Stop
 from mpsl.machines.events import Connected, JobDone, JobFailed, Received, Subscribed, TimerFired
-from mpsl.machines.jobs import BuildModel, Export, Exported, LaidOut, LayOut, ModelBuilt, Result, WorkerJob
+from mpsl.machines.jobs import (
+    BuildModel,
+    Checkpoint,
+    CheckUpdate,
+    Export,
+    Exported,
+    FoldUpdate,
+    LaidOut,
+    LayOut,
+    ModelBuilt,
+    Result,
+    WorkerJob,
+)
 from mpsl.machines.machine import as_json, from_json
 from mpsl.machines.orchestrator import OrchestratorMachine, OrchestratorState
-from mpsl.messages import Closed, Committed, Finished, Joined, Loaded, Message, Slice, Tensor, Update
+from mpsl.messages import Closed, Committed, Finished, Joined, Loaded, Message, Score, Slice, Tensor, Update
 from mpsl.names import ORCHESTRATOR
 from mpsl.topics import BinaryTopic, Branch, Topics
 
@@ -26,7 +39,7 @@ BOOTS = {"node-1": "n1", "dev-1": "d1", "dev-2": "d2"}
 
 
 def job(**changes: Any) -> dict[str, Any]:
-    """Two devices, one hop, batches of four; `section__key` changes a key."""
+    """Two devices, one hop, batches of four; `section__key` changes a key, None removes it."""
     content: dict[str, Any] = {
         "run": {"name": "rig", "rounds": 2, "batch_size": 4},
         "model": {"name": "mlp", "args": {"in_features": 5, "hidden": [4, 4], "num_classes": 3}, "cuts": [1, 2]},
@@ -36,6 +49,8 @@ def job(**changes: Any) -> dict[str, Any]:
     for name, value in changes.items():
         section, key = name.split("__")
         content[section][key] = value
+        if value is None:
+            del content[section][key]
     return content
 
 
@@ -92,7 +107,8 @@ class OrchestratorRig:
         """Publish status, info and telemetry of a process."""
         branch: Branch = "node" if id.startswith("node") else "dev"
         self.tell(branch, id, "status", state=state, role=branch, protocol=PROTOCOL, version="1")
-        self.tell(branch, id, "info", run=run, samples=SAMPLES.get(id), memory_budget=None)
+        host = {"host": id, "hardware": "board", "cores": 1, "threads": 1}
+        self.tell(branch, id, "info", run=run, samples=SAMPLES.get(id), memory_budget=None, **host)
         self.tell(branch, id, "tele", run=run)
 
     def jobs(self, kind: type[WorkerJob]) -> list[Run]:
@@ -120,8 +136,8 @@ class OrchestratorRig:
 
     # On the way through a run
 
-    def join(self) -> None:
-        """Until everyone has joined."""
+    def gather(self) -> None:
+        """Until everyone is there: the fleet is seated, or asked for its times where the job has no cuts."""
         self.handle(Connected())
         self.handle(Subscribed())
         for id in BOOTS:
@@ -129,6 +145,9 @@ class OrchestratorRig:
         none = (0, 0, 0)
         self.done(BuildModel, ModelBuilt((1.0,) * 3, none, none, none, none, (), (5,), 3, 0))
         self.watch()
+
+    def answer_plan(self) -> None:
+        """Everyone of the plan joins."""
         plan = self.machine.run_state.need_plan()
         for id, (boot, _) in plan.boots().items():
             if id != ORCHESTRATOR:
@@ -139,12 +158,21 @@ class OrchestratorRig:
             self.be_online(id, RUN)
             self.say(id, Joined("", SAMPLES.get(id, 0), 1 if id in SAMPLES else 0))
 
-    def open(self) -> None:
+    def join(self) -> None:
+        """Until everyone has joined."""
+        self.gather()
+        self.answer_plan()
+
+    def load(self) -> None:
         """Until the first round is open and its devices are admitted."""
-        self.join()
         self.export()
         self.say("node-1", Loaded(0))
         self.export()
+
+    def open(self) -> None:
+        """Until the first round is open, from the start."""
+        self.join()
+        self.load()
 
     def export(self) -> None:
         """The slices that were asked for last are there."""
@@ -169,6 +197,38 @@ class OrchestratorRig:
     def commit(self) -> None:
         """The seat serves the committed part."""
         self.say("node-1", Committed(self.machine.run_state.round))
+
+    def accept_all(self) -> None:
+        """Every device's update is accepted and added up."""
+        for id in BATCHES:
+            self.finish(id)
+            self.done(CheckUpdate)
+        for number in range(len(BATCHES)):
+            self.done(FoldUpdate, number=number)
+
+    def score_all(self) -> None:
+        """Every device evaluates the committed weights."""
+        self.export()
+        for id in BATCHES:
+            self.say(id, Score(self.machine.run_state.round, self.machine.run_state.members[id].attempt, 1, 2, 1.0))
+
+    def reach(self, state: OrchestratorState) -> None:
+        """Go through the first round until the run is in a state; PROFILING is where a job without cuts comes by."""
+        steps: list[Callable[[], object]] = [
+            self.gather,
+            self.answer_plan,
+            self.load,
+            self.accept_all,
+            self.close,
+            lambda: self.done(Checkpoint),
+            self.commit,
+            self.score_all,
+        ]
+        for step in steps:
+            if self.state is state:
+                return
+            step()
+        assert self.state is state, f"{self.state.name} instead of {state.name}"
 
     def metrics(self) -> list[dict[str, Any]]:
         """What has been published as metrics."""
