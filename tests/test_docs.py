@@ -116,6 +116,19 @@ def test_a_wrong_name_would_be_found() -> None:
     assert not defines(path, "fill")
 
 
+def test_the_index_of_decisions_has_every_page_with_its_title_and_status() -> None:
+    index = (ROOT / "docs" / "adr" / "README.md").read_text()
+    pages = dict(re.findall(r"(?m)^\[(\d+)\]: (\S+)$", index))
+    assert sorted(pages.values()) == sorted(path.name for path in (ROOT / "docs" / "adr").glob("0*.md"))
+    for number, name in pages.items():
+        heading, status = (ROOT / "docs" / "adr" / name).read_text().split("\n\n")[:2]
+        said = re.match(r"Status: (accepted|(?:partly )?superseded by \[decision\s(\d+)\]\((\S+)\))\.", status)
+        assert said is not None, f"{name}: no status"
+        assert said[2] is None or pages[said[2]] == said[3], f"{name}: no decision {said[2]}"
+        short = re.sub(r"\[decision\s(\d+)\]\(\S+\)", r"[\1]", said[1])
+        assert f"| [{number}] | {heading.removeprefix(f'# {number}. ')} | {short} |" in index, name
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=IDS)
 def test_constants_have_the_values_that_are_said(document: Path) -> None:
     rows = re.findall(r"(?m)^\| `([\w.]+)\.([A-Z_]+)` \| ([\d.]+) ?(\w*) \|", document.read_text())
