@@ -85,6 +85,11 @@ class DirectClient(MqttClient):
         """As its base."""
         return self._arrivals.get_nowait() if self._arrivals.qsize() > 1 else await super().arrived()
 
+    @property
+    def received_bytes(self) -> int:
+        """As its base."""
+        return self._socket.received_bytes if self._socket is not None else 0
+
     def abort(self) -> None:
         """As its base."""
         super().abort()

@@ -6,22 +6,20 @@ fails all end. It must never know what a message means, nor which role it drives
 
 import asyncio
 import contextlib
-import itertools
 import math
 import os
 import random
-from collections import deque
-from collections.abc import Sequence
 from typing import Any
 
 from broker.address import BrokerAddress
 from broker.connection import CONNECT_S, Connection, Refused, connect
 from broker.log import Logger
+from broker.outbox import JsonOutbox, Outbox
 from broker.refusals import PublishRefused
 from broker.worker import Worker
 from mpsl.errors import BrokerError, MpslError
 from mpsl.machines import machine as machines
-from mpsl.machines.effects import Effect, Log, Publish, Run, Stop, Subscribe, Unsubscribe
+from mpsl.machines.effects import Log, Publish, Run, Stop, Subscribe, Unsubscribe
 from mpsl.machines.events import Connected, Disconnected, JobDone, JobFailed, Received, StopRequested, Subscribed
 from mpsl.machines.interpreter import DrivenMachine, Interpreter, Performer
 
@@ -31,61 +29,11 @@ FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 LAST_ATTEMPT_S = 1.0
 """The least time that an attempt to connect gets, also when patience is about to end."""
-MAX_TOGETHER = 64
-"""Publishes that go out in one call of the system,"""
-MAX_TOGETHER_BYTES = 1024 * 1024
-"""and their bytes: a message costs as much as some ten thousand bytes, most of it in the system, and in the broker."""
+MAX_UNANSWERED = 16
+"""JSON publishes that the broker has yet to answer; brokers take 20 at a time, or more."""
 DRAIN_S = 5.0
 FAREWELL_S = 2.0
 """How long the queue may take to empty at the end, and the goodbye after it."""
-
-
-class Outbox:
-    """What waits to be sent, in order; emptied when the connection is lost, for the links send again by themselves."""
-
-    def __init__(self) -> None:
-        self._entries: deque[Effect] = deque()
-        self._filled = asyncio.Event()
-        self._empty = asyncio.Event()
-        self._empty.set()
-
-    def put(self, effect: Effect) -> None:
-        """Queue an effect."""
-        self._entries.append(effect)
-        self._filled.set()
-        self._empty.clear()
-
-    async def next(self) -> Sequence[Effect]:
-        """The oldest effect, with publishes at QoS 0 those that follow and are small; queued until they are `done`."""
-        while not self._entries:
-            self._filled.clear()
-            await self._filled.wait()
-        together: list[Effect] = []
-        room = MAX_TOGETHER_BYTES
-        for effect in itertools.islice(self._entries, MAX_TOGETHER):
-            if not isinstance(effect, Publish) or effect.qos:
-                break
-            room -= len(effect.payload)
-            if together and room < 0:
-                break
-            together.append(effect)
-        return together or [self._entries[0]]
-
-    def done(self, count: int) -> None:
-        """The `count` oldest effects have been performed."""
-        for _ in range(count):
-            self._entries.popleft()
-        if not self._entries:
-            self._empty.set()
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self._entries.clear()
-        self._empty.set()
-
-    async def empty(self) -> None:
-        """Wait until all is sent."""
-        await self._empty.wait()
 
 
 class Driver:
@@ -114,7 +62,9 @@ class Driver:
         self._log = log
         self._patience_s = patience_s
         self._binary = Outbox()
-        self._json = Outbox()
+        self._json = JsonOutbox()
+        self._telling: set[asyncio.Task[None]] = set()
+        """One task for each JSON publish that the broker has yet to answer."""
         self._work: asyncio.Queue[Run] = asyncio.Queue(1)
         self._timer_due = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
@@ -165,7 +115,10 @@ class Driver:
 
     def send(self, effect: Publish | Subscribe | Unsubscribe) -> None:
         """Queue an effect for the connection; JSON has a queue of its own, so that it never waits behind payload."""
-        (self._json if isinstance(effect, Publish) and effect.qos else self._binary).put(effect)
+        if isinstance(effect, Publish) and effect.qos:
+            self._json.put(effect)
+        else:
+            self._binary.put(effect)
 
     def start(self, work: Run) -> None:
         """Hand a job to the worker."""
@@ -248,8 +201,8 @@ class Driver:
             async with asyncio.TaskGroup() as group:
                 tasks = [
                     group.create_task(self._receiving(connection), name="receiving"),
-                    group.create_task(self._sending(connection, self._binary), name="sending-binary"),
-                    group.create_task(self._sending(connection, self._json), name="sending-json"),
+                    group.create_task(self._sending(connection), name="sending-binary"),
+                    group.create_task(self._sending_json(connection, group), name="sending-json"),
                 ]
                 either: list[asyncio.Future[Any]] = [self._stopped, *tasks]
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -258,7 +211,7 @@ class Driver:
                         async with asyncio.timeout(DRAIN_S):
                             await self._binary.empty()
                             await self._json.empty()
-                for task in tasks:
+                for task in [*tasks, *self._telling]:
                     task.cancel()
         except* BrokerError as errors:
             raise errors.exceptions[0] from None
@@ -267,21 +220,38 @@ class Driver:
         async for arrived in connection.messages():
             self._interpreter.handle(Received(arrived.topic, arrived.payload))
 
-    async def _sending(self, connection: Connection, outbox: Outbox) -> None:
+    async def _sending(self, connection: Connection) -> None:
         while True:
-            effects = await outbox.next()
+            effects = await self._binary.next()
             match effects:
                 case [Subscribe(filters)]:
                     await connection.subscribe(filters)
                     self._interpreter.handle(Subscribed())
                 case [Unsubscribe(filters)]:
                     await connection.unsubscribe(filters)
-                case [Publish(qos=1) as publish]:
-                    try:
-                        await connection.publish(publish)
-                    except PublishRefused as error:
-                        # The connection goes on; a machine that misses its own status says so.
-                        self._log("error", "publish-refused", {"topic": error.topic, "reason": str(error)})
                 case _:
                     await connection.publish_together([each for each in effects if isinstance(each, Publish)])
-            outbox.done(len(effects))
+            self._binary.done(len(effects))
+
+    async def _sending_json(self, connection: Connection, group: asyncio.TaskGroup) -> None:
+        """Nothing here waits for the broker's answer to the publish before: behind a slow link that takes seconds."""
+        free = asyncio.Semaphore(MAX_UNANSWERED)
+
+        def answered(task: "asyncio.Task[None]") -> None:
+            self._telling.discard(task)
+            free.release()
+
+        while True:
+            await free.acquire()
+            publish = await self._json.next()
+            task = group.create_task(self._tell(connection, publish), name="telling")
+            self._telling.add(task)
+            task.add_done_callback(answered)
+
+    async def _tell(self, connection: Connection, publish: Publish) -> None:
+        try:
+            await connection.publish(publish)
+        except PublishRefused as error:
+            # The connection goes on; a machine that misses its own status says so.
+            self._log("error", "publish-refused", {"topic": error.topic, "reason": str(error)})
+        self._json.answered()

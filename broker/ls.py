@@ -20,7 +20,7 @@ from mpsl import strict_json
 from mpsl.machines.census import Census, Presence, natural
 from mpsl.machines.machine import from_json
 from mpsl.machines.online import TELEMETRY_S
-from mpsl.topics import Branch, ParticipantTopic, RunTopic, Topics
+from mpsl.topics import BRANCHES, Branch, ParticipantTopic, RunTopic, Topics
 from mpsl.wire import Buffer
 
 RETAINED_S = 0.5
@@ -29,7 +29,6 @@ LISTEN_S = TELEMETRY_S + RETAINED_S
 """Who is alive has said so by then."""
 MAX_NUMBER = 1e300
 """Numbers beyond are no counts and no losses of ours, and cannot be formatted."""
-BRANCHES: tuple[Branch, ...] = ("dev", "node")
 
 Row = dict[str, Any]
 

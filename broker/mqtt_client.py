@@ -25,7 +25,9 @@ from mpsl.publish import Publish
 
 KEEPALIVE_S = 20
 ANSWER_S = 60.0
-"""How long the broker may take to acknowledge a publish or a subscription, and a socket to take anything at all."""
+"""How long an answer of the broker may take while nothing comes from it, and a socket to take anything at all."""
+MAX_ANSWER_S = 600.0
+"""How long an answer may take while other bytes come: it stands behind them in the broker's queue."""
 GOODBYE_S = 2.0
 """How long a clean end may take."""
 TICK_S = 1.0
@@ -49,6 +51,7 @@ class MqttClient:
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._arrivals: asyncio.Queue[Arrived | None] = asyncio.Queue()
         """None: nothing comes any more."""
+        self._received_bytes = 0
         self._lost: str | None = None
         self._leaving = False
         self._drained = asyncio.Event()
@@ -192,12 +195,21 @@ class MqttClient:
         if result != MQTTErrorCode.MQTT_ERR_SUCCESS or mid is None:
             raise BrokerError(self._lost or f"{what} could not be sent: {paho.error_string(result)}")
         answer = self._answers[mid] = self._loop.create_future()
+        asked_at, heard_bytes = self._loop.time(), self.received_bytes
         try:
-            return await asyncio.wait_for(answer, ANSWER_S)
-        except TimeoutError:
-            raise BrokerError(f"no answer to {what} from the broker for {ANSWER_S:g} s") from None
+            while not (await asyncio.wait([answer], timeout=ANSWER_S))[0]:
+                waited_s = self._loop.time() - asked_at
+                if self.received_bytes == heard_bytes or waited_s >= MAX_ANSWER_S:
+                    raise BrokerError(f"no answer to {what} from the broker for {waited_s:.0f} s")
+                heard_bytes = self.received_bytes
+            return answer.result()
         finally:
             self._answers.pop(mid, None)
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes that have come so far, as far as they are known: they say that the broker is there."""
+        return self._received_bytes
 
     # What paho says
 
@@ -254,6 +266,7 @@ class MqttClient:
 
     def _on_message(self, _: Any, __: Any, message: paho.MQTTMessage) -> None:
         nbytes = len(message.topic.encode()) + len(message.payload)
+        self._received_bytes += nbytes
         self._arrivals.put_nowait(Arrived(message.topic, bytes(message.payload), message.retain, nbytes))
 
     async def _tick(self) -> None:

@@ -15,6 +15,7 @@ Lane = Literal["fwd", "bwd", "weights", "ctl", "ack"]
 LANES: tuple[Lane, ...] = ("fwd", "bwd", "weights", "ctl", "ack")
 
 Branch = Literal["dev", "node"]
+BRANCHES: tuple[Branch, ...] = ("dev", "node")
 
 _OF_PARTICIPANTS = ("status", "info", "tele", "cmd", "res")
 LEAVES = {"dev": _OF_PARTICIPANTS, "node": _OF_PARTICIPANTS, "run": ("plan", "state", "metrics")}

@@ -21,8 +21,9 @@ from driving import PATIENCE_S, NoJobs, Recorder, device_driver, driver_of, driv
 
 from broker.address import BrokerAddress, parse_broker
 from broker.connection import FRAME_BYTES, Refused, connect
-from broker.driver import MAX_TOGETHER, MAX_TOGETHER_BYTES, Driver, Outbox
+from broker.driver import Driver
 from broker.engines.engine import BrokerProcess
+from broker.outbox import MAX_TOGETHER, MAX_TOGETHER_BYTES, Outbox
 from broker.user_properties import UserProperties
 from broker.worker import Worker
 from mpsl.errors import BrokerError

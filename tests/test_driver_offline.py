@@ -19,7 +19,7 @@ def test_json_has_a_queue_of_its_own_so_that_signs_of_life_do_not_wait_behind_pa
         found = driver()
         for effect in (Publish("payload", b"x" * 9), Publish("status", b"{}", 1), Subscribe(("f",))):
             found.send(effect)
-        assert list(found._json._entries) == [Publish("status", b"{}", 1)]
+        assert list(found._json._waiting.values()) == [Publish("status", b"{}", 1)]
         assert list(found._binary._entries) == [Publish("payload", b"x" * 9), Subscribe(("f",))]
 
     asyncio.run(scenario())

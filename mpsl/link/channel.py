@@ -70,6 +70,8 @@ class Channel:
         self.peers: dict[str, Peer] = {}
         self.heard_at: dict[str, float] = {}
         """When the last chunk or acknowledgement of a peer came: either is a sign of life."""
+        self.progress_at: dict[str, float] = {}
+        """When a peer last brought something new, as `progress` counts it."""
         self._topics = topics
         self._run = run
         self._source = source
@@ -114,6 +116,11 @@ class Channel:
         """The addresses with something not yet acknowledged."""
         return sorted({to for to, _ in self._unacknowledged})
 
+    def seconds_under_way(self, to: Address) -> float:
+        """How long what is in flight to an address takes, at the rates that its links were last measured to have."""
+        links = (sender for (address, _), sender in self._unacknowledged.items() if address == to)
+        return sum(sender.rate.measured_seconds_for(sender.in_flight_bytes) for sender in links)
+
     def send(self, to: Address, message: Message, now: float) -> list[Publish]:
         """Queue `message` and publish what the windows allow."""
         key = (to, message.lane)
@@ -134,12 +141,12 @@ class Channel:
         self.received_bytes += len(payload)
         try:
             decoded = chunk.decode(payload)
-            peer = self._peer(topic.source, decoded[0] if isinstance(decoded, tuple) else decoded)
+            self._check_peer(topic.source, decoded[0] if isinstance(decoded, tuple) else decoded)
             self.heard_at[topic.source] = now
             if isinstance(decoded, chunk.Ack) != (topic.lane == "ack"):
                 raise WireError(f"lane: {topic.lane} carries no {type(decoded).__name__}")
             if isinstance(decoded, chunk.Ack):
-                return [], self._acknowledged(peer, decoded, now)
+                return [], self._acknowledged(topic.source, decoded, now)
             return self._arrived(topic, *decoded, now)
         except WireError as error:
             self._drop(error)
@@ -169,7 +176,7 @@ class Channel:
         # Count by class alone: the sender must not be able to create keys.
         self.dropped[str(error).partition(":")[0]] += 1
 
-    def _peer(self, source: str, header: chunk.ChunkHeader | chunk.Ack) -> Peer:
+    def _check_peer(self, source: str, header: chunk.ChunkHeader | chunk.Ack) -> None:
         peer = self.peers.get(source)
         if peer is None:
             raise WireError(f"stranger: {source} is not in the plan")
@@ -177,19 +184,24 @@ class Channel:
             raise WireError(f"boot: {source} has another than the plan's")
         if header.term != self._term:
             raise WireError(f"term: {source} is in another")
-        return peer
 
-    def _acknowledged(self, peer: Peer, ack: chunk.Ack, now: float) -> list[Publish]:
+    def _progressed(self, source: str, now: float) -> None:
+        self.progress += 1
+        self.progress_at[source] = now
+
+    def _acknowledged(self, source: str, ack: chunk.Ack, now: float) -> list[Publish]:
+        address = self.peers[source].address
         lane = next((lane for lane in LANES if lane == ack.lane), None)
-        sender = self._senders.get((peer.address, lane)) if lane else None
+        sender = self._senders.get((address, lane)) if lane else None
         if lane is None or sender is None or ack.to_boot != self._boot or ack.session != sender.session:
             raise WireError("ack: of a link that is not ours, or no more")
         before = sender.in_flight_bytes
         outbound = self._counted(sender.acknowledge(ack, now))
         self.in_flight_bytes += sender.in_flight_bytes - before
-        self.progress += before > sender.in_flight_bytes or bool(outbound)
+        if before > sender.in_flight_bytes or outbound:
+            self._progressed(source, now)
         if sender.idle:
-            self._unacknowledged.pop((peer.address, lane), None)
+            self._unacknowledged.pop((address, lane), None)
         return outbound + self._fill(now)
 
     def _fill(self, now: float) -> list[Publish]:
@@ -225,12 +237,13 @@ class Channel:
             self._ack_due.pop(key, None)
         elif receiver.session > header.session:
             raise WireError("session: chunk of a former one")
-        before = receiver.held_bytes
+        before, repeats = receiver.held_bytes, receiver.duplicates
         try:
             buffers = receiver.receive(header, body, now)
         finally:
             self.held_bytes += receiver.held_bytes - before
-        self.progress += receiver.held_bytes != before or bool(buffers)
+        if receiver.duplicates == repeats:
+            self._progressed(topic.source, now)
         if receiver.ack_at is not None:
             self._ack_due[key] = receiver
         outbound = []

@@ -25,6 +25,8 @@ class DeliveryRate:
 
     def __init__(self, window: int, chunk_bytes: int, paced: bool) -> None:
         self.bytes_per_s: float | None = None
+        self._measured: float | None = None
+        """As acknowledgements have said last: it does not fall because none come."""
         self.delivered = 0
         """Bytes acknowledged so far."""
         self.delivered_at = 0.0
@@ -50,8 +52,15 @@ class DeliveryRate:
         self.window = min(self._max_window, max(self.chunk_bytes, window))
 
     def seconds_for(self, nbytes: int) -> float:
-        """How long so many bytes take, as far as is known."""
+        """How long so many bytes take, as far as is known; longer with each retry that was not answered."""
         return nbytes / (self.bytes_per_s or MIN_RATE)
+
+    def measured_seconds_for(self, nbytes: int) -> float:
+        """How long so many bytes took when something was last acknowledged; 0 where that was never measured.
+
+        Unlike `seconds_for` it does not grow while a peer that has died answers nothing.
+        """
+        return nbytes / self._measured if self._measured else 0.0
 
     def begin(self, now: float) -> None:
         """A chunk is sent while nothing is in flight: the time until now says nothing of the rate."""
@@ -75,6 +84,7 @@ class DeliveryRate:
             self.bytes_per_s = sample
         elif limited:
             self.bytes_per_s += 0.3 * (sample - self.bytes_per_s)
+        self._measured = self.bytes_per_s
         self._follow()
 
     def count(self, nbytes: int, now: float) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 from mpsl import PROTOCOL
 from mpsl.machines.machine import from_json
 from mpsl.machines.session import LOST_GRACE_S
-from mpsl.topics import Branch, ParticipantTopic
+from mpsl.topics import BRANCHES, Branch, ParticipantTopic
 from mpsl.wire import Buffer
 
 STALE_S = 30.0
-"""How old the last telemetry of a live process may be."""
+"""How old the last sign of life of a live process may be: telemetry, or anything on a link."""
 
 
 @dataclass
@@ -46,9 +46,9 @@ class Presence:
         """Whether it has stopped, or was lost and is not expected back."""
         return not self.online and not self.expected_back(now)
 
-    def alive(self, now: float) -> bool:
-        """Online, with telemetry of this boot that is fresh."""
-        return self.online and self.heard_at is not None and now - self.heard_at <= STALE_S
+    def alive(self, now: float, patience_s: float = STALE_S) -> bool:
+        """Online, with a sign of life of this boot that is no older than `patience_s`."""
+        return self.online and self.heard_at is not None and now - self.heard_at <= patience_s
 
     @property
     def runs(self) -> list[str]:
@@ -99,6 +99,13 @@ class Census:
             if not self._own_run or content.get("run") == self._own_run or not presence.telemetry:
                 presence.telemetry = content
         return presence
+
+    def heard(self, id: str, boot: str, now: float) -> None:
+        """A chunk or an acknowledgement of this boot has come: a sign of life, as telemetry is."""
+        for branch in BRANCHES:
+            presence = self._presences.get((branch, id))
+            if presence is not None and presence.boot == boot:
+                presence.heard_at = now
 
     def connection_lost(self) -> None:
         """Our own connection is gone: the wills that came with that say nothing yet."""

@@ -52,7 +52,7 @@ class LinkCheck:
         self._ended: LinkQuestion | None = None
         """The last question that was dealt with: it may come again, late."""
         self._arrival = Arrival()
-        self._sent_at = 0.0
+        self._asked_at = self._sent_at = 0.0
         self._shortest_s = inf
 
     @property
@@ -88,7 +88,8 @@ class LinkCheck:
             }
         )
         self._session, self._question = session, question
-        self._arrival, self._sent_at, self._shortest_s = Arrival(), 0.0, inf
+        self._arrival, self._shortest_s = Arrival(), inf
+        self._asked_at = now
         self._emit(Subscribe(tuple(self.filters())))
         session.set_timer(QUIET_TIMER, now + QUIET_S)
         self._echo(session, 1, now)
@@ -142,9 +143,17 @@ class LinkCheck:
             return
         if name == LINK_TIMER:
             session.flush(now)
+        elif name == QUIET_TIMER and now < (quiet_at := self._quiet_at(session)):
+            session.set_timer(QUIET_TIMER, quiet_at)
         elif name == QUIET_TIMER:
             session.log(Log("warning", "link-not-measured", {"reason": f"silence for {QUIET_S:g} s"}))
             self.stop()
+
+    def _quiet_at(self, session: Session) -> float:
+        """When the orchestrator counts as gone: what is on its way to it gets the time that it takes, within bounds."""
+        under_way_s = session.channel.seconds_under_way(ORCHESTRATOR)
+        heard_at = session.channel.heard_at.get(ORCHESTRATOR, self._asked_at)
+        return heard_at + QUIET_S + min(QUIET_S, under_way_s)
 
     def back_online(self) -> None:
         """The link sends again what was lost with the connection."""

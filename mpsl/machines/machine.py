@@ -69,9 +69,11 @@ class Machine(ABC):
         """Want these effects, after those of this event so far."""
         self._effects += effects
 
-    def publish_json(self, topic: str, content: Mapping[str, Any] | None, retain: bool = False) -> None:
-        """Publish JSON at QoS 1; None clears a retained topic."""
-        self.emit(Publish(topic, b"" if content is None else as_json(content), 1, retain))
+    def publish_json(
+        self, topic: str, content: Mapping[str, Any], retain: bool = False, subject: str | None = None
+    ) -> None:
+        """Publish JSON at QoS 1; while it waits to be sent, a newer one on the same topic and subject replaces it."""
+        self.emit(Publish(topic, as_json(content), 1, retain, subject=subject))
 
     def log(self, level: LogLevel, event: str, **facts: object) -> None:
         """Write one line for people."""

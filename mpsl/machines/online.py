@@ -119,10 +119,13 @@ class Online(Machine):
             self._echo_waits = 0
             self.emit(SetTimer("echo", self.now + ECHO_S))
         self._online = True
-        self.publish_json(self._own("status"), self._status("online"), retain=True)
+        self._publish_status("online")
         self.publish_info()
         self.publish_telemetry()
         self.back_online()
+
+    def _publish_status(self, state: str) -> None:
+        self.publish_json(self._own("status"), self._status(state), retain=True, subject="")
 
     def publish_info(self) -> None:
         """Publish `info`, retained; where there is no connection, being back does it."""
@@ -131,20 +134,20 @@ class Online(Machine):
             said = {"boot": self.boot, "run": runs[0] if runs else None, **self.described, **self.info()}
             if len(runs) > 1:
                 said["runs"] = runs
-            self.publish_json(self._own("info"), said, retain=True)
+            self.publish_json(self._own("info"), said, retain=True, subject="")
 
     def publish_telemetry(self) -> None:
         """Publish a sign of life."""
         if self._online:
             for facts in self.telemetry():
                 said = {"boot": self.boot, "run": facts["run"], "uptime_s": round(self.now - self._started, 1)}
-                self.publish_json(self._own("tele"), said | facts)
+                self.publish_json(self._own("tele"), said | facts, subject=facts["run"] or "")
             self.emit(SetTimer("telemetry", self.now + TELEMETRY_S))
 
     def quit(self, status: int, reason: str) -> None:
         """End the process."""
         if self._announced:
-            self.publish_json(self._own("status"), self._status("offline"), retain=True)
+            self._publish_status("offline")
         self.emit(Stop(status, reason))
         self.stopped = True
 
@@ -172,7 +175,7 @@ class Online(Machine):
             )
             return
         self.log("warning", "status-not-seen", topic=topic, seconds=self._echo_waits * ECHO_S)
-        self.publish_json(topic, self._status("online"), retain=True)
+        self._publish_status("online")
         self.emit(SetTimer("echo", self.now + ECHO_S))
 
     def _seen_own_id(self, branch: Branch, leaf: str, payload: Buffer) -> None:
@@ -202,4 +205,4 @@ class Online(Machine):
                 self._rivals.pop(branch, None)
             if self._online and branch == self.branch:
                 # The last will of our former process came late and is retained now: say again that we are here.
-                self.publish_json(self._own("status"), self._status("online"), retain=True)
+                self._publish_status("online")

@@ -25,7 +25,7 @@ from mpsl.topics import Address, BinaryTopic, Topics
 from mpsl.wire import Buffer
 
 SILENCE_S = 45.0
-"""How long a run goes on without a word from its orchestrator."""
+"""How long a run goes on without a word from its orchestrator: its `state`, or anything on the link."""
 SILENCE_TIMER = "silence"
 
 S = TypeVar("S", bound=enum.Enum)
@@ -178,11 +178,23 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         self.now = now
         if name == LINK_TIMER:
             self.flush(now)
+        elif name == SILENCE_TIMER and now < (silent_at := self._silent_at()):
+            self.set_timer(SILENCE_TIMER, silent_at)
         elif name == SILENCE_TIMER:
             silence = Ending(1, f"no word from the orchestrator for {SILENCE_S:.0f} s", True)
             lost = Ending(1, f"the orchestrator is lost, and was not back within {LOST_GRACE_S:.0f} s", True)
             ending = self._told or (lost if self._orchestrator_lost else silence)
             self.finish(ending.status, ending.reason, ending.may_rejoin)
+
+    def _silent_at(self) -> float:
+        """Until when the link says that the orchestrator is there; a last will, or an end that was told, overrules it.
+
+        What is on its way to it gets the time that it takes, but the wait is never more than twice as long.
+        """
+        heard_at = self.channel.heard_at.get(ORCHESTRATOR)
+        if heard_at is None or self._orchestrator_lost or self._told is not None:
+            return self.now
+        return heard_at + SILENCE_S + min(SILENCE_S, self.channel.seconds_under_way(ORCHESTRATOR))
 
     def done(self, job: WorkerJob, result: Result, now: float) -> None:
         """A job has ended."""

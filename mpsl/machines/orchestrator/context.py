@@ -63,6 +63,11 @@ class RunContext:
             self.session.end()
             self.session = None
 
+    def heard(self, session: Session, source: str) -> None:
+        """Something has come on a link: where a peer sent it, that is a sign of its life."""
+        if session.channel.heard_at.get(source) == self.now:
+            self.census.heard(source, session.channel.peers[source].boot, self.now)
+
     # What phases want
 
     def send(self, to: Address, message: Message) -> None:
@@ -97,17 +102,21 @@ class RunContext:
         self.emit(Log(level, event, {**where, **said}))
 
     def publish(self, leaf: str, content: Mapping[str, Any] | None, retain: bool = False) -> None:
-        """Publish on a JSON topic of the run; None clears a retained one."""
+        """Publish on a JSON topic of the run; None clears a retained one.
+
+        What is retained replaces what waits to be sent there; the clearing does not, for the last word counts as well.
+        """
         payload = b"" if content is None else as_json(content)
-        self.emit(Publish(self.topics.run(self.state.run, leaf), payload, 1, retain))
+        subject = "" if retain and content is not None else None
+        self.emit(Publish(self.topics.run(self.state.run, leaf), payload, 1, retain, subject=subject))
 
     def publish_plan(self) -> None:
         """Publish the plan, retained."""
         self.publish("plan", facts.plain(self.state.need_plan()), retain=True)
 
     def command(self, branch: Branch, id: str, content: Mapping[str, Any]) -> None:
-        """Publish a command to a device or node."""
-        self.emit(Publish(self.topics.participant(branch, id, "cmd"), as_json(content), 1))
+        """Publish a command to a device or node; it replaces one of its kind that waits to be sent."""
+        self.emit(Publish(self.topics.participant(branch, id, "cmd"), as_json(content), 1, subject=str(content["do"])))
 
     def fail(self, reason: str) -> None:
         """The run cannot go on; the first reason stands."""

@@ -3,6 +3,7 @@
 from mpsl.machines.census import Presence
 from mpsl.machines.members import Member, Place
 from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator.patience import Patience
 from mpsl.machines.tables.run import OrchestratorState
 from mpsl.messages import CopyFailed, Discard, Discarded, Fault
 from mpsl.plan import Seat
@@ -24,6 +25,7 @@ class Departures:
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._state = context.state
+        self._patience = Patience(context)
         self._slowest_batch = 0.0
         self._present_nodes: set[tuple[int, str]] = set()
         """Nodes whose `info` has said that they are in this run, by term: what they left before does not count."""
@@ -101,7 +103,7 @@ class Departures:
         """Check the deadlines of everyone who is waited for."""
         for seat in self._state.seats.values():
             presence = self._context.census.get("node", seat.node)
-            if presence is not None and self._is_silent(presence):
+            if presence is not None and self._patience.is_silent(presence, seat.address):
                 self._context.fail(f"node {seat.node} (seat {seat.address}) {_silence(presence)}")
                 return
         for member in list(self._state.members.values()):
@@ -109,28 +111,26 @@ class Departures:
         if phase in (S.LOADING, S.CLOSING, S.COMMITTING):
             self._watch_stall(phase, waiting_for)
 
-    def _is_silent(self, presence: Presence) -> bool:
-        if presence.online:
-            return not presence.alive(self._context.now)
-        return presence.gone(self._context.now)
-
     def _watch_device(self, member: Member) -> None:
-        now, seen = self._context.now, self._slowest_batch
+        seen = self._slowest_batch
         patience = max(MIN_PATIENCE_S, PATIENCE * seen) if seen else FIRST_PATIENCE_S
+        progress_at = self._patience.progress_at(member)
         presence = self._context.census.get("dev", member.id)
-        if presence is not None and self._is_silent(presence):
+        if presence is not None and self._patience.is_silent(presence, member.id):
             self._gone(member, _silence(presence))
-        elif member.place is Place.ADMITTED and now - member.progress_at > patience:
+        elif member.place is Place.ADMITTED and self._patience.is_over(progress_at, patience, member.id):
             self.discard(member, f"made no progress for {patience:.0f} s")
-        elif member.place is Place.DISCARDING and now - member.discarded_at > STALL_S:
+        elif member.place is Place.DISCARDING:
             addresses = sorted(member.pending_discards)
+            if not self._patience.is_over(member.discarded_at, STALL_S, *addresses):
+                return
             silent = ", ".join(f"{self._state.node_at(address)} (seat {address})" for address in addresses)
             self._context.fail(f"{silent} has not forgotten {member.id}, which was left out {STALL_S:.0f} s ago")
 
     def _watch_stall(self, phase: OrchestratorState, waiting_for: list[str]) -> None:
-        if self._context.now - self._state.progress_at <= STALL_S:
-            return
         waiting = sorted(self._state.waiting_seats)
+        if not self._patience.is_over(self._state.progress_at, STALL_S, *waiting):
+            return
         topics = ", ".join(self._context.topics.binary(self._state.run, address, "+", "orch") for address in waiting)
         self._context.fail(
             f"{phase.value}: nothing new for {STALL_S:.0f} s; waiting for: {', '.join(waiting_for)}. "

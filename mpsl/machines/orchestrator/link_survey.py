@@ -78,6 +78,7 @@ class LinkSurvey:
         if self._visit is not None:
             answered = self._visit.answered
             self._visit.receive(topic, payload, self._context.now)
+            self._context.heard(self._visit.session, topic.source)
             if self._visit.answered and not answered:
                 self._visit.until = self._context.now + VISIT_S
             self._go_on(self._visit)
@@ -89,7 +90,7 @@ class LinkSurvey:
             self._go_on(self._visit)
 
     def _go_on(self, visit: LinkVisit) -> None:
-        context, until = self._context, min(visit.until, self._until)
+        context, until = self._context, min(self._given_up_at(visit), self._until)
         if not visit.over and context.now < until:
             if not visit.answered and context.now >= visit.asked_at + AGAIN_S:
                 visit.asked_at = context.now
@@ -100,6 +101,10 @@ class LinkSurvey:
         self._found[visit.boot] = visit.figures()
         self._end_visit(visit)
         self._turn_to_next()
+
+    def _given_up_at(self, visit: LinkVisit) -> float:
+        """What is on its way to the participant gets the time that it takes, but no more than VISIT_S."""
+        return visit.until + min(VISIT_S, visit.session.channel.seconds_under_way(visit.id))
 
     def _end_visit(self, visit: LinkVisit) -> None:
         if not visit.over:

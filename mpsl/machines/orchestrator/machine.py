@@ -213,6 +213,7 @@ class OrchestratorMachine(Machine):
         assert session is not None
         before = session.channel.progress
         messages = session.receive(topic, payload, self.now)
+        self.context.heard(session, topic.source)
         if messages or session.channel.progress != before:
             self.run_state.progress_at = self.now
         for message in messages:
