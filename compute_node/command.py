@@ -1,4 +1,4 @@
-"""`mpsl node`: one compute node as a service; stays after a run until SIGTERM, unless --once."""
+"""`mpsl node`: runs one compute node as a service. It stays after a run until SIGTERM, unless --once is given."""
 
 import sys
 import tempfile
@@ -62,7 +62,7 @@ def node(
 
 
 def _check_scratch(folder: Path) -> None:
-    """Raise UsageError where no file can be made in the folder, now rather than in the middle of a run."""
+    """Raise UsageError if no file can be made in the folder. It is better to fail now than in the middle of a run."""
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
@@ -72,7 +72,7 @@ def _check_scratch(folder: Path) -> None:
 async def serve(
     network: Network, id: str, budget: int | None, scratch: Path | None, once: bool, threads: int | None
 ) -> Stop:
-    """One compute node until it stops."""
+    """Run one compute node until it stops."""
     from compute_node.performer import HopPerformer
     from compute_node.storage import DIRECTORY
     from mpsl.nn.allocation import keep_for_reuse, return_large_at_once

@@ -1,6 +1,6 @@
-"""How many bytes of this node are used for what, and the peak of each: what telemetry and the benchmarks report.
+"""The memory of a compute node by use, with peaks, for telemetry and the benchmarks.
 
-The sizes are what the objects say of themselves; what the system says of the whole process stands beside them.
+Each object reports its own size. The system's figures for the whole process are reported beside them.
 """
 
 from collections.abc import Iterable
@@ -11,9 +11,9 @@ from mpsl.nn.training_copy import TrainingCopy
 
 
 class MemoryPeaks:
-    """The peak bytes of each use in one session. Queues are not among them: they belong to the machine.
+    """The peak bytes of each use in one session. Queues do not count, because they belong to the machine.
 
-    `base_bytes`: resident memory of the process before it held any session.
+    `base_bytes`: resident memory of the process before its first session.
     """
 
     def __init__(self, base_bytes: int) -> None:
@@ -22,7 +22,7 @@ class MemoryPeaks:
     def update(self, committed: Storage, total: Storage, copies: Iterable[TrainingCopy]) -> None:
         """Raise the peaks to what is used now."""
         alive = list(copies)
-        # One backward runs at a time: only its copy has had more gradients than it has now.
+        # One backward runs at a time, so only its copy has had more gradients than it has now.
         backward = max((copy.peak_gradient_bytes - copy.gradient_bytes() for copy in alive), default=0)
         now = {
             "global": committed.resident_bytes,
@@ -36,18 +36,18 @@ class MemoryPeaks:
             self._peaks[use] = max(size, self._peaks.get(use, 0))
 
     def report(self) -> dict[str, int]:
-        """Peak bytes of the session by use; of the whole process `base`, and `resident` with all its sessions."""
-        # Linux adds pages up in portions and updates its own peak only now and then: it can be below what was read.
+        """Return the session's peak bytes by use, and `base` and `resident` of the whole process with all sessions."""
+        # Linux counts pages in portions and updates its own peak only now and then: it can be lower than a reading.
         return {**self._peaks, "resident": max(peak_resident_bytes(), self._peaks["base"])}
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process now, which is what a budget limits; 0 where the system does not say."""
+    """Return the resident memory of this process, which a budget limits; 0 where the system does not report it."""
     return _status("VmRSS:")
 
 
 def peak_resident_bytes() -> int:
-    """The peak of this process's resident memory; 0 where the system does not say."""
+    """Return the peak of this process's resident memory; 0 where the system does not report it."""
     return _status("VmHWM:")
 
 

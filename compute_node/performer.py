@@ -1,7 +1,7 @@
 """The jobs of a compute node: it measures blocks, and holds one `SeatTraining` for every session it takes part in.
 
-`Prepare` creates it, `Leave` drops it, every other job of the session goes to it. The memory budget of the node is
-shared by all sessions; one that does not fit beside the others is refused and changes nothing.
+`Prepare` creates the `SeatTraining`, `Leave` drops it, and every other job of the session goes to it. All sessions
+share the node's memory budget. A session that does not fit beside the others is refused and changes nothing.
 """
 
 from pathlib import Path
@@ -21,10 +21,10 @@ from mpsl.profiling import Question
 
 
 class HopPerformer:
-    """Performs the jobs of node `id`, one at a time; files that memory has no room for go to `scratch`.
+    """Performs the jobs of node `id`, one at a time. Parts that memory has no room for go to files in `scratch`.
 
     `budget`: bytes for all sessions together, on top of torch; None: no limit. With a budget, memory that a device
-    leaves free is returned to the system at once, without one only at the end of a session.
+    frees is returned to the system at once; without one, only at the end of a session.
     """
 
     def __init__(
@@ -39,15 +39,15 @@ class HopPerformer:
 
     @property
     def copies_alive(self) -> int:
-        """How many copies there are now, over all sessions."""
+        """The number of copies in all sessions."""
         return sum(len(training.copies) for training in self.sessions.values())
 
     def write(self, source: str, message: Slice, session: SessionId | None) -> None:
-        """Take in a slice of weights for a session."""
+        """Store a slice of weights of a session."""
         self.sessions[session].write(message)
 
     def perform(self, job: WorkerJob, session: SessionId | None) -> Result:
-        """Do one job of a session, or of the process (`MeasureBlocks`); raises what goes wrong."""
+        """Do one job of a session, or of the process (`MeasureBlocks`). Raises whatever the job raises."""
         match job:
             case MeasureBlocks(question):
                 return self._measure(question)
@@ -66,7 +66,7 @@ class HopPerformer:
         return BlocksMeasured(times)
 
     def _prepare(self, plan: Plan, session: SessionId | None) -> Result:
-        """Raises UsageError where the budget is too small, RunFailed where a file finds no room."""
+        """Raises UsageError if the budget is too small, RunFailed if there is no room for a file."""
         seat = plan.seat_of(self._id)
         if seat is None:
             raise RuntimeError(f"the plan of {plan.run} has no seat for {self._id}")

@@ -1,9 +1,9 @@
-"""What a seat may take of the node's memory budget, and the refusal of a seat that does not fit beside the others.
+"""Shares the node's memory budget among seats, and refuses a seat that does not fit beside the others.
 
-The budget is given out first come, first served. A seat is promised what it needs when as many devices are admitted as
-its plan ever allows, so raising the number of admitted devices during one run takes nothing from another. The bytes are
-those by which the orchestrator filled the seat (`mpsl/planning/seat_memory.py`);
-they must not be computed in another way.
+The budget is given out first come, first served. A seat is promised the memory that it needs with as many admitted
+devices as its plan ever allows. So raising the number of admitted devices in one run takes nothing from another. The
+bytes are those that the orchestrator planned the seat with (`mpsl/planning/seat_memory.py`). They must not be computed
+in another way.
 """
 
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ from mpsl.planning.seat_memory import memory_strategies, part_sizes
 
 
 def promise(plan: Plan, seat: Seat, budget: int, promised: Mapping[SessionId, int]) -> int:
-    """The bytes that the seat needs at most, on top of what other sessions were `promised` of `budget`.
+    """Return the most bytes that the seat needs, beside those of `budget` that are `promised` to other sessions.
 
-    Raises UsageError with all numbers where they do not fit.
+    Raises UsageError with all numbers if they do not fit.
     """
     copies = most_copies(plan, seat)
     needed = seat_bytes(plan, seat, copies)
@@ -35,7 +35,7 @@ def promise(plan: Plan, seat: Seat, budget: int, promised: Mapping[SessionId, in
 
 
 def most_copies(plan: Plan, seat: Seat) -> int:
-    """How many devices sit at the seat at once when the plan's G has been raised as far as it may be.
+    """Return the number of copies at the seat once the plan's G is raised to its maximum.
 
     A replica without devices counts as if it had one, as in the orchestrator's seating.
     """
@@ -43,10 +43,10 @@ def most_copies(plan: Plan, seat: Seat) -> int:
 
 
 def seat_bytes(plan: Plan, seat: Seat, copies: int) -> int:
-    """Bytes of the seat with so many copies, under the memory strategy that the plan chose for it."""
+    """Return the bytes of the seat with this number of copies, under the memory strategy of the plan."""
     part = part_sizes(block_bytes(costs_in(plan.job), plan.job.optimizer), seat.blocks)
     strategies = memory_strategies(part, plan.job.run.micro_batches)
     chosen = (seat.on_disk, seat.recompute)
-    # A plan never recomputes in memory; if it does, the sizes in memory are an upper bound.
+    # A plan only recomputes with files. If it ever does without, the sizes in memory are an upper bound.
     strategy = next((each for each in strategies if (each.on_disk, each.recompute) == chosen), strategies[0])
     return strategy.needed(copies)

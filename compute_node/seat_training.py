@@ -1,8 +1,8 @@
-"""What a node holds of one session, and the jobs that work on it: the committed part, a copy of it for every admitted
-device, the round's sum.
+"""What a node holds for one session, and the jobs that work on it.
 
-A session owns all of it, so it is freed by dropping this object. Nothing here may be shared between sessions: torch's
-generator is seeded before each block of a forward, so sessions whose jobs alternate compute what each computes alone.
+That is the committed part, a copy of it for every admitted device, and the round's sum. All of it belongs to the
+session, and dropping this object frees it. Nothing here may be shared between sessions. torch's generator is seeded
+before each block of a forward, so sessions whose jobs alternate compute what each would compute alone.
 """
 
 import copy
@@ -42,19 +42,19 @@ from mpsl.nn.training_copy import TrainingCopy
 from mpsl.plan import Plan, Seat
 
 PIECE = 1 << 20
-"""Elements of a sum that are emptied at a time, so that no second tensor of its size is needed."""
+"""Elements of a sum that are reset at a time, so that no second tensor of its size is needed."""
 
 
 class SeatTraining:
-    """The seat `seat` of `plan`, empty until slices are written; files go to `scratch`.
+    """The seat `seat` of `plan`, empty until slices are written. Files go to `scratch`.
 
-    `trim_eagerly`: memory that a device leaves free is returned to the system at once. `base_bytes`: resident memory of
-    the process before it held any session. Raises RunFailed where a file finds no room.
+    `trim_eagerly`: memory that a device frees is returned to the system at once. `base_bytes`: resident memory of the
+    process before its first session. Raises RunFailed if there is no room for a file.
     """
 
     def __init__(self, plan: Plan, seat: Seat, scratch: Path, trim_eagerly: bool, base_bytes: int) -> None:
         self.promised_bytes = 0
-        """What the session may take of the node's memory budget."""
+        """The session's share of the node's memory budget."""
         self.id = SessionId(plan.run, plan.term)
         self._job = plan.job
         self._seat = seat
@@ -69,22 +69,22 @@ class SeatTraining:
         self._part = meta_part(plan.job.model, seat.blocks)
         self._part.load_state_dict(self.committed.tensors(), assign=True)
         self.copies: dict[str, TrainingCopy] = {}
-        """By device."""
+        """The copies by device."""
         self._rule = aggregations.get(plan.job.run.algorithm)
         for total in self._sum.each():
             self._reset(total)
 
     def write(self, message: Slice) -> None:
-        """Take in a slice: of the committed part while loading, of the sum when replicas merge."""
+        """Store a slice: of the committed part while loading, of the sum when replicas merge."""
         storage = self.committed if message.version == self._version else self._sum
         weights.write(storage.arrays, message)
 
     def perform(self, job: WorkerJob) -> Result:
-        """Do one job; the result says how much memory was used for what so far. Raises what goes wrong."""
+        """Do one job. Its result reports the memory peaks by use. Raises whatever the job raises."""
         return self.reported(self._perform(job))
 
     def reported(self, result: Result) -> Result:
-        """The result with the session's peaks of memory and the seconds that codecs took."""
+        """Add the session's memory peaks and the seconds spent in codecs to a result."""
         self._peaks.update(self.committed, self._sum, self.copies.values())
         return replace(result, memory=self._peaks.report(), coding_s=self._coding.take())
 
@@ -94,7 +94,7 @@ class SeatTraining:
 
     @_perform.register
     def _copy(self, job: CopyPart) -> Result:
-        # Loading, merging or an evaluation may have left pages resident.
+        # Loading, merging or an evaluation may have left pages in memory.
         self.committed.evict_pages()
         self._sum.evict_pages()
         part = copy.deepcopy(self._meta).to_empty(device="cpu")

@@ -1,7 +1,7 @@
-"""Where the tensors of a part lie between their uses: in memory, or in a file of which only what is in use is resident.
+"""Keeps the tensors of a part between uses: in memory, or in a mapped file of which only the used pages are resident.
 
-The file has no name: it goes with the process. Whoever uses the arrays of a file says when a tensor is done with, so
-that no more than one is resident at a time; in memory that does nothing.
+The file has no name, so it disappears with the process. A user of a file's arrays says when it is done with a tensor,
+so only one is resident at a time. In memory this does nothing.
 """
 
 import mmap
@@ -19,13 +19,13 @@ from torch import nn
 from mpsl.errors import RunFailed
 
 DIRECTORY = Path("/var/tmp")
-"""On disk by custom, where /tmp may be memory."""
+"""The default directory. It is usually on disk, while /tmp may be in memory."""
 
 
 class Storage:
-    """Room for the state of `part`, with undefined content; in a file of `directory` where one is given.
+    """Memory for the state of `part`, with undefined content. If `directory` is given, it is a file there.
 
-    Raises RunFailed where the file finds no room.
+    Raises RunFailed if there is no room for the file.
     """
 
     def __init__(self, part: nn.Module, directory: Path | None = None) -> None:
@@ -37,7 +37,7 @@ class Storage:
         start = 0
         for tensor in state.values():
             if self._file is None:
-                # torch's own memory: aligned as its kernels like it.
+                # torch allocates it, so it is aligned as torch's kernels need it.
                 self.arrays.append(torch.empty(tensor.numel(), dtype=tensor.dtype).numpy())
             else:
                 kind = torch.empty(0, dtype=tensor.dtype).numpy().dtype
@@ -46,22 +46,22 @@ class Storage:
 
     @property
     def resident_bytes(self) -> int:
-        """Bytes held in memory for good."""
+        """Bytes that are always in memory."""
         return self.nbytes if self._file is None else 0
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The same memory under the part's names and shapes."""
+        """Return the same memory under the part's names and shapes."""
         pairs = zip(self._shapes.items(), self.arrays, strict=True)
         return {name: torch.from_numpy(array).reshape(shape) for (name, shape), array in pairs}
 
     def each(self) -> Iterator[NDArray[Any]]:
-        """One array after the other; none stays resident behind the reader."""
+        """Yield one array after the other. The pages of an array are evicted after its use."""
         for array in self.arrays:
             yield array
             self.evict_pages()
 
     def evict_pages(self) -> None:
-        """What was used goes back to the file, as far as memory is concerned."""
+        """Evict the pages that were used: their content stays in the file only."""
         if self._file is not None:
             self._file.madvise(mmap.MADV_DONTNEED)
 
@@ -73,7 +73,7 @@ def _aligned(size: int) -> int:
 def _map(size: int, directory: Path) -> mmap.mmap:
     try:
         with tempfile.TemporaryFile(dir=directory, prefix="mpsl-") as file:
-            # Without room for all of it a later write would kill the process.
+            # If the disk had no room for all of it, a later write would kill the process.
             os.posix_fallocate(file.fileno(), 0, max(size, 1))
             return mmap.mmap(file.fileno(), max(size, 1))
     except OSError as error:

@@ -1,6 +1,6 @@
-"""How the parts of many devices become one: a rule a file, found by the job's `algorithm`.
+"""Rules that aggregate the parts of many devices, one per file, found by the job's `algorithm`.
 
-A rule works on numpy arrays in place, a tensor at a time, so that every seat and the orchestrator fold alike.
+A rule works on numpy arrays in place, one tensor at a time, so every seat and the orchestrator fold in the same way.
 """
 
 from typing import Any, Protocol
@@ -17,13 +17,13 @@ class Aggregation(Protocol):
     """One rule. `total` is the running sum of one tensor, changed in place."""
 
     def empty(self, like: Array) -> Array:
-        """The sum before the first device."""
+        """Return the sum before the first device."""
 
     def fold(self, total: Array, weights: Array, samples: int) -> None:
-        """Add one device's tensor; devices come in the order of their numbers."""
+        """Add one device's tensor. Devices come in the order of their acceptance numbers."""
 
     def merge(self, total: Array, other: Array) -> None:
-        """Add another replica's sum; replicas come in their order."""
+        """Add another replica's sum. Replicas come in order of their numbers."""
 
     def close(self, total: Array, samples: int) -> None:
         """Turn the sum over `samples` training samples into the committed tensor."""

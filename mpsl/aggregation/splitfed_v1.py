@@ -1,7 +1,8 @@
 """FedAvg of every part (McMahan et al. 2017, algorithm 1), as SplitFed V1 applies it to the parts of a split model.
 
-w = (Σ n_k · w_k) / Σ n_k, in fp32: product rounded, then added, in the order of acceptance, divided once at the close.
-Floating buffers (BatchNorm's running statistics) are averaged like parameters; of integer ones the largest stands.
+w = (Σ n_k · w_k) / Σ n_k in fp32. Each product is rounded and then added, in the order of acceptance; the sum is
+divided once at the close. Floating-point buffers (BatchNorm's running statistics) are averaged like parameters. For
+integer buffers the maximum is taken.
 """
 
 import numpy as np
@@ -9,14 +10,14 @@ import numpy as np
 from mpsl.aggregation import Array, aggregations, is_float
 
 PIECE = 1 << 18
-"""Elements at a time, so that the product needs no memory of the tensor's size and stays in the cache."""
+"""Elements that are folded at a time, so the product stays in the cache and needs little memory."""
 
 
 class SplitFedV1:
     """The rule `splitfed-v1`."""
 
     def empty(self, like: Array) -> Array:
-        """Zeros; the smallest integer for integers."""
+        """Return zeros, or the smallest integers for an integer tensor."""
         return np.zeros_like(like) if is_float(like) else np.full_like(like, np.iinfo(like.dtype).min)
 
     def fold(self, total: Array, weights: Array, samples: int) -> None:
@@ -37,7 +38,7 @@ class SplitFedV1:
             np.maximum(total, other, out=total)
 
     def close(self, total: Array, samples: int) -> None:
-        """total /= samples; integers stay."""
+        """total /= samples; integers stay as they are."""
         if is_float(total):
             total /= total.dtype.type(samples)
 

@@ -1,1 +1,1 @@
-"""The only part of the kernel that imports torch: models, stages, what they cost."""
+"""Models, parts and their costs: the only package of the kernel that imports torch."""

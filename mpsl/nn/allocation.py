@@ -1,7 +1,7 @@
-"""How the C library keeps the memory of freed tensors: what a process chooses at its start, once.
+"""Controls what the C library does with the memory of freed tensors. A process chooses once, when it starts.
 
-A node with a budget gives it back at once; one without keeps it, and so does a device while it trains. Whoever measures
-for a node does as the node does.
+A node with a memory budget returns freed memory at once. A node without one keeps it, and so does a device while it
+trains. A process that measures for a node makes the node's choice.
 """
 
 import ctypes
@@ -13,35 +13,37 @@ _M_MMAP_THRESHOLD = -3
 _M_ARENA_MAX = -8
 LARGE_BYTES = 4 * 2**20
 REUSED_BYTES = 8 * 2**20
-"""Freed at the end of the heap and kept for what comes next: several chunks, which would be cleared by the system anew
-each time they pass; that is half of what a byte on the wire costs.
+"""Free bytes at the end of the heap that are kept for reuse. They hold several chunks.
+
+Without them the system would clear the memory of each chunk again, which is half of the cost of a byte on the wire.
 """
 NEVER = 2**31 - 1
-"""The largest number that mallopt takes: no block is so large."""
+"""The largest number that mallopt takes. No block is that large."""
 
 
 def return_large_at_once() -> None:
-    """From now on freed memory of LARGE_BYTES and more goes back to the system at once, where the C library can.
+    """Return freed blocks of LARGE_BYTES and more to the system at once, where the C library supports it.
 
-    glibc would learn from the first activations to keep all tensors of up to 32 MB for later, hundreds of MB together.
-    The price is that the system clears each anew, some per cent of the time of a node that only computes. What is
-    smaller is used again, up to REUSED_BYTES.
+    By default, glibc learns from the first activations to keep all tensors of up to 32 MB, which adds up to hundreds of
+    MB. The system then clears each new block, which costs a node that only computes some per cent of its time. Smaller
+    blocks are reused, up to REUSED_BYTES.
     """
     _set({_M_MMAP_THRESHOLD: LARGE_BYTES, _M_TRIM_THRESHOLD: REUSED_BYTES})
 
 
 def keep_for_reuse() -> None:
-    """From now on freed memory stays with the process for the next tensor until `trim_heap`, where the C library can.
+    """Keep freed memory in the process until `trim_heap`, where the C library supports it.
 
-    For a node without a budget: clearing pages anew is 6 % of the time of a resnet18 in plain PyTorch. One arena for
-    all threads, because those of others cannot hold a tensor of more than 32 MB. To be called before any thread starts.
+    This is for nodes without a budget: clearing pages takes 6 % of the time of a resnet18 in plain PyTorch. All threads
+    share one arena, because the arenas of further threads cannot hold a tensor of more than 32 MB. Call it before any
+    thread starts.
     """
     _set({_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: NEVER, _M_TRIM_THRESHOLD: NEVER})
 
 
 @functools.cache
 def _trim() -> Callable[[int], int] | None:
-    """glibc's malloc_trim; None where the C library has none."""
+    """glibc's malloc_trim, or None where the C library has none."""
     try:
         trim: Callable[[int], int] = ctypes.CDLL("libc.so.6").malloc_trim
     except (OSError, AttributeError):
@@ -50,7 +52,7 @@ def _trim() -> Callable[[int], int] | None:
 
 
 def trim_heap() -> None:
-    """Return what is free on the heap to the system, where the C library can."""
+    """Return the free memory of the heap to the system, where the C library supports it."""
     trim = _trim()
     if trim is not None:
         trim(0)

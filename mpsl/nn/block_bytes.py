@@ -1,7 +1,7 @@
-"""The bytes of a model's blocks in a job's training: what the orchestrator plans with and a node's budget is kept by.
+"""The bytes of a model's blocks when a job trains it.
 
-Both compute them here, so the node refuses no seat that the plan said would fit. Nothing is allocated: the sizes come
-from the meta device.
+The orchestrator plans with these figures and a node keeps its budget by them. Both compute them here, so a node never
+refuses a seat that fits by the plan. Nothing is allocated: the sizes come from the meta device.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from mpsl.nn.cost import BlockCost, block_costs
 from mpsl.nn.optimizers import block_state_bytes
 
 MIN_BATCH = 2
-"""Samples; with one sample a BatchNorm may see a single value per channel, and the model has no cost."""
+"""Samples. With one sample, a BatchNorm may see a single value per channel, and the model has no cost."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class BlockBytes:
 
 
 def costs_in(job: Job) -> tuple[BlockCost, ...]:
-    """The cost of each block of the job's model for its batches; UsageError for an unknown model or argument."""
+    """Return the cost of each block of the job's model for its batch size. Raises UsageError as `block_costs` does."""
     return block_costs(job.model.name, job.model.args, max(MIN_BATCH, job.run.batch_size))
 
 
 def block_bytes(costs: Sequence[BlockCost], optimizer: OptimizerSection) -> BlockBytes:
-    """The bytes of blocks with these costs; UsageError for an unknown optimizer."""
+    """Return the bytes of blocks with these costs. Raises UsageError for an unknown optimizer."""
     return BlockBytes(
         state_bytes=tuple(cost.parameter_bytes + cost.buffer_bytes for cost in costs),
         optimizer_bytes=block_state_bytes(optimizer, [cost.parameter_bytes for cost in costs]),

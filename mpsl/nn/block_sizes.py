@@ -1,4 +1,4 @@
-"""The bytes that a profile says of a model, found without building it."""
+"""The sizes in a profile, found without building the model."""
 
 import math
 
@@ -11,10 +11,11 @@ FLOAT_BYTES = 4
 
 
 def profile_of_sizes(model: ModelSection, batch_size: int) -> Profile:
-    """A profile without hardware. Raises UsageError for an unknown model or argument, or a batch that cannot train.
+    """Return a profile without hardware.
 
-    What autograd keeps counts for the block that made it, each storage once over the whole model, without the weights
-    and the data; so a part keeps the sum of its blocks, and its input besides.
+    A tensor that autograd keeps counts for the block that made it. Each storage counts once in the whole model; weights
+    and data do not count. So a part keeps the sum of its blocks, and its input. Raises UsageError for an unknown model
+    or argument, and for a batch size that cannot train.
     """
     blocks = tuple(
         BlockProfile(cost.name, cost.parameter_bytes, cost.output_bytes, cost.stored_bytes)

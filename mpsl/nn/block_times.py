@@ -1,7 +1,7 @@
-"""Seconds of every block in training, measured in its place in the chain, and of the whole model beside them.
+"""Measures the training time of every block in its place in the chain, and of the whole model.
 
-What runs is the very copy that devices and hops train. The whole model is one part, so that every block finds the
-caches as its neighbours leave them; looking at the clock between blocks must not count as a block's time. The clock is
+It runs the same `TrainingCopy` that devices and hops train. The whole model is one part, so every block finds the
+caches as its neighbours leave them. Reading the clock between blocks must not count as a block's time. The clock is
 passed in.
 """
 
@@ -22,15 +22,15 @@ from mpsl.nn.part import Seeds
 from mpsl.nn.training_copy import TrainingCopy
 
 Clock = Callable[[], float]
-"""Seconds from any beginning."""
+"""Returns seconds since an arbitrary start."""
 
 TOLERANCE = 0.05
-"""How far the sum of the blocks may be from the whole model, as a part of the whole."""
+"""The largest accepted difference between the sum of the blocks and the whole model, relative to the whole."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: at least so many seconds and pairs of batches; twice as much where the sum does not hold."""
+    """How long to measure, at least. Each further attempt takes twice the seconds and pairs of batches."""
 
     warm_s: float = 1.0
     warm_batches: int = 3
@@ -41,9 +41,9 @@ class Effort:
 
 @dataclass(frozen=True)
 class BlockTimes:
-    """Median seconds of one batch: by block, and of the whole model in one go.
+    """Median seconds of one batch: for each block, and for the whole model at once.
 
-    The last block's hold those of the loss; the first block makes no gradient of its input, as on a device.
+    The last block includes the loss. The first block computes no gradient of its input, as on a device.
     """
 
     forward: tuple[float, ...]
@@ -58,14 +58,14 @@ class BlockTimes:
 
     @property
     def disagreement(self) -> float:
-        """How far the sum is from the whole, as a part of the whole."""
+        """The difference between the sum and the whole, relative to the whole."""
         return abs(self.total - self.whole) / self.whole
 
 
 class Chain(TrainingCopy):
-    """Blocks that follow one another, in training on one batch, which can be watched from block to block.
+    """Consecutive blocks that train on one batch and can be timed block by block.
 
-    With `labels` they end with the model's last block and its loss, without them with the gradient of an output.
+    With `labels`, they end with the model's last block and its loss. Without, they get a constant output gradient.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class Chain(TrainingCopy):
         self._tickets = (Ticket(1, 1, "profile", 1, 0, number, 0, 1) for number in itertools.count())
 
     def whole(self) -> float:
-        """Seconds of one batch update, not watched."""
+        """Return the seconds of one batch update as a whole."""
         started = self._clock()
         self._train()
         return self._clock() - started
 
     def by_block(self) -> "Laps":
-        """Seconds of one batch update in every block."""
+        """Return the seconds of one batch update in every block."""
         laps = self._laps = Laps(self._numbers, self._clock)
         seeds, self._seeds = self._seeds, _WatchedSeeds(self._seeds.seed, laps)
         try:
@@ -135,7 +135,7 @@ class Chain(TrainingCopy):
 
 
 class Laps:
-    """A stopwatch with a hand for each block and phase; `at` is the block that is being computed."""
+    """A stopwatch for each block and phase; `at` is the block that is being computed."""
 
     def __init__(self, blocks: list[int], clock: Clock) -> None:
         self.forward, self.backward, self.step = (dict.fromkeys(blocks, 0.0) for _ in range(3))
@@ -144,19 +144,19 @@ class Laps:
         self._left = 0.0
 
     def lap(self, phase: dict[int, float], block: int | None = None) -> None:
-        """The time since the last lap was spent in this phase of this block."""
+        """Count the time since the last lap for this phase of a block (None: the block `at`)."""
         now = self._clock()
         phase[self.at if block is None else block] += now - self._left
         self.resume()
 
     def resume(self) -> None:
-        """The time since the last lap was nobody's."""
+        """Restart the stopwatch: the time since the last lap counts for no block."""
         self._left = self._clock()
 
 
 @dataclass(frozen=True)
 class _WatchedSeeds(Seeds):
-    """Looks at the watch after each block of a forward, and has backward do so where it comes to the block again."""
+    """Takes the time after each block of a forward, and through a hook when backward reaches the block."""
 
     laps: Laps
 
@@ -171,15 +171,15 @@ class _WatchedSeeds(Seeds):
         return output
 
     def _backward_reached(self, number: int, gradient: torch.Tensor) -> None:
-        """The gradient of block `number`'s output is whole: what comes now is its own backward."""
+        """The gradient of block `number`'s output is complete, so its own backward begins now."""
         self.laps.lap(self.laps.backward)
         self.laps.at = number
 
 
 def block_times(chain: Chain, clock: Clock, effort: Effort) -> BlockTimes:
-    """Medians over pairs of batches, one watched and one not, until the blocks add up to the whole.
+    """Measure pairs of batches, one by block and one as a whole, until the blocks add up to the whole.
 
-    Raises MeasurementError with both figures where they never do within TOLERANCE.
+    Returns medians. Raises MeasurementError with both figures if no attempt agrees within TOLERANCE.
     """
     for _ in lasting(clock, effort.warm_s, effort.warm_batches):
         chain.whole()
@@ -204,7 +204,7 @@ def _medians(chain: Chain, clock: Clock, seconds: float, pairs: int) -> BlockTim
 
 
 def medians(watched: Sequence[Laps]) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-    """Seconds forward, backward and of the step, block by block: the medians over the watched batches."""
+    """Return the median seconds of forward, backward and step for each block."""
     rows = ([laps.forward for laps in watched], [laps.backward for laps in watched], [laps.step for laps in watched])
     forward, backward, step = (
         tuple(statistics.median(values) for values in zip(*(each.values() for each in row), strict=True))
@@ -214,7 +214,7 @@ def medians(watched: Sequence[Laps]) -> tuple[tuple[float, ...], tuple[float, ..
 
 
 def lasting(clock: Clock, seconds: float, least: int) -> Iterator[int]:
-    """Numbers from 0: at least so many, for at least so many seconds."""
+    """Yield numbers from 0: at least `least` of them, and for at least `seconds`."""
     started = clock()
     for number in itertools.count():
         if number >= least and clock() - started >= seconds:

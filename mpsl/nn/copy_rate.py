@@ -1,4 +1,4 @@
-"""How fast a part is copied and folded: what a node does for each device at the two ends of its round."""
+"""Measures how fast a part is copied and folded: a node does both once for each device and round."""
 
 import copy
 import statistics
@@ -14,9 +14,9 @@ REPEATS = 7
 
 
 def copied_bytes_per_s(part: nn.Module, bare: nn.Module, rule: Aggregation, clock: Clock) -> float:
-    """Bytes a second, the part's once for the copy and once for the fold; the median of REPEATS after a first one.
+    """Return bytes per second. The part's bytes count twice, once for the copy and once for the fold.
 
-    `bare` is the same part on the meta device.
+    It is the median of REPEATS runs after one that does not count. `bare` is the same part on the meta device.
     """
     committed = arrays_of(state_tensors(part))
     totals = [rule.empty(array) for array in committed]

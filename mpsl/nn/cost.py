@@ -1,7 +1,7 @@
-"""What each block of a model costs, found on the meta device: nothing is allocated and no generator moves.
+"""The cost of each block of a model, found on the meta device. Nothing is allocated, and no generator is advanced.
 
-Where no measured profile exists, cuts and memory are decided from these numbers. Sizes are exact for fp32 on a CPU;
-time is only ever proportional to FLOPs. Nothing here may build real weights: a planner has no room for them.
+Without a measured profile, cuts and memory are decided from these numbers. Sizes are exact for fp32 on a CPU; time is
+taken as proportional to FLOPs. Nothing here may build real weights, because a planner has no room for them.
 """
 
 import contextlib
@@ -25,27 +25,27 @@ class BlockCost:
     name: str
     """Its index and the kinds of its layers, `"2 Conv2d+BatchNorm2d+ReLU+MaxPool2d"`."""
     parameters: int
-    """How many numbers the optimizer moves."""
+    """The number of trainable values."""
     parameter_bytes: int
     buffer_bytes: int
-    """Running statistics and the like: sent and averaged with the weights, never stepped."""
+    """Bytes of running statistics and the like. They are sent and averaged with the weights, but never stepped."""
     output_shape: tuple[int, ...]
-    """Of one sample."""
+    """The output's shape for one sample."""
     output_bytes: int
-    """Of the batch."""
+    """The output's bytes for the batch."""
     stored_bytes: int
-    """Made in this block and kept by autograd for backward, by this block or the next.
+    """Bytes of tensors that this block makes and that it or the next block keeps for backward.
 
-    A part keeps at most the sum of its blocks, and its own input besides.
+    A part keeps at most the sum of its blocks, and its own input.
     """
     flops: int
-    """Of the forward pass of the batch, two for each multiplication with addition."""
+    """Operations of the forward pass of the batch; a multiplication with an addition counts as two."""
 
 
 def block_costs(name: str, args: dict[str, Any], batch_size: int) -> tuple[BlockCost, ...]:
-    """The cost of each block of model `name` for batches of `batch_size`.
+    """Return the cost of each block of model `name` for batches of `batch_size`.
 
-    Raises UsageError for an unknown model or argument, and where a BatchNorm would see one value per channel.
+    Raises UsageError for an unknown model or argument, and if a BatchNorm would see one value per channel.
     """
     if batch_size < 1:
         raise UsageError(f"model {name}: a batch of {batch_size} samples has no cost; it must hold at least 1")
@@ -57,8 +57,8 @@ def block_costs(name: str, args: dict[str, Any], batch_size: int) -> tuple[Block
         model = build(name, **args)
         data = batch = torch.empty(batch_size, *input_shape(name, **args))
         weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
-        owners = {_storage(data): -1}  # which block made a storage; the data belongs to none
-        stored: dict[int, torch.UntypedStorage] = {}  # holding them keeps their keys from being used again
+        owners = {_storage(data): -1}  # the block that made each storage; the data belongs to none
+        stored: dict[int, torch.UntypedStorage] = {}  # keeps the storages alive, so that their keys are not reused
         outputs: list[torch.Tensor] = []
         flops: list[int] = []
         for number, block in enumerate(model):
@@ -94,14 +94,14 @@ def block_costs(name: str, args: dict[str, Any], batch_size: int) -> tuple[Block
 
 
 def single_value_norms(name: str, args: dict[str, Any]) -> tuple[str, ...]:
-    """The BatchNorms that see one value per channel when a micro-batch holds one sample, so that it cannot train.
+    """Return the BatchNorms that see one value per channel, and so cannot train, in a micro-batch of one sample.
 
-    Each is named as in `build(...).named_modules()`, the block's index first: `"8.body.1"`. Raises UsageError for an
-    unknown model or argument.
+    The names are those of `build(...).named_modules()` and begin with the block's index: `"8.body.1"`. Raises
+    UsageError for an unknown model or argument.
     """
     found: list[str] = []
     with _meta():
-        model = build(name, **args).eval()  # in training torch itself would raise at the first one
+        model = build(name, **args).eval()  # in training mode torch would raise at the first one
         for path, module in model.named_modules():
             if isinstance(module, _BatchNorm):
 
@@ -116,13 +116,13 @@ def single_value_norms(name: str, args: dict[str, Any]) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _meta() -> Iterator[None]:
-    """Everything made within is without memory, and torch's generator is where it was."""
+    """Tensors made in the block have no memory, and torch's generator is restored afterwards."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.enable_grad():
         yield
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    """The identity of a tensor's storage while that lives; on the meta device all addresses are 0."""
+    """The identity of a tensor's storage while it lives. Addresses do not help: on the meta device all are 0."""
     return int(tensor.untyped_storage()._cdata)
 
 

@@ -1,7 +1,7 @@
-"""fp16 and bf16 by torch's own conversion: the same bytes as the numpy codecs write, in a tenth of their time.
+"""Converts fp16 and bf16 with torch: the same bytes as the numpy codecs, in a tenth of their time.
 
-The codecs in `mpsl/codecs/` define the bytes; this file must never write others. It leaves to them what torch rounds
-differently: values beyond the largest finite one, infinities and NaN.
+The codecs in `mpsl/codecs/` define the bytes, and this file must never write others. Values that torch rounds
+differently are left to the codecs: those beyond the largest finite one, infinities and NaN.
 """
 
 import sys
@@ -23,7 +23,7 @@ _FORMATS: Mapping[str, tuple[torch.dtype, float]] = {
 
 
 def encode_half(tensor: torch.Tensor, codec: str) -> Tensor | None:
-    """A contiguous float32 tensor in fp16 or bf16; None where it has to be encoded by the codec itself."""
+    """Encode a contiguous float32 tensor in fp16 or bf16. Returns None where the codec itself has to encode it."""
     if codec not in _FORMATS or sys.byteorder != "little" or tensor.numel() == 0:
         return None
     dtype, largest = _FORMATS[codec]
@@ -35,11 +35,11 @@ def encode_half(tensor: torch.Tensor, codec: str) -> Tensor | None:
 
 
 def decode_half(shape: Sequence[int], planes: Sequence[Buffer], codec: str) -> torch.Tensor | None:
-    """The float32 tensor that planes of fp16 or bf16 hold; None for any other codec. Raises WireError as `decode`."""
+    """Decode planes of fp16 or bf16 to float32. Returns None for any other codec. Raises WireError as `decode` does."""
     if codec not in _FORMATS or sys.byteorder != "little":
         return None
     parse(codec).check(shape, planes)
     bits = torch.empty(tuple(shape), dtype=torch.int16)
-    # Copied, because torch requires writable memory.
+    # Copied because torch requires writable memory.
     bits.numpy().reshape(-1)[...] = np.frombuffer(planes[0], "<i2")
     return bits.view(_FORMATS[codec][0]).to(torch.float32)

@@ -1,7 +1,7 @@
-"""What a performer holds of each session: found by the session's name, freed as a whole.
+"""What a performer holds for each session: found by the session's id, freed as a whole.
 
-The performers of nodes and devices share these rules. A job never reaches what another session holds, and nothing of a
-former term stays beside its successor, even where `Leave` has not come yet.
+The performers of nodes and devices share these rules. A job never reaches what another session holds. Nothing of an
+earlier term stays beside its successor, even if `Leave` has not come yet.
 """
 
 from typing import Generic, TypeVar
@@ -13,7 +13,7 @@ Held = TypeVar("Held")
 
 
 class HeldSessions(dict[SessionId | None, Held], Generic[Held]):
-    """What is held, by session; `owner`, the id of the process, is for errors. The worker alone adds and drops."""
+    """What is held, by session. `owner` is the id of the process, for errors. Only the worker adds and drops."""
 
     def __init__(self, owner: str) -> None:
         super().__init__()
@@ -23,12 +23,12 @@ class HeldSessions(dict[SessionId | None, Held], Generic[Held]):
         raise RuntimeError(f"{self._owner} holds no session {session}: it is not prepared, or has ended")
 
     def drop(self, session: SessionId | None) -> None:
-        """Free what a session holds and return the memory to the system; a session that holds nothing is ignored."""
+        """Free what a session holds and return the memory to the system. A session that holds nothing is ignored."""
         if self.pop(session, None) is not None:
             trim_heap()
 
     def drop_former(self, session: SessionId | None) -> None:
-        """Free what `session` is about to replace: itself, prepared once more, and lower terms of its run."""
+        """Free what `session` is about to replace: its own earlier preparation, and lower terms of its run."""
         for held in [each for each in self if _replaces(session, each)]:
             self.drop(held)
 

@@ -1,6 +1,6 @@
-"""A part of a model: consecutive blocks under the names that they have in the whole, built without building the rest.
+"""Builds a part of a model: consecutive blocks, under their names in the whole model, without building the rest.
 
-It must never change what a block computes: exactness rests on a part being the very blocks of the unsplit model.
+It must never change what a block computes. Exactness rests on a part being the same blocks as in the unsplit model.
 """
 
 from collections import OrderedDict
@@ -16,7 +16,7 @@ from mpsl.nn.models import build
 
 
 def meta_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
-    """Blocks [a, b) of the model without any memory (on torch's meta device)."""
+    """Return blocks [a, b) of the model on torch's meta device, without any memory."""
     with torch.device("meta"):
         whole = build(model.name, **model.args)
     first, end = blocks
@@ -24,29 +24,29 @@ def meta_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
 
 
 def build_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
-    """Blocks [a, b) of the model, on the CPU, with uninitialised weights; the others take no memory."""
+    """Return blocks [a, b) of the model on the CPU with uninitialised weights. The other blocks take no memory."""
     return meta_part(model, blocks).to_empty(device="cpu")
 
 
 def state_tensors(part: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Parameters and buffers in the order of the state dict, detached: the tensors that travel and are averaged."""
+    """Return parameters and buffers, detached, in the order of the state dict: they are sent and averaged."""
     return [(name, tensor.detach()) for name, tensor in part.state_dict().items()]
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """Seeds torch's generator before each block of a training forward, so that chance is the same wherever it runs."""
+    """Seeds torch's generator before each block of a training forward, so randomness is the same wherever it runs."""
 
     seed: int
 
     def forward(self, part: nn.Sequential, ticket: Ticket, value: torch.Tensor) -> torch.Tensor:
-        """The part's output in training mode for the micro-batch that the ticket names."""
+        """Return the part's output in training mode for the micro-batch that the ticket names."""
         for name, block in part.named_children():
             value = self.block_forward(ticket, int(name), block, value)
         return value
 
     def block_forward(self, ticket: Ticket, number: int, block: nn.Module, value: torch.Tensor) -> torch.Tensor:
-        """The output of block `number` of the whole model."""
+        """Return the output of block `number`, counted in the whole model."""
         seed = block_seed(self.seed, ticket.device, ticket.round, ticket.epoch, ticket.batch, ticket.micro, number)
         torch.default_generator.manual_seed(seed)
         output: torch.Tensor = block(value)
@@ -54,7 +54,7 @@ class Seeds:
 
 
 def probe(part: nn.Sequential, value: torch.Tensor) -> torch.Tensor:
-    """The part's output in evaluation mode; changes no buffer, no gradient and no generator."""
+    """Return the part's output in evaluation mode. Changes no buffer, no gradient and no generator."""
     was_training = part.training
     part.eval()
     try:

@@ -1,7 +1,7 @@
-"""Measures the blocks that a question names, in this very process, and keeps the answers in a directory.
+"""Measures the blocks that a question names, in this process, and keeps the answers in a directory.
 
-The clock is passed in. Pieces of the model are built one after the other, so that measuring needs no more memory than
-the process may take; weights are random, and no generator but our own moves.
+The clock is passed in. The model is built piece by piece, so measuring needs no more memory than the process may take.
+Weights are random, and no generator is advanced but the profiler's own.
 """
 
 import contextlib
@@ -26,15 +26,15 @@ from mpsl.profiling import BlockSeconds, Question, optimizer_section
 
 WARM_S, WARM_BATCHES = 0.3, 2
 SECONDS, BATCHES = 1.5, 3
-"""At least so long, and so many batches, for each piece."""
+"""The minimum time and number of batches for each piece."""
 PIECE_BYTES = 1 << 30
-"""What a piece may take at most, weights and all, where it is more than one block."""
+"""Maximum memory of a piece of more than one block, weights included."""
 COPIES = 6
-"""Of a piece's weights while it is measured: its own, gradients, two moments, and two more while copying is."""
+"""Copies of a piece's weights in memory: weights, gradients, two moments, and two while copying is measured."""
 
 
 class Profiler:
-    """Answers for one machine, `hardware`, with so many threads; `directory` None: nothing is kept."""
+    """Answers questions for the machine `hardware` with `threads` threads. With `directory` None nothing is kept."""
 
     def __init__(
         self, clock: Clock, hardware: str, threads: int, directory: Path | None, memory_budget: int | None = None
@@ -45,7 +45,7 @@ class Profiler:
         self._most = min(PIECE_BYTES, memory_budget or PIECE_BYTES)
 
     def answer(self, question: Question) -> BlockSeconds:
-        """The times, kept or measured. Raises UsageError for a model that cannot be."""
+        """Return the times, kept or measured. Raises UsageError for a model that cannot be built."""
         said = repr((question.digest, *self._machine)).encode()
         name = f"{hashlib.blake2b(said, digest_size=12).hexdigest()}.json"
         path = self._directory / name if self._directory else None
@@ -82,7 +82,10 @@ class Profiler:
 
 
 def pieces(costs: Sequence[BlockCost], first: int, end: int, most: int) -> Iterator[tuple[int, int]]:
-    """[first, end) in as few consecutive pieces as keep within `most` bytes, each of at least one block."""
+    """Divide blocks [first, end) into as few consecutive pieces of at most `most` bytes as possible.
+
+    Each piece has at least one block.
+    """
     start, taken = first, 0
     for number in range(first, end):
         cost = costs[number]
@@ -109,7 +112,7 @@ def _chain(question: Question, piece: tuple[int, int], costs: Sequence[BlockCost
 
 
 def _fill(part: nn.Module, chance: torch.Generator) -> None:
-    """Weights of the usual size: what is left in memory may hold numbers that are slow to compute with."""
+    """Fill the part with weights of the usual size. Uninitialised memory may hold numbers that are slow to compute."""
     for tensor in part.state_dict().values():
         if tensor.ndim > 1:
             tensor.normal_(0, (tensor.numel() / tensor.shape[0]) ** -0.5, generator=chance)
@@ -118,7 +121,7 @@ def _fill(part: nn.Module, chance: torch.Generator) -> None:
 
 
 def _read(path: Path) -> BlockSeconds | None:
-    """What was kept; None where it is missing or damaged."""
+    """Return the kept answer, or None where it is missing or damaged."""
     try:
         return facts.read(BlockSeconds, json.loads(path.read_text()), str(path))
     except (OSError, ValueError, UsageError):
@@ -126,7 +129,7 @@ def _read(path: Path) -> BlockSeconds | None:
 
 
 def _write(path: Path, times: BlockSeconds) -> None:
-    """Keep it where there is room; a process that may not write measures again next time."""
+    """Keep an answer if possible. A process that may not write measures again next time."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}.new")

@@ -1,4 +1,4 @@
-"""Between torch and the wire: a tensor encoded into a message, and a message decoded into memory as torch has it."""
+"""Between torch and the wire: encodes a tensor into a message, and decodes a message into torch's own memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,16 +15,16 @@ from mpsl.wire import ALIGNMENT
 
 
 def encode(tensor: torch.Tensor, codec: str) -> Tensor:
-    """A float32 tensor as it travels. With fp32 its planes are the tensor's own memory: leave that unchanged."""
+    """Encode a float32 tensor. With fp32 the planes are the tensor's own memory, which must not be changed."""
     plain = tensor.detach().contiguous()
     return encode_half(plain, codec) or parse(codec).encode(plain.numpy())
 
 
 def decode(tensor: Tensor, codec: str, largest: int) -> torch.Tensor:
-    """The float32 tensor in aligned, writable memory; WireError for another codec or more than `largest` bytes."""
+    """Decode to float32 in aligned, writable memory. Raises WireError for another codec, or beyond `largest` bytes."""
     if tensor.codec != codec or tensor.dtype != "float32":
         raise WireError(f"tensor in {tensor.codec} of {tensor.dtype}, the job says {codec} of float32")
-    # What it takes on the wire, and what it takes here.
+    # Its size on the wire, and its size in memory.
     if max(parse(each).max_bytes(tensor.shape) for each in (codec, "fp32")) > largest:
         raise WireError(f"tensor of shape {tensor.shape} is larger than any of this run")
     half = decode_half(tensor.shape, tensor.planes, codec)
@@ -32,7 +32,7 @@ def decode(tensor: Tensor, codec: str, largest: int) -> torch.Tensor:
         return half
     array = parse(codec).decode(tensor.shape, tensor.planes)
     if array.ctypes.data % ALIGNMENT or not array.flags.writeable:
-        # Kernels may round differently on memory aligned differently; torch's own is aligned to 64.
+        # Kernels may round differently with another alignment; torch aligns its own memory to 64 bytes.
         moved = np.frombuffer(aligned_buffer(array.nbytes), np.float32).reshape(array.shape)
         moved[...] = array
         array = moved
@@ -40,7 +40,7 @@ def decode(tensor: Tensor, codec: str, largest: int) -> torch.Tensor:
 
 
 class Coding:
-    """Encodes and decodes, and counts the seconds of `clock` that this takes."""
+    """Encodes and decodes, and counts the seconds that this takes by `clock`."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -48,7 +48,7 @@ class Coding:
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """What happens in the block counts."""
+        """Count the time of the block."""
         began = self._clock()
         try:
             yield
@@ -56,16 +56,16 @@ class Coding:
             self._seconds += self._clock() - began
 
     def encode(self, tensor: torch.Tensor, codec: str) -> Tensor:
-        """As `encode`."""
+        """Encode as the function `encode` does."""
         with self.timed():
             return encode(tensor, codec)
 
     def decode(self, tensor: Tensor, codec: str, largest: int) -> torch.Tensor:
-        """As `decode`."""
+        """Decode as the function `decode` does."""
         with self.timed():
             return decode(tensor, codec, largest)
 
     def take(self) -> float:
-        """The seconds since this was last asked."""
+        """Return the seconds counted since the last call."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds

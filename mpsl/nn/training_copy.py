@@ -1,9 +1,10 @@
-"""One device's copy of a part in training: forward keeps what backward needs, and the last backward of a batch steps.
+"""One device's copy of a part in training. Forward keeps what backward needs; a batch's last backward steps.
 
-It holds at most one batch: what its micro-batches need between forward and backward. A parameter is stepped as soon as
-its gradient is complete, and the gradient is freed at once. By then autograd has computed everything that depends on
-the parameter, so all gradients are those of the weights before the step. With `recompute` only the input is kept, and
-backward runs the forward again from the same weights, generator state and buffers: the result has the same bits.
+A copy holds at most one batch: what its micro-batches need between forward and backward. A parameter is stepped as soon
+as its gradient is complete, and the gradient is freed at once. By then autograd has computed everything that depends on
+the parameter, so all gradients are those of the weights before the step. With `recompute`, only the input is kept.
+Backward then runs the forward again from the same weights, generator state and buffers, so the result has the same
+bits.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,10 @@ Position = tuple[int, int, int]
 
 @dataclass
 class _Kept:
-    """Of one micro-batch: its input; the output with its graph, or None and the buffers as its forward found them."""
+    """What is kept of one micro-batch: its input, and the output with its graph.
+
+    When recomputing, `output` is None and `buffers` are those that its forward started with.
+    """
 
     value: torch.Tensor
     output: torch.Tensor | None
@@ -33,7 +37,7 @@ class _Kept:
 
 
 class TrainingCopy:
-    """`part` belongs to this copy alone; `input_gradient`: whether someone before this part wants one."""
+    """A copy that owns `part`. `input_gradient`: whether an earlier part needs the gradient of the input."""
 
     def __init__(
         self,
@@ -44,7 +48,7 @@ class TrainingCopy:
         recompute: bool = False,
     ) -> None:
         self.part = part.train()
-        # A device's part is used again: a batch that was broken off between micro-batches leaves nothing behind.
+        # A device reuses its part: a batch that was aborted between micro-batches must leave no gradient behind.
         self.part.zero_grad(set_to_none=True)
         self._optimizer = optimizers.get(optimizer.name)(optimizer)
         self._seeds = Seeds(seed)
@@ -55,8 +59,8 @@ class TrainingCopy:
         self.peak_gradient_bytes = 0
 
     def forward(self, ticket: Ticket, value: torch.Tensor) -> torch.Tensor:
-        """The part's output; what backward needs is kept."""
-        # Recomputed or not, the pass is the same one, with its graph: kernels may depend on whether there is one.
+        """Return the part's output and keep what backward needs."""
+        # Recomputed or not, the pass builds its graph: kernels may depend on whether there is one.
         before = [buffer.clone() for buffer in self.part.buffers()] if self._recompute else []
         output = self._run(ticket, value)
         nbytes = value.nbytes + (0 if self._recompute else self._saved_bytes(value, output))
@@ -64,7 +68,7 @@ class TrainingCopy:
         return output.detach()
 
     def backward(self, ticket: Ticket, gradient: torch.Tensor) -> torch.Tensor | None:
-        """The gradient of the input, after those of the part have been added up; a batch's last micro-batch steps."""
+        """Add up the part's gradients and return that of the input. A batch's last micro-batch steps."""
         kept = self._kept.pop(_position(ticket))
         output = kept.output if kept.output is not None else self._recompute_forward(ticket, kept)
         hooks = self._step_when_complete() if ticket.last else []
@@ -77,21 +81,21 @@ class TrainingCopy:
         if not ticket.last:
             self.peak_gradient_bytes = max(self.peak_gradient_bytes, self.gradient_bytes())
         else:
-            # Parameters that this micro-batch did not reach, but an earlier one did.
+            # Parameters that an earlier micro-batch reached, but not this one.
             for parameter in self._with_gradient():
                 self._step(parameter)
         return kept.value.grad
 
     def activation_bytes(self) -> int:
-        """Bytes of inputs and saved activations, as of now."""
+        """Bytes of the inputs and saved activations held now."""
         return sum(kept.nbytes for kept in self._kept.values())
 
     def gradient_bytes(self) -> int:
-        """Bytes of the parameters' gradients, as of now."""
+        """Bytes of the parameters' gradients held now."""
         return sum(parameter.grad.nbytes for parameter in self._with_gradient() if parameter.grad is not None)
 
     def optimizer_bytes(self) -> int:
-        """Bytes of the optimizer's state, as of now."""
+        """Bytes of the optimizer's state held now."""
         return self._optimizer.held_bytes()
 
     def _run(self, ticket: Ticket, value: torch.Tensor) -> torch.Tensor:
@@ -100,13 +104,13 @@ class TrainingCopy:
         return self._seeds.forward(self.part, ticket, value)
 
     def _saved_bytes(self, value: torch.Tensor, output: torch.Tensor) -> int:
-        """What the graph keeps beside its input, looked up once for each shape."""
+        """Bytes that the graph keeps besides its input, found once for each shape."""
         if value.shape not in self._saved:
             self._saved[value.shape] = saved_bytes(output, [value, *self.part.parameters()])
         return self._saved[value.shape]
 
     def _recompute_forward(self, ticket: Ticket, kept: _Kept) -> torch.Tensor:
-        """The forward once more, with the buffers that it found then; the present ones are restored afterwards."""
+        """Run the forward again with the buffers of its first run, then restore the present ones."""
         buffers = list(self.part.buffers())
         now = [buffer.clone() for buffer in buffers]
         _restore(buffers, kept.buffers)
@@ -115,7 +119,7 @@ class TrainingCopy:
         return output
 
     def _step_when_complete(self) -> list[RemovableHandle]:
-        """Have the next backward step each parameter once its gradient is complete, until the hooks are removed."""
+        """Make backward step each parameter once its gradient is complete, until the hooks are removed."""
 
         def complete(parameter: torch.Tensor) -> None:
             assert isinstance(parameter, nn.Parameter)
@@ -137,12 +141,12 @@ class TrainingCopy:
 @torch.no_grad()
 def _restore(buffers: list[torch.Tensor], values: list[torch.Tensor]) -> None:
     for buffer, value in zip(buffers, values, strict=True):
-        # Past the version counter: backward of a BatchNorm in training does not look at its running statistics.
+        # `.data` bypasses the version counter; backward of a BatchNorm in training ignores its running statistics.
         buffer.data.copy_(value)
 
 
 def saved_bytes(output: torch.Tensor, without: Iterable[torch.Tensor]) -> int:
-    """Bytes of `output` and of all tensors that its graph has saved for backward, without those of `without`.
+    """Return the bytes of `output` and of all tensors that its graph has saved for backward, except those of `without`.
 
     Each storage counts once. Nothing is kept alive.
     """

@@ -1,9 +1,9 @@
-"""Weights as slices: read straight from, and written straight into, the tensors; a whole part is never assembled.
+"""Weights as slices: read directly from the tensors and written directly into them. A part is never assembled.
 
-A message costs as much as some ten thousand bytes, and a part has dozens of tensors of a few hundred (BatchNorm's); so
-small ones that follow each other share a slice, a plane each.
-Slices between nodes and orchestrator are the tensors' own bytes. A device's may be coded (`WeightCodec`), where the job
-says so; then both ends name the same codec for each tensor, and a slice in another is refused.
+A message costs as much as some ten thousand bytes, and a part has dozens of tensors of a few hundred bytes (those of a
+BatchNorm). So small tensors that follow each other share a slice, one plane each. Slices between nodes and the
+orchestrator are the tensors' own bytes. A device's slices may be coded (`WeightCodec`) if the job says so. Then both
+ends use the same codec for each tensor, and a slice in another codec is refused.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,43 +23,46 @@ RAW = "raw"
 """The codec of weights: their own bytes."""
 
 BYTES = "uint8"
-"""The dtype of a slice of several tensors, whatever theirs are."""
+"""The dtype of a slice of several tensors, whatever the dtypes of the tensors."""
 
 ENVELOPE = 1024
-"""Bytes of a chunk that headers may take, so that a slice fits one chunk."""
+"""Bytes of a chunk that are left for headers, so that a slice fits into one chunk."""
 
 MAX_TOGETHER = 32
-"""Tensors of one slice, so that their sizes have room in its header."""
+"""Maximum number of tensors in a slice, so that their sizes fit into its header."""
 
 MATRIX = 2
-"""Dimensions from which on a tensor is coded. Biases and what BatchNorm keeps are few, and a variance rounded to zero
-or below ruins a network, so they travel as they are."""
+"""The minimum number of dimensions of a coded tensor.
+
+Biases and the statistics of BatchNorms are small and are sent as they are: a variance that is rounded to zero or below
+ruins a network.
+"""
 
 Arrays = Sequence[NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class WeightCodec:
-    """The job's `[wire] weights`: how a device's parts travel, and in which codec either way.
+    """The job's `[wire] weights`: how a device's parts are sent, and in which codec in each direction.
 
-    "fp32": as they are. "fp16": rounded on the way to the devices; their updates are differences, in fp16. "int8": the
-    same, but the differences in int8. What goes to the devices is whole, never a difference, so that it serves a device
-    that missed a round, and all of them get the same bytes.
+    "fp32": as they are. "fp16": the parts are rounded on the way to the devices, and updates are differences in fp16.
+    "int8": the same, with differences in int8. Devices always get whole parts, never differences. So a device that
+    missed a round can use them, and all devices get the same bytes.
     """
 
     spec: str
 
     @property
     def exact(self) -> bool:
-        """Whether parts and updates travel as they are."""
+        """Whether parts and updates are sent as they are."""
         return self.spec == "fp32"
 
     def globals(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
-        """The codec of each tensor from the orchestrator to a device."""
+        """Return the codec of each tensor from the orchestrator to a device."""
         return self._each(tensors, "fp16")
 
     def updates(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> list[str]:
-        """The codec of each tensor's difference from a device to the orchestrator."""
+        """Return the codec of each tensor's difference from a device to the orchestrator."""
         return self._each(tensors, self.spec)
 
     def _each(self, tensors: Iterable[tuple[str, torch.Tensor]], spec: str) -> list[str]:
@@ -70,17 +73,17 @@ class WeightCodec:
 
 
 def arrays_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[NDArray[Any]]:
-    """The tensors' own memory, flat, as numpy sees it."""
+    """Return the tensors' own memory as flat numpy arrays."""
     return [tensor.numpy().reshape(-1) for _, tensor in tensors]
 
 
 def weights_bytes(arrays: Arrays) -> int:
-    """Bytes of all tensors."""
+    """Return the bytes of all tensors."""
     return sum(array.nbytes for array in arrays)
 
 
 def coded_bytes(arrays: Arrays, codecs: Sequence[str], chunk_bytes: int) -> int:
-    """Bytes that the slices of all tensors add up to, coded."""
+    """Return the bytes of the slices of all tensors, as coded."""
     return sum(
         array.itemsize * (end - start) if codec == RAW else parse(codec).max_bytes((end - start,))
         for array, codec in zip(arrays, codecs, strict=True)
@@ -97,7 +100,7 @@ def slices(
     chunk_bytes: int,
     codecs: Sequence[str] | None = None,
 ) -> Iterator[Slice]:
-    """All tensors of a part in pieces that fit a chunk: views, where they are not coded; `codecs` has one for each."""
+    """Yield all tensors of a part in slices that fit a chunk. Uncoded slices are views. `codecs` has one for each."""
     codecs = codecs or [RAW] * len(arrays)
     for first, end in _together(arrays, codecs, chunk_bytes):
         if end - first > 1:
@@ -114,7 +117,7 @@ def slices(
 
 
 def write(arrays: Arrays, message: Slice, codecs: Sequence[str] | None = None) -> None:
-    """Copy a slice into its tensors, decoded; raises WireError where it does not fit, or is in another codec."""
+    """Decode a slice into its tensors. Raises WireError where it does not fit or is in another codec."""
     if not 0 <= message.index < len(arrays):
         raise WireError(f"slice of tensor {message.index}; the part has {len(arrays)}")
     codecs = codecs or [RAW] * len(arrays)
@@ -137,7 +140,7 @@ def write(arrays: Arrays, message: Slice, codecs: Sequence[str] | None = None) -
 
 
 def _write_together(arrays: Arrays, message: Slice, codecs: Sequence[str]) -> None:
-    """Copy whole tensors, a plane each; none is touched unless all of them fit."""
+    """Copy whole tensors, one plane each. No tensor is changed unless all of them fit."""
     planes, end = message.tensor.planes, message.index + len(message.tensor.planes)
     targets = arrays[message.index : end]
     if end > len(arrays) or any(codec != RAW for codec in codecs[message.index : end]):
@@ -152,7 +155,7 @@ def _write_together(arrays: Arrays, message: Slice, codecs: Sequence[str]) -> No
 
 
 def as_received(arrays: Arrays, codecs: Sequence[str], chunk_bytes: int) -> list[NDArray[Any]]:
-    """What a receiver of the slices of `arrays` holds: a copy, with what coding leaves out left out."""
+    """Return what a receiver of the slices of `arrays` holds: a copy, rounded as the codecs round."""
     received = [np.empty_like(array) for array in arrays]
     for message in slices(arrays, "global", 0, 0, 0, chunk_bytes, codecs):
         write(received, message, codecs)
@@ -160,15 +163,17 @@ def as_received(arrays: Arrays, codecs: Sequence[str], chunk_bytes: int) -> list
 
 
 def _ranges(array: NDArray[Any], chunk_bytes: int) -> Iterator[tuple[int, int]]:
-    """The slices of a tensor, the same whatever codes them: no codec makes more of a value than its own bytes, and what
-    a group adds, `ENVELOPE` holds."""
+    """The slices of a tensor, which are the same for every codec.
+
+    No codec writes more bytes for a value than the value has, and `ENVELOPE` has room for what a group adds.
+    """
     step = max(1, (chunk_bytes - ENVELOPE) // array.itemsize)
     for start in range(0, array.size, step):
         yield start, min(start + step, array.size)
 
 
 def _together(arrays: Arrays, codecs: Sequence[str], chunk_bytes: int) -> Iterator[tuple[int, int]]:
-    """Runs [first, end) of tensors: as many uncoded ones as fit a chunk together, every other tensor alone."""
+    """Runs [first, end) of tensors: as many uncoded tensors as fit a chunk together, every other tensor alone."""
     first, room = 0, 0
     for index, (array, codec) in enumerate(zip(arrays, codecs, strict=True)):
         needed = array.nbytes + padding(array.nbytes)

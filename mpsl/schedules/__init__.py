@@ -1,4 +1,4 @@
-"""In which order a hop takes the work that is ready: one rule a file, found by name."""
+"""Rules for the order in which a hop does the work that is ready, one per file, found by name."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,6 @@ from mpsl.machines.jobs import WorkerJob
 from mpsl.registry import Registry
 
 Schedule = Callable[[WorkerJob], int]
-"""The rank of a job: the lowest goes first, equal ranks in the order of arrival."""
+"""Returns the rank of a job. The lowest rank goes first; jobs of equal rank go in order of arrival."""
 
 schedules: Registry[Schedule] = Registry("schedule", "mpsl.schedules")

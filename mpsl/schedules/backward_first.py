@@ -1,4 +1,4 @@
-"""Backward before forward: what frees an activation and lets a device step goes before what makes a new one."""
+"""Backward before forward: a backward frees an activation and lets a device step, a forward makes a new one."""
 
 from mpsl.machines.jobs import Backward, Forward, ForwardProbe, WorkerJob
 from mpsl.schedules import schedules
@@ -6,7 +6,7 @@ from mpsl.schedules import schedules
 
 @schedules.register("backward-first")
 def backward_first(job: WorkerJob) -> int:
-    """Copying, folding and committing first: they decide over memory and admission; probes last."""
+    """Rank copying, folding and committing first, because memory and admission depend on them. Probes go last."""
     match job:
         case Backward():
             return 1

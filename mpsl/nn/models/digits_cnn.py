@@ -1,4 +1,4 @@
-"""digits-cnn: a small convolutional network with BatchNorm, made for 8×8 handwritten digits and good for 28×28 ones."""
+"""digits-cnn: a small convolutional network with BatchNorm, made for 8×8 handwritten digits; it also suits 28×28."""
 
 import dataclasses
 

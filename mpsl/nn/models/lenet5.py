@@ -12,8 +12,8 @@ from mpsl.nn.models import Model, models
 class Lenet5(Model):
     """Two convolutions with pooling and three linear layers: five blocks.
 
-    The published geometry is 32×32. Smaller images are padded by 2 at the first convolution, which makes 28×28 the
-    published 32×32; below 12×12 the second convolution pads too, so that something is left to pool.
+    The published geometry is 32×32. Smaller images are padded by 2 at the first convolution, which turns 28×28 into
+    32×32. Below 12×12 the second convolution pads too, so that something is left to pool.
     """
 
     in_channels: int = 1

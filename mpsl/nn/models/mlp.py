@@ -15,8 +15,8 @@ from mpsl.nn.models import Model, models
 class Mlp(Model):
     """One block for each hidden width and one for the output.
 
-    Samples may have any shape with `in_features` numbers, which is in_channels × image_size² where it is left out.
-    `residual` adds a hidden block's input to its output wherever both have one width.
+    Samples may have any shape with `in_features` numbers. Its default is in_channels × image_size². `residual` adds a
+    hidden block's input to its output wherever both have the same width.
     """
 
     in_channels: int = 1

@@ -1,6 +1,6 @@
 """resnet18, resnet50, resnet101: the published networks (arXiv 1512.03385), with the CIFAR stem for small images.
 
-The stride of a bottleneck sits on its 3×3 convolution, as is usual today; the number of parameters stays.
+A bottleneck has its stride at the 3×3 convolution, as is usual today; this does not change the number of parameters.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ from mpsl.nn.models import Model, models
 
 _WIDTHS = (64, 128, 256, 512)
 _SMALL = 64
-"""Images up to this size take the CIFAR stem: 3×3, stride 1, no pooling."""
+"""The largest image size with the CIFAR stem: 3×3, stride 1, no pooling."""
 
 
 class _Residual(nn.Module):
-    """The body's output plus the block's input, which a 1×1 convolution brings to the same shape where it differs."""
+    """Adds the block's input to the body's output, through a 1×1 convolution where the shapes differ."""
 
     def __init__(self, body: nn.Sequential, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -37,9 +37,9 @@ class Resnet(Model):
     """The stem, a block for every residual block, and the head."""
 
     residuals: ClassVar[tuple[int, ...]]
-    """How many of them each of the four groups has."""
+    """The number of residual blocks in each of the four groups."""
     expansion: ClassVar[int]
-    """1: two 3×3 convolutions in a residual block; otherwise a bottleneck whose output is that many times wider."""
+    """1: a residual block has two 3×3 convolutions. Otherwise it is a bottleneck, with an output this much wider."""
 
     num_classes: int = 1000
     in_channels: int = 3

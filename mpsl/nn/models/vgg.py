@@ -14,14 +14,14 @@ _HEADS = ("full", "small")
 
 @dataclasses.dataclass(frozen=True)
 class Vgg(Model):
-    """A block for every convolution, the last of a group with its pooling, and one for every linear layer.
+    """One block for each convolution, the last of a group with its pooling, and one for each linear layer.
 
-    `head = "full"` is the published classifier over 7×7 features, to which smaller or larger ones are averaged;
-    `"small"` is one linear layer over the features as they come.
+    `head = "full"` is the published classifier over 7×7 features; features of other sizes are averaged to 7×7.
+    `"small"` is one linear layer over the features as they are.
     """
 
     convolutions: ClassVar[tuple[int, ...]]
-    """How many of them each of the five groups has."""
+    """The number of convolutions in each of the five groups."""
 
     num_classes: int = 1000
     in_channels: int = 3
@@ -92,7 +92,7 @@ class Vgg19(Vgg):
 
 
 def _initialise(module: nn.Module) -> None:
-    """The usual initial weights: with torch's defaults a network this deep without BatchNorm does not train."""
+    """Set the usual initial weights. With torch's defaults, a network this deep without BatchNorm does not train."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(module, nn.Linear):

@@ -1,10 +1,11 @@
-"""Optimizers by name, one a file: torch's own arithmetic for a step, without the class around it.
+"""Optimizers by name, one per file: torch's arithmetic for a step, without `torch.optim.Optimizer`.
 
-`torch.optim.Optimizer` imports torch._dynamo at its first use: a second and 74 MB in every process; and its steps make
-temporary tensors of the parameter's size. Here the gradient's memory is used up instead, with the same bits.
+That class imports torch._dynamo at its first use, which costs a second and 74 MB in every process. Its steps also make
+temporary tensors of the parameter's size. Here the gradient's memory is reused instead, and the result has the same
+bits.
 
-The planner asks an optimizer for the size of its state, in processes that never compute. So no file here may import
-torch when it is loaded, only inside the functions that compute.
+The planner asks an optimizer for the size of its state, in processes that never compute. So a file here may import
+torch only inside the functions that compute.
 """
 
 from abc import ABC, abstractmethod
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Optimizer(ABC):
-    """Steps parameters by their gradients; its state lives as long as it does. A subclass registers itself."""
+    """Steps parameters by their gradients. It owns its state. A subclass registers itself."""
 
     kinds: ClassVar[Mapping[str, Mapping[str, float]]]
-    """The settings that differ in what a step costs, by the name that FLEET.toml has for each: keys of [optimizer]."""
+    """Settings whose steps differ in cost: keys of [optimizer], by their name in FLEET.toml."""
 
     uses_momentum: ClassVar[bool] = False
 
@@ -33,13 +34,13 @@ class Optimizer(ABC):
 
     @classmethod
     def kind_of(cls, section: OptimizerSection) -> str:
-        """The key of `kinds` whose step costs what the section's does; one that has several overrides this."""
+        """Return the key of `kinds` for a section. An optimizer with several kinds overrides this."""
         (kind,) = cls.kinds
         return kind
 
     @classmethod
     def check(cls, section: OptimizerSection) -> None:
-        """Raise UsageError where the section has a setting that this optimizer does not take."""
+        """Raise UsageError if the section has a setting that this optimizer does not take."""
         if section.momentum and not cls.uses_momentum:
             raise UsageError(
                 f"optimizer.momentum = {section.momentum}: momentum belongs to sgd; leave it out with {section.name}"
@@ -48,10 +49,10 @@ class Optimizer(ABC):
     @classmethod
     @abstractmethod
     def state_bytes(cls, section: OptimizerSection, parameter_bytes: int) -> int:
-        """Bytes of state that the parameters of `parameter_bytes` (fp32) have after a step; budgets rely on it."""
+        """Return the bytes of state for `parameter_bytes` of parameters (fp32) after a step. Budgets rely on it."""
 
     def step(self, parameter: "Parameter") -> None:
-        """Move `parameter` by its gradient, which may hold anything afterwards or be kept as state: let go of it."""
+        """Step `parameter` by its gradient. The gradient is then overwritten or kept as state; do not use it again."""
         import torch
 
         assert parameter.grad is not None
@@ -60,17 +61,17 @@ class Optimizer(ABC):
 
     @abstractmethod
     def update(self, parameter: "Parameter", gradient: "Tensor") -> None:
-        """What `step` does, while no graph is recorded."""
+        """Do the step; called by `step` while no graph is recorded."""
 
     @abstractmethod
     def held_bytes(self) -> int:
-        """Bytes of all state, as of now."""
+        """Return the bytes of all state held now."""
 
 
 optimizers: Registry[type[Optimizer]] = Registry("optimizer", "mpsl.nn.optimizers", "mpsl.optimizers")
 
 
 def block_state_bytes(section: OptimizerSection, parameter_bytes: Iterable[int]) -> tuple[int, ...]:
-    """Bytes of the optimizer's state for blocks with so many bytes of parameters; UsageError for an unknown one."""
+    """Return the state bytes for blocks with these parameter bytes. Raises UsageError for an unknown optimizer."""
     optimizer = optimizers.get(section.name)
     return tuple(optimizer.state_bytes(section, each) for each in parameter_bytes)

@@ -22,7 +22,7 @@ class _State:
 
 @optimizers.register("adam")
 class Adam(Optimizer):
-    """Two moments a parameter."""
+    """Keeps two moments per parameter."""
 
     kinds: ClassVar = {"adam": {}}
 
@@ -35,7 +35,7 @@ class Adam(Optimizer):
         return 2 * parameter_bytes
 
     def update(self, parameter: "Parameter", gradient: "Tensor") -> None:
-        """One step; the denominator is made in the gradient's memory."""
+        """Do one step; the denominator is computed in the gradient's memory."""
         import torch
 
         if parameter not in self._states:

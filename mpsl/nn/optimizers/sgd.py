@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @optimizers.register("sgd")
 class Sgd(Optimizer):
-    """One momentum buffer a parameter where there is momentum, no state otherwise."""
+    """Keeps one momentum buffer per parameter with momentum, and no state without."""
 
     uses_momentum = True
     kinds: ClassVar = {"sgd": {}, "momentum": {"momentum": 0.9}}
