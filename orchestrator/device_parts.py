@@ -1,8 +1,8 @@
-"""The devices' first and last parts at the orchestrator: what is committed is what the devices hold.
+"""The devices' first and last parts at the orchestrator. The committed parts are exactly what the devices hold.
 
-Where weights travel coded, a commit is rounded to what arrives, and the model on disk is that one, so that nobody has
-another idea of it; what the rounding leaves out is added to the next commit. An update is then a difference from the
-committed part, which the device had begun its round with.
+If weights are sent coded, a commit is rounded to what the devices receive, and the model on disk is the rounded one, so
+all have the same model. The rounding error is added to the next commit. An update is then a difference from the
+committed part with which the device began its round.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ Arrays = list[NDArray[Any]]
 
 
 class DeviceParts:
-    """`parts`: named tensors of the first and of the last part; their memory is the committed one."""
+    """`parts`: the named tensors of the first and of the last part. Their memory holds the committed values."""
 
     def __init__(self, parts: Iterable[list[tuple[str, torch.Tensor]]], codec: WeightCodec, chunk_bytes: int) -> None:
         parts = list(parts)
@@ -34,23 +34,23 @@ class DeviceParts:
 
     @property
     def update_bytes(self) -> int:
-        """Bytes that the slices of an update add up to."""
+        """The sum of the bytes of an update's slices."""
         coded = zip(self.arrays, self._updates, strict=True)
         return sum(weights.coded_bytes(arrays, codecs, self._chunk_bytes) for arrays, codecs in coded)
 
     def empty(self) -> list[Arrays]:
-        """Memory for an update."""
+        """Return memory for an update."""
         return [[np.empty_like(array) for array in arrays] for arrays in self.arrays]
 
     def slices(self, version: int) -> list[Slice]:
-        """The committed parts for a device."""
+        """Return the committed parts as slices for a device."""
         found: list[Slice] = []
         for part, (arrays, codecs) in enumerate(zip(self.arrays, self._globals, strict=True)):
             found += weights.slices(arrays, "global", version, 0, part, self._chunk_bytes, codecs)
         return found
 
     def write_update(self, staged: list[Arrays], message: Slice) -> None:
-        """Take in a slice of an update: `staged` then holds the device's own weights there. Raises WireError."""
+        """Write a slice of an update, so that `staged` holds the device's own weights there. Raises WireError."""
         codecs = self._updates[message.part]
         weights.write(staged[message.part], message, codecs)
         if codecs[message.index] != RAW:
@@ -58,7 +58,7 @@ class DeviceParts:
             staged[message.part][message.index][piece] += self.arrays[message.part][message.index][piece]
 
     def round_to_received(self, averages: list[Arrays]) -> None:
-        """Change the new averages to what the devices will receive of them, and of what the last one left out."""
+        """Round the new averages to what the devices will receive, after adding the last commit's rounding error."""
         if self._exact:
             return
         for arrays, codecs, left_out in zip(averages, self._globals, self._left_out, strict=True):

@@ -1,4 +1,4 @@
-"""The facts about a model that a plan needs, from the model and the meta device; nothing is measured or timed."""
+"""Finds the facts about a model that a plan needs, from the model and the meta device. Nothing is timed."""
 
 from torch import nn
 
@@ -11,7 +11,7 @@ from mpsl.nn.models import describe
 
 
 def facts_of_model(job: Job, model: nn.Sequential) -> ModelBuilt:
-    """The facts of a job's model. Raises UsageError where the job's cuts do not fit the model."""
+    """Return the facts about a job's model. Raises UsageError if the job's cuts do not fit the model."""
     if job.model.cuts is not None:
         check_cuts(job.model.cuts, len(model))
     name, args = job.model.name, job.model.args

@@ -14,16 +14,16 @@ from orchestrator.plan_option import job_as_planned, load_plan, overruled
 
 
 def load_job(path: Path) -> Job:
-    """The job in a TOML file; raises UsageError that names the file, the key and what to do."""
+    """Return the job in a TOML file. Raises UsageError that names the file, the key and what to do."""
     job = _read(path)
     check_job(job, str(path))
     return job
 
 
 def load_planned_job(path: Path, plan_path: Path) -> tuple[Job, PlannedRun, list[str]]:
-    """The job of a TOML file as a plan changes it, the plan, and the differences in words.
+    """Return the job of a TOML file as a plan changes it, the plan, and the differences in words.
 
-    Raises UsageError that names the file, also where the plan cannot be of this job's model.
+    Raises UsageError that names the file, also if the plan cannot be one of this job's model.
     """
     job, planned = _read(path), load_plan(plan_path)
     as_planned = job_as_planned(job, planned, str(plan_path))

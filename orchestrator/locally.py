@@ -42,7 +42,7 @@ def threads_each(processes: int) -> int:
 
 
 def shards_in(directory: Path) -> dict[str, Path]:
-    """The shards of DIR/*.npz by id, the file's stem; raises UsageError for a stem that is no id."""
+    """Return the shards DIR/*.npz by id, which is the file's stem. Raises UsageError for a stem that is no id."""
     if not directory.is_dir():
         raise UsageError(f"--data {directory}: there is no such directory")
     found = {check_id(path.stem, str(path)): path for path in sorted(directory.glob("*.npz"))}
@@ -61,7 +61,7 @@ def check_shards(fleet: LocalFleet, planned: PlannedRun, where: str) -> None:
     missing = sorted(planned.devices.keys() - fleet.shards.keys())
     if missing:
         raise UsageError(
-            f"--data {where}: holds no shard of {_few(missing)}, whom the plan names; add ID.npz, or plan again"
+            f"--data {where}: holds no shard of {_few(missing)}, which the plan names; add ID.npz, or plan again"
         )
     strangers = sorted(fleet.shards.keys() - planned.devices.keys())
     if strangers:
@@ -108,7 +108,7 @@ async def run_locally(
         try:
             await asyncio.wait([running, failing, dying, stopping], return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
-                # The orchestrator hears of it by itself where it can (a last will); it gets the time to say so.
+                # The orchestrator may learn of it from a last will; it gets the time to report it.
                 await asyncio.wait([running], timeout=0.1 if stopping.done() else 15.0)
             if running.done():
                 return running.result()
@@ -121,7 +121,7 @@ async def run_locally(
 
 
 def _unfinished(job: Job, out: Path, reason: str) -> dict[str, Any]:
-    """The summary, also in its file, of a run whose orchestrator could not write one."""
+    """Write and return the summary of a run whose orchestrator could not write one."""
     unknown: dict[str, Any] = {"rounds": [], "accuracy": None, "loss": None, "seconds": 0.0}
     summary = {"run": job.run.name, "state": "failed", "reason": reason, **unknown, **circumstances(job)}
     return Records(out).save_summary(summary)
@@ -129,7 +129,7 @@ def _unfinished(job: Job, out: Path, reason: str) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def _broker(network: Network, engine: str) -> AsyncIterator[tuple[BrokerAddress, Awaitable[str]]]:
-    """The broker's address, and an awaitable that returns why it ended; for a broker of others it never does."""
+    """Yield the broker's address, and an awaitable that returns why it ended: never, for an external broker."""
     if network.named:
         yield network.address, asyncio.get_running_loop().create_future()
         return

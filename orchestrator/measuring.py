@@ -1,7 +1,7 @@
 """Measures a model as a run computes it: in a process like a node's, while others compute the same.
 
-The other processes only keep the cores, caches and memory as busy as a run does. They end with
-the process that started them, whatever happens to that.
+The other processes only keep the cores, caches and memory as busy as a run does. They end with the process that started
+them, whatever happens to that one.
 """
 
 import argparse
@@ -29,9 +29,9 @@ READY = "ready"
 
 @dataclass(frozen=True)
 class Task:
-    """What is measured: training of a model with one optimizer and batch size, and `threads` threads a process.
+    """What is measured: the training of a model with one optimizer and batch size, with `threads` threads per process.
 
-    `seconds`: how long at least, after a quarter of that to warm up.
+    `seconds`: the minimum time to measure. A quarter of that is spent on warming up first.
     """
 
     model: ModelSection
@@ -85,7 +85,7 @@ def _process(role: str, task: Task) -> Iterator["subprocess.Popen[str]"]:
         if role == "load":
             assert process.stdout is not None
             if process.stdout.readline().strip() != READY:
-                raise MeasurementError("a process that was to compute beside the measured one did not start")
+                raise MeasurementError("a process that computes beside the measured one did not start")
         yield process
     finally:
         process.kill()
@@ -129,7 +129,7 @@ def _chain(task: Task) -> "Chain":
 
 
 def main() -> None:
-    """One of the processes: `python -m orchestrator.measuring measure|load TASK`."""
+    """Run one of the processes: `python -m orchestrator.measuring measure|load TASK`."""
     from mpsl.nn.allocation import keep_for_reuse
     from mpsl.nn.threads import computing_worker
 

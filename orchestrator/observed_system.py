@@ -76,8 +76,8 @@ def synthetic_shards(job: Job, batches: int, devices: int, directory: Path) -> d
 async def observe(job: Job, batches: int, engine: str, threads: int, every_s: float = 0.25) -> Observed:
     """Run `job` on synthetic data, with `batches` a device and round, and sample all processes.
 
-    Broker, nodes and devices are processes of their own, the last two with so many threads each. The orchestrator runs
-    in this one: what watching takes of the CPU is counted with it.
+    Broker, nodes and devices are processes of their own. Nodes and devices have `threads` threads each. The
+    orchestrator runs in this process, so the CPU time of sampling counts as the orchestrator's.
     """
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "MPSL_PASSWORD_FILE": ""}
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:

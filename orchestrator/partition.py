@@ -23,10 +23,11 @@ def iid(samples: int, devices: int, generator: np.random.Generator, minimum: int
 def dirichlet(
     labels: npt.NDArray[np.int64], devices: int, alpha: float, generator: np.random.Generator, minimum: int = 2
 ) -> list[Indices]:
-    """Give each device a share of every label that is drawn from a Dirichlet distribution: the smaller alpha, the more
-    uneven (0.1: a few labels a device; 100: nearly even).
+    """Give each device a share of every label, drawn from a Dirichlet distribution.
 
-    A device with fewer than `minimum` samples takes what is missing from the one that has most. Raises UsageError
+    The smaller alpha, the more uneven the shares (0.1: a few labels a device; 100: nearly even).
+
+    A device with fewer than `minimum` samples takes the missing ones from the device with the most. Raises UsageError
     when there are too few samples for that, or alpha is not a finite number of at least 0.001.
     """
     _check(len(labels), devices, minimum)

@@ -1,4 +1,4 @@
-"""The orchestrator's jobs: the model, its parts laid out, sums folded and divided, checkpoints and records on disk."""
+"""The orchestrator's jobs: build the model, lay out its parts, fold and divide sums, write checkpoints and records."""
 
 import functools
 import hashlib
@@ -48,7 +48,7 @@ Arrays = list[NDArray[Any]]
 
 
 class OrchestratorPerformer:
-    """Performs the jobs of one run, one at a time, with its files in `out`; `summary` is what was written of it."""
+    """Performs the jobs of one run, one at a time, with its files in `out`. `summary` is the summary as written."""
 
     def __init__(self, out: Path, run: str = "") -> None:
         self.summary: dict[str, Any] | None = None
@@ -58,7 +58,7 @@ class OrchestratorPerformer:
         self._seat_sums: dict[str, Arrays] = {}
 
     def write(self, source: str, message: Slice, session: SessionId | None = None) -> None:
-        """Take in a slice: of a device's update into its staging place, of a seat's sum into the sum's."""
+        """Store a slice: of a device's update in its staging memory, of a seat's sum in the memory of that sum."""
         plan = self._need()
         seat = plan.seat_of(source)
         if seat is not None:
@@ -67,7 +67,7 @@ class OrchestratorPerformer:
             self._device_parts.write_update(self._staging(source, message.attempt), message)
 
     def perform(self, job: WorkerJob, session: SessionId | None = None) -> Result:
-        """Do one job; raises what goes wrong."""
+        """Do one job. Raises whatever the job raises."""
         return self._perform(job)
 
     @functools.singledispatchmethod
@@ -119,7 +119,7 @@ class OrchestratorPerformer:
 
     @_perform.register
     def _leave(self, job: Leave) -> Result:
-        """What a new plan lays out takes the place of what was here."""
+        """Drop received updates. What a new plan lays out replaces everything else."""
         self._staged.clear()
         return Result()
 
@@ -133,7 +133,7 @@ class OrchestratorPerformer:
 
     @_perform.register
     def _checkpoint(self, job: Checkpoint) -> Result:
-        """Divide every part's sum; nothing of the last committed model is touched before the new one is on disk."""
+        """Divide every part's sum. The last committed model stays untouched until the new one is on disk."""
         plan = self._need()
         for address, arrays in self._seat_sums.items():
             digest = hashlib.blake2b(digest_size=16)
@@ -174,7 +174,7 @@ class OrchestratorPerformer:
         return Result()
 
     def fail(self, summary: dict[str, Any]) -> None:
-        """Write the summary of a run that never got as far as a job."""
+        """Write the summary of a run that failed before its first job."""
         self.summary = self._records.save_summary(summary)
 
     def _need(self) -> Plan:
@@ -190,7 +190,7 @@ class OrchestratorPerformer:
         return [[self._rule.empty(array) for array in arrays] for arrays in self._device_parts.arrays]
 
     def _named(self, committed: list[tuple[Arrays, Arrays]]) -> dict[str, torch.Tensor]:
-        """The new values under the model's own names and shapes."""
+        """Return the new values under the model's own names and shapes."""
         pairs = (pair for arrays, sums in committed for pair in zip(arrays, sums, strict=True))
         by_memory = {array.ctypes.data: total for array, total in pairs}
         return {
@@ -208,7 +208,7 @@ class OrchestratorPerformer:
 
 
 def _refuse_infinite(parts: list[Arrays], what: str) -> None:
-    """Raise RunFailed where a value is NaN or infinite."""
+    """Raise RunFailed if a value is NaN or infinite."""
     for number, arrays in enumerate(parts):
         for index, array in enumerate(arrays):
             if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -1,7 +1,7 @@
-"""`--plan PLAN.json`: a plan from disk held against the job before anything starts.
+"""`--plan PLAN.json`: compares a plan from disk with the job before anything starts.
 
-A plan says where to cut, who sits where, who serves whom and how many are in; the job says everything else. Where both
-say something the plan wins, and that is said.
+A plan sets the cuts, the seats, which replica serves which device, and G. The job sets everything else. Where both set
+something, the plan wins, and the difference is printed.
 """
 
 import sys
@@ -18,17 +18,17 @@ from mpsl.planning.plan_file import PlannedRun, planned_run
 from mpsl.text_file import read_json
 
 plan_option = click.option(
-    "--plan", type=click.Path(path_type=Path), metavar="PLAN.json", help="Run as `mpsl plan --json` has planned it."
+    "--plan", type=click.Path(path_type=Path), metavar="PLAN.json", help="Run as planned by `mpsl plan --json`."
 )
 
 
 def load_plan(path: Path) -> PlannedRun:
-    """The plan in a file of `mpsl plan --json`. Raises UsageError that names the file and the key."""
+    """Return the plan in a file of `mpsl plan --json`. Raises UsageError that names the file and the key."""
     return planned_run(read_json(path, "it is the last line that `mpsl plan --json` prints"), str(path))
 
 
 def job_as_planned(job: Job, planned: PlannedRun, where: str) -> Job:
-    """The job with the cuts, devices and G of the plan `where`; raises UsageError if it cannot have them."""
+    """Return the job with the cuts, devices and G of the plan `where`. Raises UsageError if they do not fit the job."""
     blocks = len(block_costs(job.model.name, job.model.args, 2))
     try:
         check_cuts(planned.cuts, blocks)
@@ -43,7 +43,7 @@ def job_as_planned(job: Job, planned: PlannedRun, where: str) -> Job:
 
 
 def overruled(job: Job, planned: PlannedRun) -> list[str]:
-    """The differences between the job and its plan, in words; the plan wins because it was asked for."""
+    """Return the differences between the job and its plan, in words. The plan wins because it was given explicitly."""
     fleet, seats = job.fleet, len(planned.seats)
     pairs: list[tuple[str, object, object]] = [
         ("model.cuts", planned.cuts if job.model.cuts is None else job.model.cuts, planned.cuts),

@@ -1,4 +1,4 @@
-"""The files of a run, each written whole or not at all: write beside, fsync, rename."""
+"""Writes the files of a run, each completely or not at all: write a temporary file, fsync, rename."""
 
 import contextlib
 import os
@@ -20,19 +20,19 @@ from mpsl.job import Job, ModelSection
 
 
 def now() -> str:
-    """The time as records have it: UTC, to the millisecond, ISO 8601."""
+    """Return the time for records: UTC, to the millisecond, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def circumstances(job: Job) -> dict[str, Any]:
-    """The origin of a run for its summary: the job and its seed, the versions of the software, the start."""
+    """Return the origin of a run for its summary: the job and its seed, the software versions, the start."""
     versions = {"mpsl": VERSION, "protocol": PROTOCOL, "python": platform.python_version()}
     versions |= {"torch": torch.__version__, "numpy": numpy.__version__}
     return {"seed": job.run.seed, "versions": versions, "started": now(), "job": facts.plain(job)}
 
 
 class Records:
-    """The folder of one run, `run`; what is written while it goes on says when."""
+    """The folder of the run `run`. Lines that are written during the run have a time."""
 
     def __init__(self, out: Path, run: str = "") -> None:
         self._out = out
@@ -40,10 +40,10 @@ class Records:
         out.mkdir(parents=True, exist_ok=True)
 
     def save_model(self, name: str, tensors: Mapping[str, torch.Tensor], section: ModelSection, round: int) -> None:
-        """The unsplit model after `round` (0: before the first), under its own parameter and buffer names.
+        """Write the unsplit model after `round` (0: before the first), under its own parameter and buffer names.
 
-        The header says which model it is, so that the file alone is enough to load it. Raises RunFailed where it
-        cannot be written.
+        The header says which model it is, so the file alone is enough to load it. Raises RunFailed if it cannot be
+        written.
         """
         metadata = {
             "format": "pt",
@@ -64,21 +64,21 @@ class Records:
         _put(beside, self._out / name)
 
     def save_plan(self, plan: Mapping[str, Any]) -> None:
-        """plan.json: the plan as it is on its topic, and what is known beside it."""
+        """Write plan.json: the plan as on its topic, with the predictions and links it was made from."""
         self._write("plan.json", strict_json.dumps(plan, indent=2) + "\n")
 
     def save_summary(self, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """summary.json; returns what is written: the summary, and when the run ended."""
+        """Write summary.json: the summary, and when the run ended. Returns what is written."""
         written = {**summary, "ended": now()}
         self._write("summary.json", strict_json.dumps(written, indent=2) + "\n")
         return written
 
     def append_round(self, metrics: Mapping[str, Any]) -> None:
-        """One more line of metrics.jsonl, on disk when this returns, or none. Raises RunFailed that names the file."""
+        """Append a line to metrics.jsonl, on disk when this returns, or none. Raises RunFailed that names the file."""
         self._append("metrics.jsonl", [metrics])
 
     def append_devices(self, devices: Sequence[Mapping[str, Any]]) -> None:
-        """One more line of devices.jsonl for each device of a round, all or none. Raises RunFailed as above."""
+        """Append a line to devices.jsonl for each device of a round, all or none. Raises RunFailed as above."""
         self._append("devices.jsonl", devices)
 
     def _append(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -92,7 +92,7 @@ class Records:
                     _write_all(file, text.encode())
                     os.fsync(file.fileno())
                 except OSError:
-                    file.truncate(before)  # half a line would spoil the next one, too
+                    file.truncate(before)  # half a line would also corrupt the next one
                     raise
         except OSError as error:
             raise RunFailed(f"{path}: cannot be written: {error}") from None
@@ -115,7 +115,7 @@ def write_whole(path: Path, text: str) -> None:
         _put(beside, path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)  # on a full disk it is what fills it
+            beside.unlink(missing_ok=True)  # on a full disk it takes the space that is missing
         raise RunFailed(f"{path}: cannot be written: {error}") from None
 
 

@@ -1,6 +1,6 @@
-"""The folder that a run writes to: one run in it, one process at it, checked before anything is started.
+"""The folder of a run: it holds one run, and one process writes to it. This is checked before anything starts.
 
-A folder that holds a run is refused. With force it is renamed, so that nothing that was trained is lost.
+A folder that already holds a run is refused. With --force it is renamed, so no trained model is lost.
 """
 
 import contextlib
@@ -15,18 +15,18 @@ from mpsl.errors import UsageError
 from mpsl.text_file import read_json
 
 RUN_FILES = ("summary.json", "metrics.jsonl", "plan.json", "model.safetensors", "initial.safetensors")
-"""Each of them says that the folder holds a run."""
+"""A folder with any of these files holds a run."""
 
 force_option = click.option(
-    "--force", is_flag=True, help="Begin anew where --out holds a run; the old folder is kept as DIR.1, DIR.2, ..."
+    "--force", is_flag=True, help="Start again if --out holds a run; the old folder is kept as DIR.1, DIR.2, ..."
 )
 
 
 @contextlib.contextmanager
 def run_folder(out: Path, force: bool = False) -> Iterator[None]:
-    """Make the folder, and keep it from other processes while the block lasts.
+    """Make the folder and lock it against other processes while the block lasts.
 
-    Raises UsageError where it is none, cannot be made or written to, is in use, or holds a run and `force` is not set.
+    Raises UsageError if it is not a folder, cannot be made or written to, is in use, or holds a run without `force`.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -35,7 +35,7 @@ def run_folder(out: Path, force: bool = False) -> Iterator[None]:
                 if not force:
                     raise UsageError(
                         f"--out {out}: holds {_shown(out, found)}; choose another folder, "
-                        "or begin anew with --force, which keeps this one beside it"
+                        "or start again with --force, which keeps this one beside it"
                     )
                 _set_aside(out)
                 stack.enter_context(_locked(out))
@@ -47,7 +47,7 @@ def run_folder(out: Path, force: bool = False) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """The folder, made where it is missing, is ours until the block ends or the process does."""
+    """Make the folder if it is missing, and hold its lock until the block or the process ends."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file; name a folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def _check_writable(out: Path) -> None:
 
 
 def _shown(out: Path, found: list[str]) -> str:
-    """What is known of the run that lies there."""
+    """Describe the run in the folder."""
     with contextlib.suppress(UsageError):
         summary = read_json(out / "summary.json")
         if isinstance(summary, dict) and summary.get("run"):

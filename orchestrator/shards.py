@@ -1,6 +1,6 @@
-"""Writes shards: one .npz file a device with x and y, and the device's part of the held-out x_test and y_test.
+"""Writes shards: one .npz file per device with x and y, and the device's share of the held-out x_test and y_test.
 
-The file's stem is the device's id. A file appears whole or not at all, and a directory never mixes two splits.
+The file's stem is the device's id. A file is written completely or not at all. A directory never mixes two splits.
 """
 
 import os
@@ -15,7 +15,7 @@ from orchestrator.partition import dirichlet, iid
 
 
 def split(dataset: Dataset, devices: int, seed: int, non_iid: float | None = None) -> dict[str, Dataset]:
-    """The shard of each device (`dev-1`, ...): even, or with the labels of the training data skewed by `non_iid`.
+    """Return the shard of each device (`dev-1`, ...): even, or with the training labels skewed by `non_iid`.
 
     The held-out data is split evenly. Raises UsageError when there are too few samples.
     """
@@ -34,7 +34,7 @@ def split(dataset: Dataset, devices: int, seed: int, non_iid: float | None = Non
 def write(shards: Mapping[str, Dataset], directory: Path) -> None:
     """Write DIRECTORY/<id>.npz for every shard, replacing earlier ones.
 
-    Raises UsageError when other shards lie there (a run would take them for devices) or it cannot be written.
+    Raises UsageError if it holds other shards (a run would take them for devices) or cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Finds without a fleet whether a job can run, who computes what, and what each edge carries.
+"""Checks without a fleet whether a job can run, who computes what, and what each edge carries.
 
-Reads the job, the model on the meta device and, where they are at hand, the shards. It must never build real weights.
+It reads the job, the model on the meta device and, if given, the shards. It must never build real weights.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from mpsl.shard import Shard, read_shard
 
 @dataclass(frozen=True)
 class BlockRow:
-    """One block: who has it (`device` or `hop k`), its size, its output for a full batch, its share of the compute."""
+    """One block: its place (`device` or `hop k`), its size, its output for a full batch, its share of the compute."""
 
     index: int
     name: str
@@ -52,7 +52,7 @@ class EdgeRow:
 
 @dataclass(frozen=True)
 class DeviceRow:
-    """One shard: how many batches a round takes, and the fewest samples that a forward pass sees."""
+    """One shard: the batches of a round, and the fewest samples in a forward pass."""
 
     id: str
     samples: int
@@ -63,7 +63,7 @@ class DeviceRow:
 
 @dataclass(frozen=True)
 class Outlook:
-    """The result of a check; the job is sound where `problems` is empty. `notes` are no problems."""
+    """The result of a check. The job is sound if `problems` is empty; `notes` are not problems."""
 
     cuts: tuple[int, ...]
     blocks: tuple[BlockRow, ...]
@@ -75,7 +75,7 @@ class Outlook:
 
 
 def outlook(job: Job, where: str, shards: Mapping[str, Path] | None = None) -> Outlook:
-    """Check a job, which `check_job` has accepted, with the shards of these files; `where` names the job."""
+    """Check a job that `check_job` has accepted, with the shards in these files. `where` names the job."""
     costs = block_costs(job.model.name, job.model.args, max(2, job.run.batch_size))
     flops = [float(cost.flops) for cost in costs]
     cuts = tuple(even_cuts(flops, job.hops)) if job.model.cuts is None else job.model.cuts
@@ -118,7 +118,7 @@ def _edge(job: Job, source: str, target: str, shape: tuple[int, ...]) -> EdgeRow
 
 
 def _load(shards: Mapping[str, Path], job: Job) -> tuple[dict[str, Shard], list[str]]:
-    """The shards that fit the model, and the problems of the others."""
+    """Return the shards that fit the model, and the problems of the others."""
     model = describe(job.model.name, **job.model.args)
     found: dict[str, Shard] = {}
     problems = []
@@ -144,7 +144,7 @@ def _device(job: Job, id: str, shard: Shard) -> DeviceRow:
 
 
 def _norm_problems(job: Job, where: str, devices: tuple[DeviceRow, ...]) -> list[str]:
-    """BatchNorms that would see one value per channel: of a full batch, or of the last one of some device."""
+    """Return the BatchNorms that would see one value per channel, in a full batch or in a device's last one."""
     norms = single_value_norms(job.model.name, job.model.args)
     if not norms:
         return []

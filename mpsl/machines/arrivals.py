@@ -1,13 +1,13 @@
-"""Which slices of a part have arrived, so that whoever waits for a whole part knows when it is whole.
+"""Records which slices of a part have arrived, to know when a part is complete.
 
-Counts every slice once: where a link was begun anew, the same slices may come twice.
+Every slice counts once. The same slice may come twice when a link was started again.
 """
 
 from mpsl.messages import Slice
 
 
 class Arrivals:
-    """Slices of one version and attempt; the first of another begins anew."""
+    """The slices of one version and attempt. A slice of another one resets the record."""
 
     def __init__(self) -> None:
         self.version: int | None = None

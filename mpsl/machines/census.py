@@ -1,4 +1,4 @@
-"""Who is there: what the orchestrator knows of all devices and nodes of its net, from their JSON topics alone."""
+"""What the orchestrator knows about all devices and nodes of its net, from their JSON topics alone."""
 
 import re
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from mpsl.topics import BRANCHES, Branch, ParticipantTopic
 from mpsl.wire import Buffer
 
 STALE_S = 30.0
-"""How old the last sign of life of a live process may be: telemetry, or anything on a link."""
+"""The maximum age of the last sign of life of a live process: telemetry, or anything on a link."""
 
 
 @dataclass
 class Presence:
-    """One id: its last status and info, and when its present boot was last heard of."""
+    """One device or node: its last status and info, and when its current boot last sent something."""
 
     branch: Branch
     id: str
@@ -25,11 +25,11 @@ class Presence:
     telemetry: dict[str, Any] = field(default_factory=dict)
     heard_at: float | None = None
     lost_at: float | None = None
-    """When its last will came; None where it came while we had no connection ourselves."""
+    """When its last will came; None if the orchestrator has lost its own connection since."""
 
     @property
     def boot(self) -> str:
-        """The boot that its status names."""
+        """The boot in its status."""
         return str(self.status.get("boot", ""))
 
     @property
@@ -38,41 +38,41 @@ class Presence:
         return self.status.get("state") == "online"
 
     def expected_back(self, now: float) -> bool:
-        """Whether its last will may yet be taken back: it is provisional for LOST_GRACE_S."""
+        """Whether it may still come back: a last will is provisional for LOST_GRACE_S."""
         is_lost = self.status.get("state") == "lost"
         return is_lost and (self.lost_at is None or now - self.lost_at < LOST_GRACE_S)
 
     def gone(self, now: float) -> bool:
-        """Whether it has stopped, or was lost and is not expected back."""
+        """Whether it has stopped, or is lost and not expected back."""
         return not self.online and not self.expected_back(now)
 
     def alive(self, now: float, patience_s: float = STALE_S) -> bool:
-        """Online, with a sign of life of this boot that is no older than `patience_s`."""
+        """Whether it is online with a sign of life of this boot that is at most `patience_s` old."""
         return self.online and self.heard_at is not None and now - self.heard_at <= patience_s
 
     @property
     def runs(self) -> list[str]:
-        """The runs that it says it is in."""
+        """The runs that it reports to be in."""
         one, several = self.info.get("run"), self.info.get("runs")
         runs = several if isinstance(several, list) else [one]
         return [run for run in runs if isinstance(run, str)]
 
     def free(self, now: float, own_run: str) -> bool:
-        """Alive, described, of our protocol, and a device in no run but ours; a node may serve several."""
+        """Whether it is alive, described, of this protocol and available. A device must be in no run but `own_run`."""
         described = self.info.get("boot") == self.boot
         available = self.branch == "node" or all(run == own_run for run in self.runs)
         return self.alive(now) and described and available and self.status.get("protocol") == PROTOCOL
 
 
 class Census:
-    """All presences by branch and id, as `own_run` sees them."""
+    """All presences by branch and id, seen from the run `own_run`."""
 
     def __init__(self, own_run: str = "") -> None:
         self._own_run = own_run
         self._presences: dict[tuple[Branch, str], Presence] = {}
 
     def note(self, topic: ParticipantTopic, payload: Buffer, now: float) -> Presence | None:
-        """Take in a status, info or tele; None where it is malformed or says nothing (then nothing changes)."""
+        """Store a status, info or tele. Returns None, and changes nothing, if it is malformed or outdated."""
         content = from_json(payload)
         if content is None or not isinstance(content.get("boot"), str):
             return None
@@ -81,7 +81,7 @@ class Census:
         presence = self._presences.setdefault((topic.branch, topic.id), Presence(topic.branch, topic.id))
         if topic.leaf == "status":
             if content["state"] != "online" and presence.status and content["boot"] != presence.boot:
-                return None  # the will of a former process does not kill its successor
+                return None  # the will of an earlier process does not concern its successor
             if content["boot"] != presence.boot:
                 presence.heard_at = None
             if content["state"] != "lost":
@@ -95,39 +95,39 @@ class Census:
             if presence.status and content["boot"] != presence.boot:
                 return None
             presence.heard_at = now
-            # A node says of each of its runs how it is there.
+            # A node sends telemetry for each of its runs.
             if not self._own_run or content.get("run") == self._own_run or not presence.telemetry:
                 presence.telemetry = content
         return presence
 
     def heard(self, id: str, boot: str, now: float) -> None:
-        """A chunk or an acknowledgement of this boot has come: a sign of life, as telemetry is."""
+        """Note a sign of life: a chunk or an acknowledgement of this boot has arrived."""
         for branch in BRANCHES:
             presence = self._presences.get((branch, id))
             if presence is not None and presence.boot == boot:
                 presence.heard_at = now
 
     def connection_lost(self) -> None:
-        """Our own connection is gone: the wills that came with that say nothing yet."""
+        """The orchestrator has lost its own connection: the time of earlier wills no longer counts."""
         for presence in self._presences.values():
             presence.lost_at = None
 
     def get(self, branch: Branch, id: str) -> Presence | None:
-        """What is known of one id."""
+        """Return what is known about one device or node."""
         return self._presences.get((branch, id))
 
     def free(self, branch: Branch, now: float) -> list[Presence]:
-        """Those that could join a run now, in natural order of their ids."""
+        """Return those that could join the run now, in natural order of their ids."""
         found = [p for p in self._presences.values() if p.branch == branch and p.free(now, self._own_run)]
         return sorted(found, key=lambda presence: natural(presence.id))
 
     def count_free(self, branch: Branch, now: float) -> int:
-        """How many those are."""
+        """Return the number of those that could join the run now."""
         mine = self._own_run
         return sum(presence.free(now, mine) for presence in self._presences.values() if presence.branch == branch)
 
     def of_other_protocol(self) -> Presence | None:
-        """Someone online who speaks another protocol."""
+        """Return a participant that is online with another protocol version, if any."""
         for presence in self._presences.values():
             if presence.online and presence.status.get("protocol") != PROTOCOL:
                 return presence
@@ -135,5 +135,5 @@ class Census:
 
 
 def natural(id: str) -> list[tuple[int, str]]:
-    """Sort key: dev-2 before dev-10."""
+    """Sort key that puts dev-2 before dev-10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", id)]

@@ -1,6 +1,6 @@
-"""What a machine wants done. Facts only: `Interpreter` performs them over a host, in the order given.
+"""Effects: what a machine wants done. They are plain data; `Interpreter` performs them over a host, in their order.
 
-A job, a slice and a timer belong to a session, or to the process itself (session None); `EndSession` ends them with it.
+A job, a slice and a timer belong to a session or to the process (session None). `EndSession` ends those of a session.
 """
 
 from dataclasses import dataclass, field
@@ -18,21 +18,21 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 
 @dataclass(frozen=True)
 class Subscribe:
-    """Subscribe to these filters; answered by `Subscribed` once all are granted."""
+    """Subscribe to these filters. `Subscribed` follows once all are granted."""
 
     filters: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Unsubscribe:
-    """Leave these filters."""
+    """Unsubscribe from these filters."""
 
     filters: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Run:
-    """Run a job on the worker; answered by `JobDone` or `JobFailed`. Jobs run one at a time, in the order given."""
+    """Run a job on the worker. `JobDone` or `JobFailed` follows. Jobs run one at a time, in their order."""
 
     job: WorkerJob
     session: SessionId | None = None
@@ -40,7 +40,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Write:
-    """Copy a slice of weights into the tensor that it belongs to, at once (a memory copy, no computing)."""
+    """Copy a slice of weights into its tensor at once. It is a memory copy, not a computation."""
 
     source: str
     slice: Slice
@@ -60,7 +60,7 @@ class SetTimer(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True)
 class CancelTimer:
-    """Forget a timer."""
+    """Cancel a timer."""
 
     name: str
     session: SessionId | None = None
@@ -68,14 +68,14 @@ class CancelTimer:
 
 @dataclass(frozen=True)
 class EndSession:
-    """Forget the timers and waiting jobs of a session, and the answer of its running job; then run `Leave` for it."""
+    """Cancel a session's timers and waiting jobs, ignore the result of its running job, and then run `Leave`."""
 
     session: SessionId
 
 
 @dataclass(frozen=True)
 class Log:
-    """One line for people: an event's name and its facts."""
+    """Write one log line: the name of an event and its facts."""
 
     level: LogLevel
     event: str

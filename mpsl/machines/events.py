@@ -1,4 +1,4 @@
-"""What can happen to a machine. Facts only: a host makes them, the machines read them."""
+"""Events: what can happen to a machine. They are plain data; a host makes them, and machines read them."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from mpsl.wire import Buffer
 
 @dataclass(frozen=True)
 class Connected:
-    """The broker has taken us; `max_packet` is its Maximum Packet Size in bytes, None where it names none."""
+    """The broker accepted the connection. `max_packet` is its Maximum Packet Size in bytes, None if it has none."""
 
     max_packet: int | None = None
 
 
 @dataclass(frozen=True)
 class Disconnected:
-    """The connection is gone; the host tries again by itself."""
+    """The connection is lost. The host reconnects by itself."""
 
     reason: str
 
@@ -29,7 +29,7 @@ class Subscribed:
 
 
 class Received(Struct, frozen=True, gc=False):
-    """A publish arrived; any topic, any bytes."""
+    """A publish arrived. Its topic and payload are unchecked."""
 
     topic: str
     payload: Buffer
@@ -46,7 +46,7 @@ class JobDone:
 
 @dataclass(frozen=True)
 class JobFailed:
-    """A job raised; `reason` is for a person."""
+    """A job raised an exception; `reason` is its text."""
 
     job: WorkerJob
     reason: str
@@ -55,7 +55,7 @@ class JobFailed:
 
 @dataclass(frozen=True)
 class TimerFired:
-    """A timer that the machine had set."""
+    """A timer of the machine has fired."""
 
     name: str
     session: SessionId | None = None
@@ -63,7 +63,7 @@ class TimerFired:
 
 @dataclass(frozen=True)
 class StopRequested:
-    """A person or the system wants this process to end (SIGTERM, Ctrl-C)."""
+    """The process is to end (SIGTERM, Ctrl-C)."""
 
 
 Event = Connected | Disconnected | Subscribed | Received | JobDone | JobFailed | TimerFired | StopRequested

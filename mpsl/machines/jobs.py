@@ -1,6 +1,6 @@
-"""The work that machines ask for, and what comes back: the whole interface between protocol and computing.
+"""The jobs that machines ask for, and their results: the whole interface between the protocol and the computing.
 
-A role's package performs its jobs with torch; the simulator performs the same, or only pretends the time they take.
+Each role performs its jobs with torch. The simulator performs the same jobs, or only takes the time that they take.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ class WorkerJob:
 
 @dataclass(frozen=True)
 class Result:
-    """Base of all results; a job that only changes something answers with this one.
+    """Base of all results. A job that only changes something returns this one.
 
-    `memory`: the most bytes that each holder on a compute node has held so far; None from those who do not count.
-    `coding_s`: CPU seconds of this job that went into encoding and decoding.
+    `memory`: the peak bytes of each use of memory on a compute node; None where they are not counted. `coding_s`: CPU
+    seconds that this job spent on encoding and decoding.
     """
 
     memory: Mapping[str, int] | None = field(default=None, kw_only=True, repr=False, compare=False)
@@ -35,7 +35,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Encoded(Result):
-    """A tensor to send on."""
+    """A tensor to send."""
 
     tensor: Tensor
 
@@ -45,16 +45,16 @@ class Encoded(Result):
 
 @dataclass(frozen=True)
 class Prepare(WorkerJob):
-    """Build the part(s) that `plan` gives to this process, empty; raises UsageError where it cannot."""
+    """Build the part(s) that `plan` gives to this process, empty. Raises UsageError if that is impossible."""
 
     plan: Plan
 
 
 @dataclass(frozen=True)
 class Prepared(Result):
-    """The part is there: `weights_bytes` is what its slices add up to.
+    """The part is built. `weights_bytes` is the sum of the bytes of its slices.
 
-    `promised_bytes`: what the seat may take of the node's memory budget as long as its session lasts.
+    `promised_bytes`: the seat's share of the node's memory budget while its session lasts.
     """
 
     weights_bytes: int
@@ -65,12 +65,12 @@ class Prepared(Result):
 
 @dataclass(frozen=True)
 class Leave(WorkerJob):
-    """Forget everything of the run and give its memory back."""
+    """Drop everything that belongs to the session and free its memory."""
 
 
 @dataclass(frozen=True)
 class Store(WorkerJob):
-    """What a `Write` effect does; named only when it fails."""
+    """Stands for a `Write` effect when its failure is reported."""
 
     source: str
 
@@ -84,7 +84,7 @@ class MeasureBlocks(WorkerJob):
 
 @dataclass(frozen=True)
 class BlocksMeasured(Result):
-    """What they take."""
+    """The times of the blocks."""
 
     times: BlockSeconds
 
@@ -94,7 +94,7 @@ class BlocksMeasured(Result):
 
 @dataclass(frozen=True)
 class StartRound(WorkerJob):
-    """Fresh optimizers, the round's order of samples."""
+    """Begin a round: new optimizers, and the round's order of samples."""
 
     round: int
     attempt: int
@@ -102,14 +102,14 @@ class StartRound(WorkerJob):
 
 @dataclass(frozen=True)
 class HeadForward(WorkerJob):
-    """Forward through the first part: one micro-batch of the shard."""
+    """Run one micro-batch of the shard forward through the first part."""
 
     ticket: Ticket
 
 
 @dataclass(frozen=True)
 class TailStep(WorkerJob):
-    """Forward through the last part, loss, backward to its input."""
+    """Run forward through the last part, compute the loss, and run backward to the part's input."""
 
     ticket: Ticket
     tensor: Tensor
@@ -117,7 +117,7 @@ class TailStep(WorkerJob):
 
 @dataclass(frozen=True)
 class TailResult(Result):
-    """The gradient to send back, and this micro-batch's share of the batch's loss times the batch's samples."""
+    """The gradient to send back, and this micro-batch's share of the batch's loss, times the batch's samples."""
 
     tensor: Tensor
     loss: float
@@ -125,7 +125,7 @@ class TailResult(Result):
 
 @dataclass(frozen=True)
 class HeadBackward(WorkerJob):
-    """Backward through the first part; steps after the batch's last micro-batch."""
+    """Run backward through the first part. Steps after the batch's last micro-batch."""
 
     ticket: Ticket
     tensor: Tensor
@@ -133,7 +133,7 @@ class HeadBackward(WorkerJob):
 
 @dataclass(frozen=True)
 class WholeBatch(WorkerJob):
-    """No hops: forward, backward and step of a whole batch; its ticket is that of micro-batch 0."""
+    """Without hops: run forward, backward and step of a whole batch. Its ticket is that of micro-batch 0."""
 
     ticket: Ticket
 
@@ -147,7 +147,7 @@ class Trained(Result):
 
 @dataclass(frozen=True)
 class HeadProbe(WorkerJob):
-    """Batch `batch` of the test data through the first part, in evaluation mode."""
+    """Run batch `batch` of the test data through the first part in evaluation mode."""
 
     round: int
     attempt: int
@@ -156,7 +156,7 @@ class HeadProbe(WorkerJob):
 
 @dataclass(frozen=True)
 class TailProbe(WorkerJob):
-    """The returned activation through the last part; without hops, the whole model (`tensor` None)."""
+    """Run the returned activation through the last part. Without hops, run the whole model (`tensor` None)."""
 
     round: int
     attempt: int
@@ -166,19 +166,19 @@ class TailProbe(WorkerJob):
 
 @dataclass(frozen=True)
 class Scored(Result):
-    """Of `total` samples, `correct` were right; `loss` is the sum of their losses."""
+    """`correct` of `total` samples were right; `loss` is the sum of their losses."""
 
     correct: int
     total: int
     loss: float = 0.0
 
 
-# Slices of weights, from whoever holds them
+# All roles: slices of weights
 
 
 @dataclass(frozen=True)
 class Export(WorkerJob):
-    """Slices of all tensors of the part(s), as views of their memory: `purpose` as in messages.Slice."""
+    """Make slices of all tensors of the part(s), as views of their memory. `purpose` is that of messages.Slice."""
 
     purpose: str
     version: int
@@ -188,7 +188,7 @@ class Export(WorkerJob):
 
 @dataclass(frozen=True)
 class Exported(Result):
-    """The slices, in order; `digest` of their bytes."""
+    """The slices in order, and the digest of their bytes."""
 
     slices: Sequence[Slice] = field(repr=False)
     digest: str = ""
@@ -199,7 +199,7 @@ class Exported(Result):
 
 @dataclass(frozen=True)
 class CopyPart(WorkerJob):
-    """Copy the committed part for an admitted device, with a fresh optimizer."""
+    """Copy the committed part for an admitted device, with a new optimizer."""
 
     device: str
     attempt: int
@@ -208,7 +208,7 @@ class CopyPart(WorkerJob):
 
 @dataclass(frozen=True)
 class DropCopy(WorkerJob):
-    """Forget a device's copy and activations."""
+    """Drop a device's copy and activations."""
 
     device: str
     attempt: int
@@ -216,7 +216,7 @@ class DropCopy(WorkerJob):
 
 @dataclass(frozen=True)
 class Forward(WorkerJob):
-    """Forward of a device's copy; keeps what backward needs."""
+    """Run a device's copy forward. Keeps what backward needs."""
 
     ticket: Ticket
     tensor: Tensor
@@ -224,7 +224,7 @@ class Forward(WorkerJob):
 
 @dataclass(frozen=True)
 class Backward(WorkerJob):
-    """Backward of a device's copy; steps after the batch's last micro-batch. Answers with the input's gradient."""
+    """Run a device's copy backward. Steps after the batch's last micro-batch. Returns the input's gradient."""
 
     ticket: Ticket
     tensor: Tensor
@@ -232,7 +232,7 @@ class Backward(WorkerJob):
 
 @dataclass(frozen=True)
 class ForwardProbe(WorkerJob):
-    """Forward of the committed part in evaluation mode; keeps nothing."""
+    """Run the committed part forward in evaluation mode. Keeps nothing."""
 
     device: str
     attempt: int
@@ -243,7 +243,7 @@ class ForwardProbe(WorkerJob):
 
 @dataclass(frozen=True)
 class CheckCopy(WorkerJob):
-    """Check that a device's copy is finite after its last step; raises UsageError where it is not."""
+    """Check that a device's copy is finite after its last step. Raises UsageError if it is not."""
 
     round: int
     device: str
@@ -261,7 +261,7 @@ class Fold(WorkerJob):
 
 @dataclass(frozen=True)
 class CommitPart(WorkerJob):
-    """Divide the sum by `weight`: the committed part of `round`; `merged`: it was received as slices instead."""
+    """Divide the sum by `weight`, which gives the committed part of `round`. `merged`: it came as slices instead."""
 
     round: int
     weight: int
@@ -273,16 +273,18 @@ class CommitPart(WorkerJob):
 
 @dataclass(frozen=True)
 class BuildModel(WorkerJob):
-    """Build the initial model and everything a plan needs to know of it."""
+    """Build the initial model and find the facts about it that a plan needs."""
 
     job: Job
 
 
 @dataclass(frozen=True)
 class ModelBuilt(Result):
-    """Facts of the model, per block: estimated compute, bytes of parameters and buffers, of the output and of what
-    backward keeps at the job's batch size, of the optimizer's state; and the BatchNorms that a micro-batch of one
-    sample would break.
+    """Facts about the model, one entry per block.
+
+    They are the estimated compute and the bytes of parameters and buffers, of the output, of what backward keeps, and
+    of the optimizer's state, at the job's batch size. `single_value_norms` are the BatchNorms that cannot train on a
+    micro-batch of one sample.
     """
 
     block_costs: tuple[float, ...]
@@ -298,7 +300,7 @@ class ModelBuilt(Result):
 
 @dataclass(frozen=True)
 class FindPlan(WorkerJob):
-    """Find the best chain of exactly `hops` hops; raises UsageError where none fits."""
+    """Find the best chain of exactly `hops` hops. Raises UsageError if none fits."""
 
     profile: Profile
     fleet: Fleet
@@ -307,7 +309,7 @@ class FindPlan(WorkerJob):
 
 @dataclass(frozen=True)
 class PlanFound(Result):
-    """The chain, and what it is predicted to take."""
+    """The chain and its predicted times."""
 
     plan: PlanFile
 
@@ -316,7 +318,7 @@ class PlanFound(Result):
 class LayOut(WorkerJob):
     """Lay out the model's tensors by the plan's parts, so that slices can be sent and received.
 
-    `predicted`: what the plan is to take, where it was made from measured times, and `links`: those it was made from.
+    `predicted`: the predicted times, if the plan was made from measured ones. `links`: the links that it was made from.
     """
 
     plan: Plan
@@ -326,7 +328,7 @@ class LayOut(WorkerJob):
 
 @dataclass(frozen=True)
 class LaidOut(Result):
-    """Bytes of the device's first and last parts together, and of each stage's part."""
+    """The bytes of the device's first and last parts together, and of each stage's part."""
 
     device_bytes: int
     part_bytes: tuple[int, ...]
@@ -334,7 +336,7 @@ class LaidOut(Result):
 
 @dataclass(frozen=True)
 class CheckUpdate(WorkerJob):
-    """Check that a device's received parts are finite; raises UsageError that names the tensor where they are not."""
+    """Check that a device's received parts are finite. Raises UsageError that names a tensor that is not."""
 
     device: str
     attempt: int
@@ -351,9 +353,9 @@ class FoldUpdate(WorkerJob):
 
 @dataclass(frozen=True)
 class Checkpoint(WorkerJob):
-    """Merge and divide the sums of all parts by `weight`, and put the whole model on disk (write, fsync, rename).
+    """Merge the sums of all parts, divide them by `weight`, and write the whole model to disk (write, fsync, rename).
 
-    `digests` are the sums' as the seats computed them, by (stage, replica) address.
+    `digests`: the digest of each seat's sum, as the seat computed it, by the seat's address.
     """
 
     round: int

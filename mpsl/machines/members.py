@@ -1,7 +1,6 @@
-"""The devices of a run as the orchestrator keeps them, and the ledger of a round: who waits, is admitted,
-accepted or out.
+"""The devices of a run at the orchestrator, and the ledger of a round: who waits, is admitted, accepted or out.
 
-Decides who is admitted next and who contributes; sends nothing.
+It decides who is admitted next and who contributes. It sends nothing.
 """
 
 import enum
@@ -15,7 +14,7 @@ from mpsl.topics import Address
 
 
 class Place(enum.Enum):
-    """Where a device is in the open round (or evaluation)."""
+    """Where a device is in the open round or evaluation."""
 
     WAITING = "waiting"
     ADMITTED = "admitted"
@@ -28,7 +27,7 @@ class Place(enum.Enum):
 class Member:
     """A device of the run. `held` is the round whose committed weights it holds.
 
-    `discard_acked`: no attempt of the device is left that it has yet to forget, so it may be admitted.
+    `discard_acked`: the device has forgotten every discarded attempt, so it may be admitted.
     """
 
     id: str
@@ -45,15 +44,15 @@ class Member:
     arrivals: Arrivals = field(default_factory=Arrivals)
     finished: set[str] = field(default_factory=set)
     pending_discards: set[Address] = field(default_factory=set)
-    """Seats that have yet to forget its attempt."""
+    """Seats that have not yet acknowledged the discard of its attempt."""
     checking: bool = False
-    """Whether its whole update is being checked, or has been."""
+    """Whether its complete update is being checked or has been checked."""
     complete_at: float | None = None
-    """When its update was known to be whole and finite."""
+    """When its update was known to be complete and finite."""
     present: bool = False
     """Whether its `info` has said that it is in this run."""
     progress: tuple[int, str, int] = (0, "", 0)
-    """Batches of the round, state, and bytes received, as its telemetry says."""
+    """Batches of the round, state, and bytes received, from its telemetry."""
     progress_at: float = 0.0
     batch_at: float = 0.0
     discarded_at: float = 0.0
@@ -64,7 +63,7 @@ class Member:
 
 @dataclass
 class RoundLedger:
-    """One round (or evaluation) over `members`: at most `most` admitted at a time.
+    """One round or evaluation over `members`, with at most `most` devices admitted at a time.
 
     `in_order`: devices are admitted and accepted in the order of the roster, which makes a run repeatable.
     """
@@ -80,14 +79,14 @@ class RoundLedger:
     """Training samples of the accepted devices, in the order of acceptance."""
     scores: dict[str, Score] = field(default_factory=dict)
     held_s: float = 0.0
-    """How long complete updates have waited for their turn, all together."""
+    """Total seconds that complete updates have waited for their turn."""
     _counts: Counter[Place] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self._counts = Counter(member.place for member in self.members.values())
 
     def open_to(self, ids: list[str]) -> None:
-        """These take part; all others are out."""
+        """Begin the round with these devices; all others are out."""
         taking_part = set(ids)
         for id, member in self.members.items():
             self.move(member, Place.WAITING if id in taking_part else Place.OUT)
@@ -98,7 +97,7 @@ class RoundLedger:
             member.complete_at = None
 
     def move(self, member: Member, place: Place) -> None:
-        """Put a member at a place: nobody else writes it."""
+        """Move a member to a place. Nothing else may write its place."""
         self._counts[member.place] -= 1
         self._counts[place] += 1
         member.place = place
@@ -107,15 +106,15 @@ class RoundLedger:
             member.checking, member.complete_at = False, None
 
     def count(self, place: Place) -> int:
-        """How many members are at a place."""
+        """Return the number of members at a place."""
         return self._counts[place]
 
     def at(self, place: Place) -> list[Member]:
-        """The members at a place."""
+        """Return the members at a place."""
         return [member for member in self.members.values() if member.place is place]
 
     def acceptable(self) -> list[Member]:
-        """The admitted members whose update is complete, as far as it is their turn; the earliest complete first."""
+        """Return the admitted members with a complete update whose turn it is, the earliest complete first."""
         if not self.in_order:
             complete = [member for member in self.at(Place.ADMITTED) if member.complete_at is not None]
             return sorted(complete, key=lambda member: member.complete_at or 0.0)
@@ -129,7 +128,7 @@ class RoundLedger:
         return turn
 
     def validate(self) -> None:
-        """Raise AssertionError where the ledger disagrees with the places of its members."""
+        """Raise AssertionError if the ledger disagrees with the places of its members."""
         places = Counter(member.place for member in self.members.values())
         assert +self._counts == +places, f"{self._counts} are counted, {places} are there"
         assert self.count(Place.ADMITTED) + self.count(Place.DISCARDING) <= max(self.most, self.plan.admit)
@@ -139,16 +138,16 @@ class RoundLedger:
         assert not self.in_order or list(self.accepted) == [id for id in self.members if id in self.accepted]
 
     def next_admission(self) -> Member | None:
-        """The slowest that waits, so that the end of the round is short; None while G are in.
+        """Return the slowest waiting device, so that the round ends soon; None while G are admitted.
 
-        A place is given away only once every seat has forgotten the device that had it. A replica of a stage has its
-        share of the places, so that its memory is bounded too; and the emptiest replicas come first, so that none waits
+        A place is free again only when every seat has forgotten the device that had it. A replica of a stage has its
+        share of the places, so its memory is bounded too. The emptiest replicas come first, so that no replica waits
         for work while another has more than it needs.
         """
         if self.count(Place.ADMITTED) + self.count(Place.DISCARDING) >= self.most or not self.count(Place.WAITING):
             return None
         occupying = self.at(Place.ADMITTED) + self.at(Place.DISCARDING)
-        # Strictly in order: a later device of the same replica must not take the place that an earlier one waits for.
+        # Strictly in order: a later device must not take the place that an earlier one of the same replica waits for.
         waiting = self.at(Place.WAITING)[:1] if self.in_order else self.at(Place.WAITING)
         if not self.plan.replicated:
             return max(waiting, key=lambda member: (member.last_seconds, member.samples))
@@ -156,7 +155,7 @@ class RoundLedger:
         filled = {seat.address: taken[seat.address] / self._places(seat.address) for seat in self.plan.seats}
 
         def fullest(member: Member) -> float:
-            """How full the fullest of the device's replicas is, as a share of its places."""
+            """The share of used places at the fullest of the device's replicas."""
             return max(filled[address] for address in self.plan.chain(member.id))
 
         least = min(map(fullest, waiting))
@@ -166,26 +165,26 @@ class RoundLedger:
         return max(emptiest, key=lambda member: (member.last_seconds, member.samples))
 
     def _places(self, seat: Address) -> int:
-        # A replica that serves nobody has none, and nobody asks.
+        # A replica that serves nobody has no places, and is never asked for any.
         return self.plan.places(seat, self.most) or 1
 
     @property
     def decided(self) -> bool:
-        """Whether everyone is accepted or out."""
+        """Whether every device is accepted or out."""
         return not (self.count(Place.WAITING) or self.count(Place.ADMITTED) or self.count(Place.DISCARDING))
 
     @property
     def possible(self) -> int:
-        """How many are accepted or still may be."""
+        """The number of devices that are accepted or may still be."""
         return len(self.accepted) + self.count(Place.WAITING) + self.count(Place.ADMITTED)
 
     @property
     def weight(self) -> int:
-        """Training samples of the accepted devices: what the sums are divided by."""
+        """The training samples of the accepted devices. The sums are divided by it."""
         return sum(self.accepted.values())
 
     def loss(self) -> float:
-        """Sample-weighted mean of the training losses of the accepted devices, all local epochs together."""
+        """The sample-weighted mean training loss of the accepted devices over all local epochs."""
         updates = [self.members[id].update for id in self.accepted]
         samples = sum(update.samples for update in updates if update)
         return sum(update.loss for update in updates if update) / samples if samples else 0.0

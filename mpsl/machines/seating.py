@@ -1,4 +1,4 @@
-"""Who sits where: a fleet, a job and the facts of a model become a plan. Decides; sends nothing."""
+"""Makes a run's plan from a fleet, a job and the facts about a model. It decides and sends nothing."""
 
 from dataclasses import dataclass, replace
 
@@ -16,14 +16,14 @@ from mpsl.planning.seat_memory import SeatMemory, best_strategy, memory_strategi
 HEADER_BYTES = 64 * 1024
 """Room for headers in the largest message."""
 FLOAT_BYTES = 4
-"""Of an fp32 number."""
+"""Bytes of an fp32 value."""
 
 
 @dataclass(frozen=True)
 class Seating:
-    """The nodes and devices that take part, in order, whose run it is, and the plan that says who sits where, if any.
+    """The nodes and devices that take part, in order, the run, and the seats that were planned before, if any.
 
-    With a plan the job has its cuts and its G already.
+    If they were, the job already has the cuts and the G of that plan.
     """
 
     nodes: list[Presence]
@@ -34,7 +34,7 @@ class Seating:
 
 
 def seat_everyone(job: Job, model: ModelBuilt, fleet: Seating) -> Plan | str:
-    """The plan; a reason (what, which limit, how to fix) where there can be none."""
+    """Return the plan, or the reason (what, which limit, how to fix) why there is none."""
     blocks = len(model.block_costs)
     try:
         cuts = tuple(even_cuts(model.block_costs, job.hops)) if job.model.cuts is None else job.model.cuts
@@ -55,7 +55,7 @@ def seat_everyone(job: Job, model: ModelBuilt, fleet: Seating) -> Plan | str:
         for seat, strategy in zip(seats, admission.strategies, strict=True)
     ]
     edges = [model.output_bytes[cut - 1] for cut in cuts]
-    # A tensor counts as it travels and as it is decoded; a slice of weights is at most one chunk.
+    # A tensor counts both encoded and decoded; a slice of weights is at most one chunk.
     codecs = [parse(spec) for spec in (job.wire.activations, job.wire.gradients, "fp32")]
     tensors = [codec.max_bytes((-(-edge // FLOAT_BYTES),)) for codec in codecs for edge in edges]
     largest = max([*tensors, job.wire.chunk_bytes]) + HEADER_BYTES
@@ -69,7 +69,7 @@ def seat_everyone(job: Job, model: ModelBuilt, fleet: Seating) -> Plan | str:
 def dealt(
     job: Job, cuts: tuple[int, ...], nodes: list[str], devices: list[str]
 ) -> tuple[tuple[PlannedSeat, ...], dict[str, tuple[int, ...]]]:
-    """Who sits where without a plan: nodes that follow one another replicate a stage, devices go to them in turn."""
+    """Seats without a plan: consecutive nodes replicate a stage, and devices are dealt to them in turn."""
     replicas = job.fleet.replicas
     places = tuple(
         PlannedSeat(stage, replica, nodes[(stage - 1) * replicas + replica], (cuts[stage - 1], cuts[stage]))
@@ -81,7 +81,7 @@ def dealt(
 
 @dataclass(frozen=True)
 class _Demand:
-    """What is asked of a seat: its share of all devices, what they cost it, how it can be filled, and its budget."""
+    """The demand on a seat: its share of the devices, their cost, its memory strategies, and its budget."""
 
     seat: Seat
     share: float
@@ -90,13 +90,13 @@ class _Demand:
     budget: int | None
 
     def copies(self, admit: int) -> int:
-        """How many of `admit` devices sit here at once."""
+        """Return how many of `admit` devices are at this seat at once."""
         return seat_admission(admit, self.share)
 
 
 def _demand(job: Job, model: ModelBuilt, seat: Seat, served: dict[str, tuple[int, ...]], fleet: Seating) -> _Demand:
     devices = sum(replicas[seat.stage - 1] == seat.replica for replicas in served.values())
-    # A plan may leave a slow replica without devices: it is judged as if it had one.
+    # A plan may leave a slow replica without devices; it counts as if it had one.
     share = max(1, devices) / len(served)
     cost = sum(model.block_costs[slice(*seat.blocks)]) * share
     info = next(node for node in fleet.nodes if node.id == seat.node).info
@@ -107,7 +107,7 @@ def _demand(job: Job, model: ModelBuilt, seat: Seat, served: dict[str, tuple[int
 
 @dataclass(frozen=True)
 class _Admission:
-    """How many devices are in at first and at most, how each seat is filled, what a short budget costs in words."""
+    """How many devices are admitted, each seat's memory strategy, and the price of a short budget in words."""
 
     admit: int
     most: int
@@ -116,7 +116,7 @@ class _Admission:
 
 
 def _admission(job: Job, model: ModelBuilt, demands: list[_Demand], devices: int) -> _Admission | str:
-    """Section 6 of the design with estimated compute for time, as far as the nodes' budgets allow; or a reason."""
+    """Choose G and the memory strategies by estimated compute within the nodes' budgets, or return a reason."""
     cycle = sum(model.block_costs)
     slowest = max((demand.cost for demand in demands), default=0.0)
     wanted = min(devices, job.fleet.admit or starting_admission(devices, cycle, slowest))
@@ -135,7 +135,7 @@ def _admission(job: Job, model: ModelBuilt, demands: list[_Demand], devices: int
         possible = largest_admission(strategy.copies(demand.budget), demand.share, devices)
         if possible < admit:
             admit, tightest = possible, number
-    # The tightest seat has decided; the others make do with no less than that takes.
+    # The tightest seat has decided G; the others take the fastest strategy that has room for it.
     chosen = [
         next(
             option

@@ -1,7 +1,8 @@
-"""What a fleet has said of itself, as the profile and the fleet that a plan is made from. Sums up; asks nobody.
+"""Turns what the participants report about themselves into the profile and the fleet that a plan is made from.
 
-Devices keep the first and the last block, so they are asked for those and nodes for the rest. Processes of one machine
-that are of one kind are measured together, as many as its cores take, and share the figures.
+Devices keep the first and the last block, so they measure those; nodes measure the rest. Processes of the same kind on
+the same machine share their figures. As many of them measure at once as the machine has cores for. Nothing is sent from
+here.
 """
 
 import statistics
@@ -22,16 +23,18 @@ from mpsl.profiling import NO_LIMIT_MBPS, Answer, BlockSeconds, LinkFigures, Que
 from mpsl.topics import Branch
 
 NO_LIMIT_GIB = 1e6
-"""Of a node without a budget."""
+"""The memory of a node without a budget."""
 SLACK_CORES = 1
 NEARLY = 1.25
-"""Links of nodes are equally fast up to this factor: what is measured is never the same twice, and a plan is found the
-sooner the fewer kinds of nodes there are."""
+"""Nodes whose link rates differ by at most this factor count as equally fast.
+
+No two measurements agree, and the search for a plan is faster with fewer kinds of nodes.
+"""
 
 
 @dataclass(frozen=True)
 class HostDescription:
-    """What `info` says of the machine that a process runs on; `kind` is what its times are known by."""
+    """The machine that a process runs on, from its `info`. Times are filed under its `kind`."""
 
     host: str
     kind: str
@@ -40,7 +43,7 @@ class HostDescription:
 
 
 def machine_of(presence: Presence) -> HostDescription | None:
-    """None for a process that does not say, and so cannot be asked."""
+    """Return the machine of a process. Returns None if the process does not report it, so it cannot be asked."""
     info = presence.info
     hardware, host, cores, threads = (info.get(key) for key in ("hardware", "host", "cores", "threads"))
     if not (isinstance(hardware, str) and isinstance(host, str)):
@@ -51,12 +54,12 @@ def machine_of(presence: Presence) -> HostDescription | None:
 
 
 def questions(job: Job, blocks: int) -> dict[Branch, Question]:
-    """What devices and what nodes are asked."""
+    """Return the question for devices and the one for nodes."""
     return {"dev": question(job, ((0, 1), (blocks - 1, blocks))), "node": question(job, ((1, blocks - 1),))}
 
 
 def representatives(members: Iterable[Presence]) -> list[Presence]:
-    """Who is asked: of every kind on every machine as many as compute there at once."""
+    """Return the members that measure: of each kind and machine, as many as compute there at once."""
     asked: dict[tuple[str, str], int] = {}
     chosen = []
     for member in members:
@@ -71,7 +74,7 @@ def representatives(members: Iterable[Presence]) -> list[Presence]:
 
 
 def may_ask(member: Presence, busy: Iterable[Presence]) -> bool:
-    """Whether the member's machine has cores left for it beside those that measure there."""
+    """Whether the member's machine has cores left beside the processes that measure there."""
     machine = machine_of(member)
     assert machine is not None
     beside = [other for other in map(machine_of, busy) if other is not None and other.host == machine.host]
@@ -79,7 +82,7 @@ def may_ask(member: Presence, busy: Iterable[Presence]) -> bool:
 
 
 def answer_of(member: Presence, asked: Question) -> Answer | None:
-    """What the member's `info` answers to the question; None as long as it does not."""
+    """Return the answer in the member's `info`, or None while there is no answer to this question."""
     content = member.info.get("profile")
     if not isinstance(content, Mapping) or content.get("question") != asked.digest:
         return None
@@ -94,7 +97,7 @@ def answer_of(member: Presence, asked: Question) -> Answer | None:
 
 
 def profile_of(job: Job, model: ModelBuilt, members: Sequence[Presence]) -> Profile:
-    """The model on every kind of machine: of those that answered, the medians. Raises UsageError for a kind of none."""
+    """Return the medians of the answers by kind of machine. Raises UsageError for a kind without an answer."""
     count = len(model.block_costs)
     asked = questions(job, count)
     answers: dict[str, list[BlockSeconds]] = {}
@@ -129,9 +132,9 @@ def profile_of(job: Job, model: ModelBuilt, members: Sequence[Presence]) -> Prof
 
 
 def fleet_of(job: Job, model: ModelBuilt, members: Sequence[Presence], links: Mapping[str, LinkFigures]) -> Fleet:
-    """The members as a plan sees them; a link that is not in `links` counts as fast.
+    """Return the members as a fleet to plan with. A link that is not in `links` counts as fast.
 
-    Raises UsageError where a figure cannot be.
+    Raises UsageError if a figure is impossible.
     """
     hosts: dict[str, int] = {}
     devices, nodes = [], []
@@ -178,7 +181,7 @@ def fleet_of(job: Job, model: ModelBuilt, members: Sequence[Presence], links: Ma
 
 
 def levelled(rates: Mapping[str, float]) -> dict[str, float]:
-    """The same rates, where those that are nearly the same have their median; from the slowest on."""
+    """Replace rates that are nearly equal by their median. Groups are formed from the slowest rate on."""
     levels: list[list[str]] = []
     for id in sorted(rates, key=lambda id: rates[id]):
         if levels and rates[id] <= NEARLY * rates[levels[-1][0]]:
@@ -193,7 +196,7 @@ def _branch(kind: str) -> Branch:
 
 
 def _spread(rows: list[tuple[float, ...]], places: list[int], count: int) -> tuple[float, ...]:
-    """The medians of several rows at their blocks; 0 at those that this kind never computes."""
+    """Return the medians of several rows at their blocks, and 0 at blocks that this kind never computes."""
     values = dict(zip(places, map(statistics.median, zip(*rows, strict=True)), strict=True))
     return tuple(values.get(number, 0.0) for number in range(count))
 

@@ -1,7 +1,7 @@
-"""How long a hop's worker has worked: in its run, and between the first and the last batch of a round.
+"""Counts how long a hop's worker has worked: in its run, and between the first and the last batch of a round.
 
-Busy is from the moment that the worker is asked for a job until it is heard to be done. What the jobs are for it must
-never know, but for the first one of a round.
+The worker is busy from the moment that it is asked for a job until the result is received. This file must never know
+what the jobs do, except for the first one of a round.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from mpsl.machines.jobs import Forward, WorkerJob
 
 
 class WorkTime:
-    """Of one run; told when the worker begins and ends a job, and of every step."""
+    """The work time of one run. Call it when the worker begins and ends a job, and at every step."""
 
     def __init__(self) -> None:
         self._busy_s = 0.0
@@ -23,7 +23,7 @@ class WorkTime:
         self._batches_busy_s = 0.0
 
     def begins(self, job: WorkerJob, now: float) -> None:
-        """The worker is asked for a job; the first forward of a round begins its batches."""
+        """The worker begins a job. The first forward of a round begins the round's batches."""
         self._since = now
         if isinstance(job, Forward) and job.ticket.round > self._round:
             self._round = job.ticket.round
@@ -36,14 +36,15 @@ class WorkTime:
             self._since = None
 
     def stepped(self, now: float) -> None:
-        """A batch is done: the optimizer has stepped in the job that ended last."""
+        """A batch is done: the optimizer stepped in the last job."""
         self._steps += 1
         self._stepped_at = now
         self._batches_busy_s = self._busy_s - self._busy_before
 
     def facts(self, now: float) -> dict[str, Any]:
-        """For the telemetry: steps, when the last one was, busy seconds; when the round's first batch began, busy
-        seconds from then until the last step.
+        """Return the telemetry fields: the steps, the time of the last one, and the busy seconds.
+
+        They also hold when the round's first batch began, and the busy seconds from then until the last step.
         """
         return {
             "steps": self._steps,

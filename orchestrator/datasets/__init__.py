@@ -1,7 +1,8 @@
-"""The real data sets of the demo and the benchmarks, by name; one file each.
+"""The real data sets of the demo and the benchmarks, by name, one file each.
 
-A data set is a function of a seed, which fixes what is held out, filed with `@datasets.register`. None is ever
-downloaded: each comes inside an installed package, and one that is missing says how to install it.
+A data set is a function of a seed, registered with `@datasets.register`. The seed fixes which samples are held out.
+Nothing is ever downloaded: each data set comes with an installed package. The error for a missing one says how to
+install it.
 """
 
 import dataclasses

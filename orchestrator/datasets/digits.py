@@ -8,7 +8,7 @@ from orchestrator.datasets import Dataset, datasets
 
 @datasets.register("digits")
 def load(seed: int) -> Dataset:
-    """The digits; every label is held out in the same proportion, `seed` chooses the samples. Raises UsageError."""
+    """Return the digits. The same share of each label is held out; `seed` chooses the samples. Raises UsageError."""
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split

@@ -17,19 +17,20 @@ _UNSIGNED_BYTE = 0x08
 
 @datasets.register("fashion-mnist")
 def load(seed: int) -> Dataset:
-    """The published split, whatever the seed. Raises UsageError as `read` does."""
+    """Return the published split, whatever the seed. Raises UsageError as `read` does."""
     return read(DIRECTORY)
 
 
 def read(directory: Path) -> Dataset:
-    """The four files of a directory. Raises UsageError where one is missing or invalid."""
+    """Read the four files in a directory. Raises UsageError if one is missing or invalid."""
     return Dataset(*_pair(directory, "train"), *_pair(directory, "t10k"))
 
 
 def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
-    """The array of bytes in a gzipped IDX file: 00 00 08, the number of dimensions, each big-endian in 4 bytes, data.
+    """Read the array of bytes in a gzipped IDX file.
 
-    Raises UsageError when the file is missing or unreadable, is of another type or rank, or is not as long as it says.
+    The format is 00 00 08, the number of dimensions, each dimension as 4 bytes big-endian, and the data. Raises
+    UsageError if the file is missing or unreadable, has another type or rank, or has another length than it announces.
     """
     try:
         content = gzip.decompress(path.read_bytes())
