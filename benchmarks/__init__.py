@@ -1,5 +1,5 @@
-"""Benchmarks that ship with the project: one a file, its click command in `command`; each prints one JSON object last.
+"""Benchmarks that ship with the project, one per file with its click command. Each prints one JSON object last.
 
-Timings that have a reference stand beside it, measured in the same run, alternating; medians of three, unless asked for
-fewer, with the spread. `memory` looks at peaks, which chance moves little, and runs once.
+Timings with a reference alternate with it in the same run. Figures are medians of three by default, with their spread.
+`memory` measures peaks, which vary little, and runs once.
 """

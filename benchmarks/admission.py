@@ -41,6 +41,6 @@ def command(model: str, counts: tuple[int, ...], batch_size: int, hops: int, bat
 
 
 def figures(runs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """For pairs of runs: the seconds of both, their spread, and the ratio of G to all at once within each pair."""
+    """Return the seconds of pairs of runs, their spread, and the ratio of G to all at once within each pair."""
     prices = [run["seconds"] / run["seconds_all_at_once"] for run in runs]
     return {**medians(runs), "spread": extremes(runs), "price": spread(prices)}

@@ -32,4 +32,4 @@ class Benchmarks(click.Group):
 
 @click.group(cls=Benchmarks)
 def bench() -> None:
-    """Measure this machine, with the figures that docs/benchmarks.md holds."""
+    """Measure this machine. docs/benchmarks.md has the figures measured so far."""

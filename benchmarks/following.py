@@ -40,9 +40,9 @@ class Followed:
 
 @asynccontextmanager
 async def following(network: Network, nodes: Collection[str]) -> AsyncIterator[Followed]:
-    """Follow the run of a `with` block, and then its nodes until all have left; nodes leave after a run (`--once`).
+    """Follow the run of a `with` block, and then its nodes until all have left: they leave after a run (`--once`).
 
-    Raises MeasurementError where one of them has said nothing of the run.
+    Raises MeasurementError if a node has sent no telemetry of the run.
     """
     topics = network.topics
     filters = (*(topics.participant("node", "+", leaf) for leaf in ("tele", "status")), topics.run("+", "state"))
@@ -59,7 +59,7 @@ async def following(network: Network, nodes: Collection[str]) -> AsyncIterator[F
             await asyncio.gather(listening, return_exceptions=True)
     silent = sorted(set(nodes) - followed.telemetry.keys())
     if silent:
-        raise MeasurementError(f"{', '.join(silent)}: no telemetry of the run has come")
+        raise MeasurementError(f"{', '.join(silent)}: sent no telemetry of the run")
 
 
 async def _listen(followed: Followed, connection: Connection, topics: Topics, nodes: Collection[str]) -> None:

@@ -23,9 +23,9 @@ from orchestrator.process_readings import Reading, read_process
 
 CHUNKS = (256 * 1024, 512 * 1024, 1024 * 1024)
 SMALLEST, LARGEST = 4, 2**30 - 64 * 1024
-"""Bytes of a tensor. A message of the link has at most 2³⁰ bytes, its header included."""
+"""Bytes of a tensor. A message of the link has at most 2³⁰ bytes, including its header."""
 MAX_TENSORS = 32 * 1024
-"""Tensors of a run: enough for two seconds of small ones."""
+"""Maximum number of tensors in a run: enough for two seconds of small ones."""
 ENDS = {"b": "the receiver", "a": "the sender"}
 """The ends by role, in the order in which they start."""
 READY_S = 60.0
@@ -56,7 +56,7 @@ def command(sizes: tuple[int, ...], total: int, engine: str, repeats: int) -> No
     rows = []
     for size in sizes:
         count = max(4, min(MAX_TENSORS, total // size))
-        # The best chunk of the bare client is looked for once, with the counted runs' own count.
+        # The best chunk of the bare client is found once, with as many tensors as in the counted runs.
         chunks = [chunk for chunk in CHUNKS if chunk <= size] or [size]
         best = max(chunks, key=lambda chunk: asyncio.run(pair(engine, True, size, count, chunk))["mb_per_s"])
         link, bare = [], []
@@ -80,7 +80,7 @@ def command(sizes: tuple[int, ...], total: int, engine: str, repeats: int) -> No
 
 
 async def pair(engine: str, bare: bool, size: int, count: int, chunk: int) -> dict[str, float]:
-    """One run: both ends as processes, started together once both are ready. Raises MeasurementError."""
+    """Do one run: both ends are processes and start together once both are ready. Raises MeasurementError."""
     async with running_broker(engine) as broker:
         arguments = ["--broker", broker.url, "--size", str(size), "--count", str(count), "--chunk", str(chunk)]
         arguments += ["--bare"] if bare else []

@@ -1,7 +1,7 @@
 """The two ends of the link benchmark, each run as a process: `python -m benchmarks.link_ends ROLE …`.
 
-The real link under the real driver, or paho alone with pieces of a fixed size; each prints what it took. One tensor
-goes ahead and does not count: in a run too, memory and code are warm from the second batch on.
+They use the real link with the real driver, or paho alone with pieces of a fixed size. Each prints its times. The first
+tensor does not count, because in a run too memory and code are warm from the second batch on.
 """
 
 import argparse
@@ -34,15 +34,15 @@ from mpsl.topics import BinaryTopic, Topics
 TOPICS = Topics("bench")
 BOOTS = {"a": "aaaa", "b": "bbbb"}
 EPOCH = 1000
-"""Batches of an epoch: tickets are numbered as in a run."""
+"""Batches of an epoch, because tickets are numbered as in a run."""
 AHEAD_BYTES, AHEAD_PIECES = 8 << 20, 500
-"""The window of paho alone; mosquitto drops publishes beyond 1000 that the receiver has not taken."""
+"""The window of paho alone, in bytes and in pieces. mosquitto drops publishes beyond 1000 that wait for a receiver."""
 
 
 class EndMachine:
-    """Sends one tensor of `size` bytes from a to b and, once it is there, `count` that count; or receives them.
+    """Sends a first tensor of `size` bytes from a to b and then, once it has arrived, `count` more; or receives them.
 
-    Tensors are handed to the link one by one as its window takes them, as paho's sender beside it hands its pieces.
+    Tensors go to the link one by one as its window has room. paho's sender hands over its pieces in the same way.
     """
 
     def __init__(self, me: str, size: int, count: int, chunk_bytes: int) -> None:
@@ -57,13 +57,13 @@ class EndMachine:
         self._count = count
         self._sent = 0
         self._room = max(0, WINDOW - min(size, chunk_bytes))
-        """Bytes in flight with which the window still takes the beginning of a tensor."""
+        """Bytes in flight up to which the window has room for the start of a tensor."""
         encoded = parse("fp32").encode(np.zeros(size // 4, dtype=np.float32))
         self._tensor = Tensor(encoded.codec, encoded.dtype, encoded.shape, encoded.planes)
         self._sending = False
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        """The whole machine."""
+        """Handle one event."""
         effects: list[Effect] = []
         match event:
             case Connected():
@@ -116,23 +116,23 @@ class EndMachine:
 
 
 class NoJobs:
-    """This benchmark computes nothing."""
+    """A performer without jobs: this benchmark computes nothing."""
 
     def perform(self, job: WorkerJob, session: SessionId | None) -> Result:
-        """Never asked for."""
+        """Never called."""
         raise NotImplementedError
 
     def write(self, source: str, message: Slice, session: SessionId | None) -> None:
-        """Never asked for."""
+        """Never called."""
 
 
 def window_of(chunk: int) -> int:
-    """Pieces of so many bytes that paho alone may be ahead of its receiver."""
+    """Return how many pieces of `chunk` bytes paho alone may be ahead of its receiver."""
     return min(AHEAD_PIECES, max(4, AHEAD_BYTES // chunk))
 
 
 def piece_bytes(number: int, size: int, chunk: int) -> int:
-    """Of a piece of a stream of tensors of `size` bytes: a `chunk`, or what the tensor still has."""
+    """Return the bytes of piece `number` in a stream of tensors of `size` bytes: a `chunk`, or the rest of a tensor."""
     return min(chunk, size - number % -(-size // chunk) * chunk)
 
 
@@ -156,8 +156,9 @@ async def _link(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def _bare(arguments: argparse.Namespace) -> dict[str, float]:
-    """paho alone: tensors in pieces of `chunk` bytes at QoS 0, a window ahead of the receiver, which acknowledges every
-    quarter of it.
+    """Run paho alone: tensors in pieces of `chunk` bytes at QoS 0, with a window.
+
+    The receiver acknowledges every quarter of the window.
     """
     address = parse_broker(arguments.broker)
     sending = arguments.role == "a"

@@ -12,14 +12,14 @@ from mpsl.errors import MeasurementError
 from orchestrator.processes import last_line
 
 Printed: TypeAlias = "asyncio.Task[dict[str, Any]]"
-"""What a process prints, under its name; raises MeasurementError where it fails."""
+"""The output of a process, as a task with its name. Raises MeasurementError if the process fails."""
 
 
 @contextlib.asynccontextmanager
 async def measuring(
     commands: Mapping[str, Sequence[str]], environment: Mapping[str, str] | None = None
 ) -> AsyncIterator[list[Printed]]:
-    """Start `python -m COMMAND` under each name, in this order; at the end of the block all have ended."""
+    """Start `python -m COMMAND` under each name, in this order. At the end of the block all have ended."""
     processes: list[asyncio.subprocess.Process] = []
     tasks: list[Printed] = []
     try:
@@ -39,12 +39,12 @@ async def measuring(
             if process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
-        # They end now that their processes have.
+        # The tasks end because their processes have ended.
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def results(tasks: Sequence[Printed], seconds: float) -> list[dict[str, Any]]:
-    """What all of them print. Raises MeasurementError as soon as one fails or `seconds` have passed."""
+    """Return the output of all. Raises MeasurementError as soon as one fails or `seconds` have passed."""
     done, running = await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
     for task in done:
         task.result()

@@ -1,4 +1,4 @@
-"""`mpsl bench memory`: the memory of a compute node by holder, with K/4 and with K devices, in fresh processes."""
+"""`mpsl bench memory`: the memory of a compute node by use, with K/4 and with K devices, in new processes."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ LOOK_S = 0.5
 
 @dataclass(frozen=True)
 class Setting:
-    """One system to measure. Empty `cuts`: cut as a run without cuts; `admit` None: G is chosen."""
+    """One system to measure. With empty `cuts`, it is cut like a run without cuts. With `admit` None, G is chosen."""
 
     model: str
     batch_size: int
@@ -45,7 +45,7 @@ class Setting:
     admit: int | None = None
 
     def job(self, devices: int) -> Job:
-        """One round for so many devices."""
+        """Return a job of one round for this number of devices."""
         args: dict[str, Any] = {key: value for key, value in CIFAR.items() if key in arguments(self.model)}
         if self.model == "vgg11":
             args["head"] = "small"
@@ -69,7 +69,7 @@ class Seen:
     seconds: float = 0.0
 
     def take(self, followed: Followed) -> None:
-        """What a run reported about itself. A node also knows a peak between two samples of its memory."""
+        """Store what a run reported about itself. A node also knows a peak between two samples of its memory."""
         self.admit_at_end = followed.admit
         for node, telemetry in followed.telemetry.items():
             self.copies[node] = telemetry["most_copies"]
@@ -85,9 +85,9 @@ class Seen:
 @click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
 @click.option("--hops", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--memory-budget", metavar="SIZE", help="Memory of each node on top of torch, such as 3.5GB.")
-@click.option("--cuts", help="Such as 1,18.  [default: the device keeps the first and the last block]")
+@click.option("--cuts", help="Block indices such as 1,18.  [default: the device keeps the first and the last block]")
 @click.option("--batches", type=click.IntRange(1), default=2, show_default=True, help="Batches of each device.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of each node.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of each node.")
 def command(
     model: str, devices: int, batch_size: int, hops: int, memory_budget: str | None, cuts: str | None, batches: int,
     threads: int,
@@ -124,7 +124,7 @@ def _measured(setting: Setting, devices: int) -> Seen:
 
 
 async def measure(setting: Setting, devices: int) -> Seen:
-    """Run one round with so many devices. Raises ClickException where the run fails."""
+    """Run one round with this number of devices. Raises ClickException if the run fails."""
     seen = Seen()
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
@@ -168,7 +168,7 @@ async def _watching(seen: Seen, pids: dict[str, int]) -> AsyncIterator[None]:
 
 
 def table(seen: Seen) -> str:
-    """The peak of each holder in MB, one line a node."""
+    """Return the peak of each use of memory in MB, one line per node."""
     lines = [
         f"G {seen.plan['admit']}, {seen.admit_at_end} at the end, {seen.seconds:.1f} s a round {seen.plan['shortfall']}"
     ]

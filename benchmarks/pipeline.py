@@ -30,7 +30,7 @@ from orchestrator.processes import children
 
 @dataclass(frozen=True)
 class Setting:
-    """The system to fill."""
+    """The system to measure."""
 
     model: str
     batch_size: int
@@ -40,7 +40,7 @@ class Setting:
     link: str
 
     def job(self, devices: int) -> Job:
-        """One round for so many devices, all admitted, so that only their number limits the pipeline."""
+        """Return a job of one round. All devices are admitted, so that only their number limits the pipeline."""
         args: dict[str, Any] = {key: value for key, value in CIFAR.items() if key in arguments(self.model)}
         return Job(
             RunSection("pipeline", 1, self.batch_size),
@@ -93,7 +93,7 @@ def command(
 
 
 def busy_shares(telemetry: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The busy share of each node between its first batch and its last step, from its last telemetry."""
+    """Return the busy share of each node between its first batch and its last step, from its last telemetry."""
     return {
         node: said["batches_busy_s"] / (said["stepped_at"] - said["began_at"])
         for node, said in sorted(telemetry.items())

@@ -1,6 +1,6 @@
 """The reference: plain PyTorch training of an unsplit model in one process (`python -m benchmarks.plain`).
 
-Imports nothing of the system but the model's definition.
+It imports nothing of the system except the model's definition.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """`mpsl bench predict`: predicted seconds of a round, made before anything runs, compared with real rounds.
 
-One profile a model, all predictions written down, then the runs; nothing is fitted afterwards.
+It makes one profile per model, writes down all predictions, and then does the runs. Nothing is fitted afterwards.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ MODELS = (Model("resnet18", 32), Model("vgg11", 32, "small"))
 
 @dataclass(frozen=True)
 class Setting:
-    """One system to predict and to run; `link` as --link has it, or none."""
+    """One system to predict and to run. `link` is written as for --link, or none."""
 
     hops: int
     devices: int
@@ -113,7 +113,7 @@ def command(
 
 
 def predict(known: Known, setting: Setting, seconds: float) -> tuple[PlanFile, Prediction]:
-    """The plan of a setting, with enough batches for a round of `seconds`, and the predictions for its round."""
+    """Return the plan of a setting, with enough batches for a round of `seconds`, and the predictions for its round."""
     few, more = (_planned_seconds(known, setting, count) for count in (4, 8))
     batches = max(2, 4 + ceil(4 * (seconds - few) / (more - few)))
     fleet = fleet_of(known, setting.hops, setting.devices, batches, setting.link)
@@ -136,7 +136,7 @@ def _planned_seconds(known: Known, setting: Setting, batches: int) -> float:
 
 
 async def run(known: Known, setting: Setting, found: PlanFile, batches: int, rounds: int) -> list[float]:
-    """Seconds of each round after the first. Every role is a process with one thread."""
+    """Run a setting and return the seconds of each round after the first. Every role is a process with one thread."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     job = job_as_planned(_job(known.model, setting, rounds + 1), found, "the plan")
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
@@ -166,10 +166,10 @@ def _job(model: Model, setting: Setting, rounds: int) -> Job:
 def compared(
     prediction: Prediction, rounds_s: Sequence[float], times_as_long: float, at_that_speed_s: float
 ) -> dict[str, Any]:
-    """A setting with its rounds: the median, the spread relative to it, and the error of each prediction.
+    """Return a setting with its rounds: the median, the spread relative to it, and the error of each prediction.
 
-    Beside what was written down before, what the simulator says with all computing `times_as_long` as in the profile,
-    as it was around the run: how much of an error is the machine's own, for machines that others share drift.
+    A further simulation takes all computing `times_as_long` as in the profile, as measured around the run. It shows how
+    much of an error comes from the machine, because the speed of a shared machine drifts.
     """
     median = statistics.median(rounds_s)
     said = dict(
@@ -190,7 +190,7 @@ def compared(
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Over all settings: the mean of |error|, the worst, and the mean spread of the rounds."""
+    """Return the mean and the maximum of |error|, and the mean spread of the rounds, over all settings."""
     errors = {name: [abs(row["error"][name]) for row in rows] for name in PREDICTIONS}
     return {
         "mean_error": {name: statistics.mean(each) for name, each in errors.items()},
@@ -200,7 +200,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def line(row: dict[str, Any]) -> str:
-    """The line for a setting in the text output."""
+    """Return the line for a setting in the text output."""
     setting = row["setting"]
     errors = ", ".join(f"{name.replace('_', ' ')} {error:+.1%}" for name, error in row["error"].items())
     return (

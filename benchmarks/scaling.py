@@ -40,7 +40,7 @@ Compared = tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class Setting:
-    """One system: in every round each device has `batches`."""
+    """One system. Each device has `batches` batches in every round."""
 
     model: str
     batch_size: int
@@ -60,13 +60,13 @@ class Setting:
 
 @dataclass
 class Seen:
-    """The time and the CPU seconds of every role at the end of each round; `rounds` of them count."""
+    """The time and the CPU seconds of every role at the end of each round. `rounds` rounds count."""
 
     rounds: int
     ends: list[tuple[float, dict[str, float]]] = field(default_factory=list)
 
     def row(self, devices: int, batches: int) -> dict[str, Any]:
-        """The cost of a batch between the ends of the first and the last but one round, with `batches` a round."""
+        """Return the cost of a batch after the first and before the last round, with `batches` batches per round."""
         ends = self.ends[: self.rounds + 1]
         (began, before), (ended, after) = ends[0], ends[-1]
         counted = batches * (len(ends) - 1)
@@ -162,7 +162,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 async def _observe(setting: Setting, devices: int, agents: int) -> Seen:
-    """Run once, with this process as the orchestrator and nothing else. Raises ClickException where the run fails."""
+    """Run once; this process is only the orchestrator. Raises ClickException if the run fails."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     seen = Seen(setting.rounds)
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:

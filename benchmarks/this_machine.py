@@ -27,9 +27,9 @@ HERE = "here"
 FAST_MBPS = 1e6
 """A link within one machine costs only CPU time per byte, which the profile has."""
 ALONE, BESIDE = "alone", "beside"
-"""The two kinds of hardware: a core while one process computes, and while as many compute as there are cores."""
+"""The two kinds of hardware: a core while one process computes, and a core while all cores compute."""
 AS_GOOD = 0.03
-"""How much longer a round may take so that devices hold fewer blocks."""
+"""How much longer a round may take, relatively, if devices then hold fewer blocks."""
 PASSES = 3
 PASS_S = 7.0
 LOOK_S = 3.0
@@ -54,19 +54,19 @@ class Model:
 
 @dataclass(frozen=True)
 class Known:
-    """What was measured of a model once, before any prediction."""
+    """The measurements of a model, made once before any prediction."""
 
     model: Model
     profile: Profile
     cost: WireCost
     whole_s: float
-    """Seconds of a batch of the whole model, with as many processes at once as there are cores."""
+    """Seconds of a batch of the whole model while all cores compute."""
 
 
 def measured(models: Sequence[Model]) -> list[Known]:
-    """Profile models on this machine, alone and as many at once as there are cores, and what a byte costs.
+    """Profile models on this machine, alone and with all cores computing, and the cost of a byte.
 
-    In several passes over everything, of which the medians count: the speed of a machine that others share drifts.
+    The result is the median of several passes over everything, because the speed of a shared machine drifts.
     """
     cores = usable_cores()
     kinds = {ALONE: 1, BESIDE: cores}
@@ -112,12 +112,12 @@ def _task(model: Model, seconds: float) -> Task:
 
 
 def _middle(passes: Sequence[Measured]) -> Measured:
-    """The pass with the median time of the whole model; its block times belong together."""
+    """Return the pass with the median time of the whole model, because the block times of one pass belong together."""
     return sorted(passes, key=lambda each: each.whole)[len(passes) // 2]
 
 
 def fleet_of(known: Known, hops: int, devices: int, batches: int, link: str = "none", first_cut: int = 1) -> Fleet:
-    """All participants of a system as processes here, with data for `batches` batches; `link` as in --link."""
+    """Return a system whose participants are processes here, with `batches` batches per device; `link` as in --link."""
     speed = None if link == "none" else parse_link(link)
     mbps = FAST_MBPS if speed is None else speed.bytes_per_s * 8 / 1e6
     latency = 0.0 if speed is None else speed.latency_s * 1e3
@@ -133,7 +133,7 @@ def fleet_of(known: Known, hops: int, devices: int, batches: int, link: str = "n
 
 
 def parse_cuts(text: str, hops: int) -> tuple[int, ...]:
-    """The cuts that "2,5,9" names, for 2 hops; raises UsageError."""
+    """Parse cuts such as "2,5,9" for 2 hops. Raises UsageError."""
     try:
         cuts = tuple(int(cut) for cut in text.split(","))
     except ValueError:
@@ -144,17 +144,17 @@ def parse_cuts(text: str, hops: int) -> tuple[int, ...]:
 
 
 def chain(cuts: Sequence[int], devices: int) -> PlannedRun:
-    """The run with these cuts: one node a hop, everyone admitted at once."""
+    """Return the run with these cuts, one node per hop, and all devices admitted at once."""
     seats = tuple(PlannedSeat(k, 0, _numbered("node", k, len(cuts) - 1), ab) for k, ab in enumerate(pairwise(cuts), 1))
     ids = (_numbered("dev", number, devices) for number in range(1, devices + 1))
     return PlannedRun(tuple(cuts), seats, {id: (0,) * len(seats) for id in ids}, devices)
 
 
 def best_cuts(known: Known, hops: int, devices: int, batches: int) -> tuple[int, ...]:
-    """The cuts with the fewest blocks on the devices whose simulated round is within AS_GOOD of the shortest.
+    """Return the cuts with the fewest blocks on devices among those within AS_GOOD of the shortest simulated round.
 
-    Devices that hold the first block alone leave blocks of unequal times to few nodes, and one of them then waits. The
-    objective alone does not tell: on one machine all cuts come to the same sum of work. Raises UsageError.
+    If devices hold the first block alone, the nodes may get unequal work, and one of them waits. The objective does not
+    show this, because on one machine all cuts have the same sum of work. Raises UsageError.
     """
     fleet = fleet_of(known, hops, devices, batches)
     free = replace(fleet, job=replace(fleet.job, first_cut=None))
@@ -170,7 +170,7 @@ def best_cuts(known: Known, hops: int, devices: int, batches: int) -> tuple[int,
 
 
 def rehearsed(profile: Profile, fleet: Fleet, planned: PlannedRun, rounds: int) -> float:
-    """Seconds of the last of `rounds` rounds in the simulator."""
+    """Return the seconds of the last of `rounds` rounds in the simulator."""
     seconds = Rehearsal(profile, fleet, planned, "the plan").run(rounds).rounds[-1].seconds
     assert seconds is not None
     return seconds

@@ -41,7 +41,7 @@ class Setting:
         return Model(self.model, self.batch_size).args
 
     def job(self) -> Job:
-        """Two rounds of `batches` a device; nothing is evaluated, for there is no test data."""
+        """Return a job of two rounds of `batches` batches per device. Without test data, nothing is evaluated."""
         return Job(
             RunSection("bench", 2, self.batch_size),
             ModelSection(self.model, self.args, self.cuts or None),
@@ -62,7 +62,7 @@ class Setting:
     "--batches", type=click.IntRange(4), default=12, show_default=True, help="Batches of each device in a round."
 )
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
-@click.option("--cuts", help="Such as 2,5,9.  [default: planned, from what is measured first]")
+@click.option("--cuts", help="Block indices such as 2,5,9.  [default: planned from a first measurement]")
 def command(
     model: str, batch_size: int, devices: int, hops: int, wire: str, engine: str, batches: int, repeats: int,
     cuts: str | None,
@@ -103,15 +103,15 @@ def command(
 
 
 def _planned(model: str, batch_size: int, devices: int, hops: int, batches: int) -> tuple[int, ...]:
-    """Where the planner cuts for this machine. Raises UsageError, MeasurementError."""
-    click.echo(f"measuring {model} for its cuts", err=True)
+    """Return the cuts that are planned for this machine. Raises UsageError, MeasurementError."""
+    click.echo(f"measuring {model} to plan its cuts", err=True)
     (known,) = measured([Model(model, batch_size)])
     return best_cuts(known, hops, devices, batches)
 
 
 @dataclass(frozen=True)
 class References:
-    """Samples per second without a network: one process with all cores, and one process for each core."""
+    """Samples per second without a network: of one process with all cores, and of one process for each core."""
 
     plain: float
     ceiling: float
@@ -122,7 +122,7 @@ class References:
         return cls(asyncio.run(_plain(setting, 1, cores)), asyncio.run(_plain(setting, cores, 1)))
 
     def beside(self, after: "References", steady: float) -> dict[str, float]:
-        """The means of two measurements, and the ratio of the run between them to each."""
+        """Return the means of two measurements, and the ratio of the run between them to each."""
         plain, ceiling = (self.plain + after.plain) / 2, (self.ceiling + after.ceiling) / 2
         return {"plain": plain, "ceiling": ceiling, "of_plain": steady / plain, "of_ceiling": steady / ceiling}
 
@@ -136,7 +136,7 @@ def _line(number: int, run: dict[str, Any]) -> str:
 
 
 async def _plain(setting: Setting, copies: int, threads: int) -> float:
-    """Samples per second of plain PyTorch, with a number of processes side by side and of threads in each."""
+    """Return the samples per second of plain PyTorch with `copies` processes of `threads` threads each."""
     command = [
         "benchmarks.plain", "--model", setting.model, "--args", strict_json.dumps(setting.args),
         "--batch-size", str(setting.batch_size), "--threads", str(threads), "--seconds", str(PLAIN_S),
@@ -155,7 +155,7 @@ def _system(setting: Setting, threads: int) -> dict[str, Any]:
         raise click.ClickException(observed.summary["reason"])
     last = f"node-{setting.hops}"
     per_round = setting.batches * setting.devices
-    # The second round: in the first one the processes' memory grows and kernels are made.
+    # The second round counts: in the first, memory grows and kernels are created.
     window = observed.steady(per_round + setting.devices, 2 * per_round - setting.devices, last)
     if window is None:
         raise click.ClickException("the round was too short to see a steady state; raise --batches")
@@ -170,7 +170,7 @@ def _system(setting: Setting, threads: int) -> dict[str, Any]:
 
 
 def _processes(observed: Observed, first: Sample, end: Sample, batches_per_s: float) -> dict[str, dict[str, float]]:
-    """CPU of each process between two samples, at a rate in batches per second; sampling is the orchestrator's."""
+    """Return the CPU time of each process between two samples. Sampling counts as the orchestrator's."""
     wall = end.at - first.at
     found = {}
     for name, reading in end.readings.items():

@@ -1,6 +1,6 @@
 """`mpsl bench wire`: bytes on a device's link and final accuracy for each pair of codecs, and the cost of a slow link.
 
-Two tasks, each on a fleet of real processes over a real broker that trains one job after another; bytes are those of
+There are two tasks. Each trains one job after another on a fleet of real processes with a real broker. Bytes come from
 the runs' own summaries: MQTT payloads with headers, acknowledgements and weights, without evaluations.
 """
 
@@ -38,9 +38,9 @@ CODECS = (
     "huffman:2/huffman:2,affine:3/topk:0.1"
 )
 TRAINING, HELD_OUT = 1500, 2000
-"""Samples of Fashion-MNIST: the first ones of either file."""
+"""The numbers of Fashion-MNIST samples: the first ones of each file."""
 MIN_LOSS = 0.005
-"""How much accuracy the best codec may cost."""
+"""The most accuracy that the best codec may cost."""
 GOAL = 0.95
 RACE_ROUNDS = 6
 """The number of rounds within which a run reaches the goal if it ever does."""
@@ -59,11 +59,11 @@ class Task:
 
     @property
     def hops(self) -> int:
-        """Of the job."""
+        """The number of hops of the job."""
         return len(self.model.cuts or ()) - 1
 
     def dataset(self) -> Dataset:
-        """The same for every codec and seed."""
+        """Return the data set. It is the same for every codec and seed."""
         if self.name == "digits":
             return datasets.load("digits", 0)
         whole = datasets.load("fashion-mnist", 0)
@@ -72,7 +72,7 @@ class Task:
         )
 
     def job(self, codecs: str, seed: int, evaluate_every: int) -> Job:
-        """The job with activations and gradients in these codecs."""
+        """Return the job with activations and gradients in these codecs."""
         activations, _, gradients = codecs.partition("/")
         run = replace(self.run, seed=seed, evaluate_every=evaluate_every)
         fleet = FleetSection(self.devices, self.hops, start_timeout_s=120.0)
@@ -127,7 +127,7 @@ def command(codecs: str, names: tuple[str, ...], seeds: int, quick: bool, slow_l
     pairs = [PLAIN, *(pair for pair in _pairs(codecs) if pair != PLAIN)]
     tasks = TASKS[:1] if quick else [task for task in TASKS if task.name in names or not names]
     seeds = 1 if quick else seeds
-    # Before anything runs, so that what is missing is said at once.
+    # Load the data before anything runs, so that a missing data set is reported at once.
     data = {task.name: task.dataset() for task in TASKS if task in tasks or task is RACED}
     found: dict[str, Any] = {"benchmark": "wire", "cores": usable_cores(), "seeds": seeds, "tasks": {}}
     for task in tasks:
@@ -149,14 +149,14 @@ def _pairs(codecs: str) -> list[str]:
     for pair in pairs:
         activations, slash, gradients = pair.partition("/")
         if not slash:
-            raise UsageError(f"--codecs {pair!r}: write the codec of activations / that of gradients, as in int8/int8")
+            raise UsageError(f"--codecs {pair!r}: write ACTIVATIONS/GRADIENTS, as in int8/int8")
         parse(activations)
         parse(gradients)
     return pairs
 
 
 async def _compare(task: Task, data: Dataset, pairs: Sequence[str], seeds: int, engine: str) -> dict[str, Any]:
-    """Bytes per sample and accuracy of each pair."""
+    """Return the bytes per sample and the accuracy of each pair."""
     found: dict[str, Any] = {}
     click.echo(_HEAD, err=True)
     async with _fleet(task, data, engine) as train:
@@ -169,9 +169,9 @@ async def _compare(task: Task, data: Dataset, pairs: Sequence[str], seeds: int, 
 
 
 async def _race(data: Dataset, pairs: Sequence[str], seeds: int, engine: str, link: str) -> dict[str, Any]:
-    """Seconds of training until the digits are at GOAL: rounds from opening to commit, without evaluations.
+    """Return the seconds of training until the digits reach GOAL: rounds from opening to commit, without evaluations.
 
-    The pairs alternate, for the speed of a machine that others share drifts.
+    The pairs alternate, because the speed of a shared machine drifts.
     """
     seconds: dict[str, list[float | None]] = {pair: [] for pair in pairs}
     async with _fleet(RACED, data, engine, ["--link", link]) as train:
@@ -216,7 +216,7 @@ async def _fleet(task: Task, data: Dataset, engine: str, device_options: Sequenc
 
 
 def _halved(x: Samples) -> Samples:
-    """Means of 2×2 pixels."""
+    """Return the means of 2×2 pixels."""
     count, channels, height, width = x.shape
     return np.ascontiguousarray(x.reshape(count, channels, height // 2, 2, width // 2, 2).mean((3, 5)))
 
@@ -245,7 +245,7 @@ def _against(measured: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str,
 
 
 def _best(pairs: Sequence[str], tasks: Sequence[Mapping[str, Any]]) -> str:
-    """The pair with the fewest bytes that costs no task more than MIN_LOSS of its accuracy."""
+    """Return the pair with the fewest bytes that costs no task more than MIN_LOSS of its accuracy."""
     sound = [pair for pair in pairs if all(task[pair]["points"] >= -100 * MIN_LOSS for task in tasks)]
     return max(sound, key=lambda pair: min(task[pair]["fewer"] for task in tasks))
 

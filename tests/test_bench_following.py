@@ -58,7 +58,7 @@ def test_what_nodes_say_after_the_run_until_they_leave_is_heard() -> None:
                     leaving = asyncio.create_task(leave())
                 await leaving
                 assert {node: said["steps"] for node, said in followed.telemetry.items()} == {"node-1": 7, "node-2": 8}
-                with pytest.raises(MeasurementError, match="node-3: no telemetry of the run has come"):
+                with pytest.raises(MeasurementError, match="node-3: sent no telemetry of the run"):
                     async with following(network, ["node-1", "node-3"]):
                         await nodes.publish(status("node-3", "offline"))
 

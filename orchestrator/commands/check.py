@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="The last line of stdout is one JSON object.")
 def check(*, job: Path, data: Path | None, as_json: bool) -> int:
     """Check JOB.toml: model, cuts, codecs, batches and, with --data, every shard. Exit status 2 if it cannot run."""
-    from mpsl import facts  # torch takes a second: not before it is needed
+    from mpsl import facts  # torch takes a second to import
     from orchestrator.job_file import load_job
     from orchestrator.locally import shards_in
     from orchestrator.soundness import outlook

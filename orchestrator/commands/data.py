@@ -12,7 +12,7 @@ from orchestrator.shards import split, write
 
 @click.command("data")
 @click.argument("dataset")
-@click.option("--devices", default=4, show_default=True, metavar="K", help="How many shards.")
+@click.option("--devices", default=4, show_default=True, metavar="K", help="Number of shards.")
 @click.option("--non-iid", type=float, metavar="A", help="Skew the labels by a Dirichlet distribution; 0.1 is strong.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0, max=2**32 - 1))
 @click.option("--image-size", type=int, metavar="S", help="Pad the images with zeros to S×S.")
@@ -39,6 +39,4 @@ def data(
         click.echo(strict_json.dumps({"dataset": dataset, "seed": seed, "non_iid": non_iid, "devices": rows}))
         return
     for row in rows:
-        click.echo(
-            f"{row['file']}: {row['samples']} samples, {row['test_samples']} held out, of each label {row['labels']}"
-        )
+        click.echo(f"{row['file']}: {row['samples']} samples, {row['test_samples']} held out; by label {row['labels']}")

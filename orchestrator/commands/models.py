@@ -23,7 +23,7 @@ def models(as_json: bool) -> None:
 
 
 def _rows() -> list[dict[str, Any]]:
-    from mpsl.nn.cost import block_costs  # torch takes a second: not before it is needed
+    from mpsl.nn.cost import block_costs  # torch takes a second to import
     from mpsl.nn.models import arguments, input_shape, names
 
     rows = []

@@ -1,4 +1,4 @@
-"""`mpsl new`: writes a job to begin with; it explains every key and gives its default."""
+"""`mpsl new`: writes a first job, which explains every key and gives its default."""
 
 import re
 from pathlib import Path
@@ -73,6 +73,6 @@ def write_new(path: Path, text: str) -> None:
 
 
 def template(job: Path) -> str:
-    """The text of a new job. Its run is named after the file where the characters allow it."""
+    """Return the text of a new job. Its run is named after the file if the characters allow it."""
     name = re.sub("[^a-z0-9]+", "-", job.stem.lower()).strip("-")[:24].strip("-")
     return TEMPLATE.format(file=job.name, name=name or "job")

@@ -1,4 +1,4 @@
-"""`mpsl plan`: where to cut, which node takes which part, how long a round will take. Reads files, changes none."""
+"""`mpsl plan`: finds the cuts, the node of each part, and the time of a round. It only reads files."""
 
 import dataclasses
 import time
@@ -21,7 +21,7 @@ from orchestrator.commands.fleet_template import FLEET_TEMPLATE
 from orchestrator.commands.new import write_new
 
 MAX_DIGITS = 6
-"""Of a number of hops."""
+"""Maximum digits of a number of hops."""
 
 
 def read_profile(path: Path) -> Profile:
@@ -35,7 +35,7 @@ def read_fleet(path: Path) -> Fleet:
 
 
 def chosen_plan(profile: Profile, fleet: Fleet, shape: Shape, cheapest: bool) -> Choice:
-    """The plan to take of the best ones by the formula, as the simulator says, with the search's time.
+    """Return the plan that the simulator chooses among the best by the formula, with the time of the search.
 
     Raises UsageError.
     """
@@ -54,7 +54,7 @@ def chosen_plan(profile: Profile, fleet: Fleet, shape: Shape, cheapest: bool) ->
     "new_path",
     type=click.Path(path_type=Path),
     metavar="FLEET.toml",
-    help="Write a commented fleet, no more.",
+    help="Only write a commented fleet.",
 )
 @click.option(
     "--hops", metavar="N|auto", default="auto", show_default=True, help="Exactly N stages of one replica, or auto."

@@ -51,9 +51,9 @@ def profile(
 ) -> None:  # fmt: skip
     """Measure MODEL on this machine: seconds and bytes of every block, for `mpsl plan` and `mpsl simulate`.
 
-    Nothing is written where the blocks do not add up to the whole model within 5 %.
+    Nothing is written if the blocks do not add up to the whole model within 5 %.
     """
-    from mpsl.nn.block_sizes import profile_of_sizes  # torch takes a second: not before it is needed
+    from mpsl.nn.block_sizes import profile_of_sizes  # torch takes a second to import
 
     cores = usable_cores()
     if threads > cores:
@@ -73,8 +73,8 @@ def profile(
     cost = wire_cost(found, engine, task, copies, measured.whole) if wire else None
     found = replace(found, hardware={name: times(measured, cost.end if cost else 0.0, cores, threads)})
     click.echo(table(found, name, measured.whole))
-    if cost is not None and cost.broker > 0:  # a system without /proc says nothing of it
-        click.echo(f"a broker on this machine passes {1e3 / cost.broker:.0f} MB in a second of CPU: its max_mb_per_s")
+    if cost is not None and cost.broker > 0:  # zero on a system without /proc
+        click.echo(f"a broker on this machine passes on {1e3 / cost.broker:.0f} MB per CPU second: its max_mb_per_s")
     if other is not None:
         found = merged(found, other, str(merge))
     write_whole(out, strict_json.dumps(profile_data(found), indent=1) + "\n")
@@ -111,7 +111,7 @@ def _row(name: str, sizes: tuple[int, ...], milliseconds: tuple[float, ...]) -> 
 
 
 def times(measured: Measured, wire_cost: float, cores: int, threads: int) -> HardwareTimes:
-    """The measured times in the units of the profile."""
+    """Return the measured times in the units of the profile."""
     forward, backward, step = (
         tuple(round(second * 1e3, 6) for second in seconds)
         for seconds in (measured.forward, measured.backward, measured.step)

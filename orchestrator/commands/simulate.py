@@ -1,4 +1,4 @@
-"""`mpsl simulate`: rehearses a round before it is run, with a real run's machines. Writes only what is asked for."""
+"""`mpsl simulate`: simulates a round before it is run, with the machines of a real run. Writes only requested files."""
 
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,7 @@ def simulate(
 
 
 def analytic_seconds(profile: Profile, fleet: Fleet, planned: PlannedRun) -> float:
-    """The papers' closed form. Raises UsageError."""
+    """Return the round's seconds by the papers' closed form. Raises UsageError."""
     hardware = {device.id: device.hardware for device in fleet.expanded_devices()}
     hardware |= {node.id: node.hardware for node in fleet.expanded_nodes()}
     return closed_form(system_of(profile, fleet), phase_times(profile), hardware, planned)
