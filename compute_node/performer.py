@@ -13,6 +13,7 @@ from compute_node.storage import DIRECTORY
 from mpsl.machines.jobs import BlocksMeasured, Leave, MeasureBlocks, Prepare, Prepared, Result, WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
+from mpsl.nn import weights
 from mpsl.nn.allocation import trim_heap
 from mpsl.nn.held_sessions import HeldSessions
 from mpsl.nn.profiler import Profiler
@@ -70,14 +71,19 @@ class HopPerformer:
         seat = plan.seat_of(self._id)
         if seat is None:
             raise RuntimeError(f"the plan of {plan.run} has no seat for {self._id}")
-        self.sessions.drop_former(session)
-        if not self.sessions:
+        former = self.sessions.take_former(session)
+        held = former.committed if former is not None and former.holds(plan, seat) else None
+        if former is not None:
+            del former
+            trim_heap()
+        if not self.sessions and held is None:
             self._base_bytes = resident_bytes()
         promised_bytes = 0
         if self._budget is not None:
             promised = {training.id: training.promised_bytes for training in self.sessions.values()}
             promised_bytes = promise(plan, seat, self._budget, promised)
-        training = SeatTraining(plan, seat, self._scratch, self._budget is not None, self._base_bytes)
+        training = SeatTraining(plan, seat, self._scratch, self._budget is not None, self._base_bytes, held)
         training.promised_bytes = promised_bytes
         self.sessions[session] = training
-        return training.reported(Prepared(training.committed.nbytes, promised_bytes=promised_bytes))
+        digest = weights.digest(training.committed.each()) if held is not None else ""
+        return training.reported(Prepared(training.committed.nbytes, promised_bytes=promised_bytes, held=digest))

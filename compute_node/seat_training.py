@@ -7,7 +7,6 @@ before each block of a forward, so sessions whose jobs alternate compute what ea
 
 import copy
 import functools
-import hashlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -48,11 +47,20 @@ PIECE = 1 << 20
 class SeatTraining:
     """The seat `seat` of `plan`, empty until slices are written. Files go to `scratch`.
 
-    `trim_eagerly`: memory that a device frees is returned to the system at once. `base_bytes`: resident memory of the
-    process before its first session. Raises RunFailed if there is no room for a file.
+    `trim_eagerly`: memory that a device leaves free is returned to the system at once. `base_bytes`: resident memory of
+    the process before it held any session. `held`: the committed part of the term before, which may still be the right
+    one. Raises RunFailed where a file finds no room.
     """
 
-    def __init__(self, plan: Plan, seat: Seat, scratch: Path, trim_eagerly: bool, base_bytes: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        seat: Seat,
+        scratch: Path,
+        trim_eagerly: bool,
+        base_bytes: int,
+        held: Storage | None = None,
+    ) -> None:
         self.promised_bytes = 0
         """The session's share of the node's memory budget."""
         self.id = SessionId(plan.run, plan.term)
@@ -62,10 +70,11 @@ class SeatTraining:
         self._trim_eagerly = trim_eagerly
         self._peaks = MemoryPeaks(base_bytes)
         self._coding = tensors.Coding(time.thread_time)
-        self._version = 0
+        self._version = plan.round
         self._meta = meta_part(plan.job.model, seat.blocks)
         directory = scratch if seat.on_disk else None
-        self.committed, self._sum = Storage(self._meta, directory), Storage(self._meta, directory)
+        self.committed = held or Storage(self._meta, directory)
+        self._sum = Storage(self._meta, directory)
         self._part = meta_part(plan.job.model, seat.blocks)
         self._part.load_state_dict(self.committed.tensors(), assign=True)
         self.copies: dict[str, TrainingCopy] = {}
@@ -73,6 +82,12 @@ class SeatTraining:
         self._rule = aggregations.get(plan.job.run.algorithm)
         for total in self._sum.each():
             self._reset(total)
+
+    def holds(self, plan: Plan, seat: Seat) -> bool:
+        """Whether the committed part has the form that `seat` of `plan` needs; its values may be of another round."""
+        ours, theirs = self._job.model, plan.job.model
+        same_part = (ours.name, ours.args, self._seat.blocks) == (theirs.name, theirs.args, seat.blocks)
+        return same_part and self._seat.on_disk == seat.on_disk
 
     def write(self, message: Slice) -> None:
         """Store a slice: of the committed part while loading, of the sum when replicas merge."""
@@ -152,10 +167,7 @@ class SeatTraining:
     def _export(self, job: Export) -> Result:
         chunk = self._job.wire.chunk_bytes
         found = list(weights.slices(self._sum.arrays, "sum", job.version, 0, self._seat.stage, chunk))
-        digest = hashlib.blake2b(digest_size=16)
-        for array in self._sum.each():
-            digest.update(array.data.cast("B"))
-        return Exported(found, digest.hexdigest())
+        return Exported(found, weights.digest(self._sum.each()))
 
     @_perform.register
     def _commit(self, job: CommitPart) -> Result:

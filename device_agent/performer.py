@@ -43,6 +43,6 @@ class DevicePerformer:
 
     def _prepare(self, plan: Plan, session: SessionId | None) -> Result:
         """Raises UsageError where the shard does not fit the model."""
-        self.sessions.drop_former(session)
+        self.sessions.drop(session)
         self.sessions[session] = training = DeviceTraining(self._id, self._shard, plan)
         return training.prepared()

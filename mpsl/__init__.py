@@ -5,5 +5,5 @@ imported in `mpsl.nn` only.
 """
 
 VERSION = "0.1.0"
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised whenever the bytes on the wire or the meaning of a topic change."""

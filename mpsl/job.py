@@ -108,7 +108,9 @@ class FleetSection:
     """[fleet]: how many take part, how many must, and how long to wait (seconds).
 
     Every stage has `replicas` nodes, which share the devices between them. Where the job has no cuts there are as many
-    hops as `nodes` can fill; nodes beyond the seats are standbys.
+    hops as `nodes` can fill; nodes beyond the seats are standbys. `patience_s`: how long the run waits for a node, for
+    its devices, for the broker or for room on the disk, once it has begun; and how long everyone waits for the
+    orchestrator. `join`: whether devices that appear in the middle of the run may take part.
     """
 
     devices: int
@@ -118,11 +120,17 @@ class FleetSection:
     round_timeout_s: float | None = None
     start_timeout_s: float = 300.0
     replicas: int = 1
+    patience_s: float = 600.0
+    join: Literal["open", "closed"] = "open"
 
     def __post_init__(self) -> None:
         _at_least(1, devices=self.devices, quorum=self.quorum, admit=self.admit, replicas=self.replicas)
         _at_least(0, nodes=self.nodes)
-        _positive(round_timeout_s=self.round_timeout_s, start_timeout_s=self.start_timeout_s)
+        _positive(
+            round_timeout_s=self.round_timeout_s,
+            start_timeout_s=self.start_timeout_s,
+            patience_s=self.patience_s,
+        )
         if self.quorum is not None and self.quorum > self.devices:
             raise ValueError(f"quorum = {self.quorum} is more than devices = {self.devices}")
         if self.replicas > self.devices:

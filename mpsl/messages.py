@@ -119,13 +119,25 @@ class Slice(Message, frozen=True):
 class Joined(Message, frozen=True):
     """A seat or device has built its part and subscribed; a refusal says why it cannot take part.
 
-    A device adds how many training samples and how many batches of test data it has.
+    A device adds how many training samples and how many batches of test data it has. A seat adds the digest of the part
+    that it still holds from the term before; empty where it holds none. It says it again, with the plan's `revision`,
+    when the plan has changed.
     """
 
     kind = "joined"
     refusal: str = ""
     samples: int = 0
     test_batches: int = 0
+    held: str = ""
+    revision: int = 0
+
+
+@_kind
+class Keep(Message, frozen=True):
+    """The part that the seat holds is the committed one of `version`: it is not sent again."""
+
+    kind = "keep"
+    version: int
 
 
 @_kind

@@ -65,6 +65,10 @@ class Plan:
     protocol: int = PROTOCOL
     admit_most: int = 0
     """How far `admit` may be raised within the budgets of the nodes."""
+    revision: int = 0
+    """Counts the changes of this plan under its term: other processes of its devices, and devices that came later."""
+    round: int = 0
+    """The committed round that this term goes on from."""
     shortfall: str = ""
     """What a short memory budget costs, in words; empty where it costs nothing."""
 
@@ -113,7 +117,17 @@ class Plan:
 
     def with_boot(self, device: str, boot: str) -> "Plan":
         """The same plan with another process of a device."""
-        return replace(self, devices=self.devices | {device: replace(self.devices[device], boot=boot)})
+        entry = replace(self.devices[device], boot=boot)
+        return replace(self, devices=self.devices | {device: entry}, revision=self.revision + 1)
+
+    def with_device(self, device: str, boot: str) -> "Plan":
+        """The same plan with one more device, served by the replicas that serve the fewest."""
+        replicas = []
+        for stage in range(1, self.hops + 1):
+            seats = [seat for seat in self.seats if seat.stage == stage]
+            replicas.append(min(seats, key=lambda seat: (self._served[seat.address], seat.replica)).replica)
+        entry = DeviceEntry(boot, tuple(replicas))
+        return replace(self, devices=self.devices | {device: entry}, revision=self.revision + 1)
 
     def boots(self) -> dict[str, tuple[str, Address]]:
         """Every participant's boot and the address of its acknowledgements."""

@@ -1,7 +1,6 @@
 """The orchestrator's jobs: build the model, lay out its parts, fold and divide sums, write checkpoints and records."""
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +100,9 @@ class OrchestratorPerformer:
         predicted = {} if job.predicted is None else {"predicted": facts.plain(job.predicted)}
         links = {"links": facts.plain(job.links)} if job.links else {}
         self._records.save_plan(facts.plain(plan) | predicted | links)
-        part_bytes = tuple(weights.weights_bytes(self._stages[stage]) for stage in sorted(self._stages))
-        return LaidOut(self._device_parts.update_bytes, part_bytes)
+        stages = [self._stages[stage] for stage in sorted(self._stages)]
+        digests = tuple(map(weights.digest, stages)) if plan.term > 1 else ()
+        return LaidOut(self._device_parts.update_bytes, tuple(map(weights.weights_bytes, stages)), digests)
 
     @_perform.register
     def _export(self, job: Export) -> Result:
@@ -136,10 +136,7 @@ class OrchestratorPerformer:
         """Divide every part's sum. The last committed model stays untouched until the new one is on disk."""
         plan = self._need()
         for address, arrays in self._seat_sums.items():
-            digest = hashlib.blake2b(digest_size=16)
-            for array in arrays:
-                digest.update(array.data.cast("B"))
-            if digest.hexdigest() != job.digests[address]:
+            if weights.digest(arrays) != job.digests[address]:
                 raise RunFailed(f"the sum of seat {address} did not arrive as it was sent")
         committed: list[tuple[Arrays, Arrays]] = list(zip(self._device_parts.arrays, self._device_sums, strict=True))
         for stage, arrays in sorted(self._stages.items()):

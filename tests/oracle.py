@@ -43,16 +43,16 @@ class Stage:
     replicas: int
 
 
-def stages_of(plan: dict[str, Any]) -> list[Stage]:
-    """The stages of a run's plan.json."""
+def stages_of(entry: dict[str, Any]) -> list[Stage]:
+    """The stages of a round as its line of the metrics names them."""
     return [
         Stage(
             first,
             end,
-            {id: device["replicas"][number] for id, device in plan["devices"].items()},
-            sum(seat["stage"] == number + 1 for seat in plan["seats"]),
+            {id: group for group, devices in enumerate(groups) for id in devices},
+            len(groups),
         )
-        for number, (first, end) in enumerate(pairwise(plan["cuts"]))
+        for (first, end), groups in zip(pairwise(entry["cuts"]), entry.get("additions", {}).values(), strict=False)
     ]
 
 
@@ -60,11 +60,12 @@ def oracle(
     setting: Setting,
     shards: dict[str, tuple[np.ndarray, np.ndarray]],
     accepted: list[list[str]],
-    stages: list[Stage] | None = None,
+    stages: list[list[Stage]] | None = None,
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
     """The committed state and the rounds' losses, given in which order each round accepted which devices.
 
-    With `stages` every replica adds up the devices that it serves, in that order; then the replicas' sums are added.
+    With `stages` (of each round) every replica adds up the devices that it serves, in that order; then the replicas'
+    sums are added.
     """
     torch.manual_seed(setting.seed)
     model = build(setting.model, **setting.args)
@@ -82,7 +83,7 @@ def oracle(
             sample_sum += len(x) * setting.local_epochs
             weight += len(x)
             for name, tensor in model.state_dict().items():
-                key = (name, replica_of(name, device, stages or []))
+                key = (name, replica_of(name, device, stages[number - 1] if stages else []))
                 sums[key] = added(sums.get(key), len(x) * tensor if tensor.is_floating_point() else tensor)
         total: dict[str, torch.Tensor] = {}
         for (name, _), each in sorted(sums.items(), key=lambda entry: entry[0][1]):

@@ -48,6 +48,12 @@ class Scenario:
     faults: Faults = NO_FAULTS
     replicas: int = 1
     planned: PlannedRun | None = None
+    standbys: int = 0
+    """Nodes beyond the seats."""
+    is_cut: bool = True
+    """Whether the job says where to cut."""
+    patience_s: float = 60.0
+    join: str = "open"
 
     @property
     def devices(self) -> list[str]:
@@ -60,6 +66,11 @@ class Scenario:
         if self.planned is not None:
             return [seat.node for seat in self.planned.seats]
         return [f"node-{number}" for number in range(1, self.hops * self.replicas + 1)]
+
+    @property
+    def spare_nodes(self) -> list[str]:
+        """Nodes that have no seat at first."""
+        return [f"node-{number}" for number in range(len(self.nodes) + 1, len(self.nodes) + self.standbys + 1)]
 
     @property
     def model_args(self) -> dict[str, Any]:
@@ -87,6 +98,8 @@ class Scenario:
             "nodes": len(self.nodes),
             "replicas": self.replicas,
             "start_timeout_s": self.start_timeout_s,
+            "patience_s": self.patience_s,
+            "join": self.join,
         }
         chosen = {"quorum": self.quorum, "admit": self.admit, "round_timeout_s": self.round_timeout_s}
         return {
@@ -100,7 +113,7 @@ class Scenario:
                 "shuffle": self.shuffle,
                 "evaluate_every": self.evaluate_every,
             },
-            "model": {"name": "mlp", "args": self.model_args, "cuts": self.cuts},
+            "model": {"name": "mlp", "args": self.model_args} | ({"cuts": self.cuts} if self.is_cut else {}),
             "optimizer": {"name": self.optimizer, "lr": 0.05, "momentum": self.momentum},
             "wire": {"chunk_bytes": 4096},
             "fleet": fleet | {key: value for key, value in chosen.items() if value is not None},
@@ -194,4 +207,12 @@ def random_faults(seed: int, kinds: tuple[str, ...] = ("crash", "cut", "freeze",
     injected = tuple(any_fault() for _ in range(chance.choice([1, 1, 2])))
     quorum = chance.randint(1, len(scenario.samples))
     timeout = chance.choice([None, 20.0])
-    return replace(scenario, quorum=quorum, round_timeout_s=timeout, faults=replace(scenario.faults, injected=injected))
+    is_cut = scenario.hops == 0 or scenario.planned is not None or chance.random() < 0.7
+    return replace(
+        scenario,
+        quorum=quorum,
+        round_timeout_s=timeout,
+        faults=replace(scenario.faults, injected=injected),
+        standbys=chance.choice([0, 0, 1]),
+        is_cut=is_cut,
+    )

@@ -101,7 +101,7 @@ def test_replicas_of_a_stage_add_up_each_their_own_devices_and_are_merged_in_ord
     ]
     accepted = [metrics["devices"] for metrics in outcome.summary["rounds"]]
     data = {id: (s.x, s.y) for id, s in shards.items()}
-    expected, losses = oracle(setting_of(job), data, accepted, stages_of(plan))
+    expected, losses = oracle(setting_of(job), data, accepted, [stages_of(each) for each in outcome.summary["rounds"]])
     actual = load_file(tmp_path / "model.safetensors")
     assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
     assert [m["loss"] for m in outcome.summary["rounds"]] == pytest.approx(losses, rel=1e-6)
@@ -109,7 +109,7 @@ def test_replicas_of_a_stage_add_up_each_their_own_devices_and_are_merged_in_ord
     # Added up in one sum a round is the same but for the order of the additions. A second round begins elsewhere, and
     # a maximum that falls the other way (ReLU, pooling) makes a difference of another size.
     in_one, _ = oracle(setting_of(job), data, accepted[:1])
-    in_two, _ = oracle(setting_of(job), data, accepted[:1], stages_of(plan))
+    in_two, _ = oracle(setting_of(job), data, accepted[:1], [stages_of(outcome.summary["rounds"][0])])
     initial = load_file(tmp_path / "initial.safetensors")
     apart = torch.cat([(in_two[name] - in_one[name]).flatten() for name in in_one])
     update = torch.cat([(in_one[name] - initial[name]).flatten() for name in in_one])

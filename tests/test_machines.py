@@ -132,6 +132,8 @@ def test_the_will_of_another_orchestrator_of_the_run_is_not_its_end() -> None:
     rig.handle(Received(TOPICS.run(plan().run, "state"), as_json({"state": "lost", "boot": "o"})))
     assert rig.machine.sessions, "the will may come from a broker that restarts"
     rig.handle(TimerFired(SILENCE_TIMER, SESSION))
+    assert rig.session.is_orphaned, "the orchestrator may be started again"
+    rig.handle(TimerFired(SILENCE_TIMER, SESSION))
     assert not rig.machine.sessions
 
 
@@ -147,6 +149,8 @@ def test_who_left_in_silence_joins_again_and_its_links_go_on_counting() -> None:
     rig = device()
     links = rig.session.channel.links_used
     rig.handle(TimerFired(SILENCE_TIMER, SESSION))
+    assert from_json(rig.telemetry()[-1].payload)["waiting_for"] == "orchestrator"
+    rig.handle(TimerFired(SILENCE_TIMER, SESSION))
     assert not rig.machine.sessions
     rig.handle(Received(TOPICS.run(plan().run, "plan"), as_json(facts.plain(plan()))))
     assert rig.session.channel.links_used == links > 0
@@ -156,7 +160,7 @@ def test_a_plan_of_a_higher_term_replaces_the_session_and_a_lower_one_is_dropped
     rig = device()
     next_plan = facts.plain(plan()) | {"term": 2}
     rig.handle(Received(TOPICS.run(plan().run, "plan"), as_json(next_plan)))
-    assert EndSession(SESSION) in rig.effects
+    assert EndSession(SESSION, replaced=True) in rig.effects
     assert rig.session.id == SessionId(plan().run, 2)
     assert rig.session.state is DeviceState.PREPARING
     rig.handle(Received(TOPICS.run(plan().run, "plan"), as_json(facts.plain(plan()))))

@@ -276,10 +276,12 @@ def test_a_last_will_is_believed_after_its_grace_time() -> None:
     assert found.machine.run_state.members["dev-1"].place is Place.DISCARDING
 
 
-def test_a_node_that_leaves_the_run_by_itself_ends_it() -> None:
+def test_a_node_that_leaves_the_run_by_itself_is_seated_again() -> None:
     found = opened()
     found.tell("node", "node-1", "info", run=None)
-    assert "node node-1 (seat 1_0) is no longer in the run" in found.machine.summary["reason"]
+    assert found.machine.run_state.term == 2
+    assert found.machine.run_state.term_reason == "node node-1 (seat 1_0) is no longer in the run"
+    assert found.state is OrchestratorState.JOINING
 
 
 def test_a_part_is_one_slice_here() -> None:

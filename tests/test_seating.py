@@ -141,7 +141,8 @@ def test_a_plan_travels_as_json_and_comes_back() -> None:
     assert plan.boots()["node-2"] == ("boot-node-2", "2_0")
     other = plan.with_boot("dev-1", "reborn")
     assert other.boots()["dev-1"] == ("reborn", "dev-1")
-    assert dataclasses.replace(other, devices=plan.devices) == plan
+    assert other.revision == plan.revision + 1
+    assert dataclasses.replace(other, devices=plan.devices, revision=plan.revision) == plan
 
 
 @pytest.mark.parametrize("branch", ["dev-1", "node-1"])

@@ -68,9 +68,13 @@ class CancelTimer:
 
 @dataclass(frozen=True)
 class EndSession:
-    """Cancel a session's timers and waiting jobs, ignore the result of its running job, and then run `Leave`."""
+    """Forget the timers and waiting jobs of a session, and the answer of its running job; then run `Leave` for it.
+
+    `replaced`: no `Leave` follows, since the session of a higher term takes over what the performer holds.
+    """
 
     session: SessionId
+    replaced: bool = False
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,10 @@ class HopMachine(Participant):
         return {**idle, **WorkTime().facts(self.now), "memory": None}
 
     def info(self) -> dict[str, Any]:
-        """How much of the memory budget no run has been promised."""
+        """How much of the memory budget no run has been promised, and what each run has."""
         budget = self.described.get("memory_budget")
         if not isinstance(budget, int) or not self.sessions:
             return super().info()
         promised = sum(session.promised_bytes for session in self.sessions.values())
-        return {**super().info(), "memory_free": max(0, budget - promised)}
+        by_run = {session.id.run: session.promised_bytes for session in self.sessions.values()}
+        return {**super().info(), "memory_free": max(0, budget - promised), "promised": by_run}

@@ -47,6 +47,7 @@ from mpsl.messages import (
     Finished,
     Gradient,
     Joined,
+    Keep,
     Loaded,
     Message,
     Probe,
@@ -130,6 +131,8 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         match message:
             case Slice():
                 return self._store(source, message)
+            case Keep(version):
+                return self._loaded(version)
             case Admit():
                 self._admit(message)
             case Activation():
@@ -147,6 +150,13 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
             case Commit():
                 self._queue_job(CommitPart(message.round, message.weight, message.merged))
         return None
+
+    def replan(self, plan: Plan) -> None:
+        """The plan has changed: the orchestrator hears that its devices are known here."""
+        revised = plan.revision > self.plan.revision
+        super().replan(plan)
+        if revised and self.state is not HopState.PREPARING:
+            self.tell(Joined(revision=plan.revision))
 
     # The worker
 
@@ -177,10 +187,14 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         if self._arrivals.bytes != self._weights_bytes:
             return None
         self._arrivals = Arrivals()
-        self.tell(Loaded(message.version))
+        return self._loaded(message.version)
+
+    def _loaded(self, version: int) -> HopOutcome | None:
+        """The whole part of `version` is here."""
+        self.tell(Loaded(version))
         if self.state is not HopState.LOADING:
             return None
-        self._version = message.version
+        self._version = version
         return HopOutcome.LOADED
 
     # Admission
@@ -290,7 +304,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
             assert isinstance(result, Prepared)
             self._weights_bytes = result.weights_bytes
             self.promised_bytes = result.promised_bytes
-            self.tell(Joined())
+            self.tell(Joined(held=result.held, revision=self.plan.revision))
             return HopOutcome.PREPARED
         self._worker_free()
         match job, result:

@@ -130,8 +130,8 @@ class Interpreter:
                     self._write(source, message, session)
                 except Exception as error:
                     self.handle(JobFailed(Store(source), f"{type(error).__name__}: {error}", session))
-            case EndSession(session):
-                self._end(session)
+            case EndSession(session, replaced):
+                self._end(session, replaced)
             case Log():
                 self._host.log(effect)
             case Stop():
@@ -173,11 +173,12 @@ class Interpreter:
             self.running = self._jobs.popleft()
             self._host.start(self.running)
 
-    def _end(self, session: SessionId) -> None:
+    def _end(self, session: SessionId, replaced: bool) -> None:
         for key in [key for key in self._timers if key[0] == session]:
             del self._timers[key]
         self._jobs = deque(work for work in self._jobs if work.session != session)
         if self.running is not None and self.running.session == session:
             self._ended.add(session)
-        self._jobs.append(Run(Leave(), session))
-        self._start_next()
+        if not replaced:
+            self._jobs.append(Run(Leave(), session))
+            self._start_next()

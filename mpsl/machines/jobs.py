@@ -54,13 +54,15 @@ class Prepare(WorkerJob):
 class Prepared(Result):
     """The part is built. `weights_bytes` is the sum of the bytes of its slices.
 
-    `promised_bytes`: the seat's share of the node's memory budget while its session lasts.
+    `promised_bytes`: what the seat may take of the node's memory budget as long as its session lasts. `held`: the
+    digest of the part that is still there from the term before; empty where there is none.
     """
 
     weights_bytes: int
     samples: int = 0
     test_batches: int = 0
     promised_bytes: int = 0
+    held: str = ""
 
 
 @dataclass(frozen=True)
@@ -328,10 +330,14 @@ class LayOut(WorkerJob):
 
 @dataclass(frozen=True)
 class LaidOut(Result):
-    """The bytes of the device's first and last parts together, and of each stage's part."""
+    """Bytes of the device's first and last parts together, and of each stage's part.
+
+    `digests`: of each stage's committed part, from the second term on.
+    """
 
     device_bytes: int
     part_bytes: tuple[int, ...]
+    digests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

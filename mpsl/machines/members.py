@@ -12,6 +12,9 @@ from mpsl.messages import Score, Update
 from mpsl.plan import Plan
 from mpsl.topics import Address
 
+MAX_TRIES = 5
+"""How often a device may be admitted to one round: one that fails every time must not hold it up for ever."""
+
 
 class Place(enum.Enum):
     """Where a device is in the open round or evaluation."""
@@ -32,12 +35,20 @@ class Member:
 
     id: str
     boot: str
+    revision: int = 0
+    """The revision of the plan that named this process of it: the seats must know that one before it is admitted."""
     joined: bool = False
     discard_acked: bool = True
     refusal: str = ""
+    unfit: bool = False
+    """Whether the run cannot go on with this process of it, whatever it says."""
+    left_out: str = ""
+    """Why it was left out of the round."""
     samples: int = 0
     test_batches: int = 0
     attempt: int = 0
+    tries: int = 0
+    """How often it was admitted to the open round."""
     place: Place = Place.OUT
     held: int = -1
     update: Update | None = None
@@ -57,8 +68,6 @@ class Member:
     batch_at: float = 0.0
     discarded_at: float = 0.0
     last_seconds: float = 0.0
-    sent: int = 0
-    received: int = 0
 
 
 @dataclass
@@ -89,12 +98,19 @@ class RoundLedger:
         """Begin the round with these devices; all others are out."""
         taking_part = set(ids)
         for id, member in self.members.items():
+            member.left_out = "" if id in taking_part else member.refusal or "was not there"
+            member.tries = 0
             self.move(member, Place.WAITING if id in taking_part else Place.OUT)
             member.update = None
             member.arrivals = Arrivals()
             member.finished = set()
             member.checking = False
             member.complete_at = None
+
+    def add(self, member: Member) -> None:
+        """Take in a device that came in the middle of the round: it is out until it is ready."""
+        self._counts[member.place] += 1
+        self.members[member.id] = member
 
     def move(self, member: Member, place: Place) -> None:
         """Move a member to a place. Nothing else may write its place."""
@@ -104,6 +120,16 @@ class RoundLedger:
         if place is Place.ADMITTED:
             member.arrivals, member.update, member.finished = Arrivals(), None, set()
             member.checking, member.complete_at = False, None
+            member.tries += 1
+
+    def readmit(self, member: Member) -> bool:
+        """Let a device that is out wait for admission again; False where its turn in the roster is over."""
+        ids = list(self.members)
+        if self.in_order and any(ids.index(id) > ids.index(member.id) for id in self.accepted):
+            return False
+        self.move(member, Place.WAITING)
+        member.left_out = ""
+        return True
 
     def count(self, place: Place) -> int:
         """Return the number of members at a place."""

@@ -101,7 +101,8 @@ class Participant(Online):
     def _telemetry_of(self, session: AnySession) -> dict[str, Any]:
         session.now = self.now
         dropped = self.dropped.total() + session.dropped_total
-        return {"run": session.id.run, "dropped": dropped, "coding_s": self._coding_s, **session.progress()}
+        waiting = {"waiting_for": "orchestrator"} if session.is_orphaned else {}
+        return {"run": session.id.run, "dropped": dropped, "coding_s": self._coding_s, **session.progress(), **waiting}
 
     def info(self) -> dict[str, Any]:
         """How fast we are, once we have been asked."""
@@ -246,7 +247,8 @@ class Participant(Online):
                 session.replan(plan)
         elif session is not None:
             named = self.named_in(plan)
-            session.finish(1, f"term {plan.term} of the run " + ("replaces it" if named else "has no place for us"))
+            why = "replaces it" if named else "has no place for us"
+            session.finish(1, f"term {plan.term} of the run {why}", replaced=named)
             self._remove_ended(replaced=named)
             if named and not self.stopped:
                 self._join(plan)

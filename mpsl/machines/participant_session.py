@@ -25,7 +25,7 @@ from mpsl.topics import Address, BinaryTopic, Topics
 from mpsl.wire import Buffer
 
 SILENCE_S = 45.0
-"""How long a run goes on without a word from its orchestrator: its `state`, or anything on the link."""
+"""How long a session hears nothing of its orchestrator, neither `state` nor anything on the link, until it says so."""
 SILENCE_TIMER = "silence"
 
 S = TypeVar("S", bound=enum.Enum)
@@ -75,6 +75,8 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         self.promised_bytes = 0
         self.ending: Ending | None = None
         self._states = StateMachine(table)
+        self._orphaned_at: float | None = None
+        """Since when the session waits for an orchestrator that is lost or silent."""
         self._told: Ending | None = None
         """How the run has ended, where the orchestrator's state said so before its `End` came."""
         self._orchestrator_lost = False
@@ -130,17 +132,18 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         self.start_job(Prepare(self.plan))
         self.set_timer(SILENCE_TIMER, now + SILENCE_S)
 
-    def finish(self, status: int, reason: str, may_rejoin: bool = False) -> None:
-        """Leave the run."""
+    def finish(self, status: int, reason: str, may_rejoin: bool = False, replaced: bool = False) -> None:
+        """Leave the run; `replaced`: a session of a higher term follows at once."""
         if self.ending is None:
             self.ending = Ending(status, reason, may_rejoin)
             self._emit(Unsubscribe(self.filters))
-            self.end()
+            self.end(replaced)
 
     def replan(self, plan: Plan) -> None:
         """The plan of this term again, perhaps with other boots."""
-        self.plan = plan
-        self.set_peers(peers_of(plan))
+        if plan.revision >= self.plan.revision:
+            self.plan = plan
+            self.set_peers(peers_of(plan))
 
     def plan_cleared(self) -> None:
         """The orchestrator has cleared its plan."""
@@ -153,9 +156,13 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         if content.get("state") == "lost":
             if content.get("boot") == self.plan.orchestrator and not self._orchestrator_lost:
                 self._orchestrator_lost = True
-                self.set_timer(SILENCE_TIMER, now + LOST_GRACE_S)
+                if self._orphaned_at is None:
+                    self.set_timer(SILENCE_TIMER, now + LOST_GRACE_S)
             return
         self._orchestrator_lost = False
+        if self._orphaned_at is not None:
+            self.log(Log("info", "orchestrator-back", {"seconds": round(now - self._orphaned_at, 1)}))
+            self._orphaned_at = None
         if content.get("outcome") in ("done", "failed"):
             # `End` is on its way; where it gets lost with the orchestrator's connection, the plan's end is ours too.
             done = content["outcome"] == "done"
@@ -181,10 +188,25 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         elif name == SILENCE_TIMER and now < (silent_at := self._silent_at()):
             self.set_timer(SILENCE_TIMER, silent_at)
         elif name == SILENCE_TIMER:
-            silence = Ending(1, f"no word from the orchestrator for {SILENCE_S:.0f} s", True)
-            lost = Ending(1, f"the orchestrator is lost, and was not back within {LOST_GRACE_S:.0f} s", True)
-            ending = self._told or (lost if self._orchestrator_lost else silence)
-            self.finish(ending.status, ending.reason, ending.may_rejoin)
+            self._miss_orchestrator()
+
+    @property
+    def is_orphaned(self) -> bool:
+        """Whether the session waits for an orchestrator that is lost or silent."""
+        return self._orphaned_at is not None
+
+    def _miss_orchestrator(self) -> None:
+        """Wait for the orchestrator, which may be started again; leave once patience_s is over, or the run was."""
+        patience = self.plan.job.fleet.patience_s
+        what = "is lost" if self._orchestrator_lost else f"has said nothing for {SILENCE_S:.0f} s"
+        if self._told is not None:
+            self.finish(self._told.status, self._told.reason, self._told.may_rejoin)
+        elif self._orphaned_at is None:
+            self._orphaned_at = self.now
+            self.log(Log("warning", "orchestrator-missing", {"reason": what, "patience_s": patience}))
+            self.set_timer(SILENCE_TIMER, self.now + patience)
+        else:
+            self.finish(1, f"the orchestrator {what}, and was not back within patience_s = {patience:g} s", True)
 
     def _silent_at(self) -> float:
         """Until when the link says that the orchestrator is there; a last will, or an end that was told, overrules it.

@@ -24,6 +24,7 @@ from mpsl.messages import (
     Finished,
     Gradient,
     Joined,
+    Keep,
     Linked,
     Loaded,
     Message,
@@ -56,7 +57,7 @@ def may_send(plan: Plan, source: str, to: Address, message: Message) -> bool:
             return source == ORCHESTRATOR and purpose == "global"
         case Admit(device=device) | Accept(device=device) | Discard(device=device):
             return source == ORCHESTRATOR and (device == to or _serves(plan, to, device))
-        case Close() | Commit():
+        case Close() | Commit() | Keep():
             return source == ORCHESTRATOR and to not in plan.devices
         case Evaluate():
             return source == ORCHESTRATOR and to in plan.devices

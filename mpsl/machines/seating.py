@@ -1,5 +1,6 @@
 """Makes a run's plan from a fleet, a job and the facts about a model. It decides and sends nothing."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mpsl.admission_limit import MARGIN, largest_admission, seat_admission, starting_admission
@@ -99,10 +100,26 @@ def _demand(job: Job, model: ModelBuilt, seat: Seat, served: dict[str, tuple[int
     # A plan may leave a slow replica without devices; it counts as if it had one.
     share = max(1, devices) / len(served)
     cost = sum(model.block_costs[slice(*seat.blocks)]) * share
-    info = next(node for node in fleet.nodes if node.id == seat.node).info
-    budget = info.get("memory_free", info.get("memory_budget"))
-    options = memory_strategies(part_sizes(model, seat.blocks), job.run.micro_batches)
-    return _Demand(seat, share, cost, options, budget if isinstance(budget, int) else None)
+    budget = budget_of(next(node for node in fleet.nodes if node.id == seat.node), fleet.run)
+    return _Demand(seat, share, cost, _strategies(job, model, seat), budget)
+
+
+def budget_of(node: Presence, run: str) -> int | None:
+    """Bytes that a node can give to a seat of `run`, with what it has promised to that run before; None: no limit."""
+    free, budget, promised = (node.info.get(key) for key in ("memory_free", "memory_budget", "promised"))
+    if not isinstance(free, int):
+        return budget if isinstance(budget, int) else None
+    before = promised.get(run) if isinstance(promised, Mapping) else None
+    return free + (before if isinstance(before, int) and before > 0 else 0)
+
+
+def needed_bytes(job: Job, model: ModelBuilt, seat: Seat) -> int:
+    """The fewest bytes with which a node can serve a seat: one device admitted at a time."""
+    return min(option.needed(1) for option in _strategies(job, model, seat))
+
+
+def _strategies(job: Job, model: ModelBuilt, seat: Seat) -> tuple[SeatMemory, ...]:
+    return memory_strategies(part_sizes(model, seat.blocks), job.run.micro_batches)
 
 
 @dataclass(frozen=True)

@@ -119,8 +119,8 @@ class Session:
         """Write a line that names run and term."""
         self._emit(Log(line.level, line.event, {"run": self.id.run, "term": self.id.term, **line.facts}))
 
-    def end(self) -> None:
-        """End it: its timers, waiting jobs and whatever the performer holds for it go."""
+    def end(self, replaced: bool = False) -> None:
+        """End it: its timers and waiting jobs go, and what the performer holds for it, unless a successor takes it."""
         if not self.over:
             self.over = True
-            self._emit(EndSession(self.id))
+            self._emit(EndSession(self.id, replaced))

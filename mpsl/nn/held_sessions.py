@@ -23,14 +23,19 @@ class HeldSessions(dict[SessionId | None, Held], Generic[Held]):
         raise RuntimeError(f"{self._owner} holds no session {session}: it is not prepared, or has ended")
 
     def drop(self, session: SessionId | None) -> None:
-        """Free what a session holds and return the memory to the system. A session that holds nothing is ignored."""
-        if self.pop(session, None) is not None:
+        """Free what a session and its former terms hold, and return the memory to the system."""
+        if self.take_former(session) is not None:
             trim_heap()
 
-    def drop_former(self, session: SessionId | None) -> None:
-        """Free what `session` is about to replace: its own earlier preparation, and lower terms of its run."""
-        for held in [each for each in self if _replaces(session, each)]:
-            self.drop(held)
+    def take_former(self, session: SessionId | None) -> Held | None:
+        """Hand over what `session` is about to replace: itself, prepared once more, or the newest former term.
+
+        What lower terms hold is freed.
+        """
+        former = None
+        for each in [each for each in self if _replaces(session, each)]:
+            former = self.pop(each)
+        return former
 
 
 def _replaces(new: SessionId | None, old: SessionId | None) -> bool:

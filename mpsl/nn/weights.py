@@ -6,6 +6,7 @@ orchestrator are the tensors' own bytes. A device's slices may be coded (`Weight
 ends use the same codec for each tensor, and a slice in another codec is refused.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -75,6 +76,14 @@ class WeightCodec:
 def arrays_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> list[NDArray[Any]]:
     """Return the tensors' own memory as flat numpy arrays."""
     return [tensor.numpy().reshape(-1) for _, tensor in tensors]
+
+
+def digest(arrays: Iterable[NDArray[Any]]) -> str:
+    """The BLAKE2b digest of the bytes of arrays in their order: the same for the same weights."""
+    found = hashlib.blake2b(digest_size=16)
+    for array in arrays:
+        found.update(array.data.cast("B"))
+    return found.hexdigest()
 
 
 def weights_bytes(arrays: Arrays) -> int:

@@ -50,6 +50,8 @@ replicas = 1                  # of every stage, each for some of the devices; no
 # admit = 2                   # devices in their round at once, which bounds the memory of a node; left out: chosen
 # round_timeout_s = 600.0     # who is not done by then is left out of the round; left out: by the pace seen
 start_timeout_s = 300.0       # how long to wait for devices and nodes
+patience_s = 600.0            # how long a run that has begun waits for a node, a quorum, the broker or room on the disk
+join = "open"                 # "closed": devices that appear in the middle of the run are not taken in
 """
 
 

@@ -6,7 +6,7 @@ Gives away places and G; who contributes is decided elsewhere.
 from mpsl.batches import batches_per_epoch
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import Exported
-from mpsl.machines.members import Member, Place, RoundLedger
+from mpsl.machines.members import MAX_TRIES, Member, Place, RoundLedger
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.pace import Pace, Reading
 from mpsl.machines.orchestrator.part_exports import PartExports
@@ -31,7 +31,19 @@ class Admissions:
     def _is_ready(self, member: Member) -> bool:
         presence = self._context.census.get("dev", member.id)
         there = presence is not None and not presence.gone(self._context.now) and presence.boot == member.boot
-        return there and member.joined and member.discard_acked and not member.refusal
+        known = all(self._state.seat_revisions.get(a, 0) >= member.revision for a in self._state.chain(member.id))
+        return there and known and member.joined and member.discard_acked and not member.refusal
+
+    def readmit(self) -> None:
+        """Who was left out of the open round, or was not there at its start, and is ready now takes part."""
+        state, ledger = self._state, self._state.ledger
+        if ledger is None:
+            return
+        for member in ledger.at(Place.OUT):
+            presence = self._context.census.get("dev", member.id)
+            is_online = presence is not None and presence.online
+            if is_online and member.tries < MAX_TRIES and self._is_ready(member) and ledger.readmit(member):
+                self._context.log("info", "readmitted", device=member.id, round=state.round)
 
     def batches_of(self, member: Member) -> int:
         """How many optimizer steps a round has for a device, all local epochs together."""

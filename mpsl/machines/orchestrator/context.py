@@ -53,7 +53,9 @@ class RunContext:
         self.session.set_peers(peers_of(plan))
 
     def replan(self) -> None:
-        """The plan names another boot: the links follow."""
+        """The plan names another process: the links and the open round follow."""
+        if self.state.ledger is not None:
+            self.state.ledger.plan = self.state.need_plan()
         if self.session is not None:
             self.session.set_peers(peers_of(self.state.need_plan()))
 
@@ -121,6 +123,12 @@ class RunContext:
     def fail(self, reason: str) -> None:
         """The run cannot go on; the first reason stands."""
         self.state.failure = self.state.failure or reason
+
+    def lose_seat(self, node: str, why: str, unfit: bool = False) -> None:
+        """A node cannot go on at its seat; `unfit`: nor may this process of it take another one in this run."""
+        if unfit and (seat := self.state.seat_of(node)) is not None:
+            self.state.unfit_nodes[node] = seat.boot
+        self.state.lost_nodes.setdefault(node, why)
 
     def drop(self, message: Message, why: str) -> None:
         """Count a message that comes too late, too early, twice, or from one who may not send it."""

@@ -1,7 +1,7 @@
-"""Those who go: a lost or silent node ends the run; a lost, silent or stuck device is left out of the round."""
+"""Those who go: a lost or silent node gives up its seat; a lost, silent or stuck device is left out of the round."""
 
 from mpsl.machines.census import Presence
-from mpsl.machines.members import Member, Place
+from mpsl.machines.members import MAX_TRIES, Member, Place
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.patience import Patience
 from mpsl.machines.tables.run import OrchestratorState
@@ -14,6 +14,8 @@ STALL_S = 90.0
 """How long a step that waits for seats may go without anything new from any of them."""
 FIRST_PATIENCE_S = 300.0
 """How long a device may make no progress before anyone has made a batch."""
+STANDBY_AFTER_S = 2.5
+"""How long a lost node has to come back before a standby takes its seat."""
 MIN_PATIENCE_S = 90.0
 PATIENCE = 20.0
 """How long afterwards: at least so many seconds, and so many times the longest batch that was seen."""
@@ -65,15 +67,28 @@ class Departures:
     def _seen_node(self, presence: Presence, seat: Seat) -> None:
         why = ""
         if presence.boot != seat.boot:
-            why = "replaced by another process"
+            # Once the new process is there, it takes the seat again.
+            why = "replaced by another process" if presence.free(self._context.now, self._state.run) else ""
         elif not presence.online:
-            why = str(presence.status.get("state")) if presence.gone(self._context.now) else ""
+            why = self._node_gone(presence)
         elif self._has_left(presence, (self._state.term, seat.node) in self._present_nodes):
             why = "no longer in the run"
         elif self._is_present(presence):
             self._present_nodes.add((self._state.term, seat.node))
         if why:
-            self._context.fail(f"node {seat.node} (seat {seat.address}) is {why}")
+            self._context.lose_seat(seat.node, f"node {seat.node} (seat {seat.address}) is {why}")
+
+    def _node_gone(self, presence: Presence) -> str:
+        """Why a node that is not online will not be waited for; where a standby could take over, not for long."""
+        now, state = self._context.now, str(presence.status.get("state"))
+        if presence.gone(now):
+            return state
+        is_overdue = presence.lost_at is not None and now - presence.lost_at >= STANDBY_AFTER_S
+        return state if is_overdue and self._has_standby() else ""
+
+    def _has_standby(self) -> bool:
+        seated = {seat.node for seat in self._state.seats.values()}
+        return any(node.id not in seated for node in self._context.census.free("node", self._context.now))
 
     def _is_present(self, presence: Presence) -> bool:
         """Whether its `info` says that it is in this run."""
@@ -103,9 +118,12 @@ class Departures:
         """Check the deadlines of everyone who is waited for."""
         for seat in self._state.seats.values():
             presence = self._context.census.get("node", seat.node)
-            if presence is not None and self._patience.is_silent(presence, seat.address):
-                self._context.fail(f"node {seat.node} (seat {seat.address}) {_silence(presence)}")
-                return
+            if presence is None:
+                continue
+            self._seen_node(presence, seat)
+            if presence.boot == seat.boot and self._patience.is_silent(presence, seat.address):
+                why = f"node {seat.node} (seat {seat.address}) {_silence(presence)}"
+                self._context.lose_seat(seat.node, why)
         for member in list(self._state.members.values()):
             self._watch_device(member)
         if phase in (S.LOADING, S.CLOSING, S.COMMITTING):
@@ -119,17 +137,26 @@ class Departures:
         if presence is not None and self._patience.is_silent(presence, member.id):
             self._gone(member, _silence(presence))
         elif member.place is Place.ADMITTED and self._patience.is_over(progress_at, patience, member.id):
+            member.tries = MAX_TRIES
             self.discard(member, f"made no progress for {patience:.0f} s")
         elif member.place is Place.DISCARDING:
             addresses = sorted(member.pending_discards)
             if not self._patience.is_over(member.discarded_at, STALL_S, *addresses):
                 return
-            silent = ", ".join(f"{self._state.node_at(address)} (seat {address})" for address in addresses)
-            self._context.fail(f"{silent} has not forgotten {member.id}, which was left out {STALL_S:.0f} s ago")
+            for address in addresses:
+                node = self._state.node_at(address)
+                why = f"node {node} (seat {address}) has not forgotten {member.id}, left out {STALL_S:.0f} s ago"
+                self._context.lose_seat(node, why, unfit=True)
 
     def _watch_stall(self, phase: OrchestratorState, waiting_for: list[str]) -> None:
         waiting = sorted(self._state.waiting_seats)
         if not self._patience.is_over(self._state.progress_at, STALL_S, *waiting):
+            return
+        if self._state.committed or self._has_standby():
+            for address in waiting:
+                node = self._state.node_at(address)
+                why = f"node {node} (seat {address}) has sent nothing new for {STALL_S:.0f} s while {phase.value}"
+                self._context.lose_seat(node, why, unfit=True)
             return
         topics = ", ".join(self._context.topics.binary(self._state.run, address, "+", "orch") for address in waiting)
         self._context.fail(
@@ -145,7 +172,7 @@ class Departures:
         """A job failed there: a device is left out from now on, without a node the run cannot go on."""
         member = self._state.members.get(source)
         if member is None:
-            self._context.fail(f"node {source}: {message.reason}")
+            self._context.lose_seat(source, f"node {source}: {message.reason}", unfit=True)
             return
         self.unfit(member, message.reason)
 
@@ -159,7 +186,7 @@ class Departures:
 
     def unfit(self, member: Member, reason: str) -> None:
         """A device with which the run cannot go on."""
-        member.refusal = reason
+        member.refusal, member.unfit = reason, True
         self._context.log("error", "device-fault", device=member.id, reason=reason)
         self._gone(member, reason)
 
@@ -170,8 +197,9 @@ class Departures:
             self.discard(member, why)
         elif ledger is not None and member.place is Place.WAITING:
             self._context.log("warning", "left-out", device=member.id, round=self._state.round, reason=why)
+            member.left_out = why
             ledger.move(member, Place.OUT)
-        elif ledger is None and not member.joined and not member.refusal:
+        elif ledger is None and not member.joined and not member.refusal and self._state.term == 1:
             member.refusal = why
 
     def _came_back(self, member: Member, boot: str) -> None:
@@ -182,8 +210,10 @@ class Departures:
             self._context.session.channel.forget(member.id)
         member.boot = boot
         member.joined, member.present, member.refusal, member.held = False, False, "", -1
+        member.unfit = False
         member.discard_acked = True
         self._state.plan = self._state.need_plan().with_boot(member.id, boot)
+        member.revision = self._state.plan.revision
         self._context.replan()
         self._context.publish_plan()
 
@@ -195,6 +225,7 @@ class Departures:
         context.log("warning", "left-out", device=member.id, round=state.round, reason=why)
         state.need_ledger().move(member, Place.DISCARDING)
         member.discarded_at = context.now
+        member.left_out = why
         member.update = None
         member.held = -1
         presence = context.census.get("dev", member.id)

@@ -52,6 +52,7 @@ class Evaluation(Phase):
         self.state.metrics["accuracy"] = self.state.summary["accuracy"] = correct / total if total else None
         self.state.metrics["test_loss"] = loss / total if total else None
         self.state.scores = dict(ledger.scores)
+        self.state.evaluated = self.state.round
         return RunOutcome.ALL_SCORED
 
     def waiting_for(self) -> list[str]:

@@ -10,6 +10,7 @@ from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.seating import seat_everyone
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Joined
+from mpsl.plan import Seat
 from mpsl.topics import Address
 
 
@@ -25,20 +26,27 @@ class Joining(Phase):
         state, context = self.state, self.context
         self._joined_seats, self._taken_by = set(), {}
         assert state.seating is not None
-        job, seating = state.seating
+        job, seating = state.seated = state.seating
         state.seating = None
         plan = seat_everyone(job, state.need_model(), seating)
         if isinstance(plan, str):
             context.fail(plan)
             return
         state.term += 1
-        state.plan = plan = replace(plan, term=state.term)
-        state.members = {id: Member(id, entry.boot) for id, entry in plan.devices.items()}
+        state.plan = plan = replace(plan, term=state.term, round=state.committed)
+        state.members = {id: _member(id, entry.boot, state.members.get(id)) for id, entry in plan.devices.items()}
         state.seats = {seat.address: seat for seat in plan.seats}
-        state.device_bytes, state.part_bytes = 0, {}
+        state.device_bytes, state.part_bytes, state.part_digests = 0, {}, {}
+        state.held_digests, state.seat_revisions = {}, {}
+        if plan.term == 1:
+            free = context.census.free("dev", context.now)
+            state.bystanders = {(each.id, each.boot) for each in free if each.id not in plan.devices}
         context.begin_session()
         seats = [f"{seat.address}:{seat.node}" for seat in plan.seats]
         context.log("info", "seated", cuts=list(plan.cuts), admit=plan.admit, seats=seats)
+        by_seat = {seat.address: seat.node for seat in plan.seats}
+        term = {"term": plan.term, "round": plan.round, "cuts": list(plan.cuts), "seats": by_seat}
+        state.summary["terms"].append(term | {"reason": state.term_reason})
         if plan.shortfall:
             context.log("warning", "short-of-memory", reason=plan.shortfall)
         context.start_job(LayOut(plan, state.predicted, state.links))
@@ -49,15 +57,29 @@ class Joining(Phase):
         seat = self.state.seat_of(source)
         if seat is not None:
             if message.refusal:
-                self.context.fail(f"node {source} cannot take seat {seat.address}: {message.refusal}")
+                self._refused(seat, message.refusal)
+            self.state.seat_revisions[seat.address] = message.revision
+            if message.held:
+                self.state.held_digests[seat.address] = message.held
             self._joined_seats.add(seat.address)
             return
         member = self.state.members[source]
-        member.joined, member.refusal = not message.refusal, message.refusal
+        refusal = message.refusal or (member.refusal if member.unfit else "")
+        member.joined, member.refusal = not refusal, refusal
         member.samples, member.test_batches = message.samples, message.test_batches
         member.discard_acked = True
         if message.refusal:
             self.context.log("error", "refused", device=source, reason=message.refusal)
+
+    def _refused(self, seat: Seat, refusal: str) -> None:
+        """A node cannot take its seat: another one may, where there is one."""
+        why = f"node {seat.node} cannot take seat {seat.address}: {refusal}"
+        seated = {other.node for other in self.state.seats.values()}
+        spare = [node for node in self.context.census.free("node", self.context.now) if node.id not in seated]
+        if self.state.term > 1 or spare:
+            self.context.lose_seat(seat.node, why, unfit=True)
+        else:
+            self.context.fail(why)
 
     def job_done(self, job: WorkerJob, result: Result) -> None:
         """The model is laid out by the plan's parts."""
@@ -65,6 +87,8 @@ class Joining(Phase):
             self.state.device_bytes = result.device_bytes
             seats = self.state.seats
             self.state.part_bytes = {address: result.part_bytes[seat.stage - 1] for address, seat in seats.items()}
+            if result.digests:
+                self.state.part_digests = {address: result.digests[seat.stage - 1] for address, seat in seats.items()}
 
     def seen(self, presence: Presence) -> None:
         """A device of the plan may have been taken by another run in the same moment."""
@@ -78,23 +102,30 @@ class Joining(Phase):
 
     def timer_fired(self, name: str) -> None:
         """start_timeout_s is over."""
+        fleet, missing = self.state.job.fleet, ", ".join(self.waiting_for())
         if name == "start":
-            limit, missing = self.state.job.fleet.start_timeout_s, ", ".join(self.waiting_for())
+            limit = fleet.start_timeout_s
             self.context.fail(f"not everyone was there after start_timeout_s = {limit:g} s; waiting for: {missing}")
+        elif name == "patience":
+            limit = fleet.patience_s
+            self.context.fail(f"the run could not go on within patience_s = {limit:g} s; waiting for: {missing}")
 
     def waiting_for(self) -> list[str]:
         """Who has not answered the plan yet; a device that is in another run, with its name."""
         nodes = [seat.node for address, seat in self.state.seats.items() if address not in self._joined_seats]
-        devices = [m.id for m in self.state.members.values() if not m.joined and not m.refusal]
+        devices = [m.id for m in self.state.members.values() if self._is_awaited(m)]
+        if not nodes and not devices and len(self._joined_members()) < self.state.job.quorum:
+            # Under a later term whoever is away may still come back.
+            devices = [m.id for m in self.state.members.values() if not m.joined and not m.refusal]
         return nodes + [f"{id} (in {self._taken_by[id]})" if id in self._taken_by else id for id in devices]
 
     def outcome(self) -> RunOutcome | None:
         """Everyone has answered and the parts are laid out; or a device of the plan is in another run."""
-        if self._taken_by:
+        if self._taken_by and self.state.term == 1:
             return self._yield_to_others()
         if not self.state.device_bytes or len(self._joined_seats) < len(self.state.seats):
             return None
-        if any(not member.joined and not member.refusal for member in self.state.members.values()):
+        if any(map(self._is_awaited, self.state.members.values())):
             return None
         members, quorum = self.state.members.values(), self.state.job.quorum
         refusals = [f"{m.id}: {m.refusal}" for m in members if m.refusal]
@@ -107,8 +138,24 @@ class Joining(Phase):
         if alone:
             self.context.fail(alone)
             return RunOutcome.FAILED
+        if len(self._joined_members()) < quorum:
+            return None
         self.context.cancel_timer("start")
+        self.context.cancel_timer("patience")
         return RunOutcome.ALL_JOINED
+
+    def _is_awaited(self, member: Member) -> bool:
+        """Whether a device has yet to answer; under a later term only those that are there are waited for."""
+        if member.joined or member.refusal:
+            return False
+        if self.state.term == 1:
+            return True
+        presence = self.context.census.get("dev", member.id)
+        there = presence is not None and presence.online and presence.boot == member.boot
+        return there and member.id not in self._taken_by
+
+    def _joined_members(self) -> list[Member]:
+        return [member for member in self.state.members.values() if member.joined]
 
     def _yield_to_others(self) -> RunOutcome | None:
         """Two runs want the same device: take another one, or give way to the run whose name comes first.
@@ -142,3 +189,12 @@ class Joining(Phase):
                         "choose a batch_size that leaves another rest"
                     )
         return ""
+
+
+def _member(id: str, boot: str, before: Member | None) -> Member:
+    """A device under a new term: what it did under the one before still counts for its turn and its fitness."""
+    if before is None:
+        return Member(id, boot)
+    unfit = before.unfit and before.boot == boot
+    refusal = before.refusal if unfit else ""
+    return Member(id, boot, attempt=before.attempt, last_seconds=before.last_seconds, unfit=unfit, refusal=refusal)

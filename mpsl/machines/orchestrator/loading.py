@@ -1,10 +1,10 @@
-"""Loading: the initial parts go to their seats."""
+"""Loading: the committed parts go to their seats, at the start of the run and under every new term."""
 
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.part_exports import PartExports
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.tables.run import RunOutcome
-from mpsl.messages import Loaded, Message
+from mpsl.messages import Keep, Loaded, Message
 
 
 class Loading(Phase):
@@ -15,11 +15,15 @@ class Loading(Phase):
         self._exports = exports
 
     def enter(self) -> None:
-        """Send every seat its initial part."""
-        self.state.progress_at = self.context.now
-        self.state.waiting_seats = set(self.state.seats)
-        for address in self.state.seats:
-            self._exports.send_part(address)
+        """Send every seat its part, unless it holds that from the term before."""
+        state = self.state
+        state.progress_at = self.context.now
+        state.waiting_seats = set(state.seats)
+        for address in state.seats:
+            if address in state.held_digests and state.held_digests[address] == state.part_digests.get(address):
+                self.context.send(address, Keep(state.committed))
+            else:
+                self._exports.send_part(address)
 
     def take(self, source: str, message: Message) -> None:
         """A seat holds its part."""
@@ -28,5 +32,10 @@ class Loading(Phase):
             self.state.waiting_seats.discard(seat.address)
 
     def outcome(self) -> RunOutcome | None:
-        """Every seat holds its part."""
-        return None if self.state.waiting_seats else RunOutcome.ALL_LOADED
+        """Every seat holds its part; a committed round that is not reported yet comes before the next one."""
+        state = self.state
+        if state.waiting_seats:
+            return None
+        if state.reported == state.committed:
+            return RunOutcome.ALL_LOADED
+        return RunOutcome.EVALUATION_DUE if state.evaluation_due else RunOutcome.ALL_COMMITTED

@@ -32,16 +32,18 @@ from mpsl.machines.orchestrator.evaluation import Evaluation
 from mpsl.machines.orchestrator.gathering import Gathering
 from mpsl.machines.orchestrator.joining import Joining
 from mpsl.machines.orchestrator.loading import Loading
+from mpsl.machines.orchestrator.newcomers import Newcomers
 from mpsl.machines.orchestrator.open_round import OpenRound
 from mpsl.machines.orchestrator.part_exports import PartExports
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.orchestrator.profiling import Profiling
 from mpsl.machines.orchestrator.reporting import Reporting
+from mpsl.machines.orchestrator.reseating import Reseating
 from mpsl.machines.orchestrator.run_state import RunState
 from mpsl.machines.orchestrator.status_publisher import StatusPublisher
 from mpsl.machines.permissions import may_send
 from mpsl.machines.session import LINK_TIMER
-from mpsl.machines.tables.run import TABLE, OrchestratorState, RunOutcome
+from mpsl.machines.tables.run import SEATED_STATES, TABLE, OrchestratorState, RunOutcome
 from mpsl.machines.tables.table import StateMachine
 from mpsl.messages import CopyFailed, Counters, Discarded, Fault, Joined, Message
 from mpsl.names import ORCHESTRATOR
@@ -50,7 +52,6 @@ from mpsl.topics import BinaryTopic, ParticipantTopic, Topics
 from mpsl.wire import Buffer
 
 WATCH_S = 1.0
-BROKER_S = 10.0
 
 S = OrchestratorState
 
@@ -66,6 +67,7 @@ class OrchestratorMachine(Machine):
         self.context = context = RunContext(self.run_state, topics, self.emit)
         self._states = StateMachine(TABLE)
         self._departures = Departures(context)
+        self._newcomers = Newcomers(context)
         self._exports = PartExports(context)
         self._admissions = admissions = Admissions(context, self._exports)
         self._gathering = Gathering(context)
@@ -85,6 +87,7 @@ class OrchestratorMachine(Machine):
             S.COMMITTING: Committing(context, self._exports),
             S.EVALUATING: Evaluation(context, admissions, self._departures),
             S.REPORTING: self._reporting,
+            S.RESEATING: Reseating(context),
             S.ENDING: self._ending,
         }
         self._status = StatusPublisher(context, admissions)
@@ -116,15 +119,17 @@ class OrchestratorMachine(Machine):
         run, state = self.run_state, self.state
         assert run.waiting_seats <= run.seats.keys() or state is S.ENDING
         assert (self.context.session is None) or run.plan is not None
-        if state not in (S.GATHERING, S.PROFILING, S.ENDING):
+        if state not in (S.GATHERING, S.PROFILING, S.RESEATING, S.ENDING):
             assert self.context.session is not None
             assert self.context.session.id.term == run.term == run.need_plan().term
         if run.ledger is not None:
             run.ledger.validate()
-        if state in (S.OPEN, S.EVALUATING):
+        if state in (S.OPEN, S.EVALUATING) and run.ledger is not None:
             assert run.need_ledger().training is (state is S.OPEN)
         assert run.folding >= 0
-        assert len(run.summary["rounds"]) <= run.round
+        assert len(run.summary["rounds"]) == run.reported <= run.committed <= run.round
+        assert run.evaluated <= run.committed
+        assert not run.lost_nodes or state in (S.SAVING, S.ENDING)
 
     # Events
 
@@ -145,6 +150,9 @@ class OrchestratorMachine(Machine):
                 self._disconnected(reason)
             case Subscribed():
                 self._publish_status(force=True)
+                if self.run_state.plan is not None and self.state is not S.ENDING:
+                    # The broker may have been started anew, without what it had retained.
+                    self.context.publish_plan()
             case StopRequested():
                 self.context.fail("interrupted")
         self._follow()
@@ -154,7 +162,7 @@ class OrchestratorMachine(Machine):
         while (outcome := self._outcome()) is not None:
             self._states.advance(outcome)
             self.phase.enter()
-            if self.state in (S.OPEN, S.ENDING):
+            if self.state in (S.OPEN, S.RESEATING, S.ENDING):
                 self._publish_status(force=True)
         if self.state is S.ENDING and (stop := self._ending.goodbye()) is not None:
             self.emit(stop)
@@ -166,7 +174,10 @@ class OrchestratorMachine(Machine):
         if self.run_state.failure:
             self._profiling.links.abandon()
             return RunOutcome.FAILED
-        return self.phase.outcome()
+        outcome = self.phase.outcome()
+        if outcome is None and self.run_state.lost_nodes and self.state in SEATED_STATES:
+            return RunOutcome.SEAT_LOST
+        return outcome
 
     def _connected(self, max_packet: int | None) -> None:
         self.context.online, self.context.max_packet = True, max_packet
@@ -187,7 +198,7 @@ class OrchestratorMachine(Machine):
         self.context.census.connection_lost()
         self.log("warning", "disconnected", reason=reason)
         if self.run_state.started_at is not None:
-            self.emit(SetTimer("broker", self.now + BROKER_S))
+            self.emit(SetTimer("broker", self.now + self.run_state.job.fleet.patience_s))
 
     # Messages
 
@@ -199,7 +210,10 @@ class OrchestratorMachine(Machine):
                     self.context.dropped["presence"] += 1
                     return
                 if self.state is not S.ENDING:
-                    self._departures.seen(presence)
+                    if self.context.session is not None:
+                        self._departures.seen(presence)
+                        if self.state is not S.JOINING:
+                            self._newcomers.seen(presence)
                     self.phase.seen(presence)
             case BinaryTopic() as parsed if self.context.session is not None and parsed.run == self.run_state.run:
                 self._received_binary(parsed, payload)
@@ -257,7 +271,8 @@ class OrchestratorMachine(Machine):
             self.emit(SetTimer("watch", self.now + WATCH_S))
         else:
             if event.name == "broker":
-                self.context.fail(f"the broker was not reached again within {BROKER_S:.0f} s")
+                limit = self.run_state.job.fleet.patience_s
+                self.context.fail(f"the broker was not reached again within patience_s = {limit:g} s")
                 self._follow()
             self.phase.timer_fired(event.name)
 

@@ -4,7 +4,7 @@ from math import inf
 
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import CheckUpdate, FoldUpdate, Result, WorkerJob
-from mpsl.machines.members import Member, Place
+from mpsl.machines.members import MAX_TRIES, Member, Place
 from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.departures import Departures
@@ -20,20 +20,58 @@ class OpenRound(Phase):
         super().__init__(context)
         self._admissions = admissions
         self._departures = departures
+        self._began = False
+        self._late = False
+        """Whether round_timeout_s is over: nobody is admitted any more."""
+        self._is_waiting = False
+        """Whether the quorum depends on devices that are away."""
+        self._is_over = False
+        """Whether patience_s is over meanwhile."""
 
     def enter(self) -> None:
         """Open the next round, where enough devices are left."""
+        self._began = self._late = self._is_waiting = self._is_over = False
+        self.state.ledger = None
+        for member in self.state.members.values():
+            member.place, member.tries = Place.OUT, 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """Open the round once the quorum is there; those who are away may come back within patience_s."""
         state, context = self.state, self.context
         ready, quorum, number = self._admissions.ready(), state.job.quorum, state.round + 1
         if len(ready) < quorum:
-            missing = ", ".join(sorted(set(state.members) - set(ready)))
-            context.fail(f"round {number}: {len(ready)} devices are left, quorum is {quorum}; missing: {missing}")
+            if self._lacking():
+                missing = ", ".join(sorted(set(state.members) - set(ready)))
+                context.fail(f"round {number}: {len(ready)} devices are left, quorum is {quorum}; missing: {missing}")
             return
+        self._enough()
+        self._began = True
         state.round = number
         self._admissions.open_round(ready)
         if state.job.fleet.round_timeout_s is not None:
             context.set_timer("round", state.job.fleet.round_timeout_s)
         context.log("info", "round-opened", round=number, devices=len(ready))
+
+    def _reachable(self) -> int:
+        """How many are accepted, may be, or may come back."""
+        members = self.state.members.values()
+        return sum(m.place is Place.ACCEPTED or (not m.refusal and m.tries < MAX_TRIES) for m in members)
+
+    def _lacking(self) -> bool:
+        """Whether the round cannot reach its quorum: nobody else may come, or nobody came within patience_s."""
+        if self._late or self._is_over or self._reachable() < self.state.job.quorum:
+            return True
+        if not self._is_waiting:
+            self._is_waiting = True
+            self.context.set_timer("quorum", self.state.job.fleet.patience_s)
+        return False
+
+    def _enough(self) -> None:
+        """The quorum can be reached."""
+        if self._is_waiting:
+            self._is_waiting = False
+            self.context.cancel_timer("quorum")
 
     def take(self, source: str, message: Message) -> None:
         """A piece of an update, its end, or a seat's word that a device's steps are made."""
@@ -121,24 +159,35 @@ class OpenRound(Phase):
 
     def timer_fired(self, name: str) -> None:
         """round_timeout_s is over: whoever is not accepted is left out."""
+        if name == "quorum" and self._is_waiting:
+            self._is_over = True
         if name == "round":
+            self._late = True
             ledger, limit = self.state.need_ledger(), self.state.job.fleet.round_timeout_s
             for member in ledger.at(Place.WAITING):
+                member.left_out = f"was not admitted within round_timeout_s = {limit:g} s"
                 ledger.move(member, Place.OUT)
             for member in ledger.at(Place.ADMITTED):
                 self._departures.discard(member, f"was not done after round_timeout_s = {limit:g} s")
 
     def watch(self) -> None:
         """In a deterministic round a complete update may wait for one that has been left out meanwhile."""
-        self._accept_complete()
+        if not self._began:
+            self._begin()
+        else:
+            self._accept_complete()
 
     def outcome(self) -> RunOutcome | None:
         """Everyone is accepted or out; fails below the quorum, else gives free places away."""
         state, ledger = self.state, self.state.ledger
-        if ledger is None or not self._admissions.has_begun:
+        if not self._began or ledger is None or not self._admissions.has_begun:
             return None
+        if not self._late:
+            self._admissions.readmit()
         # Who is being discarded may yet name the seat that does not forget it.
         if ledger.possible + ledger.count(Place.DISCARDING) < state.job.quorum:
+            if not self._lacking():
+                return None
             out = [
                 f"{m.id} ({m.refusal})" if m.refusal else m.id
                 for m in state.members.values()
@@ -149,9 +198,13 @@ class OpenRound(Phase):
                 f"left out: {', '.join(out)}"
             )
             return RunOutcome.FAILED
+        self._enough()
         self._admissions.admit_more()
         return RunOutcome.ALL_DECIDED if ledger.decided else None
 
     def waiting_for(self) -> list[str]:
-        """The admitted devices, and the seats that have yet to forget one."""
+        """The admitted devices, and the seats that have yet to forget one; below the quorum those who are away."""
+        if self._is_waiting:
+            away = [m.id for m in self.state.members.values() if m.place is Place.OUT and not m.refusal]
+            return self._admissions.waiting_for() + away
         return self._admissions.waiting_for()

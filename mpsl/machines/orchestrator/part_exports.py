@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from mpsl.machines.jobs import Export, Exported
 from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.session import Session
 from mpsl.topics import Address
 
 
@@ -13,6 +14,8 @@ class PartExports:
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._awaiting: dict[Address | None, Callable[[Exported], None]] = {}
+        self._session: Session | None = None
+        """The session that they are for: what was asked for under a former term is not answered."""
 
     def send_part(self, address: Address) -> None:
         """Send a seat its committed part."""
@@ -20,6 +23,9 @@ class PartExports:
 
     def ask(self, address: Address | None, version: int, then: Callable[[Exported], None]) -> None:
         """Ask for the slices of a seat's committed part (None: the device's parts) and hand them to `then`."""
+        if self._session is not self._context.session:
+            self._session = self._context.session
+            self._awaiting.clear()
         self._awaiting[address] = then
         part = 0 if address is None else self._context.state.seats[address].stage
         self._context.start_job(Export("global", version, 0, part))

@@ -1,6 +1,7 @@
 """The report of a round: how many bytes it took, asked from everyone, then one line of metrics."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from mpsl.machines.census import Presence
@@ -15,13 +16,30 @@ REPORT_S = 5.0
 """Who has not answered by then counts as before."""
 
 
+@dataclass
+class ByteCount:
+    """Payload bytes that someone sent and received in the run, over all of its sessions: each counts from 0."""
+
+    sent: int = 0
+    received: int = 0
+    _last: tuple[int, int] = (0, 0)
+
+    def said(self, sent: int, received: int) -> None:
+        """Take in what a session has counted so far."""
+        before = self._last if sent >= self._last[0] and received >= self._last[1] else (0, 0)
+        self.sent += sent - before[0]
+        self.received += received - before[1]
+        self._last = (sent, received)
+
+
 class Reporting(Phase):
     """Bytes of everyone as last reported."""
 
     def __init__(self, context: RunContext, admissions: Admissions) -> None:
         super().__init__(context)
         self._admissions = admissions
-        self._node_bytes: dict[str, tuple[int, int]] = {}
+        self._bytes: dict[str, ByteCount] = {}
+        """Of each device and node."""
         self._unanswered: set[str] = set()
         """Devices and nodes that have yet to answer."""
         self._before: dict[str, int] = {"device_up": 0, "device_down": 0, "nodes_out": 0}
@@ -47,11 +65,7 @@ class Reporting(Phase):
 
     def counters(self, source: str, message: Counters) -> None:
         """Someone's bytes since it joined."""
-        member = self.state.members.get(source)
-        if member is not None:
-            member.sent, member.received = message.sent, message.received
-        else:
-            self._node_bytes[source] = (message.sent, message.received)
+        self._bytes.setdefault(source, ByteCount()).said(message.sent, message.received)
         if message.round == self.state.round:
             self._unanswered.discard(source)
 
@@ -69,17 +83,19 @@ class Reporting(Phase):
         return RunOutcome.LAST_REPORTED if last else RunOutcome.REPORTED
 
     def _record(self) -> None:
-        state, members = self.state, self.state.members.values()
+        state = self.state
+        devices = [count for id, count in self._bytes.items() if id in state.members]
         now = {
-            "device_up": sum(member.sent for member in members),
-            "device_down": sum(member.received for member in members),
-            "nodes_out": sum(sent for sent, _ in self._node_bytes.values()),
+            "device_up": sum(count.sent for count in devices),
+            "device_down": sum(count.received for count in devices),
+            "nodes_out": sum(count.sent for id, count in self._bytes.items() if id not in state.members),
         }
         metrics = state.metrics | {"bytes": {key: now[key] - self._before[key] for key in now}}
         self._before = now
         if state.predicted is not None:
             metrics["predicted_s"] = state.predicted.round_s
         state.summary["rounds"].append(metrics)
+        state.reported = state.round
         self.context.publish("metrics", metrics)
         shown = {
             "loss": round(metrics["loss"], 4),

@@ -29,17 +29,40 @@ class RunState:
     model: ModelBuilt | None = None
     seating: tuple[Job, Seating] | None = None
     """Who is to be seated, for a job that may have been given its cuts meanwhile."""
+    seated: tuple[Job, Seating] | None = None
+    """Who was seated under the newest term."""
     predicted: Predicted | None = None
     """What the plan is to take, where it was made from measured times."""
     links: dict[str, LinkFigures] = field(default_factory=dict)
     plan: Plan | None = None
     seats: dict[Address, Seat] = field(default_factory=dict)
     members: dict[str, Member] = field(default_factory=dict)
+    bystanders: set[tuple[str, str]] = field(default_factory=set)
+    """Devices that were free when the run began and were not chosen, with their boots."""
     device_bytes: int = 0
     """Of the device's first and last part; 0 before the model is laid out."""
     part_bytes: dict[Address, int] = field(default_factory=dict)
     ledger: RoundLedger | None = None
+    part_digests: dict[Address, str] = field(default_factory=dict)
+    """Of the committed parts, from the second term on: a seat that holds one is not sent it again."""
+    seat_revisions: dict[Address, int] = field(default_factory=dict)
+    """Which revision of the plan each seat knows."""
+    held_digests: dict[Address, str] = field(default_factory=dict)
+    """Of the parts that the seats hold from the term before."""
     round: int = 0
+    """The open round, or the last one."""
+    committed: int = 0
+    """The last round that is on disk."""
+    evaluated: int = 0
+    """The last round that was evaluated."""
+    reported: int = 0
+    """The last round whose metrics are recorded."""
+    term_reason: str = ""
+    """Why the newest term began; empty for the first."""
+    lost_nodes: dict[str, str] = field(default_factory=dict)
+    """Nodes that have to be replaced before the run can go on, and why."""
+    unfit_nodes: dict[str, str] = field(default_factory=dict)
+    """Nodes that failed in this run, with the boot that did: another process of the id may take part again."""
     folding: int = 0
     """Accepted updates that the worker has yet to add up."""
     waiting_seats: set[Address] = field(default_factory=set)
@@ -62,10 +85,18 @@ class RunState:
             "state": "failed",
             "reason": "",
             "rounds": [],
+            "terms": [],
             "accuracy": None,
             "loss": None,
             "seconds": 0.0,
         } | self.summary
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the committed round is one of those that are evaluated, and has not been yet."""
+        run = self.job.run
+        due = self.committed == run.rounds or self.committed % run.evaluate_every == 0
+        return due and self.evaluated < self.committed
 
     def seat_of(self, node: str) -> Seat | None:
         """The seat of a node in this run."""

@@ -3,7 +3,7 @@
 import enum
 
 from mpsl.machines.tables.table import Table
-from mpsl.messages import Accept, Activation, Admit, Close, Commit, Discard, Gradient, Probe, Slice
+from mpsl.messages import Accept, Activation, Admit, Close, Commit, Discard, Gradient, Keep, Probe, Slice
 
 
 class HopState(enum.Enum):
@@ -34,7 +34,7 @@ TABLE = Table(
     messages={
         S.IDLE: frozenset(),
         S.PREPARING: frozenset(),
-        S.LOADING: frozenset({Slice}),
+        S.LOADING: frozenset({Slice, Keep}),
         S.SERVING: frozenset({Slice, Admit, Activation, Gradient, Probe, Accept, Discard, Close, Commit}),
     },
 )

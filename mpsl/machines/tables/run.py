@@ -1,4 +1,7 @@
-"""The table of a run at its orchestrator: the phases in their order; OPEN to REPORTING repeat every round."""
+"""The table of a run at its orchestrator: the phases in their order; OPEN to REPORTING repeat every round.
+
+A lost seat leads back to JOINING, under a higher term. A round that is being written is finished first.
+"""
 
 import enum
 
@@ -33,6 +36,7 @@ class OrchestratorState(enum.Enum):
     COMMITTING = "committing"
     EVALUATING = "evaluating"
     REPORTING = "reporting"
+    RESEATING = "reseating"
     ENDING = "ending"
 
 
@@ -42,6 +46,7 @@ class RunOutcome(enum.Enum):
     PROFILE_WANTED = "profile wanted"
     FLEET_CHANGED = "fleet changed"
     SEATED = "seated"
+    SEAT_LOST = "seat lost"
     MEMBER_TAKEN = "member taken by another run"
     ALL_JOINED = "all joined"
     ALL_LOADED = "all loaded"
@@ -57,6 +62,9 @@ class RunOutcome(enum.Enum):
 
 
 S, O = OrchestratorState, RunOutcome  # noqa: E741
+
+SEATED_STATES = (S.JOINING, S.LOADING, S.OPEN, S.CLOSING, S.COMMITTING, S.EVALUATING, S.REPORTING)
+"""Where the run needs its seats."""
 
 _MESSAGES: dict[OrchestratorState, frozenset[type[Message]]] = {
     S.LOADING: frozenset({Loaded}),
@@ -77,6 +85,9 @@ TABLE = Table(
         (S.JOINING, O.MEMBER_TAKEN): S.GATHERING,
         (S.JOINING, O.ALL_JOINED): S.LOADING,
         (S.LOADING, O.ALL_LOADED): S.OPEN,
+        # A round that was committed under the term before is evaluated and reported first.
+        (S.LOADING, O.EVALUATION_DUE): S.EVALUATING,
+        (S.LOADING, O.ALL_COMMITTED): S.REPORTING,
         (S.OPEN, O.ALL_DECIDED): S.CLOSING,
         (S.CLOSING, O.SUMS_COMPLETE): S.SAVING,
         (S.SAVING, O.SAVED): S.COMMITTING,
@@ -85,6 +96,8 @@ TABLE = Table(
         (S.EVALUATING, O.ALL_SCORED): S.REPORTING,
         (S.REPORTING, O.REPORTED): S.OPEN,
         (S.REPORTING, O.LAST_REPORTED): S.ENDING,
+        **{(state, O.SEAT_LOST): S.RESEATING for state in SEATED_STATES},
+        (S.RESEATING, O.SEATED): S.JOINING,
         **{(state, O.FAILED): S.ENDING for state in S if state is not S.ENDING},
     },
     messages={state: _MESSAGES.get(state, frozenset()) for state in S},

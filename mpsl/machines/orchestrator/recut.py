@@ -1,0 +1,80 @@
+"""A re-cut: the chain of a job without cuts is planned anew over other nodes.
+
+It is planned from what everyone has measured before the run, where that is known of all of them; else the model is cut
+evenly by estimated compute.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from mpsl.errors import UsageError
+from mpsl.job import Job
+from mpsl.machines.census import Presence
+from mpsl.machines.jobs import FindPlan
+from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.seating import Seating
+from mpsl.machines.survey import fleet_of, profile_of
+from mpsl.planning.plan_file import PlanFile
+
+Key = tuple[tuple[str, str], ...]
+"""The nodes that a plan is for: ids and boots."""
+
+
+class Recut:
+    """At most one plan is being looked for; `planning` says whether one is."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self.planning = False
+        self._asked: Key = ()
+        self._found: dict[Key, PlanFile | None] = {}
+        """What came of the search; None where there is no plan from measured times."""
+
+    def reset(self) -> None:
+        """Forget what was found before, and what is being looked for."""
+        self.planning = False
+        self._asked = ()
+        self._found.clear()
+
+    def seating(self, job: Job, nodes: Sequence[Presence], devices: Sequence[Presence]) -> tuple[Job, Seating] | None:
+        """The job with its cuts and who sits where; None while the plan is being looked for."""
+        state = self._context.state
+        key = tuple((node.id, node.boot) for node in nodes)
+        if key not in self._found and not self._search(job, nodes, devices, key):
+            self._found[key] = None
+        if self.planning:
+            return None
+        found = self._found[key]
+        if found is not None:
+            job = replace(job, model=replace(job.model, cuts=found.cuts))
+            state.predicted = found.predicted
+        else:
+            state.predicted = None
+        return job, Seating(list(nodes[: job.seats]), list(devices), state.run, state.boot, found)
+
+    def found(self, plan: PlanFile) -> None:
+        """The worker has found a plan."""
+        self.planning = False
+        self._found[self._asked] = plan
+
+    def failed(self, reason: str) -> None:
+        """There is no plan."""
+        self.planning = False
+        self._found[self._asked] = None
+        self._context.log("warning", "not-profiled", reason=f"{reason}; cut by estimated compute")
+
+    def _search(self, job: Job, nodes: Sequence[Presence], devices: Sequence[Presence], key: Key) -> bool:
+        """Have a plan looked for, where everyone has measured."""
+        state = self._context.state
+        if job.fleet.replicas > 1 or job.hops == 0:
+            return False
+        members = [*nodes, *devices]
+        try:
+            profile = profile_of(job, state.need_model(), members)
+            fleet = fleet_of(job, state.need_model(), members, state.links)
+        except UsageError as error:
+            self._context.log("warning", "not-profiled", reason=f"{error}; cut by estimated compute")
+            return False
+        self.planning, self._asked = True, key
+        self._context.start_run_job(FindPlan(profile, fleet, job.hops))
+        return True

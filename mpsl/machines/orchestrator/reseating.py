@@ -1,0 +1,129 @@
+"""Reseating: a node is lost, so everyone gets a new term; the run goes on from the last committed round.
+
+The same node may come back, a standby may take its seat, or, where the job has no cuts, the chain is cut anew over the
+nodes that are left. Otherwise the run waits, and says for whom.
+"""
+
+from mpsl.job import Job
+from mpsl.machines.census import Presence
+from mpsl.machines.jobs import FindPlan, PlanFound, Result, WorkerJob
+from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.orchestrator.recut import Recut
+from mpsl.machines.seating import Seating, seat_everyone
+from mpsl.machines.tables.run import RunOutcome
+from mpsl.machines.vacancies import fill, seating_of, shorter
+from mpsl.plan import Seat
+
+RETURN_S = 5.0
+"""How long a node has to come back before the chain is cut anew without it."""
+
+
+class Reseating(Phase):
+    """From the loss of a seat until everyone can be seated again."""
+
+    def __init__(self, context: RunContext) -> None:
+        super().__init__(context)
+        self._recut = Recut(context)
+        self._lost: dict[str, str] = {}
+        """Nodes whose seats are to be filled, and why."""
+        self._vacant: dict[Seat, int] = {}
+        self._began = 0.0
+        self._refusal = ""
+        """Why the nodes that are there cannot be seated."""
+
+    def enter(self) -> None:
+        """The term is over: forget the open round, and look for nodes."""
+        state, context = self.state, self.context
+        self._lost, state.lost_nodes = dict(state.lost_nodes), {}
+        state.term_reason = "; ".join(self._lost.values())
+        self._vacant, self._refusal, self._began = {}, "", context.now
+        for node, why in self._lost.items():
+            context.log("warning", "seat-lost", node=node, reason=why, round=state.round, committed=state.committed)
+        context.end_session()
+        state.round, state.ledger, state.folding, state.waiting_seats = state.committed, None, 0, set()
+        for timer in ("start", "round", "report", "quorum"):
+            context.cancel_timer(timer)
+        context.set_timer("patience", state.job.fleet.patience_s)
+        self._recut.reset()
+        self._look()
+
+    def seen(self, presence: Presence) -> None:
+        """A node may have come."""
+        if presence.branch == "node":
+            self._look()
+
+    def watch(self) -> None:
+        """Time has passed."""
+        self._look()
+
+    def outcome(self) -> RunOutcome | None:
+        """Everyone can be seated."""
+        return RunOutcome.SEATED if self.state.seating is not None else None
+
+    def waiting_for(self) -> list[str]:
+        """The nodes that are missing, with the seats and what these need."""
+        if self._recut.planning:
+            return ["a plan for the nodes that are left"]
+        if self._refusal:
+            return [f"nodes with a larger --memory-budget ({self._refusal})"]
+        return [f"{seat.node} or a standby for seat {seat.address} ({needed:,} bytes)" for seat, needed in
+                self._vacant.items()]  # fmt: skip
+
+    def timer_fired(self, name: str) -> None:
+        """patience_s is over."""
+        if name == "patience":
+            why, limit = self.state.term_reason, self.state.job.fleet.patience_s
+            missing = ", ".join(self.waiting_for())
+            self.context.fail(f"{why}; the run could not go on within patience_s = {limit:g} s; waiting for: {missing}")
+
+    def job_done(self, job: WorkerJob, result: Result) -> None:
+        """The chain is cut anew."""
+        if isinstance(job, FindPlan) and isinstance(result, PlanFound):
+            self._recut.found(result.plan)
+            self._look()
+
+    def job_failed(self, job: WorkerJob, reason: str) -> bool:
+        """There is no plan from measured times: the model is cut evenly."""
+        if isinstance(job, FindPlan):
+            self._recut.failed(reason)
+            self._look()
+            return True
+        return super().job_failed(job, reason)
+
+    def _look(self) -> None:
+        """Seat everyone, if that is possible now."""
+        state, plan = self.state, self.state.need_plan()
+        if state.seating is not None or self._recut.planning or not self.context.online:
+            return
+        free = [node for node in self.context.census.free("node", self.context.now) if self._is_fit(node)]
+        filled = fill(plan, state.need_model(), free)
+        self._vacant = filled.vacant
+        if not filled.vacant:
+            self._seat(plan.job, seating_of(plan, filled, self._devices(), state.boot))
+            return
+        waited = self.context.now - self._began
+        if waited >= RETURN_S and (job := shorter(state.job, len(free))) is not None:
+            seating = self._recut.seating(job, free, list(self._devices().values()))
+            if seating is not None:
+                self._seat(*seating)
+
+    def _seat(self, job: Job, seating: Seating) -> None:
+        plan = seat_everyone(job, self.state.need_model(), seating)
+        if isinstance(plan, str):
+            if plan != self._refusal:
+                self.context.log("warning", "not-seated", reason=plan)
+            self._refusal = plan
+            return
+        self.state.seating = (job, seating)
+
+    def _is_fit(self, node: Presence) -> bool:
+        return self.state.unfit_nodes.get(node.id) != node.boot
+
+    def _devices(self) -> dict[str, Presence]:
+        """Everyone of the plan; those who are away have the boot that they had."""
+        found = {}
+        for id, entry in self.state.need_plan().devices.items():
+            presence = self.context.census.get("dev", id)
+            found[id] = presence or Presence("dev", id, status={"boot": entry.boot})
+        return found
