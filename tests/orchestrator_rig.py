@@ -224,11 +224,18 @@ class OrchestratorRig:
             self.commit,
             self.score_all,
         ]
+        if state is OrchestratorState.RESEATING:
+            self.reach(OrchestratorState.OPEN)
+            self.lose_node()
         for step in steps:
             if self.state is state:
                 return
             step()
         assert self.state is state, f"{self.state.name} instead of {state.name}"
+
+    def lose_node(self) -> None:
+        """The node stops."""
+        self.tell("node", "node-1", "status", state="offline")
 
     def metrics(self) -> list[dict[str, Any]]:
         """What has been published as metrics."""

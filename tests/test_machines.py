@@ -149,7 +149,7 @@ def test_who_left_in_silence_joins_again_and_its_links_go_on_counting() -> None:
     rig = device()
     links = rig.session.channel.links_used
     rig.handle(TimerFired(SILENCE_TIMER, SESSION))
-    assert from_json(rig.telemetry()[-1].payload)["waiting_for"] == "orchestrator"
+    assert rig.machine.telemetry()[0]["waiting_for"] == "orchestrator"
     rig.handle(TimerFired(SILENCE_TIMER, SESSION))
     assert not rig.machine.sessions
     rig.handle(Received(TOPICS.run(plan().run, "plan"), as_json(facts.plain(plan()))))

@@ -17,7 +17,7 @@ from mpsl.machines.device import DeviceMachine
 from mpsl.machines.events import StopRequested
 from mpsl.machines.jobs import Prepared
 from mpsl.machines.tables import device, document, hop, run
-from mpsl.machines.tables.run import OrchestratorState
+from mpsl.machines.tables.run import SEATED_STATES, OrchestratorState
 from mpsl.machines.tables.table import StateMachine, Table
 from mpsl.messages import Accept, Admit, Discard, Evaluate
 
@@ -118,6 +118,22 @@ def play_runs_that_are_interrupted_in_every_state() -> None:
             run_in(state).handle(StopRequested())
 
 
+def play_runs_that_lose_their_node_wherever_it_is_needed() -> None:
+    """It stops, and is back at once; a round that was committed before is evaluated, or reported, first."""
+    for evaluate_every in (1, 2):
+        for state in SEATED_STATES:
+            if (evaluate_every, state) == (2, OrchestratorState.EVALUATING):
+                continue
+            played = rig(run__evaluate_every=evaluate_every)
+            played.reach(state)
+            played.lose_node()
+            assert played.state is OrchestratorState.RESEATING
+            played.be_online("node-1")
+            assert played.state is OrchestratorState.JOINING
+            played.answer_plan()
+            played.load()
+
+
 def play_runs_whose_fleet_changes_before_the_first_round() -> None:
     """A device stops while the fleet is profiled; another run, whose name comes first, takes a device of the plan."""
     run_in(OrchestratorState.PROFILING).tell("dev", "dev-2", "status", state="offline")
@@ -128,6 +144,7 @@ def test_runs_reach_every_row(tmp_path: Path, reached: set[tuple[str, Any, Any]]
     """Random runs with faults, one that is profiled first; played by hand is what needs an unlucky moment."""
     wanted = {(table.name, *row) for table in TABLES for row in table.transitions}
     play_runs_that_are_interrupted_in_every_state()
+    play_runs_that_lose_their_node_wherever_it_is_needed()
     play_runs_whose_fleet_changes_before_the_first_round()
     ran(Surveyed(WithoutCuts(1)), tmp_path / "profiled")
     play_a_device_that_is_discarded_everywhere()
