@@ -173,10 +173,10 @@ def test_a_run_goes_on_without_the_orchestrators_state_while_its_chunks_come() -
         found.now += SILENCE_S - 5.0
         found.say("orch", slice_of(0, offset))
         found.handle(TimerFired(SILENCE_TIMER, SESSION))
-        assert found.machine.sessions
+        assert not found.session.is_orphaned
     found.now += SILENCE_S
     found.handle(TimerFired(SILENCE_TIMER, SESSION))
-    assert not found.machine.sessions
+    assert found.session.is_orphaned
 
 
 def test_a_last_will_is_believed_whatever_came_over_the_link_before() -> None:
@@ -186,4 +186,4 @@ def test_a_last_will_is_believed_whatever_came_over_the_link_before() -> None:
     found.handle(Received(state, as_json({"state": "lost", "boot": "o"})))
     found.say("orch", slice_of(0, 8))
     found.handle(TimerFired(SILENCE_TIMER, SESSION))
-    assert not found.machine.sessions
+    assert found.session.is_orphaned
