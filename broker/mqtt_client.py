@@ -198,10 +198,10 @@ class MqttClient:
         asked_at, heard_bytes = self._loop.time(), self.received_bytes
         try:
             while not (await asyncio.wait([answer], timeout=ANSWER_S))[0]:
-                waited_s = self._loop.time() - asked_at
-                if self.received_bytes == heard_bytes or waited_s >= MAX_ANSWER_S:
-                    raise BrokerError(f"no answer to {what} from the broker for {waited_s:.0f} s")
+                waited_s, before = self._loop.time() - asked_at, heard_bytes
                 heard_bytes = self.received_bytes
+                if heard_bytes == before or waited_s >= MAX_ANSWER_S:
+                    raise BrokerError(f"no answer to {what} from the broker for {waited_s:.0f} s")
             return answer.result()
         finally:
             self._answers.pop(mid, None)

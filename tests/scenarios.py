@@ -44,6 +44,9 @@ class Scenario:
     round_timeout_s: float | None = None
     start_timeout_s: float = 300.0
     max_packet: int | None = None
+    chunk_bytes: int = 4096
+    first_cut: int | None = None
+    """Blocks before the first hop; None: by the seed."""
     slowest_job_s: float = 0.05
     faults: Faults = NO_FAULTS
     replicas: int = 1
@@ -88,7 +91,7 @@ class Scenario:
     def cuts(self) -> list[int]:
         """Hops of one block each, anywhere."""
         blocks = len(self.hidden) + 1
-        first = random.Random(self.seed).randint(1, blocks - self.hops - 1) if self.hops else 0
+        first = self.first_cut or random.Random(self.seed).randint(1, blocks - self.hops - 1) if self.hops else 0
         return [first + hop for hop in range(self.hops + 1)] if self.hops else []
 
     def job(self) -> Any:
@@ -115,7 +118,7 @@ class Scenario:
             },
             "model": {"name": "mlp", "args": self.model_args} | ({"cuts": self.cuts} if self.is_cut else {}),
             "optimizer": {"name": self.optimizer, "lr": 0.05, "momentum": self.momentum},
-            "wire": {"chunk_bytes": 4096},
+            "wire": {"chunk_bytes": self.chunk_bytes},
             "fleet": fleet | {key: value for key, value in chosen.items() if value is not None},
         }
 

@@ -16,15 +16,18 @@ import pytest
 from brokers import write_certificates
 from paho.mqtt import client as paho
 from paho.mqtt._packet import decode_publish
-from paho.mqtt.enums import MQTTProtocolVersion
+from paho.mqtt.enums import MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.exception import MalformedPacket
 
 from broker import paho_steps
+from broker.address import parse_broker
 from broker.dialing import secure
+from broker.mqtt_client import MqttClient
 from broker.packet_reader import Packet
 from broker.packet_socket import MAX_BUFFERS, MAX_READS, PacketSocket
 from broker.publish_packet import LARGE, Arrived, publish_packet, read_publish
 from broker.user_properties import UserProperties, variable
+from mpsl.errors import BrokerError
 from mpsl.pieces import Pieces
 from mpsl.publish import Publish
 
@@ -305,3 +308,50 @@ def test_the_installed_paho_is_the_verified_one(monkeypatch: pytest.MonkeyPatch)
     assert "drives its socket differently from 2.2.0" in str(paho_steps.unverified())
     monkeypatch.setattr(paho_steps, "STEPS", (*paho_steps.STEPS, "_gone"))
     assert "has no _gone" in str(paho_steps.unverified())
+
+
+class Answering(MqttClient):
+    """A client that is not connected; `heard` says what it has received whenever it is asked."""
+
+    def __init__(self, heard: list[int]) -> None:
+        super().__init__(parse_broker("mqtt://127.0.0.1:1"), "t")
+        self.heard = heard
+
+    @property
+    def received_bytes(self) -> int:
+        return self.heard.pop(0)
+
+
+@pytest.mark.parametrize("heard", [[0, 0], [0, 5, 5], [0, 5, 9, 9]])
+def test_an_answer_is_waited_for_as_long_as_anything_comes(monkeypatch: pytest.MonkeyPatch, heard: list[int]) -> None:
+    """Behind a slow link it stands behind megabytes; a broker that says nothing at all is given up in time."""
+    monkeypatch.setattr("broker.mqtt_client.ANSWER_S", 0.01)
+
+    async def ask() -> None:
+        client = Answering(heard)
+        with pytest.raises(BrokerError, match="no answer to the publish from the broker for"):
+            await client._answered(MQTTErrorCode.MQTT_ERR_SUCCESS, 1, "the publish")
+        assert client.heard == []
+        assert not client._answers
+
+    asyncio.run(ask())
+
+
+def test_an_answer_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.mqtt_client.ANSWER_S", 0.01)
+    monkeypatch.setattr("broker.mqtt_client.MAX_ANSWER_S", 0.05)
+
+    async def ask() -> None:
+        with pytest.raises(BrokerError, match="no answer"):
+            await Answering(list(range(1000)))._answered(MQTTErrorCode.MQTT_ERR_SUCCESS, 1, "the publish")
+
+    asyncio.run(ask())
+
+
+def test_an_answer_that_comes_is_returned() -> None:
+    async def ask() -> None:
+        client = Answering([0])
+        asyncio.get_running_loop().call_soon(client._answer, 7, "granted")
+        assert await client._answered(MQTTErrorCode.MQTT_ERR_SUCCESS, 7, "the subscription") == "granted"
+
+    asyncio.run(ask())

@@ -134,6 +134,17 @@ def test_a_link_takes_its_time_and_keeps_order() -> None:
     assert sum(busy) == pytest.approx(2.0)
 
 
+def test_what_is_urgent_overtakes_what_is_not_begun_and_nothing_else() -> None:
+    queue, arrivals = EventQueue(), []
+    link = SimulatedLink(queue, 0.0, 1000)
+    for name, urgent in (("a", False), ("b", False), ("first", True), ("second", True), ("c", False)):
+        link.send(100, (name, ""), lambda name=name: arrivals.append((name, queue.now)), is_urgent=urgent)
+    while queue.step(math.inf):
+        pass
+    assert [name for name, _ in arrivals] == ["a", "first", "second", "b", "c"]
+    assert [at for _, at in arrivals] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+
+
 def test_a_seed_repeats_a_simulation_event_for_event(tmp_path: Path) -> None:
     def trace(scenario: Scenario, out: str) -> str:
         text = simulate(scenario, tmp_path / out).simulation.trace.text()

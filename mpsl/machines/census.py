@@ -46,9 +46,9 @@ class Presence:
         """Whether it has stopped, or is lost and not expected back."""
         return not self.online and not self.expected_back(now)
 
-    def alive(self, now: float, patience_s: float = STALE_S) -> bool:
-        """Whether it is online with a sign of life of this boot that is at most `patience_s` old."""
-        return self.online and self.heard_at is not None and now - self.heard_at <= patience_s
+    def alive(self, now: float, allowance_s: float = 0.0) -> bool:
+        """Whether it is online with a sign of life of this boot that is at most STALE_S and the allowance old."""
+        return self.online and self.heard_at is not None and now - self.heard_at <= STALE_S + allowance_s
 
     @property
     def runs(self) -> list[str]:

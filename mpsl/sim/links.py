@@ -1,7 +1,8 @@
 """Network links in virtual time: whole messages, one after another, at a given rate and latency.
 
 A message passes its process's link and the broker's shared link at once, as bytes do that are forwarded while they
-arrive: the slower link sets the pace. A link loses nothing and keeps order; faults are the network's business.
+arrive: the slower link sets the pace. A link loses nothing and keeps order, but for what is urgent; faults are the
+network's business.
 """
 
 from collections import deque
@@ -16,6 +17,9 @@ Label = tuple[str, str]
 
 OnBusy = Callable[[Label, float, float], None]
 """Called with (label, start, end) whenever a resource was busy."""
+
+_Waiting = tuple[int, Label, Action, tuple[Any, ...]]
+"""A message that waits to be sent: its bytes, its label, and what is called once it has arrived."""
 
 
 class SharedLink:
@@ -48,25 +52,30 @@ class SimulatedLink:
         self._shared = shared
         self._on_busy = on_busy
         self._has_rate = bytes_per_s != inf or shared is not None
-        self._waiting: deque[tuple[int, Label, Action, tuple[Any, ...]]] = deque()
+        self._urgent: deque[_Waiting] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._sending = False
 
-    def send(self, size: int, label: Label, then: Action, *arguments: Any) -> None:
-        """Send `size` bytes after all earlier ones; one latency later call `then(*arguments)`."""
+    def send(self, size: int, label: Label, then: Action, *arguments: Any, is_urgent: bool = False) -> None:
+        """Send `size` bytes after all earlier ones; one latency later call `then(*arguments)`.
+
+        What is urgent waits only for what is urgent and earlier, and for the message that is being sent.
+        """
         if not self._has_rate:
             self._queue.at(self._queue.now + self.latency_s, then, *arguments)
             return
-        self._waiting.append((size, label, then, arguments))
+        (self._urgent if is_urgent else self._waiting).append((size, label, then, arguments))
         if not self._sending:
             self._next()
 
     def _next(self) -> None:
-        if not self._waiting:
+        waiting = self._urgent or self._waiting
+        if not waiting:
             self._sending = False
             return
         self._sending = True
         now = self._queue.now
-        size, label, then, arguments = self._waiting.popleft()
+        size, label, then, arguments = waiting.popleft()
         end = now + size / self._bytes_per_s
         if self._shared is not None:
             end = max(end, self._shared.end_of(now, size))

@@ -181,7 +181,9 @@ class Network:
                 self._subscriptions.remove(client.name, filter)
 
     def _send_up(self, client: _Client, message: _Message) -> None:
-        client.attachment.up.send(message.size or 0, message.label, self._arrived, client, message)
+        # As a process does it: JSON overtakes binary that is not begun. The broker does not.
+        urgent = message.publish.qos == 1
+        client.attachment.up.send(message.size or 0, message.label, self._arrived, client, message, is_urgent=urgent)
 
     # At the broker
 

@@ -17,25 +17,24 @@ class Patience:
     def __init__(self, context: RunContext) -> None:
         self._context = context
 
-    def is_over(self, since: float, seconds: float, *addresses: Address) -> bool:
-        """Whether `seconds` have passed since then, and the time that what is in flight to these takes."""
-        waited = self._context.now - since
-        return waited > seconds and waited > self.limit(seconds, *addresses)
-
-    def limit(self, seconds: float, *addresses: Address) -> float:
-        """`seconds`, and the time that what is in flight to the slowest of these takes: at most as long again."""
+    def allowance_s(self, seconds: float, *addresses: Address) -> float:
+        """The time that what is in flight to the slowest of these takes: at most `seconds`, as the deadline itself."""
         session = self._context.session
         if session is None:
-            return seconds
-        under_way = max(map(session.channel.seconds_under_way, addresses), default=0.0)
-        return seconds + min(seconds, under_way)
+            return 0.0
+        return min(seconds, max(map(session.channel.seconds_under_way, addresses), default=0.0))
+
+    def is_over(self, since: float, seconds: float, *addresses: Address) -> bool:
+        """Whether `seconds` have passed since then, and the allowance of these addresses."""
+        over_s = self._context.now - since - seconds
+        return over_s > 0 and over_s > self.allowance_s(seconds, *addresses)
 
     def is_silent(self, presence: Presence, address: Address) -> bool:
         """Whether someone who is waited for gives no sign of life, or has gone."""
         now = self._context.now
         if not presence.online:
             return presence.gone(now)
-        return not presence.alive(now) and not presence.alive(now, self.limit(STALE_S, address))
+        return not presence.alive(now) and not presence.alive(now, self.allowance_s(STALE_S, address))
 
     def progress_at(self, member: Member) -> float:
         """When a device last got on: by its telemetry, or by what it brought or acknowledged on our link."""
