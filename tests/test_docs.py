@@ -16,7 +16,7 @@ import pytest
 from msgspec.structs import fields
 
 from broker.command import mpsl
-from mpsl import facts
+from mpsl import PROTOCOL, facts
 from mpsl.machines.tables.run import OrchestratorState
 from mpsl.messages import KINDS
 from mpsl.plan import Plan
@@ -161,6 +161,12 @@ def test_the_topics_parse_and_their_examples_read() -> None:
         assert topics.parse(topic) is not None, topic
     for state in OrchestratorState:
         assert f"`{state.value}`" in text
+
+
+def test_the_version_of_the_protocol_is_the_present_one() -> None:
+    topics, wire = ((ROOT / "docs" / name).read_text() for name in ("topics.md", "wire-format.md"))
+    assert set(re.findall(r'"protocol": ?(\d+)', topics)) == {str(PROTOCOL)}
+    assert re.findall(r"`mpsl.PROTOCOL`, now (\d+)\.", wire) == [str(PROTOCOL)]
 
 
 @pytest.mark.parametrize("role", ["device", "node"])
