@@ -34,7 +34,7 @@ from orchestrator.commands.train import orchestrate
 from orchestrator.job_file import check_job
 from orchestrator.plan_option import job_as_planned
 from orchestrator.processes import children
-from orchestrator.records import write_whole
+from orchestrator.whole_file import write_whole
 
 PREDICTIONS = ("simulated", "objective", "closed_form", "simulated_at_that_speed")
 MODELS = (Model("resnet18", 32), Model("vgg11", 32, "small"))

@@ -33,6 +33,7 @@ HELP = {
     "Watch": {
         "ls": "List devices, nodes and runs.",
         "tap": "Show every message, one line each.",
+        "plot": "Draw a run from the records in its folder.",
     },
     "Predict and measure": {
         "profile": "Measure a model on this machine, block by block.",

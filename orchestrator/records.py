@@ -1,4 +1,4 @@
-"""Writes the files of a run, each completely or not at all: write a temporary file, fsync, rename."""
+"""Writes the files of a run: a file completely or not at all, and a line completely or not at all."""
 
 import contextlib
 import os
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from mpsl import PROTOCOL, VERSION, facts, strict_json
 from mpsl.errors import RunFailed
 from mpsl.job import Job, ModelSection
+from orchestrator.whole_file import put, write_whole
 
 
 def now() -> str:
@@ -61,7 +62,7 @@ class Records:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
             raise RunFailed(f"{self._out / name} cannot be written; what was committed stays: {error}") from None
-        _put(beside, self._out / name)
+        put(beside, self._out / name)
 
     def save_plan(self, plan: Mapping[str, Any]) -> None:
         """Write plan.json: the plan as on its topic, with the predictions and links it was made from."""
@@ -105,26 +106,3 @@ def _write_all(file: FileIO, data: bytes) -> None:
     """Write all of `data`: a nearly full disk takes a part first and reports the error only after that."""
     while data:
         data = data[file.write(data) :]
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write `text` to a file, or leave the file as it was. Raises RunFailed that names it."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        beside.write_text(text)
-        _put(beside, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)  # on a full disk it takes the space that is missing
-        raise RunFailed(f"{path}: cannot be written: {error}") from None
-
-
-def _put(beside: Path, path: Path) -> None:
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

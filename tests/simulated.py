@@ -35,6 +35,7 @@ from mpsl.sim.times import Times
 from mpsl.topics import Topics
 from orchestrator.performer import OrchestratorPerformer
 from orchestrator.plan_option import job_as_planned
+from orchestrator.run_records import read_records
 
 TOPICS = Topics("sim")
 
@@ -232,6 +233,39 @@ def check(outcome: Outcome) -> None:
             f"{outcome.most_copies} copies, {places} places with G = {admit}"
         )
     check_result(outcome)
+    check_passages(outcome)
+
+
+def check_passages(outcome: Outcome) -> None:
+    """The recorded moments of every device and round are those of the ledger: who was in when, and who was left out."""
+    records, scenario = read_records(outcome.out), outcome.scenario
+    admit = scenario.admit or len(scenario.devices)
+    for entry in outcome.summary["rounds"]:
+        lines = {record.device: record for record in records.of_round(entry["round"])}
+        taken, out = set(entry["devices"]), entry["left_out"]
+        assert lines.keys() >= taken | out.keys()
+        # Who came after the round was closed may have been evaluated all the same.
+        assert all(lines[id].accuracy is not None for id in lines.keys() - taken - out.keys())
+        of_round = {id: lines[id] for id in taken | out.keys()}
+        accepted = sorted((r for r in of_round.values() if r.contributed), key=lambda r: r.accepted_s or 0.0)
+        assert {record.device for record in accepted} == taken
+        moments = [record.accepted_s for record in accepted]
+        assert moments == [of_round[id].accepted_s for id in entry["devices"]], "in the order of acceptance"
+        for record in accepted:
+            assert record.admitted_s is not None
+            assert record.complete_s is not None
+            assert record.accepted_s is not None
+            assert 0 <= record.admitted_s <= record.complete_s <= record.accepted_s <= entry["seconds"]
+            assert (record.left_out, record.left_out_s) == (None, None)
+        for record in of_round.values():
+            if not record.contributed:
+                assert record.left_out == out[record.device] != ""
+                assert 0 <= (record.left_out_s or 0.0) <= entry["seconds"]
+                assert record.accepted_s is None
+        inside = [r for r in of_round.values() if r.admitted_s is not None]
+        for one in inside:
+            others = [r for r in inside if (r.admitted_s or 0) <= (one.admitted_s or 0) < (r.ended_s or 0)]
+            assert len(others) <= admit
 
 
 def check_result(outcome: Outcome) -> None:

@@ -3,7 +3,7 @@
 from scenarios import Scenario
 
 from mpsl.job import read_job
-from mpsl.machines.members import Member, Place, RoundLedger
+from mpsl.machines.members import Member, Passage, Place, RoundLedger
 from mpsl.plan import DeviceEntry, Plan, Seat
 
 
@@ -86,3 +86,51 @@ def test_in_order_a_complete_update_waits_until_those_before_it_are_accepted_or_
     admitted(free)
     free.members["b"].complete_at = 1.0
     assert [member.id for member in free.acceptable()] == ["b"]
+
+
+def test_the_ledger_notes_when_a_device_passes_through_the_round() -> None:
+    """Seconds since the opening, whatever the clock says; why a device is left out, from the opening on."""
+    found = book({"a": (0,), "b": (0,), "c": (0,), "d": (0,)}, most=3, in_order=True)
+    found.opened_at = 100.0
+    found.members["d"].refusal = "node-1: no memory"
+    found.open_to(["a", "b"])
+    for id in "ab":
+        found.admit(found.members[id], 101.0)
+    found.members["a"].complete_at = 103.0
+    found.accept(found.members["a"], 104.0)
+    found.leave_out(found.members["b"], Place.DISCARDING, 105.0, "is lost")
+    assert found.passages == {
+        "a": Passage(1, 1.0, 3.0, 4.0),
+        "b": Passage(1, 1.0, left_out_s=5.0),
+        "c": Passage(left_out_s=0.0),
+        "d": Passage(left_out_s=0.0),
+    }
+    assert [found.members[id].left_out for id in "abcd"] == ["", "is lost", "was not there", "node-1: no memory"]
+    assert [found.members[id].place for id in "abcd"] == [Place.ACCEPTED, Place.DISCARDING, Place.OUT, Place.OUT]
+
+
+def test_an_update_that_is_complete_and_left_out_was_complete() -> None:
+    found = book({"a": (0,), "b": (0,)}, most=2, in_order=True)
+    found.admit(found.members["b"], 1.0)
+    found.members["b"].complete_at = 2.0
+    found.leave_out(found.members["b"], Place.OUT, 3.0, "is lost")
+    assert found.passages["b"] == Passage(1, 1.0, 2.0, None, 3.0)
+
+
+def test_of_a_device_that_is_readmitted_the_last_try_is_noted() -> None:
+    found = book({"a": (0,), "b": (0,)}, most=2)
+    found.admit(found.members["a"], 1.0)
+    found.leave_out(found.members["a"], Place.OUT, 2.0, "is lost")
+    assert found.readmit(found.members["a"])
+    assert (found.passages["a"], found.members["a"].left_out) == (Passage(1), "")
+    found.admit(found.members["a"], 3.0)
+    found.accept(found.members["a"], 4.0)
+    assert found.passages["a"] == Passage(2, 3.0, None, 4.0)
+
+
+def test_a_device_that_comes_in_the_middle_of_the_round_is_out_until_it_is_ready() -> None:
+    found = book({"a": (0,)}, most=2)
+    found.add(Member("b", "b"))
+    assert found.passages["b"] == Passage(left_out_s=0.0)
+    assert found.members["b"].left_out == "came in the middle of the round"
+    found.validate()

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import psutil
@@ -103,6 +104,27 @@ def test_local_is_exact_and_leaves_its_files(tmp_path: Path, engine: str) -> Non
             metadata = file.metadata()
         assert (metadata["format"], metadata["run"], metadata["round"]) == ("pt", summary["run"], number)
         assert build(metadata["model"], **json.loads(metadata["args"])).state_dict().keys() == state.keys()
+    check_picture(out, summary["run"])
+
+
+def check_picture(out: Path, run: str) -> None:
+    """`mpsl plot` draws what was recorded: a row a device, and bars that lie within the measured round."""
+    drawn = mpsl("plot", str(out))
+    assert drawn.returncode == 0, drawn.stderr
+    said = drawn.stdout.splitlines()
+    assert said[0] == f"{out}/plot.svg: 2 rounds of {run}"
+    assert [line.split()[0] for line in said[1:]] == ["round", "slowest", "worst"]
+    records = [json.loads(line) for line in (out / "devices.jsonl").read_text().splitlines()]
+    last = sorted((r for r in records if r["round"] == 2), key=lambda r: r["admitted_s"] - r["complete_s"])
+    assert [record["device"] for record in last] == re.findall(r"dev-\d", said[2]), "the slowest first"
+    seconds = json.loads((out / "metrics.jsonl").read_text().splitlines()[1])["seconds"]
+    for record in last:
+        assert 0 <= record["admitted_s"] < record["complete_s"] <= record["accepted_s"] < seconds
+        assert record["accepted_s"] - record["admitted_s"] > record["seconds"], "the device's own clock agrees"
+        assert record["left_out"] is None
+    picture = ElementTree.fromstring((out / "plot.svg").read_text())
+    texts = [element.text for element in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert [texts.count(record["device"]) for record in last] == [2, 2]
 
 
 def test_the_broker_that_is_named_is_the_one_that_runs_it(mosquitto: BrokerProcess, tmp_path: Path) -> None:

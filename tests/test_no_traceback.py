@@ -88,6 +88,8 @@ def good(tmp_path: Path) -> dict[str, str]:
     folder.mkdir()
     (folder / "job.toml").write_text(template(Path("job.toml")))
     (folder / "fleet.toml").write_text(FLEET_TEMPLATE)
+    (folder / "run").mkdir()
+    (folder / "run" / "metrics.jsonl").write_text('{"run": "r", "round": 1, "loss": 0.5, "seconds": 1.5}\n')
     (folder / "shards").mkdir()
     for number in range(1, 5):
         x = np.zeros((8, 1, 8, 8), np.float32)
@@ -95,6 +97,7 @@ def good(tmp_path: Path) -> dict[str, str]:
     return {
         "job": str(folder / "job.toml"), "data": str(folder / "shards"), "out": str(folder / "out"),
         "profile_path": str(folder / "profile.json"), "fleet_path": str(folder / "fleet.toml"), "dataset": "digits",
+        "folder": str(folder / "run"),
         "model": "mlp", "batch_size": "2", "cert": str(folder / "cert.pem"), "broker": "mqtts://127.0.0.1:1",
     }  # fmt: skip
 
@@ -141,7 +144,9 @@ def assert_in_words(status: int, said: str) -> None:
 
 def test_the_matrix_has_every_command_that_takes_a_path() -> None:
     found = path_parameters()
-    some = {"new", "check", "train", "local", "demo", "device", "node", "plan", "simulate", "tap", "bench predict"}
+    some = {
+        "new", "check", "train", "local", "demo", "device", "node", "plan", "simulate", "plot", "tap", "bench predict",
+    }  # fmt: skip
     assert {name for name, _ in found} >= some
     assert len(found) > 40
 

@@ -3,7 +3,7 @@
 import pytest
 from orchestrator_rig import BATCHES, BOOTS, PART_BYTES, RUN, TENSOR, OrchestratorRig, rig
 
-from mpsl.machines.events import Connected, Received
+from mpsl.machines.events import Connected, Received, TimerFired
 from mpsl.machines.jobs import Checkpoint, CheckUpdate, Finish, FoldUpdate, RecordRound
 from mpsl.machines.members import Place
 from mpsl.machines.orchestrator import OrchestratorState as S
@@ -218,6 +218,42 @@ def test_every_device_has_its_own_line() -> None:
     assert (first["accuracy"], first["test_loss"], first["test_samples"]) == (0.5, 1.5, 2)
     assert [line["device"] for line in work.job.devices] == ["dev-1", "dev-2"]
     assert work.job.metrics["test_loss"] == 5.0 / 6
+
+
+def test_a_device_that_is_left_out_has_its_own_line_with_the_reason() -> None:
+    found = opened(fleet__quorum=1, fleet__admit=1, fleet__round_timeout_s=60.0)
+    found.finish("dev-1")
+    found.done(CheckUpdate)
+    found.tell("dev", "dev-2", "status", state="offline")
+    found.say("node-1", Discarded("dev-2", found.machine.run_state.members["dev-2"].attempt))
+    assert found.state is S.CLOSING
+    found.done(FoldUpdate)
+    found.close(weight=8)
+    found.done(Checkpoint)
+    found.commit()
+    found.export()
+    found.say("dev-1", Score(1, found.machine.run_state.members["dev-1"].attempt, 1, 2, 3.0))
+    for id in ("dev-1", "node-1"):
+        found.say(id, Counters(1, 10, 10))
+    (work,) = found.jobs(RecordRound)
+    assert isinstance(work.job, RecordRound)
+    first, second = work.job.devices
+    assert 0 <= first["admitted_s"] < first["complete_s"] == first["accepted_s"] < work.job.metrics["seconds"]
+    assert (first["left_out_s"], first["left_out"]) == (None, None)
+    assert (second["device"], second["contributed"], second["left_out"]) == ("dev-2", False, "is offline")
+    assert (second["samples"], second["accuracy"], second["accepted_s"]) == (None, None, None)
+    assert first["accepted_s"] <= second["admitted_s"] <= second["left_out_s"] < work.job.metrics["seconds"]
+
+
+def test_who_is_still_waiting_when_the_time_of_a_round_is_over_is_left_out_with_that_reason() -> None:
+    found = opened(fleet__quorum=1, fleet__admit=1, fleet__round_timeout_s=60.0)
+    found.now += 60.0
+    found.handle(TimerFired("round"))
+    passages, members = found.machine.run_state.need_ledger().passages, found.machine.run_state.members
+    assert members["dev-1"].left_out == "was not done after round_timeout_s = 60 s"
+    assert members["dev-2"].left_out == "was not admitted within round_timeout_s = 60 s"
+    assert passages["dev-2"].admitted_s is None
+    assert 60.0 < (passages["dev-2"].left_out_s or 0.0) < 61.0
 
 
 # Waiting

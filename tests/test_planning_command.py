@@ -13,6 +13,7 @@ from planning_files import FLEET, run
 from mpsl import facts
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
 from mpsl.planning.plan_file import PlanFile
+from mpsl.planning.report import MAX_KINDS
 from mpsl.sim import plan_choice
 from orchestrator.commands import plan as command
 from orchestrator.commands.fleet_template import FLEET_TEMPLATE
@@ -60,6 +61,31 @@ def test_the_text_shows_the_chain_and_the_comparison(files: tuple[Path, Path]) -
         "best of hops",
     ):
         assert expected in result.stdout
+
+
+def test_the_text_shows_stragglers_first_where_devices_differ(files: tuple[Path, Path]) -> None:
+    assert "slowest first" not in run(files).stdout, "all are alike"
+    slow = (
+        FLEET.split("[[nodes]]")[0].replace('"pi"\nhardware', '"slow"\nhardware').replace("up_mbps = 20", "up_mbps = 4")
+    )
+    files[1].write_text(FLEET.replace("[[nodes]]", f"{slow}\n[[nodes]]", 1))
+    shown = run(files).stdout.splitlines()
+    at = shown.index("devices, the slowest first: their round if they were alone")
+    assert shown[at + 1].startswith("  slow-1 and 3 alike  ████████████████████  ")
+    assert re.match(r"  pi-1 and 3 alike    █+░+  [\d.]+ s", shown[at + 2])
+    assert shown[at + 3] == ""
+
+
+def test_many_kinds_of_devices_are_counted_behind_the_slowest(files: tuple[Path, Path]) -> None:
+    table = FLEET.split("[[nodes]]")[0]
+    tables = [
+        table.replace('id = "pi"', f'id = "d{number}"').replace("= 100", f"= {number * 320}").replace("= 4", "= 2")
+        for number in range(1, MAX_KINDS + 4)
+    ]
+    files[1].write_text("\n".join([*tables, f"[[nodes]]{FLEET.split('[[nodes]]')[1]}"]))
+    shown = run(files).stdout
+    assert f"  d{MAX_KINDS + 3}-1 and 1 alike  ████████████████████  " in shown
+    assert "  and 6 faster devices\n" in shown
 
 
 def test_the_comparison_is_in_the_json_too(files: tuple[Path, Path]) -> None:

@@ -144,3 +144,33 @@ def test_the_picture_has_room_for_long_names(files: tuple[Path, Path], tmp_path:
     assert float(name.attrib["x"]) - left > 6.5 * len(long)
     assert width == float(root.attrib["width"])
     assert "blocks [1, " in out.read_text()
+
+
+SLOW = """
+[[devices]]
+id = "slow"
+hardware = "pi"
+count = 3
+up_mbps = 2
+down_mbps = 5
+latency_ms = 5
+samples = 100
+"""
+
+
+def test_stragglers_come_first_in_picture_and_trace(files: tuple[Path, Path], tmp_path: Path) -> None:
+    """Also where they are so far back in the fleet that they would not be drawn."""
+    files[1].write_text(FLEET.replace("count = 4", "count = 30").replace("[[nodes]]", f"{SLOW}\n[[nodes]]", 1))
+    out, trace = tmp_path / "plot.svg", tmp_path / "trace.json"
+    assert simulated(files, "--plot", str(out), "--trace", str(trace)).exit_code == 0
+    root = ElementTree.fromstring(out.read_text())
+    texts = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    rows = [text for text in texts if text.startswith(("slow-", "pi-"))]
+    assert sorted(rows[:3]) == ["slow-1", "slow-2", "slow-3"]
+    assert len(rows) == 12
+    assert any(text.startswith("devices, the slowest first") for text in texts)
+    events = json.loads(trace.read_text())["traceEvents"]
+    names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
+    devices = [name for name in names if name.startswith(("slow-", "pi-"))]
+    assert sorted(devices[:3]) == ["slow-1", "slow-2", "slow-3"]
+    assert len(devices) == 33

@@ -71,6 +71,22 @@ class Member:
 
 
 @dataclass
+class Passage:
+    """When a device passed through one round with its last try, in seconds since the round's opening.
+
+    None stands for what did not happen.
+    """
+
+    tries: int = 0
+    """How often it was admitted."""
+    admitted_s: float | None = None
+    complete_s: float | None = None
+    """Its update was known to be complete and finite."""
+    accepted_s: float | None = None
+    left_out_s: float | None = None
+
+
+@dataclass
 class RoundLedger:
     """One round or evaluation over `members`, with at most `most` devices admitted at a time.
 
@@ -87,6 +103,8 @@ class RoundLedger:
     accepted: dict[str, int] = field(default_factory=dict)
     """Training samples of the accepted devices, in the order of acceptance."""
     scores: dict[str, Score] = field(default_factory=dict)
+    passages: dict[str, Passage] = field(default_factory=dict)
+    """Of every member."""
     held_s: float = 0.0
     """Total seconds that complete updates have waited for their turn."""
     _counts: Counter[Place] = field(default_factory=Counter)
@@ -97,20 +115,26 @@ class RoundLedger:
     def open_to(self, ids: list[str]) -> None:
         """Begin the round with these devices; all others are out."""
         taking_part = set(ids)
+        self.passages = {id: Passage() for id in self.members}
         for id, member in self.members.items():
-            member.left_out = "" if id in taking_part else member.refusal or "was not there"
+            member.left_out = ""
             member.tries = 0
-            self.move(member, Place.WAITING if id in taking_part else Place.OUT)
             member.update = None
             member.arrivals = Arrivals()
             member.finished = set()
             member.checking = False
             member.complete_at = None
+            if id in taking_part:
+                self.move(member, Place.WAITING)
+            else:
+                self.leave_out(member, Place.OUT, self.opened_at, member.refusal or "was not there")
 
     def add(self, member: Member) -> None:
         """Take in a device that came in the middle of the round: it is out until it is ready."""
         self._counts[member.place] += 1
         self.members[member.id] = member
+        self.passages[member.id] = Passage()
+        self.leave_out(member, Place.OUT, self.opened_at, "came in the middle of the round")
 
     def move(self, member: Member, place: Place) -> None:
         """Move a member to a place. Nothing else may write its place."""
@@ -129,7 +153,32 @@ class RoundLedger:
             return False
         self.move(member, Place.WAITING)
         member.left_out = ""
+        self.passages[member.id] = Passage(member.tries)
         return True
+
+    def admit(self, member: Member, now: float) -> None:
+        """A waiting member begins its round."""
+        self.move(member, Place.ADMITTED)
+        passage = self.passages[member.id]
+        passage.tries, passage.admitted_s = member.tries, now - self.opened_at
+
+    def accept(self, member: Member, now: float) -> None:
+        """An admitted member is through with its round."""
+        passage = self.passages[member.id]
+        passage.complete_s = self._since_opening(member.complete_at)
+        passage.accepted_s = now - self.opened_at
+        self.move(member, Place.ACCEPTED)
+
+    def leave_out(self, member: Member, place: Place, now: float, why: str) -> None:
+        """A member does not contribute: its `place` is OUT, or DISCARDING until every seat has forgotten it."""
+        passage = self.passages[member.id]
+        passage.complete_s = self._since_opening(member.complete_at)
+        passage.left_out_s = now - self.opened_at
+        member.left_out = why
+        self.move(member, place)
+
+    def _since_opening(self, moment: float | None) -> float | None:
+        return None if moment is None else moment - self.opened_at
 
     def count(self, place: Place) -> int:
         """Return the number of members at a place."""

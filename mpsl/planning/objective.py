@@ -76,6 +76,8 @@ class Prediction:
     admit: int
     node_bytes: dict[str, int]
     cost: float
+    device_s: tuple[float, ...]
+    """Seconds of a round that each device would take if it were alone in the system, in the order of the system's."""
 
 
 def check_shape(system: System, shape: Shape) -> None:
@@ -169,6 +171,7 @@ def predict(
             for node, demand, load in seats
         },
         cost=round_s * sum(system.nodes[node].price for node, _, _ in seats),
+        device_s=tuple(rounds),
     )
 
 

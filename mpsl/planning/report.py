@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpsl.errors import UsageError
+from mpsl.planning.feasibility import judge
 from mpsl.planning.objective import Placement, Shape
 from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.planner import plan
@@ -16,6 +17,10 @@ from mpsl.planning.system import System
 
 BAR_WIDTH = 20
 """Characters of a full bar."""
+ALIKE = 0.01
+"""Devices whose seconds differ by less than this share are alike."""
+MAX_KINDS = 8
+"""How many kinds of devices have a line."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,34 @@ def chain_picture(system: System, found: PlanFile) -> str:
             )
     lines.append(_crossing(system, placement.cuts[-1]))
     lines.append(f"{devices:<12} blocks [{placement.cuts[-1]}, {system.blocks})")
+    return "\n".join(lines)
+
+
+def stragglers(system: System, found: PlanFile) -> str:
+    """Devices that are alike in a line each, the slowest first, with a bar for their seconds; "" where all are alike.
+
+    The seconds are those of a round if the device were alone in the system.
+    """
+    seconds = judge(system, found, "the plan").device_s
+    longest = max(seconds)
+    if min(seconds) >= longest * (1 - ALIKE):
+        return ""
+    kinds: list[tuple[float, list[str]]] = []
+    for device_s, id in sorted(
+        zip(seconds, (device.id for device in system.devices), strict=True), key=lambda x: -x[0]
+    ):
+        if not kinds or device_s < kinds[-1][0] * (1 - ALIKE):
+            kinds.append((device_s, []))
+        kinds[-1][1].append(id)
+    names = [f"{ids[0]} and {len(ids) - 1} alike" if len(ids) > 1 else ids[0] for _, ids in kinds[:MAX_KINDS]]
+    width = max(map(len, names))
+    lines = ["devices, the slowest first: their round if they were alone"]
+    lines += [
+        f"  {name:<{width}}  {bar(device_s / longest)}  {duration(device_s)}"
+        for name, (device_s, _) in zip(names, kinds, strict=False)
+    ]
+    if hidden := sum(len(ids) for _, ids in kinds[MAX_KINDS:]):
+        lines.append(f"  and {count(hidden, 'faster device')}")
     return "\n".join(lines)
 
 

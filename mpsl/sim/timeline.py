@@ -3,6 +3,7 @@
 Takes virtual times and keeps seconds of the rehearsed system, counted from the opening of the first round.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 COMPUTE, WIRE_CPU, UP, DOWN = "compute", "wire CPU", "up", "down"
@@ -79,6 +80,16 @@ class Timeline:
             held[:] = [(0.0, size)]
         else:
             held.append((self._time(now), size))
+
+    def slowest_first(self, devices: Iterable[str]) -> list[str]:
+        """The devices, those first that were longest in the first round, by their first and last span there."""
+        inside: dict[str, tuple[float, float]] = {}
+        for span in self.spans:
+            if span.start < (self.rounds[0].seconds or 0.0):
+                began, ended = inside.get(span.process, (span.start, span.end))
+                inside[span.process] = (min(began, span.start), max(ended, span.end))
+        seconds = {process: ended - began for process, (began, ended) in inside.items()}
+        return sorted(devices, key=lambda device: -seconds.get(device, 0.0))
 
     def _time(self, virtual: float) -> float:
         assert self._origin is not None

@@ -13,7 +13,7 @@ from mpsl.planning.objective import Shape
 from mpsl.planning.planner import alternatives
 from mpsl.planning.planner import plan as find_plan
 from mpsl.planning.profile import Profile
-from mpsl.planning.report import chain_picture, compare, comparison, summary
+from mpsl.planning.report import chain_picture, compare, comparison, stragglers, summary
 from mpsl.planning.system import system_of
 from mpsl.sim.plan_choice import Choice, choose
 from mpsl.text_file import read_json, read_toml
@@ -90,6 +90,8 @@ def plan(
     found = choice.plan
     click.echo(f"{profile.model}, batches of {profile.batch_size}\n", err=as_json)
     click.echo(chain_picture(system, found), err=as_json)
+    if slow := stragglers(system, found):
+        click.echo(f"\n{slow}", err=as_json)
     click.echo(f"\n{summary(found, choice.formula, choice.simulated)}", err=as_json)
     if rows:
         click.echo(f"\n{comparison(rows)}", err=as_json)

@@ -16,7 +16,7 @@ from mpsl.planning.profile import HardwareTimes, Profile, merged, profile_data
 from mpsl.profiling import optimizer_kinds
 from orchestrator.commands.plan import read_profile
 from orchestrator.measuring import Measured, Task, measure
-from orchestrator.records import write_whole
+from orchestrator.whole_file import write_whole
 from orchestrator.wire_cost import wire_cost
 
 

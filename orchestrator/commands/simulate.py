@@ -23,7 +23,7 @@ from mpsl.sim.rehearsal import Rehearsal
 from mpsl.sim.timeline import Timeline
 from orchestrator.commands.plan import chosen_plan, read_fleet, read_profile
 from orchestrator.plan_option import load_plan
-from orchestrator.records import write_whole
+from orchestrator.whole_file import write_whole
 
 
 @click.command()
@@ -69,7 +69,7 @@ def simulate(
     metrics = metrics_of(timeline, [seat.node for seat in planned.seats])
     click.echo(table(profile, planned, rehearsal.judgement, metrics, closed), err=as_json)
     if trace is not None:
-        write_whole(trace, strict_json.dumps(chrome_trace(timeline, participants(planned))))
+        write_whole(trace, strict_json.dumps(chrome_trace(timeline, participants(timeline, planned))))
         click.echo(f"{trace}: open it in ui.perfetto.dev", err=as_json)
     if plot is not None:
         write_whole(plot, picture(timeline, profile, planned, metrics))
@@ -85,9 +85,9 @@ def analytic_seconds(profile: Profile, fleet: Fleet, planned: PlannedRun) -> flo
     return closed_form(system_of(profile, fleet), phase_times(profile), hardware, planned)
 
 
-def participants(planned: PlannedRun) -> list[str]:
-    """All participants in display order: nodes by seat, devices, the broker."""
-    return [*(seat.node for seat in planned.seats), *planned.devices, BROKER]
+def participants(timeline: Timeline, planned: PlannedRun) -> list[str]:
+    """All participants in display order: nodes by seat, devices with the slowest first, the broker."""
+    return [*(seat.node for seat in planned.seats), *timeline.slowest_first(planned.devices), BROKER]
 
 
 def table(
@@ -130,9 +130,9 @@ def told(planned: PlannedRun, judged: Prediction, metrics: RehearsalMetrics, clo
 
 
 def picture(timeline: Timeline, profile: Profile, planned: PlannedRun, metrics: RehearsalMetrics) -> str:
-    """The first round as SVG."""
-    devices = list(planned.devices)
-    rows = [Row(device, f"devices, blocks {_ends(profile, planned)}") for device in devices]
+    """The first round as SVG, stragglers first."""
+    devices = timeline.slowest_first(planned.devices)
+    rows = [Row(device, f"devices, the slowest first, blocks {_ends(profile, planned)}") for device in devices]
     rows += [
         Row(seat.node, f"stage {seat.stage}, blocks [{seat.blocks[0]}, {seat.blocks[1]})") for seat in planned.seats
     ]

@@ -93,7 +93,7 @@ class Admissions:
         if ledger is None or self._device_slices is None:
             return
         while (member := ledger.next_admission()) is not None:
-            ledger.move(member, Place.ADMITTED)
+            ledger.admit(member, self._context.now)
             member.attempt += 1
             member.progress = (0, "", 0)
             member.progress_at = member.batch_at = self._context.now

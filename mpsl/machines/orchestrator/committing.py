@@ -38,6 +38,7 @@ class Committing(Phase):
             state.metrics["additions"] = additions(state.need_plan(), list(ledger.accepted))
         updates = {id: state.members[id].update for id in ledger.accepted}
         state.contributions = {id: update for id, update in updates.items() if update is not None}
+        state.passages = dict(ledger.passages)
         state.scores = {}
         if state.job.run.deterministic:
             state.metrics["held_s"] = ledger.held_s

@@ -197,8 +197,7 @@ class Departures:
             self.discard(member, why)
         elif ledger is not None and member.place is Place.WAITING:
             self._context.log("warning", "left-out", device=member.id, round=self._state.round, reason=why)
-            member.left_out = why
-            ledger.move(member, Place.OUT)
+            ledger.leave_out(member, Place.OUT, self._context.now, why)
         elif ledger is None and not member.joined and not member.refusal and self._state.term == 1:
             member.refusal = why
 
@@ -223,9 +222,8 @@ class Departures:
         """Leave a device out of the open round: everyone forgets its attempt, then its place is free."""
         state, context = self._state, self._context
         context.log("warning", "left-out", device=member.id, round=state.round, reason=why)
-        state.need_ledger().move(member, Place.DISCARDING)
+        state.need_ledger().leave_out(member, Place.DISCARDING, context.now, why)
         member.discarded_at = context.now
-        member.left_out = why
         member.update = None
         member.held = -1
         presence = context.census.get("dev", member.id)

@@ -34,7 +34,7 @@ class Evaluation(Phase):
             said = f"{message.correct} of {message.total} right, loss {message.loss:g}"
             self._departures.unfit(member, f"its score cannot be: {said}")
         else:
-            ledger.move(member, Place.ACCEPTED)
+            ledger.accept(member, self.context.now)
             ledger.scores[source] = message
             self._admissions.admit_more()
 

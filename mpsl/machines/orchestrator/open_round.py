@@ -139,7 +139,7 @@ class OpenRound(Phase):
         """Accept complete updates: as they come, or in the order of the roster where the run is deterministic."""
         ledger = self.state.need_ledger()
         for member in ledger.acceptable():
-            ledger.move(member, Place.ACCEPTED)
+            ledger.accept(member, self.context.now)
             assert member.update is not None
             member.last_seconds = member.update.seconds
             ledger.held_s += self.context.now - (member.complete_at or self.context.now)
@@ -165,8 +165,8 @@ class OpenRound(Phase):
             self._late = True
             ledger, limit = self.state.need_ledger(), self.state.job.fleet.round_timeout_s
             for member in ledger.at(Place.WAITING):
-                member.left_out = f"was not admitted within round_timeout_s = {limit:g} s"
-                ledger.move(member, Place.OUT)
+                why = f"was not admitted within round_timeout_s = {limit:g} s"
+                ledger.leave_out(member, Place.OUT, self.context.now, why)
             for member in ledger.at(Place.ADMITTED):
                 self._departures.discard(member, f"was not done after round_timeout_s = {limit:g} s")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import RecordRound
+from mpsl.machines.members import Passage
 from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.phase import Phase
@@ -110,9 +111,9 @@ class Reporting(Phase):
         self.context.start_run_job(RecordRound(metrics, tuple(self._devices())))
 
     def _devices(self) -> Iterator[dict[str, Any]]:
-        """A line for each device that contributed or was evaluated: counts and sums that it said, nothing else."""
+        """A line for each device of the run: the counts and sums that it said, and when it passed through the round."""
         state = self.state
-        for id in dict.fromkeys([*state.contributions, *state.scores]):
+        for id in dict.fromkeys([*state.contributions, *state.scores, *state.passages]):
             update, score = state.contributions.get(id), state.scores.get(id)
             yield {
                 "round": state.round,
@@ -125,4 +126,6 @@ class Reporting(Phase):
                 "accuracy": score.correct / score.total if score and score.total else None,
                 "test_loss": score.loss / score.total if score and score.total else None,
                 "test_samples": score.total if score else None,
+                **vars(state.passages.get(id) or Passage()),
+                "left_out": state.metrics["left_out"].get(id),
             }

@@ -5,7 +5,7 @@ from typing import Any
 
 from mpsl.job import Job
 from mpsl.machines.jobs import ModelBuilt
-from mpsl.machines.members import Member, RoundLedger
+from mpsl.machines.members import Member, Passage, RoundLedger
 from mpsl.machines.seating import Seating
 from mpsl.messages import Score, Update
 from mpsl.plan import Plan, Seat
@@ -73,6 +73,8 @@ class RunState:
     """Of the committed round, so far."""
     contributions: dict[str, Update] = field(default_factory=dict)
     """Of the committed round, the updates that count, in the order of acceptance."""
+    passages: dict[str, Passage] = field(default_factory=dict)
+    """Of the committed round, of every device of the run."""
     scores: dict[str, Score] = field(default_factory=dict)
     """Of the committed round, where it was evaluated."""
     failure: str = ""

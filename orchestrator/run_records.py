@@ -1,0 +1,169 @@
+"""Reads what a run has recorded in its `--out` folder: metrics.jsonl, devices.jsonl and summary.json.
+
+It must never change anything there. Keys that it does not know are passed over, so that records of a newer version can
+be read; keys that it knows are checked, and an error names the file and the line.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from mpsl.errors import UsageError
+from mpsl.text_file import read_json
+
+METRICS, DEVICES, SUMMARY = "metrics.jsonl", "devices.jsonl", "summary.json"
+MAX_LINE_BYTES = 64 * 1024 * 1024
+"""Of a line; a longer one is none that a run writes."""
+MAX_ROUND = 10**9
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """A line of metrics.jsonl; what a run without test data or of an older version lacks is None."""
+
+    round: int
+    loss: float | None
+    seconds: float
+    accuracy: float | None = None
+    test_loss: float | None = None
+    predicted_s: float | None = None
+    run: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class DeviceRecord:
+    """A line of devices.jsonl; what does not apply, or an older version did not write, is None."""
+
+    round: int
+    device: str
+    contributed: bool
+    loss: float | None = None
+    accuracy: float | None = None
+    test_loss: float | None = None
+    samples: int | None = None
+    seconds: float | None = None
+    tries: int | None = None
+    admitted_s: float | None = None
+    complete_s: float | None = None
+    accepted_s: float | None = None
+    left_out_s: float | None = None
+    left_out: str | None = None
+    run: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def ended_s(self) -> float | None:
+        """When it was accepted or left out."""
+        return self.left_out_s if self.left_out is not None else self.accepted_s
+
+    @property
+    def needed_s(self) -> float | None:
+        """From its admission until its update was complete, or until it was left out; None where it never began.
+
+        What it then waits for its turn, in a deterministic run, is not its own time.
+        """
+        end = self.ended_s if self.complete_s is None else self.complete_s
+        return None if self.admitted_s is None or end is None else max(0.0, end - self.admitted_s)
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """What was recorded of one run; there is at least one round."""
+
+    run: str
+    state: str
+    """`done`, `failed`, or "" where the run has written no summary (yet)."""
+    reason: str
+    rounds: tuple[RoundRecord, ...]
+    """In order, each once."""
+    devices: tuple[DeviceRecord, ...]
+    """By round; empty where the run was of a version that recorded none."""
+
+    def of_round(self, number: int) -> list[DeviceRecord]:
+        """The devices of a round."""
+        return [record for record in self.devices if record.round == number]
+
+
+Record = TypeVar("Record", RoundRecord, DeviceRecord)
+
+
+def read_records(folder: Path) -> RunRecords:
+    """What the folder holds. Raises UsageError where there is nothing to draw, or a line is not a record."""
+    try:
+        is_folder, is_there = folder.is_dir(), folder.exists()
+    except OSError as error:
+        raise UsageError(f"{folder}: {error.strerror or error}") from None
+    if not is_folder:
+        why = "is no folder" if is_there else "there is no such folder"
+        raise UsageError(f"{folder}: {why}; give the folder that a run was given with --out")
+    summary = _summary(folder / SUMMARY)
+    state, reason = str(summary.get("state", "")), str(summary.get("reason", ""))
+    rounds = {record.round: record for record in _lines(folder / METRICS, RoundRecord)}
+    if not rounds:
+        ended = f"; the run {state}: {reason}" if reason else ""
+        raise UsageError(f"{folder}: no round is recorded there ({METRICS} is missing or empty){ended}")
+    devices = {(record.round, record.device): record for record in _lines(folder / DEVICES, DeviceRecord)}
+    names = {round.run for round in rounds.values()} | {device.run for device in devices.values()}
+    if len(names) > 1:
+        raise UsageError(
+            f"{folder}: {METRICS} and {DEVICES} hold more than one run ({', '.join(sorted(names))}); "
+            "keep the lines of one of them"
+        )
+    return RunRecords(
+        run=str(summary.get("run") or names.pop()),
+        state=state,
+        reason=reason,
+        rounds=tuple(rounds[number] for number in sorted(rounds)),
+        devices=tuple(devices[key] for key in sorted(devices, key=lambda key: key[0])),
+    )
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    summary = read_json(path)
+    if not isinstance(summary, dict):
+        raise UsageError(f"{path}: is no summary of a run, but {type(summary).__name__}")
+    return summary
+
+
+def _lines(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """The records of a file, one a line; none where it is missing."""
+    decode: Callable[[bytes], Record] = msgspec.json.Decoder(kind).decode
+    number = 0
+    try:
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            while line := file.readline(MAX_LINE_BYTES):
+                number += 1
+                if not line.endswith(b"\n"):
+                    raise UsageError(
+                        f"{path}: line {number} is cut off: where the run still writes, try again; "
+                        "else its process or disk failed, and the line may be removed"
+                    )
+                yield decode(line)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path}: line {number}: is no record of a run: {error}") from None
+
+
+def _check(record: RoundRecord | DeviceRecord) -> None:
+    """Raise ValueError where a figure cannot be."""
+    if not 1 <= record.round <= MAX_ROUND:
+        raise ValueError(f"round = {record.round} must lie within 1 and {MAX_ROUND}")
+    for name, value in vars(record).items():
+        if isinstance(value, float) and not (isfinite(value) and value >= 0):
+            raise ValueError(f"{name} = {value:g} must be a number from 0 on")
+    if record.accuracy is not None and record.accuracy > 1:
+        raise ValueError(f"accuracy = {record.accuracy:g} must lie within 0 and 1")
