@@ -17,7 +17,7 @@ from broker.log import Logger
 from broker.outbox import JsonOutbox, Outbox
 from broker.refusals import PublishRefused
 from broker.worker import Worker
-from mpsl.errors import BrokerError, MpslError
+from mpsl.errors import BrokerError, DiskError, MpslError
 from mpsl.machines import machine as machines
 from mpsl.machines.effects import Log, Publish, Run, Stop, Subscribe, Unsubscribe
 from mpsl.machines.events import Connected, Disconnected, JobDone, JobFailed, Received, StopRequested, Subscribed
@@ -157,7 +157,7 @@ class Driver:
             try:
                 outcome = JobDone(work.job, await self._worker.perform(self._performer, work), work.session)
             except MpslError as error:
-                outcome = JobFailed(work.job, str(error), work.session)
+                outcome = JobFailed(work.job, str(error), work.session, isinstance(error, DiskError))
             except Exception as error:
                 self._log("debug", "job-raised", {"job": type(work.job).__name__, "error": repr(error)})
                 outcome = JobFailed(work.job, f"{type(error).__name__}: {error}", work.session)

@@ -32,5 +32,9 @@ class RunFailed(MpslError):
     """A run ended without its result; the text is the reason that the person who started it reads."""
 
 
+class DiskError(RunFailed):
+    """A file could not be written: the disk is full, or the folder is gone. Nothing was changed; it may work later."""
+
+
 class MeasurementError(MpslError):
     """A measurement that does not hold: what was measured disagrees with itself. Names both figures."""

@@ -30,6 +30,7 @@ from mpsl.machines.jobs import (
     WorkerJob,
 )
 from mpsl.machines.session_id import SessionId
+from mpsl.machines.unfinished import Unfinished
 from mpsl.messages import Slice
 from mpsl.nn import weights
 from mpsl.nn.models import build
@@ -42,6 +43,7 @@ from mpsl.planning.system import system_of
 from orchestrator.device_parts import DeviceParts
 from orchestrator.facts_of_model import facts_of_model
 from orchestrator.records import Records
+from orchestrator.unfinished_run import load_model
 
 Arrays = list[NDArray[Any]]
 
@@ -49,12 +51,16 @@ Arrays = list[NDArray[Any]]
 class OrchestratorPerformer:
     """Performs the jobs of one run, one at a time, with its files in `out`. `summary` is the summary as written."""
 
-    def __init__(self, out: Path, run: str = "") -> None:
+    def __init__(self, out: Path, run: str = "", unfinished: Unfinished | None = None) -> None:
         self.summary: dict[str, Any] | None = None
         self._records = Records(out, run)
+        self._out = out
+        self._unfinished = unfinished
         self._plan: Plan | None = None
         self._staged: dict[tuple[str, int], list[Arrays]] = {}
         self._seat_sums: dict[str, Arrays] = {}
+        self._divided: list[tuple[Arrays, Arrays]] | None = None
+        """The averages of a round that is not on disk yet, beside the committed parts."""
 
     def write(self, source: str, message: Slice, session: SessionId | None = None) -> None:
         """Store a slice: of a device's update in its staging memory, of a seat's sum in the memory of that sum."""
@@ -79,7 +85,10 @@ class OrchestratorPerformer:
         torch.manual_seed(training.run.seed)
         self._model = build(training.model.name, **training.model.args)
         self._section = training.model
-        self._records.save_model("initial.safetensors", dict(state_tensors(self._model)), self._section, 0)
+        if self._unfinished is None:
+            self._records.save_model("initial.safetensors", dict(state_tensors(self._model)), self._section, 0)
+        elif self._unfinished.committed:
+            load_model(self._out / "model.safetensors", state_tensors(self._model))
         return facts_of_model(training, self._model)
 
     @_perform.register
@@ -94,12 +103,13 @@ class OrchestratorPerformer:
         wire = plan.job.wire
         parts = (self._tensors(blocks) for blocks in (plan.first_blocks, plan.last_blocks))
         self._device_parts = DeviceParts(parts, WeightCodec(wire.weights), wire.chunk_bytes)
-        self._device_sums = self._empty_sums()
+        self._device_sums, self._divided = self._empty_sums(), None
         self._stages = {seat.stage: weights.arrays_of(self._tensors(seat.blocks)) for seat in plan.seats}
         self._seat_sums = {seat.address: [np.empty_like(a) for a in self._stages[seat.stage]] for seat in plan.seats}
         predicted = {} if job.predicted is None else {"predicted": facts.plain(job.predicted)}
         links = {"links": facts.plain(job.links)} if job.links else {}
         self._records.save_plan(facts.plain(plan) | predicted | links)
+        self._records.save_manifest(job.manifest)
         stages = [self._stages[stage] for stage in sorted(self._stages)]
         digests = tuple(map(weights.digest, stages)) if plan.term > 1 else ()
         return LaidOut(self._device_parts.update_bytes, tuple(map(weights.weights_bytes, stages)), digests)
@@ -134,35 +144,43 @@ class OrchestratorPerformer:
     @_perform.register
     def _checkpoint(self, job: Checkpoint) -> Result:
         """Divide every part's sum. The last committed model stays untouched until the new one is on disk."""
+        if self._divided is None:
+            self._divided = self._divide(job)
+        named = self._named(self._divided)
+        self._records.save_model("model.safetensors", named, self._section, job.round, job.commit)
+        for arrays, sums_of_part in self._divided:
+            for array, total in zip(arrays, sums_of_part, strict=True):
+                array[...] = total
+        self._divided = None
+        self._device_sums = self._empty_sums()
+        self._staged.clear()
+        return Result()
+
+    def _divide(self, job: Checkpoint) -> list[tuple[Arrays, Arrays]]:
+        """The committed arrays of every part with the averages that replace them, which take the sums' memory."""
         plan = self._need()
         for address, arrays in self._seat_sums.items():
             if weights.digest(arrays) != job.digests[address]:
                 raise RunFailed(f"the sum of seat {address} did not arrive as it was sent")
-        committed: list[tuple[Arrays, Arrays]] = list(zip(self._device_parts.arrays, self._device_sums, strict=True))
+        averages: list[tuple[Arrays, Arrays]] = list(zip(self._device_parts.arrays, self._device_sums, strict=True))
         for stage, arrays in sorted(self._stages.items()):
             sums = [self._seat_sums[s.address] for s in sorted(plan.seats, key=lambda s: s.replica) if s.stage == stage]
             for other in sums[1:]:
                 for total, array in zip(sums[0], other, strict=True):
                     self._rule.merge(total, array)
-            committed.append((arrays, sums[0]))
-        for _, sums_of_part in committed:
+            averages.append((arrays, sums[0]))
+        for _, sums_of_part in averages:
             for total in sums_of_part:
                 self._rule.close(total, job.weight)
         self._device_parts.round_to_received(self._device_sums)
-        _refuse_infinite([sums_of_part for _, sums_of_part in committed], f"the model of round {job.round}")
-        named = self._named([(a, s) for a, s in committed])
-        self._records.save_model("model.safetensors", named, self._section, job.round)
-        for arrays, sums_of_part in committed:
-            for array, total in zip(arrays, sums_of_part, strict=True):
-                array[...] = total
-        self._device_sums = self._empty_sums()
-        self._staged.clear()
-        return Result()
+        _refuse_infinite([sums_of_part for _, sums_of_part in averages], f"the model of round {job.round}")
+        return averages
 
     @_perform.register
     def _record(self, job: RecordRound) -> Result:
-        self._records.append_round(job.metrics)
+        # The line of the round is the last one: what stands there is whole.
         self._records.append_devices(job.devices)
+        self._records.append_round(job.metrics)
         return Result()
 
     @_perform.register

@@ -15,9 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mpsl import PROTOCOL, VERSION, facts, strict_json
-from mpsl.errors import RunFailed
+from mpsl.errors import DiskError
 from mpsl.job import Job, ModelSection
+from mpsl.machines.unfinished import CommittedRound, Manifest
 from orchestrator.whole_file import put, write_whole
+
+MANIFEST = "manifest.json"
 
 
 def now() -> str:
@@ -40,10 +43,17 @@ class Records:
         self._run = run
         out.mkdir(parents=True, exist_ok=True)
 
-    def save_model(self, name: str, tensors: Mapping[str, torch.Tensor], section: ModelSection, round: int) -> None:
+    def save_model(
+        self,
+        name: str,
+        tensors: Mapping[str, torch.Tensor],
+        section: ModelSection,
+        round: int,
+        commit: CommittedRound | None = None,
+    ) -> None:
         """Write the unsplit model after `round` (0: before the first), under its own parameter and buffer names.
 
-        The header says which model it is, so the file alone is enough to load it. Raises RunFailed if it cannot be
+        The header says which model it is, so the file alone is enough to load it. Raises DiskError if it cannot be
         written.
         """
         metadata = {
@@ -55,14 +65,20 @@ class Records:
             "time": now(),
             "mpsl": VERSION,
         }
+        if commit is not None:
+            metadata["commit"] = strict_json.dumps(facts.plain(commit))
         beside = self._out / f".{name}.new"
         try:
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, beside, metadata)
         except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
-            raise RunFailed(f"{self._out / name} cannot be written; what was committed stays: {error}") from None
+            raise DiskError(f"{self._out / name} cannot be written; what was committed stays: {error}") from None
         put(beside, self._out / name)
+
+    def save_manifest(self, manifest: Manifest) -> None:
+        """manifest.json: what another orchestrator needs to go on with the run."""
+        self._write(MANIFEST, strict_json.dumps(facts.plain(manifest)) + "\n")
 
     def save_plan(self, plan: Mapping[str, Any]) -> None:
         """Write plan.json: the plan as on its topic, with the predictions and links it was made from."""
@@ -75,11 +91,11 @@ class Records:
         return written
 
     def append_round(self, metrics: Mapping[str, Any]) -> None:
-        """Append a line to metrics.jsonl, on disk when this returns, or none. Raises RunFailed that names the file."""
+        """Append a line to metrics.jsonl, on disk when this returns, or none. Raises DiskError that names the file."""
         self._append("metrics.jsonl", [metrics])
 
     def append_devices(self, devices: Sequence[Mapping[str, Any]]) -> None:
-        """Append a line to devices.jsonl for each device of a round, all or none. Raises RunFailed as above."""
+        """Append a line to devices.jsonl for each device of a round, all or none. Raises DiskError as above."""
         self._append("devices.jsonl", devices)
 
     def _append(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
@@ -96,7 +112,7 @@ class Records:
                     file.truncate(before)  # half a line would also corrupt the next one
                     raise
         except OSError as error:
-            raise RunFailed(f"{path}: cannot be written: {error}") from None
+            raise DiskError(f"{path}: cannot be written: {error}") from None
 
     def _write(self, name: str, text: str) -> None:
         write_whole(self._out / name, text)

@@ -13,17 +13,22 @@ import click
 
 from mpsl.errors import UsageError
 from mpsl.text_file import read_json
+from orchestrator.records import MANIFEST
 
 RUN_FILES = ("summary.json", "metrics.jsonl", "plan.json", "model.safetensors", "initial.safetensors")
 """A folder with any of these files holds a run."""
 
 force_option = click.option(
-    "--force", is_flag=True, help="Start again if --out holds a run; the old folder is kept as DIR.1, DIR.2, ..."
+    "--restart",
+    "--force",
+    "force",
+    is_flag=True,
+    help="Start again if --out holds a run; the old folder is kept as DIR.1, DIR.2, ...",
 )
 
 
 @contextlib.contextmanager
-def run_folder(out: Path, force: bool = False) -> Iterator[None]:
+def run_folder(out: Path, force: bool = False, may_go_on: bool = False) -> Iterator[None]:
     """Make the folder and lock it against other processes while the block lasts.
 
     Raises UsageError if it is not a folder, cannot be made or written to, is in use, or holds a run without `force`.
@@ -31,7 +36,8 @@ def run_folder(out: Path, force: bool = False) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(_locked(out))
-            if found := [name for name in RUN_FILES if (out / name).exists()]:
+            goes_on = may_go_on and not force and is_unfinished(out)
+            if not goes_on and (found := [name for name in RUN_FILES if (out / name).exists()]):
                 if not force:
                     raise UsageError(
                         f"--out {out}: holds {_shown(out, found)}; choose another folder, "
@@ -43,6 +49,16 @@ def run_folder(out: Path, force: bool = False) -> Iterator[None]:
         except OSError as error:
             raise UsageError(f"--out {out}: {error.strerror or error}") from None
         yield
+
+
+def is_unfinished(out: Path) -> bool:
+    """Whether the folder holds a run that has a manifest and is not done."""
+    if not (out / MANIFEST).exists():
+        return False
+    if not (out / "summary.json").exists():
+        return True
+    summary = read_json(out / "summary.json")
+    return not (isinstance(summary, dict) and summary.get("state") == "done")
 
 
 @contextlib.contextmanager

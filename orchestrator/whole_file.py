@@ -7,11 +7,11 @@ import contextlib
 import os
 from pathlib import Path
 
-from mpsl.errors import RunFailed
+from mpsl.errors import DiskError
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write `text` to a file, or leave the file as it was. Raises RunFailed that names it."""
+    """Write `text` to a file, or leave the file as it was. Raises DiskError that names it."""
     beside = path.with_name(f".{path.name}.new")
     try:
         beside.write_text(text)
@@ -19,7 +19,7 @@ def write_whole(path: Path, text: str) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink(missing_ok=True)  # on a full disk it takes the space that is missing
-        raise RunFailed(f"{path}: cannot be written: {error}") from None
+        raise DiskError(f"{path}: cannot be written: {error}") from None
 
 
 def put(beside: Path, path: Path) -> None:

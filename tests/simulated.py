@@ -36,6 +36,7 @@ from mpsl.topics import Topics
 from orchestrator.performer import OrchestratorPerformer
 from orchestrator.plan_option import job_as_planned
 from orchestrator.run_records import read_records
+from orchestrator.unfinished_run import unfinished_run
 
 TOPICS = Topics("sim")
 
@@ -91,6 +92,7 @@ class World:
         self.chance = random.Random(scenario.seed)
         self.orchestrators: dict[str, OrchestratorMachine] = {}
         self.most_copies: dict[str, int] = {}
+        self.made = 0
         self.job_changes: dict[str, Any] = {}
         """Keys of [fleet] that are not as in the scenario."""
         self._once = once
@@ -125,15 +127,31 @@ class World:
         """A process `id` that conducts one run."""
 
         def start(boot: str) -> Any:
-            run = f"sim-{len(self.orchestrators):06x}"
+            made = self.made
+            self.made += 1
             content, planned = self.scenario.job(), self.scenario.planned
             content["fleet"] |= self.job_changes
             job = read_job(content, "job")
             if planned is not None:
                 job = job_as_planned(job, planned, "plan")
-            machine = OrchestratorMachine(job, run, boot, TOPICS, planned)
+            unfinished = unfinished_run(out, job, planned) if id in self.orchestrators else None
+            run = unfinished.manifest.run if unfinished else f"sim-{made:06x}"
+            machine = OrchestratorMachine(job, run, boot, TOPICS, planned, unfinished)
             self.orchestrators[id] = machine
-            return machine, OrchestratorPerformer(out, run)
+            return machine, OrchestratorPerformer(out, run, unfinished)
+
+        self.simulation.add(id, self.starting(id, start), at)
+
+    def add_successor(self, out: Path, at: float, id: str = "orch-2") -> None:
+        """A process `id` that goes on with the run of `out`, where another one may still be alive."""
+
+        def start(boot: str) -> Any:
+            job = read_job(self.scenario.job(), "job")
+            unfinished = unfinished_run(out, job, None)
+            assert unfinished is not None
+            machine = OrchestratorMachine(job, unfinished.manifest.run, boot, TOPICS, None, unfinished)
+            self.orchestrators[id] = machine
+            return machine, OrchestratorPerformer(out, machine.run_state.run, unfinished)
 
         self.simulation.add(id, self.starting(id, start), at)
 

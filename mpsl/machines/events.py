@@ -51,6 +51,8 @@ class JobFailed:
     job: WorkerJob
     reason: str
     session: SessionId | None = None
+    is_disk: bool = False
+    """Whether a file could not be written: nothing was changed, and the same job may succeed later."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mpsl.job import Job
+from mpsl.machines.unfinished import CommittedRound, Manifest
 from mpsl.messages import Slice, Tensor, Ticket
 from mpsl.plan import Plan
 from mpsl.planning.fleet import Fleet
@@ -318,12 +319,13 @@ class PlanFound(Result):
 
 @dataclass(frozen=True)
 class LayOut(WorkerJob):
-    """Lay out the model's tensors by the plan's parts, so that slices can be sent and received.
+    """Lay out the model's tensors by the plan's parts, so that slices can be sent and received; write `manifest`.
 
     `predicted`: the predicted times, if the plan was made from measured ones. `links`: the links that it was made from.
     """
 
     plan: Plan
+    manifest: Manifest
     predicted: Predicted | None = None
     links: Mapping[str, LinkFigures] = field(default_factory=dict)
 
@@ -361,12 +363,14 @@ class FoldUpdate(WorkerJob):
 class Checkpoint(WorkerJob):
     """Merge the sums of all parts, divide them by `weight`, and write the whole model to disk (write, fsync, rename).
 
+    `commit` is written in the same file.
     `digests`: the digest of each seat's sum, as the seat computed it, by the seat's address.
     """
 
     round: int
     weight: int
     digests: dict[str, str]
+    commit: CommittedRound
 
 
 @dataclass(frozen=True)

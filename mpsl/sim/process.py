@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-from mpsl.errors import MpslError
+from mpsl.errors import DiskError, MpslError
 from mpsl.machines.effects import Log, Publish, Run, Stop, Subscribe, Unsubscribe
 from mpsl.machines.events import Connected, Disconnected, Event, JobDone, JobFailed, Received, Subscribed
 from mpsl.machines.interpreter import DrivenMachine, Interpreter, TimerKey
@@ -250,7 +250,7 @@ class Process:
         try:
             outcome = JobDone(work.job, result.finish(), work.session)
         except MpslError as error:
-            outcome = JobFailed(work.job, str(error), work.session)
+            outcome = JobFailed(work.job, str(error), work.session, isinstance(error, DiskError))
         except Exception as error:
             outcome = JobFailed(work.job, f"{type(error).__name__}: {error}", work.session)
         self._interpreter.job_ended(outcome)

@@ -44,7 +44,7 @@ def train(*, network: Network, job: Path, out: Path, force: bool, plan: Path | N
     else:
         training, planned, overruled = load_planned_job(job, plan)
         say_overruled(plan, overruled)
-    with run_folder(out, force):
+    with run_folder(out, force, may_go_on=True):
         return report(network, out, asyncio.run(orchestrate(network, training, out, planned)))
 
 
@@ -67,12 +67,16 @@ async def orchestrate(network: Network, job: Job, out: Path, planned: PlannedRun
     from mpsl.nn.threads import computing_worker
     from orchestrator.performer import OrchestratorPerformer
     from orchestrator.records import circumstances
+    from orchestrator.unfinished_run import unfinished_run
 
-    run = f"{job.run.name}-{secrets.token_hex(3)}"
+    unfinished = unfinished_run(out, job, planned)
+    run = unfinished.manifest.run if unfinished else f"{job.run.name}-{secrets.token_hex(3)}"
     boot = new_boot()
-    machine = OrchestratorMachine(job, run, boot, network.topics, planned)
+    if unfinished is not None:
+        network.logger(role="orch")("info", "goes-on", {"run": run, "round": unfinished.committed, "out": str(out)})
+    machine = OrchestratorMachine(job, run, boot, network.topics, planned, unfinished)
     machine.summary.update(circumstances(job))
-    performer = OrchestratorPerformer(out, run)
+    performer = OrchestratorPerformer(out, run, unfinished)
     progress = Progress(machine, network.verbose)
     driver = Driver(
         machine,

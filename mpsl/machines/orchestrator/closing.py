@@ -3,12 +3,17 @@
 Until the checkpoint is on disk every seat keeps the last committed part.
 """
 
+from msgspec import structs
+
 from mpsl.machines.arrivals import Arrivals
 from mpsl.machines.jobs import Checkpoint, FoldUpdate, Result, WorkerJob
+from mpsl.machines.members import Place
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.tables.run import RunOutcome
+from mpsl.machines.unfinished import CommittedRound
 from mpsl.messages import Close, Closed, Message, Slice
+from mpsl.plan import Plan
 from mpsl.topics import Address
 
 
@@ -80,9 +85,30 @@ class Saving(Phase):
 
     def enter(self) -> None:
         """Divide all sums and write the model."""
+        state, ledger = self.state, self.state.need_ledger()
         self._saved = False
-        weight = self.state.need_ledger().weight
-        self.context.start_job(Checkpoint(self.state.round, weight, dict(self._closing.digests)))
+        state.metrics = {
+            "round": state.round,
+            "loss": ledger.loss(),
+            "accuracy": None,
+            "test_loss": None,
+            "samples": ledger.weight,
+            "seconds": self.context.now - ledger.opened_at,
+            "devices": list(ledger.accepted),
+            "left_out": {m.id: m.left_out or m.refusal for m in ledger.at(Place.OUT)},
+            "term": state.term,
+            "cuts": list(state.need_plan().cuts),
+        }
+        if state.need_plan().replicated:
+            state.metrics["additions"] = additions(state.need_plan(), list(ledger.accepted))
+        updates = {id: state.members[id].update for id in ledger.accepted}
+        state.contributions = {id: update for id, update in updates.items() if update is not None}
+        if state.job.run.deterministic:
+            state.metrics["held_s"] = ledger.held_s
+        commit = CommittedRound(
+            state.metrics, {id: structs.asdict(update) for id, update in state.contributions.items()}
+        )
+        self.context.start_job(Checkpoint(state.round, ledger.weight, dict(self._closing.digests), commit))
 
     def job_done(self, job: WorkerJob, result: Result) -> None:
         """The model is on disk."""
@@ -91,3 +117,12 @@ class Saving(Phase):
     def outcome(self) -> RunOutcome | None:
         """The model is on disk."""
         return RunOutcome.SAVED if self._saved else None
+
+
+def additions(plan: Plan, accepted: list[str]) -> dict[str, list[list[str]]]:
+    """By stage, in which groups its part was added up: every replica its own devices, then the replicas' sums."""
+    found: dict[str, list[list[str]]] = {}
+    for seat in sorted(plan.seats, key=lambda seat: (seat.stage, seat.replica)):
+        served = [id for id in accepted if seat.address in plan.chain(id)]
+        found.setdefault(str(seat.stage), []).append(served)
+    return found

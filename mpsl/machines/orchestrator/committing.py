@@ -1,12 +1,10 @@
 """Committing a round: every seat divides its own sum; replicas of a stage get the merged part."""
 
-from mpsl.machines.members import Place
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.part_exports import PartExports
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Commit, Committed, Loaded, Message
-from mpsl.plan import Plan
 
 
 class Committing(Phase):
@@ -22,26 +20,9 @@ class Committing(Phase):
         state.progress_at = self.context.now
         state.committed = state.round
         state.waiting_seats = set(state.seats)
-        state.metrics = {
-            "round": state.round,
-            "loss": ledger.loss(),
-            "accuracy": None,
-            "test_loss": None,
-            "samples": ledger.weight,
-            "seconds": self.context.now - ledger.opened_at,
-            "devices": list(ledger.accepted),
-            "left_out": {m.id: m.left_out or m.refusal for m in ledger.at(Place.OUT)},
-            "term": state.term,
-            "cuts": list(state.need_plan().cuts),
-        }
-        if state.need_plan().replicated:
-            state.metrics["additions"] = additions(state.need_plan(), list(ledger.accepted))
-        updates = {id: state.members[id].update for id in ledger.accepted}
-        state.contributions = {id: update for id, update in updates.items() if update is not None}
+        state.metrics["seconds"] = self.context.now - ledger.opened_at
         state.passages = dict(ledger.passages)
         state.scores = {}
-        if state.job.run.deterministic:
-            state.metrics["held_s"] = ledger.held_s
         state.summary["loss"] = state.metrics["loss"]
         figures = {"round": state.round, "devices": len(ledger.accepted), "loss": round(ledger.loss(), 4)}
         self.context.log("info", "committed", **figures)
@@ -68,12 +49,3 @@ class Committing(Phase):
         if self.state.waiting_seats:
             return None
         return RunOutcome.EVALUATION_DUE if self.state.evaluation_due else RunOutcome.ALL_COMMITTED
-
-
-def additions(plan: Plan, accepted: list[str]) -> dict[str, list[list[str]]]:
-    """By stage, in which groups its part was added up: every replica its own devices, then the replicas' sums."""
-    found: dict[str, list[list[str]]] = {}
-    for seat in sorted(plan.seats, key=lambda seat: (seat.stage, seat.replica)):
-        served = [id for id in accepted if seat.address in plan.chain(id)]
-        found.setdefault(str(seat.stage), []).append(served)
-    return found

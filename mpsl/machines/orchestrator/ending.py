@@ -19,7 +19,7 @@ class Ending(Phase):
     def enter(self) -> None:
         """Write the summary and tell everyone."""
         state, context = self.state, self.context
-        for timer in ("start", "round", "report", "profiling", "patience", "quorum"):
+        for timer in ("start", "round", "report", "profiling", "patience", "quorum", "disk"):
             context.cancel_timer(timer)
         if state.failure:
             context.log("error", "failed", round=state.round, reason=state.failure)

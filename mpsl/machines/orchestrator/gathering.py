@@ -37,7 +37,9 @@ class Gathering(Phase):
         self._gather()
 
     def outcome(self) -> RunOutcome | None:
-        """The fleet is there."""
+        """The fleet is there; a run that goes on knows its fleet, and only needs the model."""
+        if self.state.unfinished is not None:
+            return RunOutcome.RESUMED if self.state.model is not None else None
         if self.state.seating is None:
             return None
         _, seating = self.state.seating
@@ -55,6 +57,8 @@ class Gathering(Phase):
     def waiting_for(self) -> list[str]:
         """Whom the plan names and who is not there; without a plan how many devices and nodes, in words."""
         fleet, census, now = self.state.job.fleet, self.context.census, self.context.now
+        if self.state.unfinished is not None:
+            return []
         if self.state.planned is not None:
             return [id for branch, id in _named_by(self.state.planned) if not self._is_free(branch, id)]
         missing = (
@@ -73,7 +77,7 @@ class Gathering(Phase):
                 "install the same version or use another --net"
             )
             return
-        if state.model is None or self.waiting_for():
+        if state.unfinished is not None or state.model is None or self.waiting_for():
             return
         nodes, devices = census.free("node", now), census.free("dev", now)
         if state.planned is None:

@@ -9,6 +9,7 @@ from mpsl.machines.members import Member
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.seating import seat_everyone
 from mpsl.machines.tables.run import RunOutcome
+from mpsl.machines.unfinished import Manifest
 from mpsl.messages import Joined
 from mpsl.plan import Seat
 from mpsl.topics import Address
@@ -49,8 +50,9 @@ class Joining(Phase):
         state.summary["terms"].append(term | {"reason": state.term_reason})
         if plan.shortfall:
             context.log("warning", "short-of-memory", reason=plan.shortfall)
-        context.start_job(LayOut(plan, state.predicted, state.links))
-        context.publish_plan()
+        bystanders = sorted(state.bystanders)
+        manifest = Manifest(state.run, plan.term, state.job, plan, state.summary["terms"], bystanders, state.planned)
+        context.start_job(LayOut(plan, manifest, state.predicted, state.links))
 
     def joined(self, source: str, message: Joined) -> None:
         """Someone of the plan can, or cannot, take part."""
@@ -82,8 +84,9 @@ class Joining(Phase):
             self.context.fail(why)
 
     def job_done(self, job: WorkerJob, result: Result) -> None:
-        """The model is laid out by the plan's parts."""
+        """The model is laid out by the plan's parts, and the term is on disk: everyone may know of it."""
         if isinstance(result, LaidOut):
+            self.context.publish_plan()
             self.state.device_bytes = result.device_bytes
             seats = self.state.seats
             self.state.part_bytes = {address: result.part_bytes[seat.stage - 1] for address, seat in seats.items()}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpsl.job import Job
-from mpsl.machines.effects import CancelTimer, Publish, SetTimer, Subscribe
+from mpsl.machines.effects import CancelTimer, Publish, SetTimer, Stop, Subscribe
 from mpsl.machines.events import (
     Connected,
     Disconnected,
@@ -21,12 +21,13 @@ from mpsl.machines.events import (
     TimerFired,
 )
 from mpsl.machines.jobs import BuildModel, Export, Exported
-from mpsl.machines.machine import Machine, as_json
+from mpsl.machines.machine import Machine, as_json, from_json
 from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.closing import Closing, Saving
 from mpsl.machines.orchestrator.committing import Committing
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.departures import Departures
+from mpsl.machines.orchestrator.disk_retry import DISK_TIMER, DiskRetry
 from mpsl.machines.orchestrator.ending import Ending
 from mpsl.machines.orchestrator.evaluation import Evaluation
 from mpsl.machines.orchestrator.gathering import Gathering
@@ -45,10 +46,11 @@ from mpsl.machines.permissions import may_send
 from mpsl.machines.session import LINK_TIMER
 from mpsl.machines.tables.run import SEATED_STATES, TABLE, OrchestratorState, RunOutcome
 from mpsl.machines.tables.table import StateMachine
+from mpsl.machines.unfinished import Unfinished
 from mpsl.messages import CopyFailed, Counters, Discarded, Fault, Joined, Message
 from mpsl.names import ORCHESTRATOR
 from mpsl.planning.plan_file import PlannedRun
-from mpsl.topics import BinaryTopic, ParticipantTopic, Topics
+from mpsl.topics import BinaryTopic, ParticipantTopic, RunTopic, Topics
 from mpsl.wire import Buffer
 
 WATCH_S = 1.0
@@ -59,15 +61,24 @@ S = OrchestratorState
 class OrchestratorMachine(Machine):
     """State machine of one run."""
 
-    def __init__(self, job: Job, run: str, boot: str, topics: Topics, planned: PlannedRun | None = None) -> None:
+    def __init__(
+        self,
+        job: Job,
+        run: str,
+        boot: str,
+        topics: Topics,
+        planned: PlannedRun | None = None,
+        unfinished: Unfinished | None = None,
+    ) -> None:
         super().__init__()
         self.boot = boot
         self.topics = topics
-        self.run_state = RunState(job, run, boot, planned)
+        self.run_state = RunState(job, run, boot, planned, unfinished)
         self.context = context = RunContext(self.run_state, topics, self.emit)
         self._states = StateMachine(TABLE)
         self._departures = Departures(context)
         self._newcomers = Newcomers(context)
+        self._disk = DiskRetry(context)
         self._exports = PartExports(context)
         self._admissions = admissions = Admissions(context, self._exports)
         self._gathering = Gathering(context)
@@ -150,12 +161,13 @@ class OrchestratorMachine(Machine):
                 self._disconnected(reason)
             case Subscribed():
                 self._publish_status(force=True)
-                if self.run_state.plan is not None and self.state is not S.ENDING:
+                if self.run_state.device_bytes and self.context.session is not None and self.state is not S.ENDING:
                     # The broker may have been started anew, without what it had retained.
                     self.context.publish_plan()
             case StopRequested():
                 self.context.fail("interrupted")
-        self._follow()
+        if not self.stopped:
+            self._follow()
 
     def _follow(self) -> None:
         """Follow the outcomes of phases until one waits for something; stop once the end is said."""
@@ -187,11 +199,16 @@ class OrchestratorMachine(Machine):
             for leaf in ("status", "info", "tele")
         ]
         self.emit(
-            Subscribe((*filters, self.topics.binary(self.run_state.run, ORCHESTRATOR, "+", "+"))),
+            Subscribe((*filters, *self._own_filters())),
             CancelTimer("broker"),
             SetTimer("watch", self.now + WATCH_S),
         )
         self._gathering.connected()
+
+    def _own_filters(self) -> tuple[str, str]:
+        """What is said to this run, and who else says that he conducts it."""
+        run = self.run_state.run
+        return self.topics.binary(run, ORCHESTRATOR, "+", "+"), self.topics.run(run, "plan")
 
     def _disconnected(self, reason: str) -> None:
         self.context.online = False
@@ -215,12 +232,34 @@ class OrchestratorMachine(Machine):
                         if self.state is not S.JOINING:
                             self._newcomers.seen(presence)
                     self.phase.seen(presence)
+            case RunTopic(run, "plan") if run == self.run_state.run:
+                self._seen_plan(payload)
             case BinaryTopic() as parsed if self.context.session is not None and parsed.run == self.run_state.run:
                 self._received_binary(parsed, payload)
             case BinaryTopic() as parsed if parsed.run == self.run_state.run:
                 self._profiling.links.receive(parsed, payload)
             case _:
                 self.context.dropped["topic"] += 1
+
+    def _seen_plan(self, payload: Buffer) -> None:
+        """A plan of our run by another orchestrator: one of a higher term ends us, one of a lower term is replaced."""
+        content = from_json(payload) or {}
+        term, boot = content.get("term"), content.get("orchestrator")
+        if not isinstance(term, int) or not isinstance(boot, str) or boot == self.boot:
+            return
+        state = self.run_state
+        # Until our own plan is out, the one that is there is that of the orchestrator before us.
+        ours = self.boot if self.context.session is not None and state.device_bytes else "~"
+        if (term, boot) > (state.term, ours) and state.term > 0:
+            other = f"another orchestrator (boot {boot}) conducts it under term {term}"
+            reason = f"run {state.run}: {other}, this one (boot {self.boot}) had term {state.term}"
+            self.log("error", "superseded", run=state.run, term=state.term, other=boot, other_term=term)
+            state.summary |= {"state": "failed", "reason": reason}
+            self.context.end_session()
+            self.emit(Stop(1, reason))
+            self.stopped = True
+        elif self.context.session is not None and state.device_bytes and self.state is not S.ENDING:
+            self.context.publish_plan()
 
     def _received_binary(self, topic: BinaryTopic, payload: Buffer) -> None:
         session = self.context.session
@@ -270,6 +309,8 @@ class OrchestratorMachine(Machine):
             self._watch()
             self.emit(SetTimer("watch", self.now + WATCH_S))
         else:
+            if event.name == DISK_TIMER:
+                self._disk.again()
             if event.name == "broker":
                 limit = self.run_state.job.fleet.patience_s
                 self.context.fail(f"the broker was not reached again within patience_s = {limit:g} s")
@@ -283,6 +324,7 @@ class OrchestratorMachine(Machine):
             self._departures.watch(self.state, self.phase.waiting_for())
 
     def _job_done(self, event: JobDone) -> None:
+        self._disk.done(event.job)
         match event.job, event.result:
             case Export(part=part), Exported() as exported:
                 self._exports.done(part, exported)
@@ -290,6 +332,8 @@ class OrchestratorMachine(Machine):
                 self.phase.job_done(job, result)
 
     def _job_failed(self, event: JobFailed) -> None:
+        if event.is_disk and self._disk.failed(event):
+            return
         if not self.phase.job_failed(event.job, event.reason):
             name = type(event.job).__name__
             self.context.fail(event.reason if isinstance(event.job, BuildModel) else f"{name}: {event.reason}")
@@ -297,12 +341,12 @@ class OrchestratorMachine(Machine):
     # For those who show a run
 
     def _publish_status(self, force: bool = False) -> None:
-        self._status.publish(self.state, self.phase.waiting_for(), force)
+        self._status.publish(self.state, self.waiting_for(), force)
 
     def waiting_for(self) -> list[str]:
         """Whom (or what) the run waits for at this moment."""
-        return self.phase.waiting_for()
+        return self._disk.waiting_for() or self.phase.waiting_for()
 
     def snapshot(self) -> dict[str, Any]:
         """Where the run is: counts and names."""
-        return self._status.snapshot(self.state, self.phase.waiting_for())
+        return self._status.snapshot(self.state, self.waiting_for())

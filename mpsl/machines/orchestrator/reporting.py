@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import RecordRound
+from mpsl.machines.jobs import RecordRound, Result, WorkerJob
 from mpsl.machines.members import Passage
 from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.context import RunContext
@@ -45,12 +45,15 @@ class Reporting(Phase):
         """Devices and nodes that have yet to answer."""
         self._before: dict[str, int] = {"device_up": 0, "device_down": 0, "nodes_out": 0}
         self._late = False
+        self._asked = False
+        """Whether the worker has been asked to record the round."""
+        self._recorded = False
 
     def enter(self) -> None:
         """Ask everyone."""
         devices = self._admissions.ready()
         self._unanswered = {*devices, *(seat.node for seat in self.state.seats.values())}
-        self._late = False
+        self._late = self._asked = self._recorded = False
         for address in [*devices, *self.state.seats]:
             self.context.send(address, Report(self.state.round))
         self.context.set_timer("report", REPORT_S)
@@ -59,6 +62,10 @@ class Reporting(Phase):
         """A device that is gone is not waited for."""
         if presence.branch == "dev" and presence.gone(self.context.now):
             self._unanswered.discard(presence.id)
+
+    def job_done(self, job: WorkerJob, result: Result) -> None:
+        """The round is recorded."""
+        self._recorded = self._recorded or isinstance(job, RecordRound)
 
     def waiting_for(self) -> list[str]:
         """Who has not answered."""
@@ -78,8 +85,12 @@ class Reporting(Phase):
         """Record the round once all have answered, or had the time to."""
         if self._unanswered and not self._late:
             return None
-        self.context.cancel_timer("report")
-        self._record()
+        if not self._asked:
+            self._asked = True
+            self.context.cancel_timer("report")
+            self._record()
+        if not self._recorded:
+            return None
         last = self.state.round == self.state.job.run.rounds
         return RunOutcome.LAST_REPORTED if last else RunOutcome.REPORTED
 

@@ -36,7 +36,8 @@ class Reseating(Phase):
         """The term is over: forget the open round, and look for nodes."""
         state, context = self.state, self.context
         self._lost, state.lost_nodes = dict(state.lost_nodes), {}
-        state.term_reason = "; ".join(self._lost.values())
+        if self._lost:
+            state.term_reason = "; ".join(self._lost.values())
         self._vacant, self._refusal, self._began = {}, "", context.now
         for node, why in self._lost.items():
             context.log("warning", "seat-lost", node=node, reason=why, round=state.round, committed=state.committed)

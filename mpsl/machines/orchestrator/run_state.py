@@ -1,12 +1,13 @@
 """What is known of a run, as plain data that all phases share. It decides nothing and sends nothing."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mpsl.job import Job
 from mpsl.machines.jobs import ModelBuilt
 from mpsl.machines.members import Member, Passage, RoundLedger
 from mpsl.machines.seating import Seating
+from mpsl.machines.unfinished import Unfinished
 from mpsl.messages import Score, Update
 from mpsl.plan import Plan, Seat
 from mpsl.planning.plan_file import PlannedRun, Predicted
@@ -22,6 +23,8 @@ class RunState:
     run: str
     boot: str
     planned: PlannedRun | None = None
+    unfinished: Unfinished | None = None
+    """What is on disk of the run, where another orchestrator has begun it."""
     term: int = 0
     """Of the newest plan; 0 before there is one."""
     started_at: float | None = None
@@ -82,6 +85,8 @@ class RunState:
     summary: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.unfinished is not None:
+            self._go_on(self.unfinished)
         self.summary = {
             "run": self.run,
             "state": "failed",
@@ -92,6 +97,32 @@ class RunState:
             "loss": None,
             "seconds": 0.0,
         } | self.summary
+
+    def _go_on(self, found: Unfinished) -> None:
+        """Take over what a former orchestrator of the run has made durable."""
+        manifest = found.manifest
+        self.term, self.term_reason = manifest.term, "the orchestrator was started again"
+        before = manifest.plan.job
+        fleet = replace(self.job.fleet, nodes=before.fleet.nodes, replicas=before.fleet.replicas)
+        job = replace(self.job, model=replace(self.job.model, cuts=before.model.cuts), fleet=fleet)
+        self.plan = replace(manifest.plan, job=job, run=self.run, orchestrator=self.boot)
+        self.seats = {seat.address: seat for seat in self.plan.seats}
+        self.bystanders = {(id, boot) for id, boot in manifest.bystanders}
+        self.round = self.committed = found.committed
+        self.reported = found.reported
+        self.contributions = found.contributions
+        rounds = [dict(entry) for entry in found.rounds]
+        last: dict[str, Any] = rounds[-1] if rounds else {}
+        self.summary = {
+            "rounds": rounds,
+            "terms": list(manifest.terms),
+            "loss": last.get("loss"),
+            "accuracy": next((e["accuracy"] for e in reversed(rounds) if e.get("accuracy") is not None), None),
+        }
+        if found.commit is not None and self.reported < self.committed:
+            self.metrics = dict(found.commit.metrics)
+        else:
+            self.evaluated = self.committed
 
     @property
     def evaluation_due(self) -> bool:

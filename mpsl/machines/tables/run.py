@@ -46,6 +46,7 @@ class RunOutcome(enum.Enum):
     PROFILE_WANTED = "profile wanted"
     FLEET_CHANGED = "fleet changed"
     SEATED = "seated"
+    RESUMED = "resumed"
     SEAT_LOST = "seat lost"
     MEMBER_TAKEN = "member taken by another run"
     ALL_JOINED = "all joined"
@@ -80,6 +81,7 @@ TABLE = Table(
     transitions={
         (S.GATHERING, O.PROFILE_WANTED): S.PROFILING,
         (S.GATHERING, O.SEATED): S.JOINING,
+        (S.GATHERING, O.RESUMED): S.RESEATING,
         (S.PROFILING, O.FLEET_CHANGED): S.GATHERING,
         (S.PROFILING, O.SEATED): S.JOINING,
         (S.JOINING, O.MEMBER_TAKEN): S.GATHERING,

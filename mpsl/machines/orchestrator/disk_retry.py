@@ -1,0 +1,60 @@
+"""A full disk, or a folder that is gone: the run pauses, says which file it cannot write, and tries again.
+
+Nothing is lost meanwhile, since every file is written whole or not at all. `patience_s` ends the wait.
+"""
+
+from mpsl.machines.events import JobFailed
+from mpsl.machines.jobs import Checkpoint, LayOut, RecordRound, WorkerJob
+from mpsl.machines.orchestrator.context import RunContext
+
+DISK_TIMER = "disk"
+AGAIN_S = 2.0
+"""Pause between two tries."""
+
+
+class DiskRetry:
+    """At most one job at a time waits for the disk, since the run waits for each of them."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._waiting: JobFailed | None = None
+        self._since = 0.0
+
+    def failed(self, event: JobFailed) -> bool:
+        """A job could not write its file; False where the run is to fail of it."""
+        context = self._context
+        if not isinstance(event.job, LayOut | Checkpoint | RecordRound):
+            return False
+        first = self._waiting is None or type(self._waiting.job) is not type(event.job)
+        if first:
+            self._since = context.now
+            patience = context.state.job.fleet.patience_s
+            context.log("error", "disk", reason=event.reason, round=context.state.round, patience_s=patience)
+        elif context.now - self._since >= context.state.job.fleet.patience_s:
+            self._waiting = None
+            return False
+        self._waiting = event
+        context.set_timer(DISK_TIMER, AGAIN_S)
+        return True
+
+    def again(self) -> None:
+        """Try the job once more, unless its term is over."""
+        event, context = self._waiting, self._context
+        if event is None:
+            return
+        if event.session is None:
+            context.start_run_job(event.job)
+        elif context.session is not None and context.session.id == event.session:
+            context.start_job(event.job)
+        else:
+            self._waiting = None
+
+    def done(self, job: WorkerJob) -> None:
+        """A job has ended well."""
+        if self._waiting is not None and type(self._waiting.job) is type(job):
+            self._waiting = None
+            self._context.log("info", "disk-again", seconds=round(self._context.now - self._since, 1))
+
+    def waiting_for(self) -> list[str]:
+        """The file that cannot be written."""
+        return [f"the disk ({self._waiting.reason})"] if self._waiting is not None else []

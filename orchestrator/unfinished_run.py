@@ -1,0 +1,98 @@
+"""The files of an unfinished run, as its next orchestrator reads them.
+
+Each file is whole, since each was written beside and renamed; only a record may end in half a line. It must never
+change the file that says which round is committed.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from mpsl import facts
+from mpsl.errors import UsageError
+from mpsl.job import Job
+from mpsl.machines.unfinished import FORMAT, CommittedRound, Manifest, Unfinished, go_on
+from mpsl.planning.plan_file import PlannedRun
+from mpsl.text_file import read_json
+from orchestrator.records import MANIFEST, write_whole
+
+MODEL = "model.safetensors"
+
+
+def unfinished_run(out: Path, job: Job, planned: PlannedRun | None) -> Unfinished | None:
+    """The run in `out` that is to go on; None where there is none.
+
+    Raises UsageError where it is of another job, or cannot be read.
+    """
+    if not (out / MANIFEST).exists():
+        return None
+    where = f"--out {out}"
+    data = read_json(out / MANIFEST)
+    version = data.get("format") if isinstance(data, dict) else None
+    if version != FORMAT:
+        raise UsageError(f"{out / MANIFEST}: format {version}, this version reads {FORMAT}; --restart begins anew")
+    manifest = facts.read(Manifest, data, str(out / MANIFEST))
+    committed, commit = _committed(out / MODEL, manifest.run)
+    rounds = _rounds(out, manifest.run, committed)
+    return go_on(Unfinished(manifest, committed, commit, tuple(rounds)), job, planned, where)
+
+
+def load_model(path: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Copy a model from disk into `tensors`, by name. Raises UsageError where it is damaged or of another form."""
+    try:
+        with safe_open(path, "pt") as file:
+            for name, tensor in tensors:
+                tensor.copy_(file.get_tensor(name))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}; --restart begins anew") from None
+
+
+def _committed(path: Path, run: str) -> tuple[int, CommittedRound | None]:
+    """The committed round of the run and what was written with it; 0 before the first."""
+    if not path.exists():
+        return 0, None
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+        if metadata.get("run") != run:
+            raise UsageError(f"{path}: is of run {metadata.get('run')}, {MANIFEST} of {run}; --restart begins anew")
+        commit = facts.read(CommittedRound, json.loads(metadata["commit"]), f"{path}: commit")
+        return int(metadata["round"]), commit
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}; --restart begins anew") from None
+
+
+def _rounds(out: Path, run: str, committed: int) -> list[dict[str, Any]]:
+    """The metrics of the recorded rounds; whatever a kill has left beyond them is removed from both records."""
+    rounds = [entry for entry in _lines(out / "metrics.jsonl") if entry.get("run") == run]
+    rounds = [entry for number, entry in enumerate(rounds, start=1) if entry.get("round") == number <= committed]
+    devices = _lines(out / "devices.jsonl")
+    _rewrite(out / "metrics.jsonl", rounds)
+    _rewrite(out / "devices.jsonl", [entry for entry in devices if entry.get("round", 0) <= len(rounds)])
+    return [{key: value for key, value in entry.items() if key not in ("run", "time")} for entry in rounds]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a record."""
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_text().split("\n"):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(entry, dict):
+            break
+        found.append(entry)
+    return found
+
+
+def _rewrite(path: Path, entries: list[dict[str, Any]]) -> None:
+    text = "".join(f"{json.dumps(entry, separators=(', ', ': '))}\n" for entry in entries)
+    if path.exists() and path.read_text() != text:
+        write_whole(path, text)
