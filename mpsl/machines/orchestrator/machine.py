@@ -128,6 +128,8 @@ class OrchestratorMachine(Machine):
     def validate(self) -> None:
         """Check that the shared state agrees with the phase and with itself."""
         run, state = self.run_state, self.state
+        if self.stopped:
+            return
         assert run.waiting_seats <= run.seats.keys() or state is S.ENDING
         assert (self.context.session is None) or run.plan is not None
         if state not in (S.GATHERING, S.PROFILING, S.RESEATING, S.ENDING):
