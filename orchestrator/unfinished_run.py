@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from mpsl import facts
+from mpsl import facts, strict_json
 from mpsl.errors import UsageError
 from mpsl.job import Job
 from mpsl.machines.unfinished import FORMAT, CommittedRound, Manifest, Unfinished, go_on
 from mpsl.planning.plan_file import PlannedRun
 from mpsl.text_file import read_json
-from orchestrator.records import MANIFEST, write_whole
+from orchestrator.records import MANIFEST
+from orchestrator.whole_file import write_whole
 
 MODEL = "model.safetensors"
 
@@ -93,6 +94,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _rewrite(path: Path, entries: list[dict[str, Any]]) -> None:
-    text = "".join(f"{json.dumps(entry, separators=(', ', ': '))}\n" for entry in entries)
+    text = "".join(f"{strict_json.dumps(entry)}\n" for entry in entries)
     if path.exists() and path.read_text() != text:
         write_whole(path, text)

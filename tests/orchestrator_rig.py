@@ -127,8 +127,14 @@ class OrchestratorRig:
 
     def watch(self, seconds: float = 0.0) -> list[Effect]:
         """Time passes, and the machine looks around."""
+        found: list[Effect] = []
+        while seconds > 1.0:
+            # The machine looks every second: one that does not has stood still, and excuses the others.
+            self.now += 1.0
+            seconds -= 1.0
+            found += self.handle(TimerFired("watch"))
         self.now += seconds
-        return self.handle(TimerFired("watch"))
+        return found + self.handle(TimerFired("watch"))
 
     def stops(self) -> list[Stop]:
         """How the machine has stopped."""
@@ -140,6 +146,7 @@ class OrchestratorRig:
         """Until everyone is there: the fleet is seated, or asked for its times where the job has no cuts."""
         self.handle(Connected())
         self.handle(Subscribed())
+        self.handle(TimerFired("plan"))
         for id in BOOTS:
             self.be_online(id)
         none = (0, 0, 0)

@@ -112,6 +112,14 @@ class Census:
         for presence in self._presences.values():
             presence.lost_at = None
 
+    def excuse(self, seconds: float) -> None:
+        """We have been away ourselves for so long: nobody's silence in that time says anything."""
+        for presence in self._presences.values():
+            if presence.heard_at is not None:
+                presence.heard_at += seconds
+            if presence.lost_at is not None:
+                presence.lost_at += seconds
+
     def get(self, branch: Branch, id: str) -> Presence | None:
         """Return what is known about one device or node."""
         return self._presences.get((branch, id))

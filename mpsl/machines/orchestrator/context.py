@@ -33,6 +33,8 @@ class RunContext:
         """The session of the newest plan."""
         self.now = 0.0
         self.online = False
+        self.is_plan_known = False
+        """Whether we have seen, since we connected, which plan of the run is retained: it may be a successor's."""
         self.max_packet: int | None = None
         self.dropped: Counter[str] = Counter()
 

@@ -54,6 +54,10 @@ from mpsl.topics import BinaryTopic, ParticipantTopic, RunTopic, Topics
 from mpsl.wire import Buffer
 
 WATCH_S = 1.0
+PLAN_S = 2.0
+"""How long after the subscription a retained plan of the run may take to arrive."""
+FROZEN_S = 3.0
+"""A look around that comes so late means that this process stood still."""
 
 S = OrchestratorState
 
@@ -102,6 +106,8 @@ class OrchestratorMachine(Machine):
             S.ENDING: self._ending,
         }
         self._status = StatusPublisher(context, admissions)
+        self._offline_at: float | None = None
+        self._watched_at: float | None = None
 
     @property
     def state(self) -> OrchestratorState:
@@ -163,6 +169,7 @@ class OrchestratorMachine(Machine):
                 self._disconnected(reason)
             case Subscribed():
                 self._publish_status(force=True)
+                self.emit(SetTimer("plan", self.now + PLAN_S))
                 if self.run_state.device_bytes and self.context.session is not None and self.state is not S.ENDING:
                     # The broker may have been started anew, without what it had retained.
                     self.context.publish_plan()
@@ -195,6 +202,9 @@ class OrchestratorMachine(Machine):
 
     def _connected(self, max_packet: int | None) -> None:
         self.context.online, self.context.max_packet = True, max_packet
+        if self._offline_at is not None:
+            self.context.census.excuse(self.now - self._offline_at)
+            self._offline_at = None
         filters = [
             self.topics.participant(branch, "+", leaf)
             for branch in ("dev", "node")
@@ -213,7 +223,8 @@ class OrchestratorMachine(Machine):
         return self.topics.binary(run, ORCHESTRATOR, "+", "+"), self.topics.run(run, "plan")
 
     def _disconnected(self, reason: str) -> None:
-        self.context.online = False
+        self.context.online = self.context.is_plan_known = False
+        self._offline_at = self._offline_at if self._offline_at is not None else self.now
         self.context.census.connection_lost()
         self.log("warning", "disconnected", reason=reason)
         if self.run_state.started_at is not None:
@@ -245,6 +256,7 @@ class OrchestratorMachine(Machine):
 
     def _seen_plan(self, payload: Buffer) -> None:
         """A plan of our run by another orchestrator: one of a higher term ends us, one of a lower term is replaced."""
+        self.context.is_plan_known = True
         content = from_json(payload) or {}
         term, boot = content.get("term"), content.get("orchestrator")
         if not isinstance(term, int) or not isinstance(boot, str) or boot == self.boot:
@@ -311,6 +323,8 @@ class OrchestratorMachine(Machine):
             self._watch()
             self.emit(SetTimer("watch", self.now + WATCH_S))
         else:
+            if event.name == "plan":
+                self.context.is_plan_known = self.context.online
             if event.name == DISK_TIMER:
                 self._disk.again()
             if event.name == "broker":
@@ -320,6 +334,12 @@ class OrchestratorMachine(Machine):
             self.phase.timer_fired(event.name)
 
     def _watch(self) -> None:
+        late = self.now - self._watched_at - WATCH_S if self._watched_at is not None else 0.0
+        if late > FROZEN_S:
+            # This process stood still, so everyone seems to have been silent.
+            self.context.census.excuse(late)
+            self.log("warning", "stood-still", run=self.run_state.run, term=self.run_state.term, seconds=round(late, 1))
+        self._watched_at = self.now
         self._publish_status()
         self.phase.watch()
         if self.run_state.plan is not None and self.context.session is not None and self.state is not S.ENDING:

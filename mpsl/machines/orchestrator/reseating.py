@@ -95,7 +95,7 @@ class Reseating(Phase):
     def _look(self) -> None:
         """Seat everyone, if that is possible now."""
         state, plan = self.state, self.state.need_plan()
-        if state.seating is not None or self._recut.planning or not self.context.online:
+        if state.seating is not None or self._recut.planning or not self.context.is_plan_known:
             return
         free = [node for node in self.context.census.free("node", self.context.now) if self._is_fit(node)]
         filled = fill(plan, state.need_model(), free)
