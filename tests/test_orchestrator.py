@@ -176,6 +176,8 @@ def test_a_run_that_ends_says_so_once_everyone_has_heard_and_the_summary_is_writ
         found.say(id, Score(1, members[id].attempt, 1, 2, 1.0))
     for id in ("dev-1", "dev-2", "node-1"):
         found.say(id, Counters(1, 10, 10))
+    assert found.state is S.REPORTING, "the round is not on disk yet"
+    found.done(RecordRound)
     assert found.state is S.ENDING
     assert len(found.metrics()) == 1
     found.done(Finish)

@@ -10,8 +10,11 @@ from orchestrator_rig import RUN, rig
 
 from mpsl.errors import RunFailed
 from mpsl.machines.jobs import BuildModel, Checkpoint, Export, Exported, LayOut
+from mpsl.machines.unfinished import CommittedRound, Manifest
 from mpsl.messages import Slice
 from orchestrator.performer import OrchestratorPerformer
+
+COMMIT = CommittedRound({"round": 1}, {})
 
 
 def prepared(out: Path, value: float | None = None) -> tuple[OrchestratorPerformer, str]:
@@ -21,7 +24,8 @@ def prepared(out: Path, value: float | None = None) -> tuple[OrchestratorPerform
     plan = orchestrator.machine.run_state.need_plan()
     performer = OrchestratorPerformer(out, RUN)
     performer.perform(BuildModel(plan.job))
-    performer.perform(LayOut(plan))
+    state = orchestrator.machine.run_state
+    performer.perform(LayOut(plan, Manifest(RUN, 1, state.job, plan, [], [])))
     exported = performer.perform(Export("global", 0, 0, 1))
     assert isinstance(exported, Exported)
     for each in exported.slices:
@@ -43,9 +47,9 @@ def as_sum(message: Slice) -> Slice:
 def test_a_sum_that_did_not_arrive_as_it_was_sent_is_not_committed(tmp_path: Path) -> None:
     performer, digest = prepared(tmp_path)
     with pytest.raises(RunFailed, match="the sum of seat 1_0 did not arrive as it was sent"):
-        performer.perform(Checkpoint(1, 12, {"1_0": "0" * len(digest)}))
+        performer.perform(Checkpoint(1, 12, {"1_0": "0" * len(digest)}, COMMIT))
     assert not (tmp_path / "model.safetensors").exists()
-    performer.perform(Checkpoint(1, 12, {"1_0": digest}))
+    performer.perform(Checkpoint(1, 12, {"1_0": digest}, COMMIT))
     assert (tmp_path / "model.safetensors").exists()
 
 
@@ -54,5 +58,5 @@ def test_a_model_that_is_not_finite_never_takes_the_place_of_the_last_one(tmp_pa
     performer, digest = prepared(tmp_path, value)
     (tmp_path / "model.safetensors").write_bytes(b"the last good model")
     with pytest.raises(RunFailed, match="the model of round 1 is not finite"):
-        performer.perform(Checkpoint(1, 12, {"1_0": digest}))
+        performer.perform(Checkpoint(1, 12, {"1_0": digest}, COMMIT))
     assert (tmp_path / "model.safetensors").read_bytes() == b"the last good model"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from orchestrator_rig import OrchestratorRig, rig
 from participant_rig import TOPICS, Rig, slice_of
-from scenarios import random_faults
+from scenarios import Scenario, random_faults
 from self_profiles import Surveyed, WithoutCuts, ran
 from simulated import run_and_check
 
@@ -20,6 +20,7 @@ from mpsl.machines.tables import device, document, hop, run
 from mpsl.machines.tables.run import SEATED_STATES, OrchestratorState
 from mpsl.machines.tables.table import StateMachine, Table
 from mpsl.messages import Accept, Admit, Discard, Evaluate
+from mpsl.sim.faults import Faults, InjectedFault
 
 TABLES: list[Table[Any, Any]] = [run.TABLE, device.TABLE, hop.TABLE]
 MAX_SEEDS = 40
@@ -146,6 +147,8 @@ def test_runs_reach_every_row(tmp_path: Path, reached: set[tuple[str, Any, Any]]
     play_runs_that_are_interrupted_in_every_state()
     play_runs_that_lose_their_node_wherever_it_is_needed()
     play_runs_whose_fleet_changes_before_the_first_round()
+    crashed = InjectedFault("crash", "orch", 90, 1.0)
+    run_and_check(Scenario(seed=1, faults=Faults(injected=(crashed,))), tmp_path / "resumed")
     ran(Surveyed(WithoutCuts(1)), tmp_path / "profiled")
     play_a_device_that_is_discarded_everywhere()
     for seed in range(MAX_SEEDS):
