@@ -13,8 +13,9 @@ import click
 
 from mpsl.errors import UsageError
 from mpsl.text_file import read_json
-from orchestrator.records import MANIFEST
 
+MANIFEST = "manifest.json"
+"""What another orchestrator needs to continue the run."""
 RUN_FILES = ("summary.json", "metrics.jsonl", "plan.json", "model.safetensors", "initial.safetensors")
 """A folder with any of these files holds a run."""
 

@@ -18,7 +18,7 @@ from mpsl.job import Job
 from mpsl.machines.unfinished import FORMAT, CommittedRound, Manifest, Unfinished, go_on
 from mpsl.planning.plan_file import PlannedRun
 from mpsl.text_file import read_json
-from orchestrator.records import MANIFEST
+from orchestrator.run_folder import MANIFEST
 from orchestrator.whole_file import write_whole
 
 MODEL = "model.safetensors"

@@ -3,7 +3,7 @@
 Plain data; who reads and writes the files is the performer's business. Nothing in it may be needed from a broker.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mpsl import facts
@@ -37,6 +37,8 @@ class CommittedRound:
 
     metrics: dict[str, Any]
     contributions: dict[str, dict[str, Any]]
+    passages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """When each device was in the round, or why it was left out."""
 
 
 @dataclass(frozen=True)

@@ -105,9 +105,9 @@ class Saving(Phase):
         state.contributions = {id: update for id, update in updates.items() if update is not None}
         if state.job.run.deterministic:
             state.metrics["held_s"] = ledger.held_s
-        commit = CommittedRound(
-            state.metrics, {id: structs.asdict(update) for id, update in state.contributions.items()}
-        )
+        counted = {id: structs.asdict(update) for id, update in state.contributions.items()}
+        passages = {id: vars(passage) for id, passage in ledger.passages.items()}
+        commit = CommittedRound(state.metrics, counted, passages)
         self.context.start_job(Checkpoint(state.round, ledger.weight, dict(self._closing.digests), commit))
 
     def job_done(self, job: WorkerJob, result: Result) -> None:

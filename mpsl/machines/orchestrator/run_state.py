@@ -121,6 +121,7 @@ class RunState:
         }
         if found.commit is not None and self.reported < self.committed:
             self.metrics = dict(found.commit.metrics)
+            self.passages = {id: Passage(**said) for id, said in found.commit.passages.items()}
         else:
             self.evaluated = self.committed
 
