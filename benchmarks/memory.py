@@ -28,7 +28,7 @@ from orchestrator.locally import node_ids
 from orchestrator.process_readings import peak_resident
 from orchestrator.processes import children
 
-LOOK_S = 0.5
+SAMPLE_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Setting:
 
 
 @dataclass
-class Seen:
+class MemoryReadings:
     """Observations of a run: peaks in bytes by process, the nodes' last telemetry, the plan, and the final G."""
 
     peaks: dict[str, int] = field(default_factory=dict)
@@ -117,15 +117,15 @@ def command(
     click.echo(strict_json.dumps(result))
 
 
-def _measured(setting: Setting, devices: int) -> Seen:
+def _measured(setting: Setting, devices: int) -> MemoryReadings:
     seen = asyncio.run(measure(setting, devices))
     click.echo(f"{devices} devices: {table(seen)}", err=True)
     return seen
 
 
-async def measure(setting: Setting, devices: int) -> Seen:
+async def measure(setting: Setting, devices: int) -> MemoryReadings:
     """Run one round with this number of devices. Raises ClickException if the run fails."""
-    seen = Seen()
+    seen = MemoryReadings()
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         directory = Path(name)
@@ -151,13 +151,13 @@ async def measure(setting: Setting, devices: int) -> Seen:
 
 
 @contextlib.asynccontextmanager
-async def _watching(seen: Seen, pids: dict[str, int]) -> AsyncIterator[None]:
+async def _watching(seen: MemoryReadings, pids: dict[str, int]) -> AsyncIterator[None]:
     """Read the processes' peaks while the block lasts."""
 
     async def look() -> None:
         while True:
             seen.peaks |= {name: max(seen.peaks.get(name, 0), peak_resident(pid)) for name, pid in pids.items()}
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(SAMPLE_INTERVAL_S)
 
     task = asyncio.create_task(look())
     try:
@@ -167,7 +167,7 @@ async def _watching(seen: Seen, pids: dict[str, int]) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def table(seen: Seen) -> str:
+def table(seen: MemoryReadings) -> str:
     """Return the peak of each use of memory in MB, one line per node."""
     lines = [
         f"G {seen.plan['admit']}, {seen.admit_at_end} at the end, {seen.seconds:.1f} s a round {seen.plan['shortfall']}"

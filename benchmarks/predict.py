@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from benchmarks.agents import start_agents
-from benchmarks.this_machine import Known, Model, fleet_of, measured, rehearsed, slowed, slowness
+from benchmarks.this_machine import BenchmarkModel, Known, fleet_of, measured, rehearsed, slowed, slowness
 from broker.address import parse_broker
 from broker.engines.engine import running_broker
 from broker.hardware import usable_cores
@@ -37,7 +37,7 @@ from orchestrator.processes import children
 from orchestrator.whole_file import write_whole
 
 PREDICTIONS = ("simulated", "objective", "closed_form", "simulated_at_that_speed")
-MODELS = (Model("resnet18", 32), Model("vgg11", 32, "small"))
+MODELS = (BenchmarkModel("resnet18", 32), BenchmarkModel("vgg11", 32, "small"))
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class RoundPrediction:
     """The predictions for a setting: seconds of a round by the simulator, the objective and the closed form."""
 
     model: str
@@ -112,13 +112,13 @@ def command(
     click.echo(strict_json.dumps({"benchmark": "predict", "cores": usable_cores(), "rows": rows, **summary(rows)}))
 
 
-def predict(known: Known, setting: Setting, seconds: float) -> tuple[PlanFile, Prediction]:
+def predict(known: Known, setting: Setting, seconds: float) -> tuple[PlanFile, RoundPrediction]:
     """Return the plan of a setting, with enough batches for a round of `seconds`, and the predictions for its round."""
     few, more = (_planned_seconds(known, setting, count) for count in (4, 8))
     batches = max(2, 4 + ceil(4 * (seconds - few) / (more - few)))
     fleet = fleet_of(known, setting.hops, setting.devices, batches, setting.link)
     found = plan(system_of(known.profile, fleet), Shape(setting.hops))
-    prediction = Prediction(
+    prediction = RoundPrediction(
         known.model.name,
         setting,
         batches,
@@ -154,7 +154,7 @@ async def run(known: Known, setting: Setting, found: PlanFile, batches: int, rou
     return [each["seconds"] for each in summary["rounds"][1:]]
 
 
-def _job(model: Model, setting: Setting, rounds: int) -> Job:
+def _job(model: BenchmarkModel, setting: Setting, rounds: int) -> Job:
     return Job(
         RunSection("predict", rounds, model.batch_size, evaluate_every=rounds + 1),
         ModelSection(model.name, model.args),
@@ -164,7 +164,7 @@ def _job(model: Model, setting: Setting, rounds: int) -> Job:
 
 
 def compared(
-    prediction: Prediction, rounds_s: Sequence[float], times_as_long: float, at_that_speed_s: float
+    prediction: RoundPrediction, rounds_s: Sequence[float], times_as_long: float, at_that_speed_s: float
 ) -> dict[str, Any]:
     """Return a setting with its rounds: the median, the spread relative to it, and the error of each prediction.
 

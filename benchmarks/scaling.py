@@ -59,7 +59,7 @@ class Setting:
 
 
 @dataclass
-class Seen:
+class RoundReadings:
     """The time and the CPU seconds of every role at the end of each round. `rounds` rounds count."""
 
     rounds: int
@@ -161,10 +161,10 @@ def _line(row: Mapping[str, Any]) -> str:
     )
 
 
-async def _observe(setting: Setting, devices: int, agents: int) -> Seen:
+async def _observe(setting: Setting, devices: int, agents: int) -> RoundReadings:
     """Run once; this process is only the orchestrator. Raises ClickException if the run fails."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
-    seen = Seen(setting.rounds)
+    seen = RoundReadings(setting.rounds)
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         directory, job = Path(name), setting.job(devices)
         async with running_broker("auto") as broker, children(directory / "logs") as group:
@@ -189,7 +189,7 @@ async def _observe(setting: Setting, devices: int, agents: int) -> Seen:
 
 
 @contextlib.asynccontextmanager
-async def _reading(seen: Seen, roles: dict[str, list[int]], network: Network) -> AsyncIterator[None]:
+async def _reading(seen: RoundReadings, roles: dict[str, list[int]], network: Network) -> AsyncIterator[None]:
     """Read the CPU seconds of all processes whenever a round's metrics come, while the block lasts."""
 
     async def listen() -> None:

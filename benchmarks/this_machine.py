@@ -19,7 +19,7 @@ from mpsl.planning.profile import Profile
 from mpsl.planning.system import system_of
 from mpsl.sim.rehearsal import Rehearsal
 from orchestrator.commands.profile import times
-from orchestrator.measuring import Measured, Task, measure
+from orchestrator.measuring import Measured, MeasuringTask, measure
 from orchestrator.wire_cost import WireCost, wire_cost
 
 CIFAR = {"num_classes": 10, "in_channels": 3, "image_size": 32}
@@ -28,17 +28,17 @@ FAST_MBPS = 1e6
 """A link within one machine costs only CPU time per byte, which the profile has."""
 ALONE, BESIDE = "alone", "beside"
 """The two kinds of hardware: a core while one process computes, and a core while all cores compute."""
-AS_GOOD = 0.03
+MAX_SLOWDOWN = 0.03
 """How much longer a round may take, relatively, if devices then hold fewer blocks."""
 PASSES = 3
 PASS_S = 7.0
-LOOK_S = 3.0
-MAX_FIRST = 3
+SPEED_CHECK_S = 3.0
+MAX_FIRST_CUT = 3
 """Maximum number of blocks on devices before the first hop, because devices have little memory."""
 
 
 @dataclass(frozen=True)
-class Model:
+class BenchmarkModel:
     """A model to measure, its arguments and its batch size."""
 
     name: str
@@ -56,14 +56,14 @@ class Model:
 class Known:
     """The measurements of a model, made once before any prediction."""
 
-    model: Model
+    model: BenchmarkModel
     profile: Profile
     cost: WireCost
     whole_s: float
     """Seconds of a batch of the whole model while all cores compute."""
 
 
-def measured(models: Sequence[Model]) -> list[Known]:
+def measured(models: Sequence[BenchmarkModel]) -> list[Known]:
     """Profile models on this machine, alone and with all cores computing, and the cost of a byte.
 
     The result is the median of several passes over everything, because the speed of a shared machine drifts.
@@ -85,7 +85,7 @@ def measured(models: Sequence[Model]) -> list[Known]:
 
 def slowness(known: Known) -> float:
     """The ratio of the present time of a batch to the time in the profile."""
-    return measure(_task(known.model, LOOK_S), usable_cores()).whole / known.whole_s
+    return measure(_task(known.model, SPEED_CHECK_S), usable_cores()).whole / known.whole_s
 
 
 def slowed(profile: Profile, times_as_long: float) -> Profile:
@@ -107,8 +107,8 @@ def slowed(profile: Profile, times_as_long: float) -> Profile:
     return replace(profile, hardware=hardware)
 
 
-def _task(model: Model, seconds: float) -> Task:
-    return Task(ModelSection(model.name, model.args), model.batch_size, "momentum", 1, seconds)
+def _task(model: BenchmarkModel, seconds: float) -> MeasuringTask:
+    return MeasuringTask(ModelSection(model.name, model.args), model.batch_size, "momentum", 1, seconds)
 
 
 def _middle(passes: Sequence[Measured]) -> Measured:
@@ -151,7 +151,7 @@ def chain(cuts: Sequence[int], devices: int) -> PlannedRun:
 
 
 def best_cuts(known: Known, hops: int, devices: int, batches: int) -> tuple[int, ...]:
-    """Return the cuts with the fewest blocks on devices among those within AS_GOOD of the shortest simulated round.
+    """Return the cuts with the fewest blocks on devices and a simulated round within MAX_SLOWDOWN of the shortest.
 
     If devices hold the first block alone, the nodes may get unequal work, and one of them waits. The objective does not
     show this, because on one machine all cuts have the same sum of work. Raises UsageError.
@@ -160,12 +160,12 @@ def best_cuts(known: Known, hops: int, devices: int, batches: int) -> tuple[int,
     free = replace(fleet, job=replace(fleet.job, first_cut=None))
     check_shape(system_of(known.profile, free), Shape(hops))
     last = len(known.profile.blocks) - 1
-    firsts = range(1, min(MAX_FIRST, last - hops) + 1)
+    firsts = range(1, min(MAX_FIRST_CUT, last - hops) + 1)
     candidates = [(first, *inner, last) for first in firsts for inner in combinations(range(first + 1, last), hops - 1)]
     judged = {cuts: judge(system_of(known.profile, free), chain(cuts, devices), "cuts").round_s for cuts in candidates}
-    worth = [cuts for cuts in candidates if judged[cuts] <= (1 + AS_GOOD) * min(judged.values())]
+    worth = [cuts for cuts in candidates if judged[cuts] <= (1 + MAX_SLOWDOWN) * min(judged.values())]
     seconds = {cuts: rehearsed(known.profile, free, chain(cuts, devices), 1) for cuts in worth}
-    good = [cuts for cuts in worth if seconds[cuts] <= (1 + AS_GOOD) * min(seconds.values())]
+    good = [cuts for cuts in worth if seconds[cuts] <= (1 + MAX_SLOWDOWN) * min(seconds.values())]
     return min(good, key=lambda cuts: (cuts[0], seconds[cuts]))
 
 

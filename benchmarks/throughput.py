@@ -8,7 +8,7 @@ import click
 
 from benchmarks.measurers import measuring, results
 from benchmarks.spread import spread
-from benchmarks.this_machine import Model, best_cuts, measured, parse_cuts
+from benchmarks.this_machine import BenchmarkModel, best_cuts, measured, parse_cuts
 from broker.engines.engine_option import engine_option
 from broker.hardware import usable_cores
 from mpsl import strict_json
@@ -38,7 +38,7 @@ class Setting:
     @property
     def args(self) -> dict[str, Any]:
         """The model's arguments."""
-        return Model(self.model, self.batch_size).args
+        return BenchmarkModel(self.model, self.batch_size).args
 
     def job(self) -> Job:
         """Return a job of two rounds of `batches` batches per device. Without test data, nothing is evaluated."""
@@ -105,7 +105,7 @@ def command(
 def _planned(model: str, batch_size: int, devices: int, hops: int, batches: int) -> tuple[int, ...]:
     """Return the cuts that are planned for this machine. Raises UsageError, MeasurementError."""
     click.echo(f"measuring {model} to plan its cuts", err=True)
-    (known,) = measured([Model(model, batch_size)])
+    (known,) = measured([BenchmarkModel(model, batch_size)])
     return best_cuts(known, hops, devices, batches)
 
 

@@ -353,7 +353,7 @@ class Linked(Message, frozen=True):
 
 @_kind
 class Pull(Message, frozen=True):
-    """Send train `number`, of `size` bytes."""
+    """Send burst `number`, of `size` bytes."""
 
     kind = "pull"
     number: int
@@ -362,7 +362,7 @@ class Pull(Message, frozen=True):
 
 @_kind
 class ProbeBurst(Message, frozen=True):
-    """Piece `index` of the `count` of train `number`: bytes that mean nothing."""
+    """Piece `index` of the `count` pieces of burst `number`: bytes without meaning."""
 
     kind = "probe-burst"
     lane = "weights"

@@ -28,7 +28,7 @@ READY = "ready"
 
 
 @dataclass(frozen=True)
-class Task:
+class MeasuringTask:
     """What is measured: the training of a model with one optimizer and batch size, with `threads` threads per process.
 
     `seconds`: the minimum time to measure. A quarter of that is spent on warming up first.
@@ -52,7 +52,7 @@ class Measured:
     copied_bytes_per_s: float
 
 
-def measure(task: Task, copies: int) -> Measured:
+def measure(task: MeasuringTask, copies: int) -> Measured:
     """Measure in one process while `copies - 1` others compute the same. Raises MeasurementError."""
     with computing(task, copies - 1), _process("measure", task) as measuring:
         output, _ = measuring.communicate()
@@ -62,7 +62,7 @@ def measure(task: Task, copies: int) -> Measured:
 
 
 @contextlib.contextmanager
-def computing(task: Task, copies: int) -> Iterator[None]:
+def computing(task: MeasuringTask, copies: int) -> Iterator[None]:
     """Keep `copies` processes computing while the block lasts. Raises MeasurementError."""
     with contextlib.ExitStack() as all_of_them:
         for _ in range(copies):
@@ -71,7 +71,7 @@ def computing(task: Task, copies: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _process(role: str, task: Task) -> Iterator["subprocess.Popen[str]"]:
+def _process(role: str, task: MeasuringTask) -> Iterator["subprocess.Popen[str]"]:
     """One process, warm when the block begins (a measuring one warms up by itself) and ended when it ends."""
     threads = str(task.threads)
     process = subprocess.Popen(
@@ -92,20 +92,20 @@ def _process(role: str, task: Task) -> Iterator["subprocess.Popen[str]"]:
         process.communicate()
 
 
-def _measured_here(task: Task) -> Measured:
+def _measured_here(task: MeasuringTask) -> Measured:
     from mpsl.aggregation import aggregations
-    from mpsl.nn.block_times import Effort, block_times
+    from mpsl.nn.block_times import MeasurementEffort, block_times
     from mpsl.nn.copy_rate import copied_bytes_per_s
     from mpsl.nn.part import meta_part
 
     chain = _chain(task)
-    times = block_times(chain, time.perf_counter, Effort(task.seconds / 4, seconds=task.seconds))
+    times = block_times(chain, time.perf_counter, MeasurementEffort(task.seconds / 4, seconds=task.seconds))
     bare = meta_part(task.model, (0, len(chain.part)))
     copied = copied_bytes_per_s(chain.part, bare, aggregations.get("splitfed-v1"), time.perf_counter)
     return Measured(**asdict(times), copied_bytes_per_s=copied)
 
 
-def _load(task: Task) -> None:
+def _load(task: MeasuringTask) -> None:
     """Compute until the other end of stdin is closed."""
     chain = _chain(task)
     chain.whole()
@@ -114,7 +114,7 @@ def _load(task: Task) -> None:
         chain.whole()
 
 
-def _chain(task: Task) -> "Chain":
+def _chain(task: MeasuringTask) -> "Chain":
     import torch
 
     from mpsl.nn.block_times import Chain
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("role", choices=["measure", "load"])
     parser.add_argument("task", type=json.loads)
     arguments = parser.parse_args()
-    task = facts.read(Task, arguments.task, "task")
+    task = facts.read(MeasuringTask, arguments.task, "task")
     keep_for_reuse()
     # In a worker thread, as in a node: the C library keeps memory for each thread on its own.
     worker = computing_worker(task.threads)

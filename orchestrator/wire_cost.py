@@ -15,18 +15,18 @@ from mpsl.errors import MeasurementError
 from mpsl.job import FleetSection, Job, ModelSection, RunSection
 from mpsl.planning.profile import Profile
 from mpsl.profiling import optimizer_section
-from orchestrator.measuring import Task
+from orchestrator.measuring import MeasuringTask
 from orchestrator.observed_system import ORCHESTRATOR, Sample, observe, rate
 
-RUN_S, BATCHES = 8.0, 12
+STEADY_S, STEADY_BATCHES = 8.0, 12
 """The intended length of the steady part, in seconds and in batches."""
-ENOUGH_S = 3.0
+MIN_STEADY_S = 3.0
 """The minimum length of the steady part. Nodes report every two seconds, and CPU is counted in hundredths of one."""
-BATCH_S = 0.005
+MIN_BATCH_S = 0.005
 """The least time of a batch: any batch takes about this long to cross a hop and a broker."""
-TRIES = 3
+MAX_RUNS = 3
 """The number of runs that are tried, each longer than the last."""
-MORE = 4
+GROWTH = 4
 """The factor by which the next run is longer, if the last one was too short to tell."""
 HELP = "; --no-wire profiles without it"
 SHARD_BATCHES = 2
@@ -54,7 +54,7 @@ def cuts_of_one_hop(profile: Profile) -> tuple[int, int] | None:
     return sizes.index(middle) + 1, len(sizes)
 
 
-def wire_cost(profile: Profile, engine: str, task: Task, copies: int, batch_s: float) -> WireCost | None:
+def wire_cost(profile: Profile, engine: str, task: MeasuringTask, copies: int, batch_s: float) -> WireCost | None:
     """Measure in a run of one node and `copies` devices, each a process. Returns None for a model too short for a hop.
 
     `profile` has the model's bytes; `batch_s` is the time of a batch of the whole model. Raises UsageError or
@@ -63,17 +63,17 @@ def wire_cost(profile: Profile, engine: str, task: Task, copies: int, batch_s: f
     cuts = cuts_of_one_hop(profile)
     if cuts is None:
         return None
-    steady = max(BATCHES, ceil(RUN_S / max(batch_s, BATCH_S)))
-    for _ in range(TRIES):
+    steady = max(STEADY_BATCHES, ceil(STEADY_S / max(batch_s, MIN_BATCH_S)))
+    for _ in range(MAX_RUNS):
         window = _steady_part(cuts, engine, task, copies, steady)
-        if window is not None and window[1].at - window[0].at >= ENOUGH_S:
+        if window is not None and window[1].at - window[0].at >= MIN_STEADY_S:
             return _cost(profile, cuts, *window)
-        steady = MORE * steady if window is None else max(2 * steady, ceil(RUN_S * rate(*window, "node-1")))
+        steady = GROWTH * steady if window is None else max(2 * steady, ceil(STEADY_S * rate(*window, "node-1")))
     raise MeasurementError(f"the run that measures the cost of a byte was too short to see a steady state{HELP}")
 
 
 def _steady_part(
-    cuts: tuple[int, int], engine: str, task: Task, copies: int, batches: int
+    cuts: tuple[int, int], engine: str, task: MeasuringTask, copies: int, batches: int
 ) -> tuple[Sample, Sample] | None:
     """Run once. Returns the samples around at least `batches` batches, or None if the run ended before two samples."""
     warm = 2 * copies

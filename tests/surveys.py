@@ -26,7 +26,7 @@ Speeds = dict[str, tuple[float, float, float]]
 
 
 def seeds() -> range:
-    """Of random mishaps; `MPSL_SEEDS=from:to` asks for others."""
+    """Of random faults; `MPSL_SEEDS=from:to` asks for others."""
     first, _, end = os.environ.get("MPSL_SEEDS", "0:12").partition(":")
     return range(int(first), int(end))
 

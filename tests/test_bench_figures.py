@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from benchmarks import admission, link, memory, pipeline, predict, scaling, throughput
 from benchmarks.following import Followed
 from benchmarks.pipeline import busy_shares
-from benchmarks.scaling import Seen
+from benchmarks.scaling import RoundReadings
 from mpsl.errors import RunFailed
 from orchestrator.locally import threads_each
 from orchestrator.observed_system import Observed, Sample
@@ -53,7 +53,7 @@ def test_a_batch_costs_what_lies_between_the_rounds_that_count() -> None:
     def at(broker: float, nodes: float, orchestrator: float) -> dict[str, float]:
         return {"broker": broker, "nodes": nodes, "orchestrator": orchestrator}
 
-    seen = Seen(2, [(10.0, at(1, 5, 1)), (14.0, at(2, 9, 1.2)), (18.0, at(3, 13, 1.4)), (19.0, at(0, 0, 1.5))])
+    seen = RoundReadings(2, [(10.0, at(1, 5, 1)), (14.0, at(2, 9, 1.2)), (18.0, at(3, 13, 1.4)), (19.0, at(0, 0, 1.5))])
     row = seen.row(4, 8)
     assert (row["devices"], row["seconds_per_batch"]) == (4, 0.5)
     assert row["cpu_s_per_batch"] == pytest.approx(10.4 / 16)
@@ -98,9 +98,9 @@ def test_without_eight_devices_the_next_more_are_compared_with_or_the_first(
 def test_scaling_measures_what_it_compares_with_around_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    async def observe(setting: scaling.Setting, devices: int, agents: int) -> Seen:
+    async def observe(setting: scaling.Setting, devices: int, agents: int) -> RoundReadings:
         asked.append(devices)
-        return Seen(1, [(0.0, {"orchestrator": 0.0}), (8.0, {"orchestrator": 1.0})])
+        return RoundReadings(1, [(0.0, {"orchestrator": 0.0}), (8.0, {"orchestrator": 1.0})])
 
     monkeypatch.setattr(scaling, "_observe", observe)
     options = ["--repeats", "2", "--rounds", "1", "--batches", "4"]
@@ -124,7 +124,7 @@ def test_a_price_is_that_of_a_pair() -> None:
 
 
 def test_a_peak_between_two_looks_and_a_raised_g_are_seen() -> None:
-    seen = memory.Seen(peaks={"node-1": 500, "node-2": 900, "devices-0": 7})
+    seen = memory.MemoryReadings(peaks={"node-1": 500, "node-2": 900, "devices-0": 7})
     telemetry = {
         node: {"most_copies": copies, "memory": {"base": 1, "resident": 800}}
         for node, copies in (("node-1", 3), ("node-2", 2))

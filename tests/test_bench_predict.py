@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.predict import MODELS, Prediction, Setting, compared, line, predict, summary
+from benchmarks.predict import MODELS, RoundPrediction, Setting, compared, line, predict, summary
 from benchmarks.this_machine import ALONE, BESIDE, Known, best_cuts, chain, fleet_of, rehearsed, slowed
 from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
@@ -19,8 +19,8 @@ def known() -> Known:
     return Known(MODELS[0], Profile("any", 32, 100_000, blocks, {ALONE: times, BESIDE: times}), WireCost(1.0, 0.5), 0.2)
 
 
-def prediction(**seconds: float) -> Prediction:
-    return Prediction("m", Setting(2, 4, "none"), 5, (1, 2, 3), **seconds)
+def prediction(**seconds: float) -> RoundPrediction:
+    return RoundPrediction("m", Setting(2, 4, "none"), 5, (1, 2, 3), **seconds)
 
 
 def test_a_setting_is_one_machine_and_its_slow_links_are_the_devices(known: Known) -> None:

@@ -30,7 +30,7 @@ from mpsl.machines.orchestrator.link_survey import SURVEY_S
 from mpsl.machines.probe_burst import MAX_BYTES, START_BYTES, Direction
 from mpsl.machines.session import LINK_TIMER
 from mpsl.machines.session_id import SessionId
-from mpsl.machines.survey import levelled
+from mpsl.machines.survey import merge_nearly_equal
 from mpsl.messages import End, Linked
 from mpsl.names import ORCHESTRATOR
 from mpsl.profiling import FIRST_TERM, NO_LIMIT_MBPS, LinkFigures, LinkQuestion
@@ -105,7 +105,7 @@ def test_the_cut_moves_to_where_activations_are_small(tmp_path: Path) -> None:
 
 
 def test_nodes_whose_links_are_nearly_the_same_are_one_kind() -> None:
-    found = levelled({"a": 100.0, "b": 118.0, "c": 90.0, "d": 10.0, "e": 113.0, "f": 11.0})
+    found = merge_nearly_equal({"a": 100.0, "b": 118.0, "c": 90.0, "d": 10.0, "e": 113.0, "f": 11.0})
     assert found == {"d": 10.5, "f": 10.5, "c": 95.0, "a": 95.0, "e": 115.5, "b": 115.5}
 
 

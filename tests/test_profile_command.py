@@ -20,7 +20,7 @@ from mpsl.planning.profile import Profile
 from orchestrator import measuring
 from orchestrator.commands import plan as plan_command
 from orchestrator.commands import profile as command
-from orchestrator.measuring import Measured, Task
+from orchestrator.measuring import Measured, MeasuringTask
 from orchestrator.wire_cost import WireCost, cuts_of_one_hop, wire_cost
 
 FLEET = """
@@ -31,11 +31,11 @@ broker = { link_mbps = 1000, latency_ms = 0.5 }
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Task, int]]:
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[MeasuringTask, int]]:
     """Nothing is measured; what would have been."""
-    found: list[tuple[Task, int]] = []
+    found: list[tuple[MeasuringTask, int]] = []
 
-    def measure(task: Task, copies: int) -> Measured:
+    def measure(task: MeasuringTask, copies: int) -> Measured:
         found.append((task, copies))
         blocks = len(build(task.model.name, **task.model.args))
         return Measured((0.001,) * blocks, (0.002,) * blocks, (0.0005,) * blocks, 0.0036 * blocks, 2e9)
@@ -51,7 +51,7 @@ def profiled(out: Path, *options: str, model: str = "mlp", batch: int = 8) -> Re
     return CliRunner().invoke(command.profile, asked, standalone_mode=False)
 
 
-def test_the_file_is_the_contracts(tmp_path: Path, asked: list[tuple[Task, int]]) -> None:
+def test_the_file_is_the_contracts(tmp_path: Path, asked: list[tuple[MeasuringTask, int]]) -> None:
     out = tmp_path / "p.json"
     result = profiled(out, "--args", '{"hidden": [16, 12]}', "--hardware", "big", "--threads", "2")
     assert result.exception is None
@@ -69,14 +69,14 @@ def test_the_file_is_the_contracts(tmp_path: Path, asked: list[tuple[Task, int]]
             "wire_cpu_s_per_gb": 1.5, "copy_gb_per_s": 2.0, "cores": 4, "threads": 2,
         }
     }  # fmt: skip
-    assert asked == [(Task(ModelSection("mlp", {"hidden": [16, 12]}), 8, "sgd", 2, 4.0), 2)]
+    assert asked == [(MeasuringTask(ModelSection("mlp", {"hidden": [16, 12]}), 8, "sgd", 2, 4.0), 2)]
     assert "the blocks add up to 10.50 ms, the whole model takes 10.80 ms (-2.8%)" in result.stdout
     assert result.stdout.splitlines()[-1] == f"{out}: mlp, batches of 8, on big"
     assert [path.name for path in tmp_path.iterdir()] == ["p.json"]
 
 
 def test_as_many_compute_at_once_as_fill_the_cores_or_as_are_asked_for(
-    tmp_path: Path, asked: list[tuple[Task, int]]
+    tmp_path: Path, asked: list[tuple[MeasuringTask, int]]
 ) -> None:
     profiled(tmp_path / "p.json")
     profiled(tmp_path / "p.json", "--threads", "3")
@@ -110,7 +110,7 @@ def test_sizes_are_what_a_training_step_really_has(name: str, batch: int) -> Non
     assert sum(block.stored_bytes for block in sizes.blocks) == stored
 
 
-def test_a_plan_reads_two_machines_from_one_file(tmp_path: Path, asked: list[tuple[Task, int]]) -> None:
+def test_a_plan_reads_two_machines_from_one_file(tmp_path: Path, asked: list[tuple[MeasuringTask, int]]) -> None:
     small, both, fleet = tmp_path / "small.json", tmp_path / "both.json", tmp_path / "f.toml"
     assert profiled(small, "--hardware", "small").exception is None
     assert profiled(both, "--hardware", "big", "--merge", str(small)).exception is None
@@ -121,7 +121,7 @@ def test_a_plan_reads_two_machines_from_one_file(tmp_path: Path, asked: list[tup
     assert json.loads(result.stdout.splitlines()[-1])["seats"][0]["node"] == "server"
 
 
-def test_a_machine_measured_again_takes_its_own_place(tmp_path: Path, asked: list[tuple[Task, int]]) -> None:
+def test_a_machine_measured_again_takes_its_own_place(tmp_path: Path, asked: list[tuple[MeasuringTask, int]]) -> None:
     path = tmp_path / "p.json"
     profiled(path, "--hardware", "small")
     data = json.loads(path.read_text())
@@ -145,7 +145,7 @@ def test_a_machine_measured_again_takes_its_own_place(tmp_path: Path, asked: lis
     ],
 )
 def test_a_profile_of_something_else_is_refused_before_anything_is_measured(
-    tmp_path: Path, asked: list[tuple[Task, int]], changes: dict[str, Any], message: str
+    tmp_path: Path, asked: list[tuple[MeasuringTask, int]], changes: dict[str, Any], message: str
 ) -> None:
     other, out = tmp_path / "other.json", tmp_path / "p.json"
     data = facts.plain(profile_of_sizes(ModelSection("mlp"), 8))
@@ -172,7 +172,7 @@ def test_a_profile_of_something_else_is_refused_before_anything_is_measured(
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_measured(
-    tmp_path: Path, asked: list[tuple[Task, int]], options: tuple[str, ...], message: str
+    tmp_path: Path, asked: list[tuple[MeasuringTask, int]], options: tuple[str, ...], message: str
 ) -> None:
     result = profiled(tmp_path / "p.json", *options)
     assert message in str(result.exception)
@@ -180,12 +180,15 @@ def test_what_cannot_be_is_said_before_anything_is_measured(
 
 
 def test_what_does_not_add_up_leaves_the_file_as_it_was_and_fails(
-    tmp_path: Path, asked: list[tuple[Task, int]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    asked: list[tuple[MeasuringTask, int]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "p.json"
     out.write_text("old")
 
-    def measure(task: Task, copies: int) -> Measured:
+    def measure(task: MeasuringTask, copies: int) -> Measured:
         raise MeasurementError("the blocks add up to 9 ms a batch, the whole model takes 10 ms")
 
     monkeypatch.setattr(command, "measure", measure)
@@ -196,7 +199,7 @@ def test_what_does_not_add_up_leaves_the_file_as_it_was_and_fails(
 
 
 def test_processes_measure_side_by_side_and_are_gone() -> None:
-    task = Task(ModelSection("mlp", {"hidden": [8]}), 4, "momentum", 1, seconds=0.2)
+    task = MeasuringTask(ModelSection("mlp", {"hidden": [8]}), 4, "momentum", 1, seconds=0.2)
     found = measuring.measure(task, copies=2)
     assert [len(values) for values in (found.forward, found.backward, found.step)] == [2, 2, 2]
     assert min(*found.forward, *found.backward, *found.step, found.whole, found.copied_bytes_per_s) > 0
@@ -204,11 +207,11 @@ def test_processes_measure_side_by_side_and_are_gone() -> None:
 
 def test_a_measurement_that_fails_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MeasurementError):
-        measuring.measure(Task(ModelSection("mlp", {"hidden": [0]}), 4, "sgd", 1, 0.1), copies=2)
+        measuring.measure(MeasuringTask(ModelSection("mlp", {"hidden": [0]}), 4, "sgd", 1, 0.1), copies=2)
 
 
 def test_a_broker_of_which_nothing_is_known_ends_no_profile(
-    tmp_path: Path, asked: list[tuple[Task, int]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, asked: list[tuple[MeasuringTask, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "wire_cost", lambda *_: WireCost(0.0, 0.0))
     result = profiled(tmp_path / "p.json")
@@ -230,7 +233,7 @@ def test_the_run_for_the_wire_has_one_hop_from_where_tensors_have_the_middle_siz
 @pytest.mark.slow
 def test_a_byte_costs_what_a_run_of_the_model_says(capfd: pytest.CaptureFixture[str]) -> None:
     section = ModelSection("mlp", {"hidden": [256, 256, 256]})
-    cost = wire_cost(profile_of_sizes(section, 32), "mosquitto", Task(section, 32, "sgd", 1, 1.0), 1, 0.02)
+    cost = wire_cost(profile_of_sizes(section, 32), "mosquitto", MeasuringTask(section, 32, "sgd", 1, 1.0), 1, 0.02)
     assert cost is not None
     # A message of 32 KB costs tenths of a millisecond at either end, never the microseconds of its copies alone.
     assert 1 < cost.end < 1000
@@ -248,7 +251,7 @@ def test_a_machine_is_named_by_its_board_or_its_processor(tmp_path: Path, monkey
     assert hardware_name(board, cpu) == "raspberry-pi-4-model-b-rev-1-4-aarch64"
 
 
-def test_a_profile_without_wire_is_read_too(tmp_path: Path, asked: list[tuple[Task, int]]) -> None:
+def test_a_profile_without_wire_is_read_too(tmp_path: Path, asked: list[tuple[MeasuringTask, int]]) -> None:
     out = tmp_path / "p.json"
     assert profiled(out, "--no-wire", "--hardware", "big").exception is None
     assert facts.read(Profile, json.loads(out.read_text()), str(out)).hardware["big"].wire_cpu_s_per_gb == 0

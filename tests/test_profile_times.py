@@ -10,12 +10,12 @@ from torch import nn
 from mpsl.aggregation import aggregations
 from mpsl.errors import MeasurementError
 from mpsl.job import ModelSection, OptimizerSection
-from mpsl.nn.block_times import BlockTimes, Chain, Effort, block_times
+from mpsl.nn.block_times import BlockTimes, Chain, MeasurementEffort, block_times
 from mpsl.nn.copy_rate import copied_bytes_per_s
 from mpsl.nn.models import build, input_shape
 from mpsl.nn.part import meta_part
 
-EFFORT = Effort(warm_s=0.1, seconds=1.0)
+EFFORT = MeasurementEffort(warm_s=0.1, seconds=1.0)
 SGD = OptimizerSection("sgd", 0.01, momentum=0.9)
 
 
@@ -121,7 +121,7 @@ class Uneven(Block):
 def test_what_does_not_add_up_is_refused_with_both_figures_after_so_many_attempts() -> None:
     clock = Clock()
     uneven = Uneven(clock, 1.0, 0.5)
-    effort = Effort(warm_batches=3, pairs=5, seconds=1.0, attempts=3)
+    effort = MeasurementEffort(warm_batches=3, pairs=5, seconds=1.0, attempts=3)
     with pytest.raises(
         MeasurementError, match=r"add up to 2000.000 ms .* takes 2200.000 ms: 9.1% apart after 3 attempts"
     ):
@@ -133,7 +133,7 @@ def test_what_does_not_add_up_is_measured_again() -> None:
     clock = Clock()
     uneven = Uneven(clock, 1.0, 0.5)
     uneven.again = 20
-    found = block_times(chain_of(clock, uneven, Block(clock, 0.5, 0.0), step=(0, 0)), clock, Effort(pairs=5))
+    found = block_times(chain_of(clock, uneven, Block(clock, 0.5, 0.0), step=(0, 0)), clock, MeasurementEffort(pairs=5))
     assert found.disagreement == pytest.approx(0)
     assert uneven.passes == 3 + 2 * (5 + 10)
 

@@ -30,8 +30,8 @@ STEPS = [5, 12, 20, 33, 50, 70, 95]
 """Events that a process has handled when something befalls it: from its start to the middle of the run."""
 
 
-def befall(scenario: Scenario, *mishaps: InjectedFault, **faults: Any) -> Scenario:
-    return replace(scenario, faults=Faults(injected=mishaps, **faults))
+def befall(scenario: Scenario, *injected: InjectedFault, **faults: Any) -> Scenario:
+    return replace(scenario, faults=Faults(injected=injected, **faults))
 
 
 def rounds_of(summary: dict[str, Any], id: str) -> list[int]:

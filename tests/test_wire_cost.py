@@ -8,7 +8,7 @@ from mpsl.errors import MeasurementError
 from mpsl.job import Job, ModelSection
 from mpsl.nn.block_sizes import profile_of_sizes
 from orchestrator import wire_cost as module
-from orchestrator.measuring import Task
+from orchestrator.measuring import MeasuringTask
 from orchestrator.observed_system import ORCHESTRATOR, Observed, Sample
 from orchestrator.process_readings import Reading
 
@@ -28,7 +28,7 @@ def test_the_process_that_runs_the_orchestrator_and_watches_is_no_end(monkeypatc
             return Observed({"state": "done"}, [sample(0.0, 1.0), sample(10.0, 3.0)])
 
         monkeypatch.setattr(module, "observe", observe)
-        return module.wire_cost(sizes, "auto", Task(ModelSection("digits-cnn"), 32, "sgd", 1, 1.0), 1, 1.0)
+        return module.wire_cost(sizes, "auto", MeasuringTask(ModelSection("digits-cnn"), 32, "sgd", 1, 1.0), 1, 1.0)
 
     idle, busy = cost_with(0.0), cost_with(50.0)
     assert idle is not None
@@ -68,7 +68,7 @@ def test_a_run_that_was_too_short_is_made_again_and_longer(
     monkeypatch.setattr(module, "observe", observe)
 
     def cost() -> module.WireCost | None:
-        return module.wire_cost(sizes, "auto", Task(ModelSection("digits-cnn"), 32, "sgd", 1, 1.0), 1, 0.001)
+        return module.wire_cost(sizes, "auto", MeasuringTask(ModelSection("digits-cnn"), 32, "sgd", 1, 1.0), 1, 0.001)
 
     if lengths is None:
         with pytest.raises(MeasurementError, match="too short to see a steady state; --no-wire"):

@@ -24,8 +24,8 @@ from mpsl.topics import Branch
 
 NO_LIMIT_GIB = 1e6
 """The memory of a node without a budget."""
-SLACK_CORES = 1
-NEARLY = 1.25
+DEFAULT_CORES = 1
+MAX_RATE_RATIO = 1.25
 """Nodes whose link rates differ by at most this factor count as equally fast.
 
 No two measurements agree, and the search for a plan is faster with fewer kinds of nodes.
@@ -48,8 +48,8 @@ def machine_of(presence: Presence) -> HostDescription | None:
     hardware, host, cores, threads = (info.get(key) for key in ("hardware", "host", "cores", "threads"))
     if not (isinstance(hardware, str) and isinstance(host, str)):
         return None
-    cores = cores if isinstance(cores, int) and cores > 0 else SLACK_CORES
-    threads = min(threads, cores) if isinstance(threads, int) and threads > 0 else SLACK_CORES
+    cores = cores if isinstance(cores, int) and cores > 0 else DEFAULT_CORES
+    threads = min(threads, cores) if isinstance(threads, int) and threads > 0 else DEFAULT_CORES
     return HostDescription(host, f"{presence.branch} {hardware} {threads}", cores, threads)
 
 
@@ -139,7 +139,7 @@ def fleet_of(job: Job, model: ModelBuilt, members: Sequence[Presence], links: Ma
     hosts: dict[str, int] = {}
     devices, nodes = [], []
     of_nodes = {member.id: links.get(member.id, LinkFigures()) for member in members if member.branch == "node"}
-    rates = levelled({id: min(link.up_mbps, link.down_mbps) for id, link in of_nodes.items()})
+    rates = merge_nearly_equal({id: min(link.up_mbps, link.down_mbps) for id, link in of_nodes.items()})
     latency_ms = statistics.median([link.latency_ms for link in of_nodes.values()] or [0.0])
     for member in members:
         machine = machine_of(member)
@@ -180,11 +180,11 @@ def fleet_of(job: Job, model: ModelBuilt, members: Sequence[Presence], links: Ma
         raise UsageError(str(error)) from None
 
 
-def levelled(rates: Mapping[str, float]) -> dict[str, float]:
+def merge_nearly_equal(rates: Mapping[str, float]) -> dict[str, float]:
     """Replace rates that are nearly equal by their median. Groups are formed from the slowest rate on."""
     levels: list[list[str]] = []
     for id in sorted(rates, key=lambda id: rates[id]):
-        if levels and rates[id] <= NEARLY * rates[levels[-1][0]]:
+        if levels and rates[id] <= MAX_RATE_RATIO * rates[levels[-1][0]]:
             levels[-1].append(id)
         else:
             levels.append([id])

@@ -29,7 +29,7 @@ TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
-class Effort:
+class MeasurementEffort:
     """How long to measure, at least. Each further attempt takes twice the seconds and pairs of batches."""
 
     warm_s: float = 1.0
@@ -176,7 +176,7 @@ class _WatchedSeeds(Seeds):
         self.laps.at = number
 
 
-def block_times(chain: Chain, clock: Clock, effort: Effort) -> BlockTimes:
+def block_times(chain: Chain, clock: Clock, effort: MeasurementEffort) -> BlockTimes:
     """Measure pairs of batches, one by block and one as a whole, until the blocks add up to the whole.
 
     Returns medians. Raises MeasurementError with both figures if no attempt agrees within TOLERANCE.

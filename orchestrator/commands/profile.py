@@ -15,7 +15,7 @@ from mpsl.job import ModelSection
 from mpsl.planning.profile import HardwareTimes, Profile, merged, profile_data
 from mpsl.profiling import optimizer_kinds
 from orchestrator.commands.plan import read_profile
-from orchestrator.measuring import Measured, Task, measure
+from orchestrator.measuring import Measured, MeasuringTask, measure
 from orchestrator.whole_file import write_whole
 from orchestrator.wire_cost import wire_cost
 
@@ -68,7 +68,7 @@ def profile(
     copies = copies or max(1, cores // threads)
     name = hardware or hardware_name()
     click.echo(f"{name}: {copies} at once with {_count(threads, 'thread')} each, {_count(cores, 'core')}", err=True)
-    task = Task(section, batch_size, optimizer, threads, seconds)
+    task = MeasuringTask(section, batch_size, optimizer, threads, seconds)
     measured = measure(task, copies)
     cost = wire_cost(found, engine, task, copies, measured.whole) if wire else None
     found = replace(found, hardware={name: times(measured, cost.end if cost else 0.0, cores, threads)})

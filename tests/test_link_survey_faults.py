@@ -49,10 +49,10 @@ def test_who_does_not_answer_counts_as_fast_and_is_named(tmp_path: Path) -> None
 
 
 class Struck(Surveyed):
-    """A mishap befalls one that is being measured, once it has handled `after` events of that."""
+    """A fault befalls one that is being measured, once it has handled `after` events of that."""
 
-    def __init__(self, mishap: InjectedFault, *arguments: Any, **options: Any) -> None:
-        self.mishap: InjectedFault | None = mishap
+    def __init__(self, fault: InjectedFault, *arguments: Any, **options: Any) -> None:
+        self.fault: InjectedFault | None = fault
         self.handled = 0
         self.asked_terms: dict[str, set[tuple[str, int]]] = {}
         super().__init__(*arguments, times=link_times({}), **options)
@@ -61,18 +61,18 @@ class Struck(Surveyed):
         super()._watch(process)
         if isinstance(process.machine, Participant) and (question := process.machine._link_check._question):
             self.asked_terms.setdefault(process.id, set()).add((process.machine.boot, question.term))
-            if self.mishap is not None and self._concerns(process, self.mishap):
+            if self.fault is not None and self._concerns(process, self.fault):
                 self.handled += 1
-                if self.handled > self.mishap.after:
-                    mishap, self.mishap = self.mishap, None
-                    self.befall(mishap)
+                if self.handled > self.fault.after:
+                    fault, self.fault = self.fault, None
+                    self.befall(fault)
 
     @staticmethod
-    def _concerns(process: Process, mishap: InjectedFault) -> bool:
-        return mishap.process in (process.id, "orch")
+    def _concerns(process: Process, fault: InjectedFault) -> bool:
+        return fault.process in (process.id, "orch")
 
-    def befall(self, mishap: InjectedFault) -> None:
-        self.simulation.inject(mishap)
+    def befall(self, fault: InjectedFault) -> None:
+        self.simulation.inject(fault)
 
 
 @pytest.mark.parametrize("after", [0, 3, 9, 40, 90])
@@ -82,7 +82,7 @@ def test_one_that_crashes_while_it_is_measured_is_measured_again_when_it_is_back
 ) -> None:
     world = Struck(InjectedFault("crash", id, after, 3.0), WithoutCuts(1))
     outcome, plan = ran(world, tmp_path)
-    assert world.mishap is None
+    assert world.fault is None
     assert [line["gone"] for line in said(outcome, "left-while-profiling")] == [[id]]
     assert plan["links"].keys() == {"dev-1", "dev-2", "node-1", "node-2"}
     assert {boot for boot, _ in world.asked_terms[id]} >= {outcome.simulation.processes[id].machine.boot}
@@ -102,7 +102,7 @@ def test_one_that_is_cut_off_while_it_is_measured_stops_nothing(tmp_path: Path, 
 def test_an_orchestrator_that_dies_while_it_measures_leaves_nothing_behind(tmp_path: Path, after: int) -> None:
     world = Struck(InjectedFault("crash", "orch", after, float("inf")), WithoutCuts(9))
     outcome = simulate(world.scenario, tmp_path, world=world)
-    assert world.mishap is None
+    assert world.fault is None
     simulation = world.simulation
     simulation.run(outcome.ending.seconds + QUIET_S + 1)
     assert_nothing_is_left(outcome)
@@ -114,19 +114,19 @@ def test_an_orchestrator_that_dies_while_it_measures_leaves_nothing_behind(tmp_p
 
 def test_an_orchestrator_that_is_stopped_while_it_measures_says_so(tmp_path: Path) -> None:
     class Interrupted(Struck):
-        def befall(self, mishap: InjectedFault) -> None:
+        def befall(self, fault: InjectedFault) -> None:
             orchestrator = self.simulation.processes["orch"]
             self.simulation.queue.at(self.simulation.queue.now, orchestrator.handle, StopRequested())
 
     world = Interrupted(InjectedFault("crash", "orch", 20, 0.0), WithoutCuts(9))
     outcome = simulate(world.scenario, tmp_path, world=world)
-    assert (world.mishap, outcome.summary["reason"]) == (None, "interrupted")
+    assert (world.fault, outcome.summary["reason"]) == (None, "interrupted")
     world.simulation.run(outcome.ending.seconds + 0.1)
     assert_nothing_is_left(outcome)
 
 
 def anything(seed: int) -> Struck:
-    """Any mishap to anyone while links are measured, on a network that loses, doubles, delays and reorders."""
+    """Any fault to anyone while links are measured, on a network that loses, doubles, delays and reorders."""
     chance = random.Random(f"links {seed}")
     faults = Faults(
         lost=chance.choice([0.0, 0.02, 0.2]),
@@ -137,9 +137,9 @@ def anything(seed: int) -> Struck:
     kind: Any = chance.choice(["crash", "cut", "freeze", "outage"])
     process = chance.choice(["node-1", "node-2", "dev-1", "dev-2", "orch"])
     seconds = float("inf") if (kind, process) == ("crash", "orch") else chance.choice([0.2, 2.0, 8.0, 40.0])
-    mishap = InjectedFault(kind, process, int(10 ** chance.uniform(0, 2)), seconds)
+    fault = InjectedFault(kind, process, int(10 ** chance.uniform(0, 2)), seconds)
     hosts = chance.choice([lambda id: id, lambda id: "here"])
-    return Struck(mishap, WithoutCuts(seed, faults=faults, quorum=1, rounds=1), hosts=hosts, cores=2)
+    return Struck(fault, WithoutCuts(seed, faults=faults, quorum=1, rounds=1), hosts=hosts, cores=2)
 
 
 @pytest.mark.parametrize("seed", seeds())
