@@ -32,6 +32,9 @@ from mpsl.topics import Topics, client_id
 from orchestrator.performer import OrchestratorPerformer
 from orchestrator.plan_option import job_as_planned
 
+SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.001}
+"""The optimizer of most tests."""
+
 
 class SharedWorker(Worker):
     """Outlives the drivers."""

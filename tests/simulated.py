@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from oracle import Setting, oracle, stages_of
 from safetensors.torch import load_file
 from scenarios import Scenario
 
+from benchmarks.oracle import Setting, oracle, stages_of
 from compute_node.performer import HopPerformer
 from device_agent.performer import DevicePerformer
 from mpsl import facts

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from brokers import SecureBroker, serving
-from fleet import make_shards, run_fleet
-from oracle import SGD, oracle, setting_of
+from fleet import SGD, make_shards, run_fleet
 from safetensors.torch import load_file
 
+from benchmarks.oracle import oracle, setting_of
 from broker import connection, paho_steps
 from broker.address import BrokerAddress, parse_broker
 from broker.connection import connect

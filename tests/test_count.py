@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from driving import PATIENCE_S
 from fleet import make_shards
-from oracle import oracle, setting_of
 from safetensors.torch import load_file
 
+from benchmarks.oracle import oracle, setting_of
 from broker.engines.engine import BrokerProcess
 from device_agent.agents import extra_seconds
 from device_agent.command import shards_in

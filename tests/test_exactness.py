@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from fleet import make_shards, run_fleet
-from oracle import SGD, oracle, setting_of, stages_of
+from fleet import SGD, make_shards, run_fleet
 from safetensors.torch import load_file
 
+from benchmarks.oracle import oracle, setting_of, stages_of
 from broker.engines.engine import BrokerProcess
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
 

@@ -17,10 +17,10 @@ import pytest
 import torch
 from driving import PATIENCE_S
 from fleet import make_shards
-from oracle import Setting, oracle, stages_of
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from benchmarks.oracle import Setting, oracle, stages_of
 from broker.engines.engine import BrokerProcess
 from mpsl.nn.models import build
 

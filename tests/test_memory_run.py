@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from fleet import make_shards, run_fleet
-from oracle import oracle, setting_of
 from safetensors.torch import load_file
 
+from benchmarks.oracle import oracle, setting_of
 from broker.engines.engine import BrokerProcess
 from mpsl.job import read_job
 from mpsl.nn.models import build

@@ -1,6 +1,7 @@
 """The reference: FedAvg of the unsplit model as a plain loop, in one process, from the words of the design alone.
 
-Shares nothing with the stages but the definition of the model. Whoever doubts a run reads this file.
+Shares nothing with the stages but the definition of the model. Whoever doubts a run reads this file. The tests and
+`mpsl bench chaos` compare bits with it.
 """
 
 from binascii import crc32
@@ -137,13 +138,9 @@ def train(
                 mean = functional.cross_entropy(value, torch.from_numpy(y[part.numpy()]))
                 loss_sum += mean.item() * len(part)
                 loss = mean if len(part) == len(chosen) else mean * len(part) / len(chosen)
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return loss_sum
-
-
-SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.001}
-"""The optimizer of most tests."""
 
 
 def setting_of(job: dict[str, Any]) -> Setting:
