@@ -48,7 +48,6 @@ JOB = """\
 name = "chaos"
 rounds = {rounds}
 batch_size = 16
-local_epochs = 2
 
 [model]
 name = "digits-cnn"
