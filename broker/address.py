@@ -2,8 +2,8 @@
 
 import os
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, unquote, urlsplit
@@ -32,6 +32,8 @@ class BrokerAddress:
     version: MqttVersion = "5"
     link: LinkSpeed | None = None
     """Emulate a link of this speed to it; None: use the real one."""
+    alternatives: tuple["BrokerAddress", ...] = ()
+    """Brokers to connect to, in this order, when this one does not answer."""
 
     @property
     def shown(self) -> str:
@@ -44,6 +46,8 @@ class BrokerAddress:
         """Options that make another command talk to the same broker; the password is passed in $MPSL_PASSWORD_FILE."""
         user = "" if self.user is None else f"{quote(self.user, safe='')}@"
         found = ["--broker", self.shown.replace("://", f"://{user}", 1), "--mqtt", self.version]
+        for other in self.alternatives:
+            found += other.options[:2]
         for option, file in (("--ca", self.ca), ("--cert", self.cert), ("--key", self.key)):
             found += [option, file] if file else []
         return found
@@ -51,6 +55,22 @@ class BrokerAddress:
     def context(self) -> ssl.SSLContext | None:
         """The TLS context; raises UsageError for files that cannot be used."""
         return tls_context(self.ca, self.cert, self.key) if self.tls else None
+
+
+def parse_brokers(
+    urls: Sequence[str],
+    ca: str | None = None,
+    cert: str | None = None,
+    key: str | None = None,
+    version: MqttVersion = "5",
+    environment: Mapping[str, str] = os.environ,
+) -> BrokerAddress:
+    """The first of the brokers, with the others as its alternatives; $MPSL_BROKER may name several, too."""
+    texts = list(urls) or environment.get("MPSL_BROKER", "").split() or [DEFAULT_URL]
+    if len(set(texts)) < len(texts):
+        raise UsageError(f"--broker: {max(texts, key=texts.count)} is named twice")
+    first, *others = (parse_broker(text, ca, cert, key, version, environment) for text in texts)
+    return replace(first, alternatives=tuple(others))
 
 
 def parse_broker(

@@ -32,7 +32,7 @@ async def connect(
 
     Raises BrokerError naming host, port and cause, Refused where trying again is no use.
     """
-    client = await _opened(address, client_id, will, patience_s)
+    client = await _first_that_answers(address, client_id, will, patience_s)
     try:
         connection = MqttConnection(client)
         if address.link is None:
@@ -42,6 +42,25 @@ async def connect(
                 yield slow
     finally:
         await client.disconnect()
+
+
+async def _first_that_answers(
+    address: BrokerAddress, client_id: str, will: Publish | None, patience_s: float
+) -> MqttClient:
+    """A client of the first broker that takes us: all processes try them in the same order, so they meet there."""
+    brokers = (address, *address.alternatives)
+    failures: list[BrokerError] = []
+    for broker in brokers:
+        try:
+            return await _opened(broker, client_id, will, patience_s / len(brokers))
+        except BrokerError as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    reasons = "; ".join(map(str, failures))
+    # Trying again is of use as long as it is for one of them.
+    kind = Refused if all(isinstance(error, Refused) for error in failures) else BrokerError
+    raise kind(reasons)
 
 
 async def _opened(address: BrokerAddress, client_id: str, will: Publish | None, patience_s: float) -> MqttClient:

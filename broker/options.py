@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from broker.address import DEFAULT_URL, BrokerAddress, MqttVersion, parse_broker
+from broker.address import DEFAULT_URL, BrokerAddress, MqttVersion, parse_brokers
 from broker.log import Logger, stderr_logger
 from mpsl.errors import UsageError
 from mpsl.names import MAX_ID, check_id, nearest
@@ -48,7 +48,7 @@ def _read_config(context: click.Context, _: click.Parameter, value: Path | None)
         parameter = known.get(key.replace("_", "-"))
         if parameter is None or parameter.name is None:
             raise UsageError(f"--config {value}: unknown key {key!r}; {nearest(key, known)}")
-        defaults[parameter.name] = setting
+        defaults[parameter.name] = [setting] if parameter.multiple and isinstance(setting, str) else setting
     context.default_map = defaults
 
 
@@ -67,12 +67,12 @@ def own_broker_options(command: Command) -> Command:
 
 def _with_network(command: Command, own_broker: bool) -> Command:
     def wrapped(
-        broker: str | None, ca: str | None, cert: str | None, key: str | None, mqtt: MqttVersion, net: str,
+        broker: tuple[str, ...], ca: str | None, cert: str | None, key: str | None, mqtt: MqttVersion, net: str,
         as_json: bool, verbose: int, **rest: Any,
     ) -> Any:  # fmt: skip
-        environment = {} if own_broker and broker is None else os.environ
-        address = parse_broker(broker, ca, cert, key, mqtt, environment)
-        network = Network(address, Topics(check_id(net, "--net")), as_json, verbose, broker is not None)
+        environment = {} if own_broker and not broker else os.environ
+        address = parse_brokers(broker, ca, cert, key, mqtt, environment)
+        network = Network(address, Topics(check_id(net, "--net")), as_json, verbose, bool(broker))
         return command(network=network, **rest)
 
     wrapped.__doc__ = command.__doc__
@@ -80,7 +80,10 @@ def _with_network(command: Command, own_broker: bool) -> Command:
     wrapped.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
     default = "one that is started here" if own_broker else f"$MPSL_BROKER, else {DEFAULT_URL}"
     decorators = [
-        click.option("--broker", metavar="URL", help=f"mqtt[s]://[user@]host[:port]  [default: {default}]"),
+        click.option(
+            "--broker", metavar="URL", multiple=True,
+            help=f"mqtt[s]://[user@]host[:port]; given again: the next to try  [default: {default}]",
+        ),
         click.option("--ca", metavar="FILE", help="Certificate authority of an mqtts:// broker."),
         click.option("--cert", metavar="FILE", help="Our certificate, for a broker that wants one."),
         click.option("--key", metavar="FILE", help="Its private key."),

@@ -79,7 +79,7 @@ def test_local_is_exact_and_leaves_its_files(tmp_path: Path, engine: str) -> Non
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout.splitlines()[-1])
     assert summary == json.loads((out / "summary.json").read_text())
-    outcome = {"run", "state", "reason", "rounds", "accuracy", "loss", "seconds"}
+    outcome = {"run", "state", "reason", "rounds", "terms", "accuracy", "loss", "seconds"}
     assert set(summary) == outcome | {"seed", "versions", "started", "ended", "job"}
     assert (summary["seed"], summary["job"]["run"]["name"]) == (0, "local")
     assert summary["versions"].keys() == {"mpsl", "protocol", "python", "torch", "numpy"}
