@@ -36,5 +36,9 @@ class DiskError(RunFailed):
     """A file could not be written: the disk is full, or the folder is gone. Nothing was changed; it may work later."""
 
 
+class OutOfTime(MpslError):
+    """A search or a simulation was given up because its time was over. The text names the limit."""
+
+
 class MeasurementError(MpslError):
     """A measurement that does not hold: what was measured disagrees with itself. Names both figures."""

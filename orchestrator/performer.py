@@ -38,8 +38,7 @@ from mpsl.nn.part import state_tensors
 from mpsl.nn.weights import WeightCodec
 from mpsl.plan import Plan
 from mpsl.planning.objective import Shape
-from mpsl.planning.planner import plan as find_plan
-from mpsl.planning.system import system_of
+from orchestrator.chosen_plan import RUN_S, chosen_plan
 from orchestrator.device_parts import DeviceParts
 from orchestrator.facts_of_model import facts_of_model
 from orchestrator.records import Records
@@ -93,7 +92,7 @@ class OrchestratorPerformer:
 
     @_perform.register
     def _find_plan(self, job: FindPlan) -> Result:
-        return PlanFound(find_plan(system_of(job.profile, job.fleet), Shape(job.hops)))
+        return PlanFound(chosen_plan(job.profile, job.fleet, Shape(job.hops), within_s=RUN_S))
 
     @_perform.register
     def _lay_out(self, job: LayOut) -> Result:

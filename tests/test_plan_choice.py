@@ -6,40 +6,20 @@ import random
 
 import pytest
 from planning_cases import random_case
+from straggler_fleets import stragglers
 
 from mpsl.errors import UsageError
-from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetJob, FleetNode
+from mpsl.planning.alternatives import alternatives
+from mpsl.planning.fleet import Fleet
 from mpsl.planning.objective import Shape
-from mpsl.planning.plan_file import PlanFile
-from mpsl.planning.planner import alternatives, plan, value
-from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
+from mpsl.planning.plan_file import Choice, PlanFile
+from mpsl.planning.planner import plan, value
+from mpsl.planning.profile import Profile
 from mpsl.planning.report import summary
 from mpsl.planning.system import system_of
 from mpsl.sim import plan_choice
-from mpsl.sim.plan_choice import Choice, choose
+from mpsl.sim.plan_choice import choose
 from mpsl.sim.rehearsal import simulated_seconds
-
-OUTPUTS = (8.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 0.1, 0.05, 0.01)
-PARAMETERS = (0.04, 0.3, 0.3, 0.9, 1.2, 3.7, 4.7, 14.0, 18.0, 0.1, 0.1, 0.02)
-FORWARD_MS = (8.0, 30.0, 30.0, 25.0, 25.0, 22.0, 22.0, 20.0, 20.0, 1.0, 1.0, 0.5)
-
-
-def stragglers(server: float = 2.0, mbps: float = 300.0, admit: int | None = 4) -> tuple[Profile, Fleet]:
-    """32 devices, of which 4 have a tenth of the others' link."""
-    blocks = tuple(
-        BlockProfile(f"b{number}", int(1e6 * parameters), int(1e6 * output), int(3e6 * output))
-        for number, (parameters, output) in enumerate(zip(PARAMETERS, OUTPUTS, strict=True))
-    )
-
-    def times(slowness: float) -> HardwareTimes:
-        forward = tuple(slowness * each for each in FORWARD_MS)
-        return HardwareTimes(forward, tuple(2 * each for each in forward), (), 1.0, 2.0, 4, 1)
-
-    profile = Profile("m", 32, 400_000, blocks, {"board": times(1.0), "server": times(server)})
-    slow = FleetDevice("slow", "board", 320, 4, mbps / 10, mbps / 10, 5.0)
-    fast = FleetDevice("fast", "board", 320, 28, mbps, mbps, 5.0)
-    nodes = (FleetNode("node", "server", 4.0, 1.0, 2, 1000.0),)
-    return profile, Fleet((slow, fast), nodes, FleetBroker(1000.0, 0.5), (), FleetJob(admit=admit))
 
 
 def chosen(profile: Profile, fleet: Fleet, cheapest: bool = False) -> Choice:
@@ -72,16 +52,17 @@ def test_with_stragglers_the_simulator_leaves_the_plan_that_the_formula_calls_op
 
 def test_the_report_says_which_of_the_two_calls_the_plan_the_best() -> None:
     left = chosen(*stragglers())
-    text = summary(left.plan, left.formula, left.simulated)
+    text = summary(left)
     assert "from its optimum at most" in text
     assert f"best of {left.simulated} plans simulated; the formula's best is cuts [8, 11]" in text
     kept = chosen(*stragglers(server=0.3, mbps=20.0))
     assert kept.plan == kept.formula
-    text = summary(kept.plan, kept.formula, kept.simulated)
+    text = summary(kept)
     assert "optimal, proven" in text
     assert "simulator   agrees" in text
-    text = summary(plan(system_of(*stragglers()), Shape()), kept.formula, 0)
-    assert "simulator   not asked" in text
+    unasked = plan(system_of(*stragglers()), Shape())
+    text = summary(Choice(unasked, unasked, 0, "the round has too many messages"))
+    assert "simulator   not asked, the round has too many messages" in text
 
 
 def test_alternatives_are_other_plans_that_are_no_better_by_the_formula() -> None:

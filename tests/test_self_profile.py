@@ -100,10 +100,10 @@ def test_times_that_are_no_times_do_not_stop_the_run(tmp_path: Path) -> None:
 
 
 def test_where_nothing_can_be_planned_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def find_plan(system: Any, shape: Any) -> Any:
+    def find_plan(system: Any, shape: Any, cheapest: bool) -> Any:
         raise UsageError("no placement fits")
 
-    monkeypatch.setattr("orchestrator.performer.find_plan", find_plan)
+    monkeypatch.setattr("orchestrator.chosen_plan.find_plan", find_plan)
     outcome, plan = ran(Surveyed(WithoutCuts(8)), tmp_path)
     assert ("predicted" in plan, plan["cuts"]) == (False, [1, 3, 5])
     assert "no placement fits; cut by estimated compute" in outcome.simulation.trace.text()

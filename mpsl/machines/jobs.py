@@ -12,7 +12,7 @@ from mpsl.machines.unfinished import CommittedRound, Manifest
 from mpsl.messages import Slice, Tensor, Ticket
 from mpsl.plan import Plan
 from mpsl.planning.fleet import Fleet
-from mpsl.planning.plan_file import PlanFile, Predicted
+from mpsl.planning.plan_file import Choice, Predicted
 from mpsl.planning.profile import Profile
 from mpsl.profiling import BlockSeconds, LinkFigures, Question
 
@@ -312,9 +312,9 @@ class FindPlan(WorkerJob):
 
 @dataclass(frozen=True)
 class PlanFound(Result):
-    """The chain and its predicted times."""
+    """The chain, its predicted times, and who chose it."""
 
-    plan: PlanFile
+    choice: Choice
 
 
 @dataclass(frozen=True)

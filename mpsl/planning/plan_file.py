@@ -106,6 +106,27 @@ class PlanFile(PlannedRun):
     solver_ms: float | None = None
 
 
+@dataclass(frozen=True)
+class Choice:
+    """A plan that was chosen, and which of the two judges chose it: the formula (the objective) or the simulator."""
+
+    plan: PlanFile
+    """The plan to take."""
+    formula: PlanFile
+    """The best plan by the formula; the same one where the simulator agrees."""
+    simulated: int
+    """How many plans were simulated."""
+    reason: str = ""
+    """Why the simulator did not judge, or not all of the plans that it should; "" where it did."""
+
+    @property
+    def chosen_by(self) -> str:
+        """`simulator`, `formula`, or `formula and simulator` where both prefer the plan to at least one other."""
+        if (self.plan.cuts, self.plan.seats) != (self.formula.cuts, self.formula.seats):
+            return "simulator"
+        return "formula and simulator" if self.simulated > 1 else "formula"
+
+
 BESIDE = {field.name for field in fields(PlanFile)} - {field.name for field in fields(PlannedRun)} | {"compare"}
 """Keys of a plan that say how good it is, or what was compared with it: nothing that a run needs."""
 

@@ -5,24 +5,17 @@ on Multiprocessing Timing Anomalies, 1969), and the objective judges the result.
 """
 
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
-
-import numpy as np
 
 from mpsl.admission_limit import seat_admission
 from mpsl.errors import UsageError
 from mpsl.planning.feasibility import shortage
 from mpsl.planning.objective import Placement, Prediction, SeatLoad, Shape, fluid_loads, predict, stages_of
 from mpsl.planning.plan_file import Bottleneck, PlanFile, PlannedSeat, Predicted
-from mpsl.planning.problem import Problem
-from mpsl.planning.search import PRECISION, Solution, solve
+from mpsl.planning.search import Solution, solve
 from mpsl.planning.service_demand import SeatDemand, seat_demand
 from mpsl.planning.system import System
-
-MAX_CHAINS, MAX_CUT_PAIRS = 4, 8
-"""Alternatives to a plan: chains of up to so many hops, and plans with so many other pairs of device cuts."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +52,15 @@ def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
             f"job: admit = {system.admit} fits only if devices could be divided; "
             f"with whole ones the seats hold {largest}: set admit = {largest}"
         )
+    found = _plan_file(system, placement, assignment, whole, fluid)
+    bound = min(whole.round_s, fluid.round_s * (1 - solution.gap))
+    return dataclasses.replace(found, lower_bound_s=bound, optimal=solution.optimal, gap=solution.gap)
+
+
+def _plan_file(
+    system: System, placement: Placement, assignment: Assignment, whole: Prediction, fluid: Prediction
+) -> PlanFile:
+    """The placement as a plan, of which nothing is proven."""
     return PlanFile(
         cuts=placement.cuts,
         seats=tuple(
@@ -72,61 +74,22 @@ def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
         },
         admit=whole.admit,
         predicted=_predicted(system, whole, fluid),
-        lower_bound_s=min(whole.round_s, fluid.round_s * (1 - solution.gap)),
-        optimal=solution.optimal,
-        gap=solution.gap,
+        lower_bound_s=0.0,
+        optimal=False,
+        gap=1.0,
     )
 
 
-def alternatives(system: System, shape: Shape, best: PlanFile, cheapest: bool = False) -> list[PlanFile]:
-    """Other good plans of `shape`, best first, each with its gap to what was proven of `best`, the plan of `plan`.
-
-    They are the best ones of other structures (chains of one replica, one stage of all nodes) and with other device
-    cuts, the most promising by their lower bound. For a judge that knows more than the formula, such as the simulator.
-    """
-    found: list[PlanFile] = []
-    for narrower, its_shape in _narrower(system, shape, best, cheapest):
-        try:
-            other = plan(narrower, its_shape, cheapest)
-        except UsageError:
-            continue
-        if all((other.cuts, other.seats) != (known.cuts, known.seats) for known in (best, *found)):
-            found.append(other)
-    least = _fluid_value(best, cheapest) * (1 - best.gap)
-    return sorted((_held_against(least, other, cheapest) for other in found), key=lambda other: value(other, cheapest))
+def plan_of(system: System, placement: Placement) -> PlanFile | None:
+    """Return the placement as a plan with whole devices, of which nothing is proven; None if it does not fit."""
+    assignment = assign_devices(system, placement)
+    whole, fluid = _predict_whole(system, placement, assignment), _predict_fluid(system, placement)
+    return _plan_file(system, placement, assignment, whole, fluid) if whole and fluid else None
 
 
 def value(found: PlanFile, cheapest: bool) -> float:
     """What was minimised: seconds of a round, or money a round."""
     return found.predicted.cost if cheapest else found.predicted.round_s
-
-
-def _narrower(system: System, shape: Shape, best: PlanFile, cheapest: bool) -> Iterator[tuple[System, Shape]]:
-    if shape.hops == 0:
-        return
-    if shape == Shape():
-        yield from ((system, Shape(hops)) for hops in range(1, MAX_CHAINS + 1))
-        yield system, Shape(all_in_one=True)
-    problem = Problem(system, shape, cheapest)
-    bounds, _ = problem.bounds_of_pairs()
-    for pair in np.argsort(bounds, kind="stable")[: MAX_CUT_PAIRS + 1]:
-        first, last = int(problem.objective.first[pair]), int(problem.objective.last[pair])
-        if (first, last) != (best.cuts[0], best.cuts[-1]):
-            yield dataclasses.replace(system, first_cut=first, last_cut=last), shape
-
-
-def _fluid_value(found: PlanFile, cheapest: bool) -> float:
-    return value(found, cheapest) / (1 + found.predicted.rounding_loss)
-
-
-def _held_against(least: float, found: PlanFile, cheapest: bool) -> PlanFile:
-    """The plan with its gap to the least value of any; its own proof is about fewer plans."""
-    fluid = _fluid_value(found, cheapest)
-    gap = max(0.0, 1 - least / fluid) if fluid else 0.0
-    fluid_round_s = _fluid_value(found, cheapest=False)
-    bound = min(found.predicted.round_s, fluid_round_s * (1 - gap))
-    optimal = gap <= PRECISION
-    return dataclasses.replace(found, lower_bound_s=bound, optimal=optimal, gap=0.0 if optimal else gap)
 
 
 def _cheaper_nodes(system: System, placement: Placement) -> Placement:

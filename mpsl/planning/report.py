@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mpsl.errors import UsageError
 from mpsl.planning.feasibility import judge
 from mpsl.planning.objective import Placement, Shape
-from mpsl.planning.plan_file import PlanFile
+from mpsl.planning.plan_file import Choice, PlanFile
 from mpsl.planning.planner import plan
 from mpsl.planning.seat_memory import GIB
 from mpsl.planning.service_demand import seat_demand
@@ -133,12 +133,9 @@ def stragglers(system: System, found: PlanFile) -> str:
     return "\n".join(lines)
 
 
-def summary(found: PlanFile, formula: PlanFile, simulated: int) -> str:
-    """The prediction in a few lines, and whether the formula or the simulator calls the plan the best.
-
-    `formula` is the best plan by the formula, which may be another one; `simulated` plans were simulated.
-    """
-    predicted = found.predicted
+def summary(choice: Choice) -> str:
+    """The prediction in a few lines, and whether the formula or the simulator calls the plan the best."""
+    found, predicted = choice.plan, choice.plan.predicted
     rehearsed = "" if predicted.simulated_s is None else f", simulated {duration(predicted.simulated_s)}"
     return "\n".join(
         [
@@ -148,14 +145,15 @@ def summary(found: PlanFile, formula: PlanFile, simulated: int) -> str:
             f"{duration(predicted.bottleneck_s)} a batch update",
             f"admit       {found.admit} of {len(found.devices)} devices at once",
             f"cost        {predicted.cost:.4g} a round",
-            *_verdicts(found, formula, simulated),
+            *_verdicts(choice),
             f"rounding    whole devices cost {predicted.rounding_loss:.2%} of the round",
         ]
     )
 
 
-def _verdicts(found: PlanFile, formula: PlanFile, simulated: int) -> list[str]:
+def _verdicts(choice: Choice) -> list[str]:
     """What the formula says of the plan, and what the simulator says."""
+    found, formula = choice.plan, choice.formula
     searched = "" if found.solver_ms is None else f"; found in {found.solver_ms:.0f} ms"
     if found.optimal:
         lines = [f"formula     optimal, proven{searched}"]
@@ -165,14 +163,15 @@ def _verdicts(found: PlanFile, formula: PlanFile, simulated: int) -> list[str]:
         lines = [f"formula     not proven optimal, at most {found.gap:.2%} from it{searched}"]
     instead, taken = formula.predicted, found.predicted
     if instead.simulated_s is None or taken.simulated_s is None:
-        return [*lines, "simulator   not asked, the round has too many messages"]
-    if (found.cuts, found.seats) == (formula.cuts, formula.seats):
-        return [*lines, f"simulator   agrees, {count(simulated, 'plan')} simulated"]
+        return [*lines, f"simulator   not asked, {choice.reason}"]
+    if choice.chosen_by != "simulator":
+        return [*lines, f"simulator   agrees, {count(choice.simulated, 'plan')} simulated"]
     shape = " × ".join(map(str, replicas_of(formula)))
     return [
         *lines,
-        f"simulator   best of {count(simulated, 'plan')} simulated; the formula's best is cuts {list(formula.cuts)}, "
-        f"replicas {shape}: {duration(instead.round_s)}, simulated {duration(instead.simulated_s)}",
+        f"simulator   best of {count(choice.simulated, 'plan')} simulated; "
+        f"the formula's best is cuts {list(formula.cuts)}, replicas {shape}: "
+        f"{duration(instead.round_s)}, simulated {duration(instead.simulated_s)}",
     ]
 
 

@@ -5,11 +5,12 @@ another plan is faster: where a few slow devices are admitted with fast ones, sa
 says what: the choice carries both figures of the plan that the formula calls best.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from mpsl.errors import OutOfTime
 from mpsl.planning.fleet import Fleet
-from mpsl.planning.plan_file import PlanFile
+from mpsl.planning.plan_file import Choice, PlanFile
 from mpsl.planning.planner import value
 from mpsl.planning.profile import Profile
 from mpsl.planning.system import system_of
@@ -24,45 +25,53 @@ MAX_ALL_MESSAGES = 30_000
 OPTIMISM = 0.05
 """A plan that is worse by the formula than the best one in the simulator by this share is not simulated."""
 
+MIN_PLANS = 2
+"""Fewer simulated plans leave no choice."""
+
 MIN_GAIN = 0.02
 """A smaller gain in the simulator is no reason to leave the best plan by the formula; it may take more nodes."""
 
 
-@dataclass(frozen=True)
-class Choice:
-    """`plan` is the one to take; `formula` the best by the formula, the same one where the simulator agrees."""
-
-    plan: PlanFile
-    formula: PlanFile
-    simulated: int
-    """How many plans were simulated."""
-
-
-def choose(profile: Profile, fleet: Fleet, best: PlanFile, others: Sequence[PlanFile], cheapest: bool) -> Choice:
+def choose(
+    profile: Profile,
+    fleet: Fleet,
+    best: PlanFile,
+    others: Sequence[PlanFile],
+    cheapest: bool,
+    is_late: Callable[[], bool] = lambda: False,
+) -> Choice:
     """The plan with the best simulated round, or with `cheapest` the least money for it.
 
     `best` is the best plan by the formula, `others` are alternatives, best first. Every plan that is simulated gets its
     `simulated_s`. Where the best one has too many messages to be simulated at all, it is the choice.
+    Raises RunFailed where a rehearsal fails, and OutOfTime where `is_late` says so before there is a choice.
     """
     system, sent = system_of(profile, fleet), 0
     known: list[PlanFile] = []
+    late = ""
     for found in (best, *others):
         if known:
             limit = min(_simulated_value(each, cheapest) for each in known) * (1 + OPTIMISM)
             if value(found, cheapest) > limit or sent >= MAX_ALL_MESSAGES:
                 break
-        simulated_s = simulated_seconds(profile, fleet, found, MAX_MESSAGES)
+        try:
+            simulated_s = simulated_seconds(profile, fleet, found, MAX_MESSAGES, is_late)
+        except OutOfTime:
+            if len(known) < MIN_PLANS:
+                raise
+            late = f"the time was over after {len(known)} plans"
+            break
         if simulated_s is None:
             break
         known.append(replace(found, predicted=replace(found.predicted, simulated_s=simulated_s)))
         sent += min(MAX_MESSAGES, messages(system, found))
     if not known:
-        return Choice(best, best, 0)
+        return Choice(best, best, 0, "the round has too many messages")
     formula = known[0]
     chosen = min(known, key=lambda found: _simulated_value(found, cheapest))
     if _simulated_value(chosen, cheapest) >= _simulated_value(formula, cheapest) * (1 - MIN_GAIN):
         chosen = formula
-    return Choice(chosen, formula, len(known))
+    return Choice(chosen, formula, len(known), late)
 
 
 def _simulated_value(found: PlanFile, cheapest: bool) -> float:

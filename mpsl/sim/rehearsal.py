@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
-from mpsl.errors import RunFailed
+from mpsl.errors import OutOfTime, RunFailed
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Stop
@@ -44,6 +44,9 @@ ROUND_S = 20.0
 MAX_S = 100 * ROUND_S
 """Virtual seconds for each round after which a rehearsal is given up."""
 
+STEPS_PER_LOOK = 256
+"""Events between two looks at the clock of whoever waits; some milliseconds."""
+
 TOPICS = Topics("rehearsal")
 RUN = "rehearsal-000000"
 
@@ -67,8 +70,11 @@ class Rehearsal:
         self._queue = EventQueue()
         self._failure = ""
 
-    def run(self, rounds: int) -> Timeline:
-        """`rounds` rounds, from the opening of the first to the last one's checkpoint. Raises RunFailed."""
+    def run(self, rounds: int, is_late: Callable[[], bool] = lambda: False) -> Timeline:
+        """`rounds` rounds, from the opening of the first to the last one's checkpoint.
+
+        Raises RunFailed, and OutOfTime once `is_late`, which is asked now and then, says so.
+        """
         link_mbps = self._fleet.broker.link_mbps
         assert link_mbps is not None, "a fleet without it is refused when it is read"
         times = FleetTimes(self._queue, self.system, link_mbps, self.pace, self.timeline)
@@ -78,8 +84,11 @@ class Rehearsal:
         )
         for id, start in self._participants(rounds):
             simulation.add(id, start)
-        timeline, limit = self.timeline, MAX_S * rounds
+        timeline, limit, steps = self.timeline, MAX_S * rounds, 0
         while len(timeline.rounds) < rounds or timeline.rounds[-1].seconds is None:
+            steps += 1
+            if steps % STEPS_PER_LOOK == 0 and is_late():
+                raise OutOfTime(f"the time was over in the middle of a rehearsal, after {steps} events")
             if not self._queue.step(limit) or self._failure:
                 raise RunFailed(f"the rehearsed run came to no end: {self._failure or 'it stands still'}")
         return timeline
@@ -166,7 +175,9 @@ def _starting(machine: Callable[[str], DrivenMachine], performer: SimulatedPerfo
     return lambda boot: (machine(boot), performer)
 
 
-def simulated_seconds(profile: Profile, fleet: Fleet, planned: PlannedRun, most: int) -> float | None:
+def simulated_seconds(
+    profile: Profile, fleet: Fleet, planned: PlannedRun, most: int, is_late: Callable[[], bool] = lambda: False
+) -> float | None:
     """Seconds of the first round of `planned`.
 
     If it has more than `most` messages between parts, a round with fewer batches is simulated, and the batches left
@@ -178,7 +189,7 @@ def simulated_seconds(profile: Profile, fleet: Fleet, planned: PlannedRun, most:
     if messages(system_of(profile, shorter), planned) > most:
         return None
     rehearsal = Rehearsal(profile, shorter, planned, "the plan")
-    seconds = rehearsal.run(1).rounds[0].seconds
+    seconds = rehearsal.run(1, is_late).rounds[0].seconds
     if seconds is None or shorter is fleet:
         return seconds
     return seconds + judge(system, planned, "the plan").round_s - rehearsal.judgement.round_s

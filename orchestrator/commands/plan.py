@@ -1,7 +1,5 @@
 """`mpsl plan`: finds the cuts, the node of each part, and the time of a round. It only reads files."""
 
-import dataclasses
-import time
 from pathlib import Path
 
 import click
@@ -10,13 +8,11 @@ from mpsl import facts, strict_json
 from mpsl.errors import UsageError
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.objective import Shape
-from mpsl.planning.planner import alternatives
-from mpsl.planning.planner import plan as find_plan
 from mpsl.planning.profile import Profile
 from mpsl.planning.report import chain_picture, compare, comparison, stragglers, summary
 from mpsl.planning.system import system_of
-from mpsl.sim.plan_choice import Choice, choose
 from mpsl.text_file import read_json, read_toml
+from orchestrator.chosen_plan import chosen_plan
 from orchestrator.commands.fleet_template import FLEET_TEMPLATE
 from orchestrator.commands.new import write_new
 
@@ -32,18 +28,6 @@ def read_profile(path: Path) -> Profile:
 def read_fleet(path: Path) -> Fleet:
     """The FLEET.toml at `path`. Raises UsageError naming the file and the key."""
     return facts.read(Fleet, read_toml(path), str(path))
-
-
-def chosen_plan(profile: Profile, fleet: Fleet, shape: Shape, cheapest: bool) -> Choice:
-    """Return the plan that the simulator chooses among the best by the formula, with the time of the search.
-
-    Raises UsageError.
-    """
-    started, system = time.perf_counter(), system_of(profile, fleet)
-    best = find_plan(system, shape, cheapest)
-    solver_ms = (time.perf_counter() - started) * 1e3
-    choice = choose(profile, fleet, best, alternatives(system, shape, best, cheapest), cheapest)
-    return dataclasses.replace(choice, plan=dataclasses.replace(choice.plan, solver_ms=solver_ms))
 
 
 @click.command()
@@ -92,7 +76,7 @@ def plan(
     click.echo(chain_picture(system, found), err=as_json)
     if slow := stragglers(system, found):
         click.echo(f"\n{slow}", err=as_json)
-    click.echo(f"\n{summary(found, choice.formula, choice.simulated)}", err=as_json)
+    click.echo(f"\n{summary(choice)}", err=as_json)
     if rows:
         click.echo(f"\n{comparison(rows)}", err=as_json)
     if as_json:

@@ -12,6 +12,7 @@ from mpsl.machines.jobs import FindPlan, PlanFound, Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.link_survey import LinkSurvey
 from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.orchestrator.planned import log_choice, take
 from mpsl.machines.seating import Seating
 from mpsl.machines.self_profile import command
 from mpsl.machines.survey import answer_of, fleet_of, may_ask, profile_of, questions, representatives
@@ -100,7 +101,9 @@ class Profiling(Phase):
             self._sum_up()
 
     def waiting_for(self) -> list[str]:
-        """Who has yet to answer, or whose link is being measured."""
+        """Who has yet to answer, or whose link is being measured, or the plan that is being looked for."""
+        if self._planning:
+            return ["the plan"]
         return self.links.waiting_for() or [id for _, id in self._waiting]
 
     def timer_fired(self, name: str) -> None:
@@ -115,12 +118,9 @@ class Profiling(Phase):
     def job_done(self, job: WorkerJob, result: Result) -> None:
         """The worker has found the plan."""
         if isinstance(result, PlanFound) and self._outcome is None:
-            self._found = found = result.plan
-            predicted = found.predicted
-            bottleneck = f"{predicted.bottleneck.kind} {predicted.bottleneck.id}"
-            round_s = round(predicted.round_s, 3)
-            self.context.log("info", "planned", cuts=list(found.cuts), round_s=round_s, bottleneck=bottleneck)
-            self.state.predicted = predicted
+            log_choice(self.context, result.choice)
+            take(self.context, result.choice)
+            self._found = result.choice.plan
             self._seat()
 
     def job_failed(self, job: WorkerJob, reason: str) -> bool:
@@ -134,6 +134,7 @@ class Profiling(Phase):
         """There is no plan from measured times: cut evenly instead."""
         if self._outcome is None:
             self.context.log("warning", "not-profiled", reason=f"{reason}; cut by estimated compute")
+            take(self.context, None)
             self._seat()
 
     def _sum_up(self) -> None:
@@ -180,7 +181,7 @@ class Profiling(Phase):
         self.context.cancel_timer("profiling")
         self.links.abandon()
         if outcome is RunOutcome.FLEET_CHANGED:
-            self.state.predicted = None
+            take(self.context, None)
         self._outcome = outcome
 
     def _is_there(self, member: Presence) -> bool:

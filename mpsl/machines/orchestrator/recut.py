@@ -12,9 +12,10 @@ from mpsl.job import Job
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import FindPlan
 from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator.planned import log_choice, take
 from mpsl.machines.seating import Seating
 from mpsl.machines.survey import fleet_of, profile_of
-from mpsl.planning.plan_file import PlanFile
+from mpsl.planning.plan_file import Choice
 
 Key = tuple[tuple[str, str], ...]
 """The nodes that a plan is for: ids and boots."""
@@ -27,7 +28,7 @@ class Recut:
         self._context = context
         self.planning = False
         self._asked: Key = ()
-        self._found: dict[Key, PlanFile | None] = {}
+        self._found: dict[Key, Choice | None] = {}
         """What came of the search; None where there is no plan from measured times."""
 
     def reset(self) -> None:
@@ -45,17 +46,17 @@ class Recut:
         if self.planning:
             return None
         found = self._found[key]
+        take(self._context, found)
         if found is not None:
-            job = replace(job, model=replace(job.model, cuts=found.cuts))
-            state.predicted = found.predicted
-        else:
-            state.predicted = None
-        return job, Seating(list(nodes[: job.seats]), list(devices), state.run, state.boot, found)
+            job = replace(job, model=replace(job.model, cuts=found.plan.cuts))
+        planned = None if found is None else found.plan
+        return job, Seating(list(nodes[: job.seats]), list(devices), state.run, state.boot, planned)
 
-    def found(self, plan: PlanFile) -> None:
+    def found(self, choice: Choice) -> None:
         """The worker has found a plan."""
         self.planning = False
-        self._found[self._asked] = plan
+        self._found[self._asked] = choice
+        log_choice(self._context, choice)
 
     def failed(self, reason: str) -> None:
         """There is no plan."""

@@ -81,7 +81,7 @@ class Reseating(Phase):
     def job_done(self, job: WorkerJob, result: Result) -> None:
         """The chain is cut anew."""
         if isinstance(job, FindPlan) and isinstance(result, PlanFound):
-            self._recut.found(result.plan)
+            self._recut.found(result.choice)
             self._look()
 
     def job_failed(self, job: WorkerJob, reason: str) -> bool:

@@ -1,0 +1,41 @@
+"""A plan that a run has made for itself: what the log and the summary say of it, and who chose it."""
+
+from typing import Any
+
+from mpsl.machines.orchestrator.context import RunContext
+from mpsl.planning.plan_file import Choice, PlanFile
+
+
+def log_choice(context: RunContext, choice: Choice) -> None:
+    """Log a plan that was found; a warning where the simulator has not judged it."""
+    predicted = choice.plan.predicted
+    bottleneck = f"{predicted.bottleneck.kind} {predicted.bottleneck.id}"
+    context.log("warning" if choice.reason else "info", "planned", bottleneck=bottleneck, **told(choice))
+
+
+def take(context: RunContext, choice: Choice | None) -> None:
+    """The run takes the plan, or, with None, one that is not made from measured times."""
+    state = context.state
+    state.predicted = None if choice is None else choice.plan.predicted
+    state.summary["planned"] = None if choice is None else told(choice)
+
+
+def told(choice: Choice) -> dict[str, Any]:
+    """Who chose the plan and what is predicted of it; also of the formula's best where it is another one."""
+    found: dict[str, Any] = {"chosen_by": choice.chosen_by, "simulated_plans": choice.simulated}
+    if choice.reason:
+        found["reason"] = choice.reason
+    found |= _figures(choice.plan)
+    if choice.chosen_by == "simulator":
+        found["formula"] = _figures(choice.formula)
+    return found
+
+
+def _figures(plan: PlanFile) -> dict[str, Any]:
+    simulated_s = plan.predicted.simulated_s
+    return {
+        "cuts": list(plan.cuts),
+        "nodes": [seat.node for seat in plan.seats],
+        "round_s": round(plan.predicted.round_s, 3),
+        "simulated_s": None if simulated_s is None else round(simulated_s, 3),
+    }
