@@ -71,7 +71,7 @@ class DeviceTraining:
         self._copies: tuple[TrainingCopy, TrainingCopy] | None = None
         """Both parts in training, from the start of a round to its export."""
         self._begun_with: list[dict[int, Array]] = []
-        """Of each part, the arrays at the start of the round whose differences are sent in a lossy codec."""
+        """For each part, the arrays at the start of the round whose differences are sent with a lossy codec."""
 
     def prepared(self) -> Prepared:
         """What the orchestrator wants to know before loading."""

@@ -72,7 +72,7 @@ def question(job: Job, blocks: tuple[tuple[int, int], ...]) -> Question:
 
 @dataclass(frozen=True)
 class BlockSeconds:
-    """Of every block that was asked for, in order: ms of one batch; and how fast they are copied and folded."""
+    """Milliseconds per batch of every block in the question, in order, and how fast they are copied and folded."""
 
     forward_ms: tuple[float, ...]
     backward_ms: tuple[float, ...]
@@ -100,7 +100,7 @@ class Answer:
 
 
 NO_LIMIT_MBPS = 1e6
-"""Of a link that nobody has measured, and the most that counts of one that is faster."""
+"""The rate of a link that was not measured, and the maximum for a faster one."""
 FIRST_TERM = 2**32
 """Measuring has terms of its own, beyond those of any plan, so that what is late in either is foreign in the other."""
 

@@ -23,7 +23,7 @@ MAX_TEXT = 1024
 """Characters of a text (a reason, an error) that travel; the rest is cut off, for a reader refuses longer ones."""
 MAX_DIMENSIONS = 8
 MAX_PLANES = 64
-"""Of a tensor."""
+"""Maximum planes of a tensor."""
 Dtype = Literal["float32", "int64", "int32", "float64", "uint8", "bool"]
 DTYPES: dict[str, int] = {"float32": 4, "int64": 8, "int32": 4, "float64": 8, "uint8": 1, "bool": 1}
 """What a tensor may decode to, with the bytes of one element."""

@@ -17,7 +17,7 @@ from mpsl.text_file import read_json
 
 METRICS, DEVICES, SUMMARY = "metrics.jsonl", "devices.jsonl", "summary.json"
 MAX_LINE_BYTES = 64 * 1024 * 1024
-"""Of a line; a longer one is none that a run writes."""
+"""Maximum length of a line. A run never writes a longer one."""
 MAX_ROUND = 10**9
 
 

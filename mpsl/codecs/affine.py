@@ -47,7 +47,7 @@ class Affine(Codec):
 
     @property
     def bits(self) -> int:
-        """Of each value."""
+        """Bits of each value."""
         return int(self.argument or 0)
 
     @property

@@ -22,7 +22,10 @@ EXPECTED_BITS = {4: 3.66, 3: 2.59, 2: 1.55}
 """Bits of a coded integer: measured on normally distributed values, the least compressible of the usual tensors."""
 
 CODE_TABLE_BYTES = 100
-"""Of one deflate block, about; a tensor has one for each 16 KiB of codes, which the measured bits include."""
+"""Approximate bytes of the code table of a deflate block.
+
+A tensor has one for each 16 KiB of codes; the measured bits include it.
+"""
 
 
 @codecs.register("huffman")

@@ -21,7 +21,7 @@ MIN_RATE = 125_000.0
 
 
 class DeliveryRate:
-    """Of one link. `window` and `chunk_bytes` are upper bounds in bytes; where `paced` is False it keeps to those."""
+    """The delivery rate of one link. `window` and `chunk_bytes` are upper bounds in bytes; they apply as they are if not `paced`."""
 
     def __init__(self, window: int, chunk_bytes: int, paced: bool) -> None:
         self.bytes_per_s: float | None = None

@@ -37,7 +37,7 @@ def command(boot: str, question: LinkQuestion) -> dict[str, Any]:
 
 
 def limits_of(chunk_bytes: int) -> Limits:
-    """Of the link on which is measured, at either end."""
+    """Return the limits of the measured link, for both ends."""
     return Limits(chunk_bytes, message=MAX_BYTES, paced=False)
 
 

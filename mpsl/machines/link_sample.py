@@ -9,7 +9,7 @@ from mpsl.machines.survey import machine_of
 from mpsl.profiling import LinkFigures
 
 MAX_MEASURED = 32
-"""Of the devices, and of the nodes: one after the other, that takes a minute at most."""
+"""Maximum number of measured devices, and of nodes. One after the other, they take a minute at most."""
 
 
 def sample(members: Sequence[Presence]) -> list[Presence]:
@@ -55,7 +55,7 @@ def filled(
 
 
 def _groups(member: Presence) -> tuple[tuple[str, ...], ...]:
-    """Who is like a member: its kind on its machine, else its kind on any, else all devices or all nodes."""
+    """Return the groups of a member, closest first: its kind on its machine, its kind, all devices or all nodes."""
     host, kind = _place(member)
     return (member.branch, kind, host), (member.branch, kind), (member.branch,)
 

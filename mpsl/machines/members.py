@@ -104,7 +104,7 @@ class RoundLedger:
     """Training samples of the accepted devices, in the order of acceptance."""
     scores: dict[str, Score] = field(default_factory=dict)
     passages: dict[str, Passage] = field(default_factory=dict)
-    """Of every member."""
+    """When each member passed through the round."""
     held_s: float = 0.0
     """Total seconds that complete updates have waited for their turn."""
     _counts: Counter[Place] = field(default_factory=Counter)

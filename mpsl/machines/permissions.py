@@ -1,4 +1,4 @@
-"""Who may say what to whom in a run: the one place that is asked before a message reaches a state machine.
+"""Decides who may send which message to whom in a run, before the message reaches a state machine.
 
 The link has made sure that the source is in the plan, with its boot. Here it is its place in the plan that counts:
 a device speaks for itself alone, a tensor comes from the neighbour in its device's chain, and who counts is the
@@ -104,7 +104,7 @@ def _serves(plan: Plan, address: Address, device: str) -> bool:
 
 
 def _next_to(plan: Plan, device: str, to: Address, step: int) -> str | None:
-    """Who is one place before (-1) or after (+1) `to` in the circle of a device and its seats."""
+    """Return the neighbour before (-1) or after (+1) `to` in the circle of a device and its seats."""
     if device not in plan.devices:
         return None
     circle = [device, *plan.chain(device)]

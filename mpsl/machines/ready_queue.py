@@ -13,7 +13,7 @@ class ReadyQueue:
 
     running: WorkerJob | None = None
     tensor_bytes: int = 0
-    """Of all that waits and of what is being worked on."""
+    """Bytes of the tensors of all waiting jobs and of the running one."""
     _waiting: list[tuple[int, int, WorkerJob]] = field(default_factory=list)
     _count: int = 0
 

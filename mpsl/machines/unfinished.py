@@ -57,7 +57,7 @@ class Unfinished:
 
     @property
     def contributions(self) -> dict[str, Update]:
-        """Of the committed round."""
+        """The contributions of the committed round."""
         return {} if self.commit is None else {id: Update(**said) for id, said in self.commit.contributions.items()}
 
 

@@ -1,4 +1,4 @@
-"""Who takes the seats of lost nodes: nodes that are there keep their seats, standbys fill the others.
+"""Fills the seats of lost nodes: present nodes keep their seats, and standbys take the others.
 
 Where standbys are missing and the job leaves the cuts open, the chain can be shorter instead; that is planned
 elsewhere. It must never change what is computed: which node sits where does not matter to the average.

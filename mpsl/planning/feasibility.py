@@ -97,7 +97,7 @@ def check_members(system: System, planned: PlannedRun, where: str) -> None:
 
 
 def seats_over(system: System, placement: Placement, loads: Sequence[Sequence[SeatLoad]]) -> list[str]:
-    """Of every seat whose memory is too small for what `loads` gives it: its blocks, its node, the bytes over."""
+    """Return the blocks, the node and the missing bytes of every seat whose memory is too small for its load."""
     admit, devices = system.admit or 1, len(system.devices)
     over = []
     for ((start, end), stage), of_stage in zip(stages_of(placement), loads, strict=True):
@@ -131,7 +131,7 @@ def _with_more(system: System, extra: float) -> System:
 
 
 def _short_device(system: System, cuts: Sequence[tuple[int, ...]]) -> str:
-    """Of the device cuts in question, those with which the device that misses most misses least."""
+    """Describe the device cuts with the smallest shortage of memory at the device that lacks the most."""
     nearest = min(cuts, key=lambda each: _most_missing(system, each)[0])
     over = "; ".join(devices_over(system, nearest))
     return f"no placement fits the devices' memory; what comes nearest: {over}. Leave the devices fewer blocks"

@@ -217,7 +217,7 @@ class Labelling:
         return Chains(figures, kinds.codes([[0] * len(kinds.counts)]), np.array([-1]), np.array([-1]))
 
     def _lower_bound(self, figures: Array, block: int | Indices) -> Array:
-        """Of the value of every completion; infinite where too few nodes are left."""
+        """Return a lower bound of the value of every completion; infinite where too few nodes are left."""
         left = self._problem.stages_left(figures)
         bounds = self._problem.lower_bound(self._pair, figures, block, self._candidates.last, left, self._subsets)
         return np.asarray(np.where(self._candidates.nodes_suffice(figures, block, left), bounds, np.inf))

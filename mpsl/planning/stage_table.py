@@ -81,7 +81,7 @@ class StageTable:
         self._host_names = list(system.hosts)
         self._stages: dict[int, Stages] = {}
         self.figures = [self._figures_of(kind) for kind in range(len(kinds.counts))]
-        """Of each kind, for the bounds."""
+        """The figures of each kind of node, for the bounds."""
         self.weights = self._shares_of_fleet()
         """[weight, kind]: how much of the fleet's speed, number and memory one node of each kind has."""
 

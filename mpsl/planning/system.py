@@ -19,7 +19,7 @@ from mpsl.planning.seat_memory import GIB
 from mpsl.profiling import optimizer_section
 
 FLOAT_BYTES = 4
-"""Of an fp32 number."""
+"""Bytes of an fp32 value."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,10 @@ Index = int | slice | Indices
 """One cut pair, all of them, or one for each chain."""
 
 NOISE_BITS = 16
-"""Of a float's 52: figures count as equal within 10⁻¹¹ of themselves, a hundredth of what a proof allows for."""
+"""Bits of a float's 52 that are ignored.
+
+Figures count as equal within 10⁻¹¹ of themselves, a hundredth of the tolerance of a proof.
+"""
 
 
 class VectorizedObjective:

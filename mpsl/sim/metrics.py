@@ -85,7 +85,7 @@ def thinned(points: Sequence[tuple[float, int]], end: float) -> Curve:
 
 
 def _mean(points: Sequence[tuple[float, int]], end: float) -> float:
-    """Of a step curve from 0 to `end`."""
+    """Return the mean of a step curve from 0 to `end`."""
     if not points or end <= 0:
         return 0.0
     ends = [at for at, _ in points[1:]] + [end]

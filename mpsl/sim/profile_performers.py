@@ -110,9 +110,9 @@ class SimulatedHopPerformer(_ProfilePerformer):
     stage: int
     fixed_bytes: int
     copy_bytes: int
-    """Of an admitted device's copy with its optimizer state."""
+    """Bytes of an admitted device's copy with its optimizer state."""
     stored_bytes: int
-    """Of a batch between its forward and its backward: what autograd keeps, and the input."""
+    """Bytes of a batch between its forward and its backward: what autograd keeps, and the input."""
     on_memory: Callable[[int], None]
     _held: int = field(default=0, init=False)
 

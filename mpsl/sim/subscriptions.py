@@ -1,4 +1,7 @@
-"""Who gets a topic: MQTT filters with + and # in a tree of levels; a look-up costs as much as the topic is long."""
+"""Finds the subscribers of a topic: MQTT filters with + and # in a tree of levels.
+
+The cost of a look-up grows with the length of the topic.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

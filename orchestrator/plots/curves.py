@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mpsl.drawing import svg
 
 MAX_POINTS = 1000
-"""Of one curve; of more every n-th is drawn, and the last."""
+"""Maximum points of a curve. Of a longer one, every n-th point and the last are drawn."""
 MAX_DOTS = 40
 """With at most so many points each has a dot, so that a single one is seen, too."""
 X_TICKS, Y_TICKS = 8, 5
