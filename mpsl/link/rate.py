@@ -21,7 +21,10 @@ MIN_RATE = 125_000.0
 
 
 class DeliveryRate:
-    """The delivery rate of one link. `window` and `chunk_bytes` are upper bounds in bytes; they apply as they are if not `paced`."""
+    """The delivery rate of one link.
+
+    `window` and `chunk_bytes` are upper bounds in bytes. Without `paced`, they apply as they are.
+    """
 
     def __init__(self, window: int, chunk_bytes: int, paced: bool) -> None:
         self.bytes_per_s: float | None = None
