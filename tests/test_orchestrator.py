@@ -3,10 +3,12 @@
 import pytest
 from orchestrator_rig import BATCHES, BOOTS, PART_BYTES, RUN, TENSOR, OrchestratorRig, rig
 
+from mpsl import PROTOCOL
 from mpsl.machines.events import Connected, Received, TimerFired
 from mpsl.machines.jobs import Checkpoint, CheckUpdate, Finish, FoldUpdate, RecordRound
 from mpsl.machines.members import Place
 from mpsl.machines.orchestrator import OrchestratorState as S
+from mpsl.machines.orchestrator.admissions import REJOIN_S
 from mpsl.machines.orchestrator.departures import FIRST_PATIENCE_S, STALL_S
 from mpsl.machines.session import LOST_GRACE_S
 from mpsl.messages import Accept, Closed, Counters, Discarded, Evaluate, Finished, Score, Slice, Update
@@ -89,6 +91,35 @@ def test_a_device_that_was_left_out_is_admitted_again_only_once_it_has_forgotten
     assert (member.place, member.discard_acked) == (Place.OUT, False)
     found.say("dev-1", Discarded("dev-1", member.attempt))
     assert member.discard_acked
+
+
+def came_back() -> OrchestratorRig:
+    """A round that waits for dev-2 alone, which comes back as a new process."""
+    found = opened(fleet__quorum=1)
+    found.finish("dev-1")
+    found.done(CheckUpdate)
+    attempt = found.machine.run_state.members["dev-2"].attempt
+    found.tell("dev", "dev-2", "status", state="online", role="device", protocol=PROTOCOL, version="1", boot="d2-new")
+    found.tell("dev", "dev-2", "info", run=None, samples=4, boot="d2-new")
+    found.say("node-1", Discarded("dev-2", attempt))
+    return found
+
+
+def test_a_round_waits_for_the_last_device_where_it_has_come_back_as_a_new_process() -> None:
+    found = came_back()
+    assert found.state is S.OPEN
+    assert found.machine.waiting_for() == ["dev-2"]
+    found.watch(REJOIN_S - 1.0)
+    assert found.state is S.OPEN
+    found.watch(1.5)
+    assert found.state is S.CLOSING
+    assert list(found.machine.run_state.need_ledger().accepted) == ["dev-1"]
+
+
+def test_a_round_does_not_wait_for_a_device_that_came_back_and_has_gone_again() -> None:
+    found = came_back()
+    found.tell("dev", "dev-2", "status", state="offline", role="device", protocol=PROTOCOL, version="1", boot="d2-new")
+    assert found.state is S.CLOSING
 
 
 def test_an_update_that_is_not_finite_costs_its_device_the_run_and_nobody_else() -> None:

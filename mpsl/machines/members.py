@@ -49,6 +49,8 @@ class Member:
     attempt: int = 0
     tries: int = 0
     """How often it was admitted to the open round."""
+    returned_at: float | None = None
+    """When a new process of it came, in whose place an earlier one was in the open round."""
     place: Place = Place.OUT
     held: int = -1
     update: Update | None = None
@@ -118,7 +120,7 @@ class RoundLedger:
         self.passages = {id: Passage() for id in self.members}
         for id, member in self.members.items():
             member.left_out = ""
-            member.tries = 0
+            member.tries, member.returned_at = 0, None
             member.update = None
             member.arrivals = Arrivals()
             member.finished = set()
@@ -146,10 +148,14 @@ class RoundLedger:
             member.checking, member.complete_at = False, None
             member.tries += 1
 
+    def has_turn(self, member: Member) -> bool:
+        """Whether the order of acceptance still has a place for a device that is out."""
+        ids = list(self.members)
+        return not self.in_order or all(ids.index(id) < ids.index(member.id) for id in self.accepted)
+
     def readmit(self, member: Member) -> bool:
         """Let a device that is out wait for admission again; False where its turn in the roster is over."""
-        ids = list(self.members)
-        if self.in_order and any(ids.index(id) > ids.index(member.id) for id in self.accepted):
+        if not self.has_turn(member):
             return False
         self.move(member, Place.WAITING)
         member.left_out = ""

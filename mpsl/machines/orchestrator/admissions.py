@@ -12,6 +12,9 @@ from mpsl.machines.orchestrator.pace import Pace, Reading
 from mpsl.machines.orchestrator.part_exports import PartExports
 from mpsl.messages import Admit, Evaluate
 
+REJOIN_S = 10.0
+"""How long a round that could end waits for a device that has come back as a new process to join again."""
+
 
 class Admissions:
     """The places of the open ledger; `training` tells a round from an evaluation."""
@@ -44,6 +47,20 @@ class Admissions:
             is_online = presence is not None and presence.online
             if is_online and member.tries < MAX_TRIES and self._is_ready(member) and ledger.readmit(member):
                 self._context.log("info", "readmitted", device=member.id, round=state.round)
+
+    def returning(self) -> list[str]:
+        """Devices that were in the open round, have come back as new processes, and are about to join again."""
+        ledger = self._state.ledger
+        if ledger is None or not self._training:
+            return []
+        return [member.id for member in ledger.at(Place.OUT) if self._is_returning(member) and ledger.has_turn(member)]
+
+    def _is_returning(self, member: Member) -> bool:
+        if member.returned_at is None or member.refusal or member.tries >= MAX_TRIES:
+            return False
+        presence = self._context.census.get("dev", member.id)
+        is_online = presence is not None and presence.online and presence.boot == member.boot
+        return is_online and self._context.now - member.returned_at < REJOIN_S
 
     def batches_of(self, member: Member) -> int:
         """How many optimizer steps a round has for a device, all local epochs together."""

@@ -205,6 +205,7 @@ class Departures:
         """A new process of a known id: its former attempt is void; it joins again by the plan."""
         if member.place in (Place.ADMITTED, Place.WAITING):
             self._gone(member, "was replaced by another process")
+            member.returned_at = self._context.now
         if self._context.session is not None:
             self._context.session.channel.forget(member.id)
         member.boot = boot

@@ -200,11 +200,13 @@ class OpenRound(Phase):
             return RunOutcome.FAILED
         self._enough()
         self._admissions.admit_more()
-        return RunOutcome.ALL_DECIDED if ledger.decided else None
+        if not ledger.decided or (not self._late and self._admissions.returning()):
+            return None
+        return RunOutcome.ALL_DECIDED
 
     def waiting_for(self) -> list[str]:
         """The admitted devices, and the seats that have yet to forget one; below the quorum those who are away."""
         if self._is_waiting:
             away = [m.id for m in self.state.members.values() if m.place is Place.OUT and not m.refusal]
             return self._admissions.waiting_for() + away
-        return self._admissions.waiting_for()
+        return self._admissions.waiting_for() or self._admissions.returning()
