@@ -45,7 +45,10 @@ def ls(*, network: Network) -> None:
 
 
 async def _listen(network: Network, listing: "Listing") -> None:
-    """Listen until everyone who is said to be online has been heard, or for LISTEN_S."""
+    """Listen until everyone who is said to be online has been heard, or for LISTEN_S.
+
+    Who is heard and has no status yet is subscribed to by name: RabbitMQ sends what it retains to no wildcard.
+    """
     topics = network.topics
     filters = [topics.participant(branch, "+", leaf) for branch in BRANCHES for leaf in ("status", "info", "tele")]
     async with watching(network, "ls", (*filters, topics.run("+", "state"))) as connection:
@@ -55,6 +58,8 @@ async def _listen(network: Network, listing: "Listing") -> None:
             async with asyncio.timeout(LISTEN_S):
                 async for topic, payload, *_ in connection.messages():
                     listing.note(topic, payload, time.time())
+                    if by_name := listing.missing_topics():
+                        await connection.subscribe(by_name)
                     if clock() - begun >= RETAINED_S and listing.complete:
                         return
 
@@ -67,13 +72,20 @@ class Listing:
         self._census = Census()
         self._ids: set[tuple[Branch, str]] = set()
         self._runs: dict[str, Row] = {}
+        self._named: set[str] = set()
+        """Topics whose retained message did not come by itself;"""
+        self._missing: list[str] = []
+        """those of them that nobody has subscribed to yet."""
 
     def note(self, topic: str, payload: Buffer, now: float) -> None:
         """Take in a message; a malformed one is ignored."""
         match self._topics.parse(topic):
             case ParticipantTopic(branch, id) as named:
-                if self._census.note(named, payload, now) is not None:
+                presence = self._census.note(named, payload, now)
+                if presence is not None:
                     self._ids.add((branch, id))
+                    if not presence.status:
+                        self._miss(presence)
             case RunTopic(run, "state"):
                 content = from_json(payload)
                 if content is None:
@@ -81,10 +93,25 @@ class Listing:
                 else:
                     self._runs[run] = content
 
+    def _miss(self, presence: Presence) -> None:
+        """Note the topics of someone who is heard and has no status, and of its run: the broker should have sent them."""
+        topics = [self._topics.participant(presence.branch, presence.id, leaf) for leaf in ("status", "info")]
+        run = presence.telemetry.get("run")
+        state = self._topics.run(run, "state") if isinstance(run, str) else ""
+        if run not in self._runs and isinstance(self._topics.parse(state), RunTopic):
+            topics.append(state)
+        self._missing += [topic for topic in topics if topic not in self._named]
+        self._named.update(topics)
+
+    def missing_topics(self) -> tuple[str, ...]:
+        """Topics to be subscribed to by name; each is said once."""
+        missing, self._missing = tuple(self._missing), []
+        return missing
+
     @property
     def complete(self) -> bool:
-        """Whether all who are said to be online have been heard."""
-        return all(presence.heard_at is not None for presence in self._presences() if presence.online)
+        """Whether all who are said to be online have been heard, and whoever is there is said to be."""
+        return not self._named and all(p.heard_at is not None for p in self._presences() if p.online)
 
     def rows(self) -> dict[str, list[Row]]:
         """Everything known, by branch, in natural order of the ids; strict JSON."""

@@ -12,6 +12,8 @@ from mpsl.wire import Buffer
 
 STALE_S = 30.0
 """The maximum age of the last sign of life of a live process: telemetry, or anything on a link."""
+UNANNOUNCED_S = 1.0
+"""How long telemetry may arrive without the status and info of its boot before its sender is asked for both."""
 
 
 @dataclass
@@ -70,6 +72,9 @@ class Census:
     def __init__(self, own_run: str = "") -> None:
         self._own_run = own_run
         self._presences: dict[tuple[Branch, str], Presence] = {}
+        self._unannounced: dict[tuple[Branch, str], tuple[str, float]] = {}
+        """Processes whose telemetry arrives without status or info: boot, and time of the first telemetry."""
+        self._to_ask: dict[tuple[Branch, str], str] = {}
 
     def note(self, topic: ParticipantTopic, payload: Buffer, now: float) -> Presence | None:
         """Store a status, info or tele. Returns None, and changes nothing, if it is malformed or outdated."""
@@ -82,7 +87,7 @@ class Census:
         if topic.leaf == "status":
             if content["state"] != "online" and presence.status and content["boot"] != presence.boot:
                 return None  # the will of an earlier process does not concern its successor
-            if content["boot"] != presence.boot:
+            if content["boot"] not in (presence.boot, presence.telemetry.get("boot")):
                 presence.heard_at = None
             if content["state"] != "lost":
                 presence.lost_at = None
@@ -92,6 +97,7 @@ class Census:
         elif topic.leaf == "info":
             presence.info = content
         elif topic.leaf == "tele":
+            self._note_unannounced(presence, content["boot"], now)
             if presence.status and content["boot"] != presence.boot:
                 return None
             presence.heard_at = now
@@ -106,6 +112,32 @@ class Census:
             presence = self._presences.get((branch, id))
             if presence is not None and presence.boot == boot:
                 presence.heard_at = now
+
+    def _note_unannounced(self, presence: Presence, boot: str, now: float) -> None:
+        who = (presence.branch, presence.id)
+        if presence.boot == boot == presence.info.get("boot"):
+            self._unannounced.pop(who, None)
+            return
+        known, since = self._unannounced.get(who, ("", now))
+        if known != boot:
+            self._unannounced[who] = (boot, now)
+        elif now - since >= UNANNOUNCED_S:
+            self._to_ask[who] = boot
+            del self._unannounced[who]
+
+    def unannounced(self) -> list[tuple[Branch, str, str]]:
+        """Branch, id and boot of processes that send telemetry, but whose status or info has not arrived.
+
+        Some brokers keep no retained messages, or send none to subscriptions with wildcards (RabbitMQ). Each process is
+        returned once, and again if its status or info is still missing UNANNOUNCED_S later.
+        """
+        found = []
+        for who, boot in self._to_ask.items():
+            presence = self._presences[who]
+            if not presence.boot == boot == presence.info.get("boot"):
+                found.append((presence.branch, presence.id, boot))
+        self._to_ask.clear()
+        return found
 
     def connection_lost(self) -> None:
         """The orchestrator has lost its own connection: the time of earlier wills no longer counts."""

@@ -26,6 +26,9 @@ ECHO_S = 10.0
 MAX_ECHO_WAITS = 3
 """After so many waits the process ends: nobody would see it."""
 
+ANNOUNCE = "announce"
+"""What a command says that asks for status and info once more."""
+
 OTHER_BRANCH: dict[Branch, Branch] = {"dev": "node", "node": "dev"}
 
 
@@ -119,13 +122,22 @@ class Online(Machine):
             self._echo_waits = 0
             self.emit(SetTimer("echo", self.now + ECHO_S))
         self._online = True
-        self._publish_status("online")
-        self.publish_info()
+        self._publish_presence()
         self.publish_telemetry()
         self.back_online()
 
     def _publish_status(self, state: str) -> None:
         self.publish_json(self._own("status"), self._status(state), retain=True, subject="")
+
+    def _publish_presence(self) -> None:
+        if self._online:
+            self._publish_status("online")
+            self.publish_info()
+
+    def commanded_to_announce(self, content: Mapping[str, Any]) -> None:
+        """Publish status and info again: someone has our telemetry, but not what the broker should have retained."""
+        if content.get("boot") == self.boot:
+            self._publish_presence()
 
     def publish_info(self) -> None:
         """Publish `info`, retained; where there is no connection, being back does it."""

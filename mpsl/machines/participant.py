@@ -28,7 +28,7 @@ from mpsl.machines.events import (
 from mpsl.machines.jobs import MeasureBlocks
 from mpsl.machines.link_check import COMMAND, LinkCheck
 from mpsl.machines.machine import from_json
-from mpsl.machines.online import Online
+from mpsl.machines.online import ANNOUNCE, Online
 from mpsl.machines.participant_session import Ending, ParticipantSession
 from mpsl.machines.self_profile import SelfProfile
 from mpsl.machines.session_id import SessionId
@@ -189,10 +189,13 @@ class Participant(Online):
                 self.dropped["topic"] += 1
 
     def _commanded(self, event: Received) -> None:
+        content = from_json(event.payload) or {}
+        if content.get("do") == ANNOUNCE:
+            self.commanded_to_announce(content)
+            return
         if self.sessions:
             self.dropped["command in a run"] += 1
             return
-        content = from_json(event.payload) or {}
         try:
             if content.get("do") == COMMAND:
                 self._link_check.commanded(content, event.topic, self.now, self.max_packet)

@@ -22,6 +22,7 @@ from mpsl.machines.events import (
 )
 from mpsl.machines.jobs import BuildModel, Export, Exported
 from mpsl.machines.machine import Machine, as_json, from_json
+from mpsl.machines.online import ANNOUNCE
 from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.closing import Closing, Saving
 from mpsl.machines.orchestrator.committing import Committing
@@ -341,6 +342,8 @@ class OrchestratorMachine(Machine):
             self.log("warning", "stood-still", run=self.run_state.run, term=self.run_state.term, seconds=round(late, 1))
         self._watched_at = self.now
         self._publish_status()
+        for branch, id, boot in self.context.census.unannounced():
+            self.context.command(branch, id, {"do": ANNOUNCE, "boot": boot})
         self.phase.watch()
         if self.run_state.plan is not None and self.context.session is not None and self.state is not S.ENDING:
             self._departures.watch(self.state, self.phase.waiting_for())
