@@ -47,7 +47,8 @@ def ls(*, network: Network) -> None:
 async def _listen(network: Network, listing: "Listing") -> None:
     """Listen until everyone who is said to be online has been heard, or for LISTEN_S.
 
-    Who is heard and has no status yet is subscribed to by name: RabbitMQ sends what it retains to no wildcard.
+    The topics of a process that is heard and has no status are subscribed to by name: RabbitMQ sends retained messages
+    to no wildcard.
     """
     topics = network.topics
     filters = [topics.participant(branch, "+", leaf) for branch in BRANCHES for leaf in ("status", "info", "tele")]
@@ -94,7 +95,7 @@ class Listing:
                     self._runs[run] = content
 
     def _miss(self, presence: Presence) -> None:
-        """Note the topics of someone who is heard and has no status, and of its run: the broker should have sent them."""
+        """Note the topics of a process that is heard and has no status, and that of its run, for `missing_topics`."""
         topics = [self._topics.participant(presence.branch, presence.id, leaf) for leaf in ("status", "info")]
         run = presence.telemetry.get("run")
         state = self._topics.run(run, "state") if isinstance(run, str) else ""

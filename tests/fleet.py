@@ -5,7 +5,7 @@ One worker thread serves all, for torch's generator belongs to the process. Test
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from broker.address import BrokerAddress, parse_broker
+from broker.connection import connect
 from broker.driver import Driver
 from broker.log import Logger
 from broker.worker import Worker
@@ -28,7 +29,7 @@ from mpsl.machines.hop import HopMachine
 from mpsl.machines.orchestrator import OrchestratorMachine
 from mpsl.nn.profiler import Profiler
 from mpsl.planning.plan_file import PlannedRun
-from mpsl.topics import Topics, client_id
+from mpsl.topics import BRANCHES, ParticipantTopic, Topics, client_id
 from orchestrator.performer import OrchestratorPerformer
 from orchestrator.plan_option import job_as_planned
 
@@ -78,13 +79,17 @@ def run_fleet(
     planned: PlannedRun | None = None,
     info: dict[str, Any] | None = None,
     profiler: Profiler | None = None,
+    orchestrator_last: bool = False,
 ) -> Outcome:
     """Run a job with these shards over the broker (by id where each has a user) and wait till all have left.
 
     `info` is what everyone says of its machine, and `profiler` what answers where they are asked how fast they are.
+    With `orchestrator_last` it connects once everyone else has been heard, as in a fleet of services.
     """
     address = broker if callable(broker) else _same(parse_broker(broker) if isinstance(broker, str) else broker)
-    return asyncio.run(_run(address, job, shards, out, nodes, timeout, memory_budget, planned, info or {}, profiler))
+    return asyncio.run(
+        _run(address, job, shards, out, nodes, timeout, memory_budget, planned, info or {}, profiler, orchestrator_last)
+    )
 
 
 def _same(address: BrokerAddress) -> Callable[[str], BrokerAddress]:
@@ -102,6 +107,7 @@ async def _run(
     planned: PlannedRun | None,
     info: dict[str, Any],
     profiler: Profiler | None,
+    orchestrator_last: bool,
 ) -> Outcome:
     topics = Topics(f"t-{secrets.token_hex(6)}")
     executor = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
@@ -126,9 +132,29 @@ async def _run(
     for id, shard in shards.items():
         device = DeviceMachine(id, secrets.token_hex(4), topics, {"samples": shard.samples, **info}, once=True)
         drivers[id] = driver(device, DevicePerformer(id, shard, profiler), "device", id)
+
+    async def run_last() -> Stop:
+        if orchestrator_last:
+            await _all_heard(address("watch"), topics, drivers.keys() - {"orch"})
+        return await drivers["orch"].run()
+
     try:
         async with asyncio.timeout(timeout):
-            stops = await asyncio.gather(*(each.run() for each in drivers.values()))
+            others = (each.run() for id, each in drivers.items() if id != "orch")
+            stops = await asyncio.gather(run_last(), *others)
     finally:
         executor.shutdown(wait=True)
     return Outcome(orchestrator.summary, dict(zip(drivers, stops, strict=True)), out, log)
+
+
+async def _all_heard(address: BrokerAddress, topics: Topics, ids: Set[str]) -> None:
+    """Wait for a sign of life of each of these devices and nodes."""
+    missing = set(ids)
+    async with connect(address, f"mpsl-test-{secrets.token_hex(4)}") as connection:
+        await connection.subscribe(tuple(topics.participant(branch, "+", "tele") for branch in BRANCHES))
+        async for arrived in connection.messages():
+            match topics.parse(arrived.topic):
+                case ParticipantTopic(id=id):
+                    missing.discard(id)
+            if not missing:
+                return

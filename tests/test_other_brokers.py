@@ -1,16 +1,20 @@
-"""One exact job over each of the brokers that docs/brokers.md describes and that the project does not start itself."""
+"""One exact job over each broker of docs/brokers.md; `pytest -rP` shows the seconds that the page quotes."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from brokers import serving
 from fleet import make_shards, run_fleet
+from mqtt_clients import ENGINES
 from oracle import SGD, oracle, setting_of
 from other_brokers import OTHERS, serving_other
 from safetensors.torch import load_file
 
-from broker.address import BrokerAddress
+from broker.address import BrokerAddress, parse_broker
 
 pytestmark = pytest.mark.slow
 
@@ -24,21 +28,32 @@ JOB = {
 """Its parts weigh 2 and 4 MB: they go in whole chunks, which a broker's limits must let through."""
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@contextlib.contextmanager
+def serving_any(name: str) -> Iterator[list[BrokerAddress]]:
+    """The addresses of any broker while it runs."""
+    if name in OTHERS:
+        with serving_other(name) as addresses:
+            yield addresses
+    else:
+        with serving(name) as process:
+            yield [parse_broker(process.url)]
+
+
+@pytest.mark.parametrize("name", [*ENGINES, *OTHERS])
 def test_bit_identical(tmp_path: Path, name: str) -> None:
+    """Devices and nodes are online before the orchestrator comes, and spread over the members of a cluster."""
     torch.set_num_threads(1)
     shards = make_shards(SIZES, (1, 8, 8), 10, test=11)
-    t0 = time.monotonic()
-    with serving_other(name) as addresses:
-        t1 = time.monotonic()
+    began = time.monotonic()
+    with serving_any(name) as addresses:
+        started = time.monotonic()
+        outcome = run_fleet(
+            lambda id: addresses[sum(id.encode()) % len(addresses)], JOB, shards, tmp_path, 2, orchestrator_last=True
+        )
+        ended = time.monotonic()
+    seconds = " + ".join(f"{metrics['seconds']:.2f}" for metrics in outcome.summary["rounds"])
+    print(f"{name}: started in {started - began:.1f} s, the job took {ended - started:.1f} s, its rounds {seconds} s")
 
-        def nearest(id: str) -> BrokerAddress:
-            """In a cluster the processes are spread over its members."""
-            return addresses[sum(id.encode()) % len(addresses)]
-
-        outcome = run_fleet(nearest, JOB, shards, tmp_path, 2)
-        t2 = time.monotonic()
-    print(name, "start", t1 - t0, "run", t2 - t1, "stop", time.monotonic() - t2)
     assert outcome.summary["state"] == "done", outcome.summary["reason"]
     accepted = [metrics["devices"] for metrics in outcome.summary["rounds"]]
     assert [sorted(devices) for devices in accepted] == [sorted(shards)] * 2
