@@ -11,6 +11,7 @@ import time
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from broker.connection import connect
@@ -129,22 +130,18 @@ def counting(batches: Mapping[Batch, float], rounds: Sequence[Mapping[str, Any]]
     return found
 
 
-def cost_of(fault: Fault, after: Fault | None, counted: Sequence[float], own: Sequence[float]) -> dict[str, Any]:
-    """What one fault cost. `counted` are the sorted times of all batches that count, `own` those of the victim alone.
-
-    A fault that came before the former had been overcome is not compared with others: both are `overlapped`.
-    """
+def cost_of(fault: Fault, counted: Sequence[float], own: Sequence[float]) -> dict[str, Any]:
+    """What one fault cost. `counted` are the sorted times of all batches that count, `own` those of the victim."""
 
     def next_after(times: Sequence[float]) -> float | None:
         place = bisect_right(times, fault.at)
         return times[place] - fault.at if place < len(times) else None
 
     seconds = next_after(counted)
-    overlapped = after is not None and (seconds is None or after.at < fault.at + seconds)
     restarted = None if fault.restarted_at is None else fault.restarted_at - fault.at
     found = {
         "role": fault.role, "victim": fault.victim, "kind": fault.kind, "stopped_s": fault.seconds,
-        "restarted_s": restarted, "next_batch_s": seconds, "overlapped": overlapped,
+        "restarted_s": restarted, "next_batch_s": seconds,
     }  # fmt: skip
     if seconds is not None:
         found["beyond_s"] = max(0.0, seconds - (fault.seconds or restarted or 0.0))
@@ -156,13 +153,22 @@ def cost_of(fault: Fault, after: Fault | None, counted: Sequence[float], own: Se
 def costs(
     faults: Sequence[Fault], batches: Mapping[Batch, float], rounds: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """What each fault cost, in their order. A lost batch is charged to the fault not yet overcome, else to the next."""
+    """What each fault cost, in their order. A lost batch is charged to the fault not yet overcome, else to the next.
+
+    A fault is overcome at the next batch that counts, and no longer stopped. Where one comes before the one before it
+    has been overcome, both are `overlapped`.
+    """
     counts = counting(batches, rounds)
     times = sorted(counts.values())
     found = []
-    for fault, after in zip(faults, [*faults[1:], None], strict=True):
+    for fault in faults:
         own = sorted(at for batch, at in counts.items() if batch.device == fault.victim)
-        found.append({**cost_of(fault, after, times, own), "batches_lost": 0})
+        row = cost_of(fault, times, own)
+        found.append({**row, "at_s": fault.at - faults[0].at, "overlapped": False, "batches_lost": 0})
+    for before, row in pairwise(found):
+        seconds = before["next_batch_s"]
+        if seconds is None or row["at_s"] < before["at_s"] + max(seconds, before["stopped_s"]):
+            before["overlapped"] = row["overlapped"] = True
     for batch, at in batches.items():
         if batch not in counts:
             found[_charged(faults, found, at)]["batches_lost"] += 1

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def test_what_counts_is_of_the_term_the_set_and_the_last_attempt_of_a_committed_
 def test_a_fault_costs_the_time_to_the_next_batch_that_counts_and_what_was_lost_before_and_after() -> None:
     node, device = costs([NODE, DEVICE], BATCHES, ROUNDS)
     assert (node["next_batch_s"], node["restarted_s"], node["beyond_s"]) == (10.0, 3.0, 7.0)
-    assert (node["overlapped"], device["overlapped"]) == (True, False)
+    assert (node["overlapped"], device["overlapped"]) == (True, True), "the second came before the first was overcome"
     assert (device["next_batch_s"], device["beyond_s"], device["own_next_batch_s"]) == (1.5, 0.5, 1.5)
     assert (node["batches_lost"], device["batches_lost"]) == (4, 0)
     (last,) = costs([Fault("broker", "broker", 30.0)], BATCHES, ROUNDS)
@@ -94,8 +95,11 @@ def test_a_fault_costs_the_time_to_the_next_batch_that_counts_and_what_was_lost_
 def test_medians_leave_out_faults_that_overlapped() -> None:
     rows = by_role(costs([NODE, DEVICE], BATCHES, ROUNDS))
     assert rows["node killed"] == {"faults": 1, "overlapped": 1}
-    assert rows["device stopped"]["next_batch_s"] == {"median": 1.5, "worst": 1.5}
-    assert rows["device stopped"]["faults"] == 1
+    rows = by_role(costs([Fault("device", "dev-1", 2.5, seconds=3.0), replace(DEVICE, at=20.5)], BATCHES, ROUNDS))
+    assert (rows["device stopped"]["faults"], rows["device stopped"]["overlapped"]) == (2, 0)
+    assert rows["device stopped"]["next_batch_s"] == {"median": 0.5, "worst": 0.5}
+    stopped = costs([Fault("device", "dev-1", 2.5, seconds=3.0), replace(DEVICE, at=5.0)], BATCHES, ROUNDS)
+    assert [row["overlapped"] for row in stopped] == [True, True], "the first was still stopped"
 
 
 def test_useful_is_the_rate_with_faults_compared_with_that_before_them() -> None:
