@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := venv
-.PHONY: mutants venv packages diagrams check test simulate demo clean
+.PHONY: mutants slow-link venv packages diagrams check test simulate demo clean
 
 venv: $(READY)
 
@@ -53,6 +53,10 @@ diagrams: venv
 ONLY ?=
 mutants: venv
 	$(BIN)/python tests/mutants.py $(ONLY)
+
+# A device behind 1 and 2 Mbit/s whose parts weigh 16 MB takes part in a round: seven minutes, so not in make test.
+slow-link: packages venv
+	$(BIN)/mpsl bench slowlink $(ARGS)
 
 demo: venv
 	$(BIN)/mpsl demo $(ARGS)

@@ -9,11 +9,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import admission, link, memory, pipeline, predict, scaling, throughput
+from benchmarks import admission, link, memory, pipeline, predict, scaling, slowlink, throughput
 from benchmarks.following import Followed
 from benchmarks.pipeline import busy_shares
 from benchmarks.scaling import RoundReadings
 from mpsl.errors import RunFailed
+from mpsl.nn.cost import block_costs
 from orchestrator.locally import threads_each
 from orchestrator.observed_system import Observed, Sample
 from orchestrator.process_readings import Reading
@@ -178,6 +179,7 @@ def test_processes_share_the_cores_that_they_may_use(cores: int, threads: int, m
         (predict.command, ["--hops", "40"], "40 hops need at least"),
         (predict.command, ["--out", "/nonexistent/p.json"], "--out /nonexistent/p.json: there is no directory"),
         (predict.command, ["--link", "slow"], "slow"),
+        (slowlink.command, ["--link", "slow"], "slow"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_starts(
@@ -192,3 +194,28 @@ def test_bad_settings_are_refused_before_anything_starts(
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code != 0
     assert says in f"{result.output} {result.exception}"
+
+
+@pytest.mark.parametrize("part_bytes", [100_000, 1_000_000, 16_000_000])
+def test_the_parts_of_a_device_behind_a_slow_link_weigh_what_is_asked_for(part_bytes: int) -> None:
+    job = slowlink.Setting("1mbit/20ms", part_bytes).job
+    assert job.model.cuts is not None
+    sizes = [cost.parameter_bytes for cost in block_costs(job.model.name, job.model.args, job.run.batch_size)]
+    first, last = job.model.cuts
+    assert sum(sizes[:first]) + sum(sizes[last:]) == pytest.approx(part_bytes, rel=0.02)
+
+
+def test_telemetry_is_late_by_what_it_was_longer_on_its_way_than_the_fastest() -> None:
+    heard = slowlink.Heard()
+    for uptime_s, at in ((1.0, 101.2), (3.0, 103.0), (5.0, 106.5)):
+        heard.note(uptime_s, at)
+    assert (heard.count, heard.longest_gap_s, heard.longest_delay_s) == (3, 3.5, 1.5)
+
+
+def test_a_slow_device_that_is_left_out_fails_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def observe(setting: slowlink.Setting, engine: str) -> Any:
+        raise RunFailed("1 devices are left, quorum is 2; left out: dev-2")
+
+    monkeypatch.setattr(slowlink, "observe", observe)
+    result = CliRunner().invoke(slowlink.command, ["--link", "1mbit/20ms"])
+    assert isinstance(result.exception, RunFailed)

@@ -18,6 +18,7 @@ from surveys import FAST, MBIT, assert_nothing_is_left, linked, said
 from broker.address import BrokerAddress
 from broker.slow_link import parse_link
 from mpsl import facts
+from mpsl.job import read_job
 from mpsl.link.channel import Channel, Peer
 from mpsl.machines.census import Presence
 from mpsl.machines.effects import Effect, EndSession, Publish, SetTimer, Subscribe, Unsubscribe
@@ -26,7 +27,10 @@ from mpsl.machines.hop import HopMachine
 from mpsl.machines.link_check import COMMAND, QUIET_S, QUIET_TIMER, command, limits_of
 from mpsl.machines.link_sample import MAX_MEASURED, filled, sample
 from mpsl.machines.machine import as_json
-from mpsl.machines.orchestrator.link_survey import SURVEY_S
+from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator.link_survey import SURVEY_S, VISIT_S, LinkSurvey
+from mpsl.machines.orchestrator.link_visit import LinkVisit
+from mpsl.machines.orchestrator.run_state import RunState
 from mpsl.machines.probe_burst import MAX_BYTES, START_BYTES, Direction
 from mpsl.machines.session import LINK_TIMER
 from mpsl.machines.session_id import SessionId
@@ -225,6 +229,37 @@ def test_an_orchestrator_that_falls_silent_is_forgotten() -> None:
     assert Unsubscribe(FILTER) not in measured.handle(TimerFired(LINK_TIMER, MEASURING), 3.1)
     assert Unsubscribe(FILTER) in measured.handle(TimerFired(QUIET_TIMER, MEASURING), 1.0 + QUIET_S)
     assert measured.machine.handle(TimerFired(QUIET_TIMER, MEASURING), 30.0) == []
+
+
+def test_what_is_on_its_way_to_the_orchestrator_is_given_its_time_before_it_counts_as_silent() -> None:
+    measured = Measured()
+    measured.command(QUESTION, 1.0)
+    session = measured.machine._link_check._session
+    assert session is not None
+    session.channel.seconds_under_way = lambda to: 4.0 if to == "orch" else 99.0  # type: ignore[method-assign]
+    silent_at = 1.0 + QUIET_S + 4.0
+    assert measured.handle(TimerFired(QUIET_TIMER, MEASURING), 1.0 + QUIET_S) == [
+        SetTimer(QUIET_TIMER, silent_at, MEASURING)
+    ]
+    assert Unsubscribe(FILTER) in measured.handle(TimerFired(QUIET_TIMER, MEASURING), silent_at)
+
+
+@pytest.mark.parametrize(("under_way", "given_up_after"), [(0.0, 0.0), (3.0, 3.0), (1e6, VISIT_S)])
+def test_a_link_is_measured_until_what_is_on_its_way_should_have_been_there(
+    under_way: float, given_up_after: float
+) -> None:
+    """Over a slow link the last train is not thrown away for a second."""
+    context = RunContext(RunState(read_job(WithoutCuts(1).job(), "job"), "p-000000", "o"), TOPICS, lambda effect: None)
+    survey = LinkSurvey(context)
+    visit = LinkVisit(TOPICS, QUESTION, "node", "node-1", "a", 20.0, context.emit)
+    visit.session.channel.seconds_under_way = lambda to: under_way if to == "node-1" else 99.0  # type: ignore[method-assign]
+    survey._visit, survey._until, visit._latency_s = visit, 1e9, 0.1
+    context.now = 20.0 + given_up_after - 0.1
+    survey.timer_fired(None)
+    assert not survey.done
+    context.now += 0.2
+    survey.timer_fired(None)
+    assert survey.done
 
 
 def test_a_plan_that_names_it_ends_the_measuring() -> None:

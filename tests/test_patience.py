@@ -187,3 +187,15 @@ def test_a_last_will_is_believed_whatever_came_over_the_link_before() -> None:
     found.say("orch", slice_of(0, 8))
     found.handle(TimerFired(SILENCE_TIMER, SESSION))
     assert found.session.is_orphaned
+
+
+def test_a_chunk_of_the_orchestrator_ends_the_wait_for_it() -> None:
+    found = device()
+    found.now += SILENCE_S
+    found.handle(TimerFired(SILENCE_TIMER, SESSION))
+    assert found.session.is_orphaned
+    found.say("orch", slice_of(0, 0))
+    assert not found.session.is_orphaned
+    found.now += SILENCE_S - 5.0
+    found.handle(TimerFired(SILENCE_TIMER, SESSION))
+    assert not found.session.is_orphaned

@@ -160,9 +160,7 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
                     self.set_timer(SILENCE_TIMER, now + LOST_GRACE_S)
             return
         self._orchestrator_lost = False
-        if self._orphaned_at is not None:
-            self.log(Log("info", "orchestrator-back", {"seconds": round(now - self._orphaned_at, 1)}))
-            self._orphaned_at = None
+        self._find_orchestrator()
         if content.get("outcome") in ("done", "failed"):
             # `End` is on its way; where it gets lost with the orchestrator's connection, the plan's end is ours too.
             done = content["outcome"] == "done"
@@ -178,6 +176,9 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
             if self.over:
                 return
             self._deliver(topic.source, message)
+        if self.is_orphaned and not self._orchestrator_lost and self.channel.heard_at.get(ORCHESTRATOR) == now:
+            self._find_orchestrator()
+            self.set_timer(SILENCE_TIMER, now + SILENCE_S)
         self.wake()
 
     def timer_fired(self, name: str, now: float) -> None:
@@ -194,6 +195,12 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
     def is_orphaned(self) -> bool:
         """Whether the session waits for an orchestrator that is lost or silent."""
         return self._orphaned_at is not None
+
+    def _find_orchestrator(self) -> None:
+        """The orchestrator is there: where the session has waited for it, that is over."""
+        if self._orphaned_at is not None:
+            self.log(Log("info", "orchestrator-back", {"seconds": round(self.now - self._orphaned_at, 1)}))
+            self._orphaned_at = None
 
     def _miss_orchestrator(self) -> None:
         """Wait for the orchestrator, which may be started again; leave once patience_s is over, or the run was."""
