@@ -230,7 +230,9 @@ def test_a_run_with_stragglers_takes_the_simulators_choice_and_says_so(
     assert planned["simulated_s"] < planned["formula"]["simulated_s"]
     assert json.loads((tmp_path / "summary.json").read_text())["planned"] == planned
     (line,) = said(outcome, "planned")
+    formula = planned.pop("formula")
     assert planned.items() <= line.items()
+    assert {key: line[f"formula_{key}"] for key in formula} == formula
 
 
 def test_a_run_whose_simulator_has_no_time_says_that_the_formula_chose(

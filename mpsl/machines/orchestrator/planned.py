@@ -10,7 +10,9 @@ def log_choice(context: RunContext, choice: Choice) -> None:
     """Log a plan that was found; a warning where the simulator has not judged it."""
     predicted = choice.plan.predicted
     bottleneck = f"{predicted.bottleneck.kind} {predicted.bottleneck.id}"
-    context.log("warning" if choice.reason else "info", "planned", bottleneck=bottleneck, **told(choice))
+    said = told(choice)
+    formula = {f"formula_{key}": value for key, value in said.pop("formula", {}).items()}
+    context.log("warning" if choice.reason else "info", "planned", bottleneck=bottleneck, **said, **formula)
 
 
 def take(context: RunContext, choice: Choice | None) -> None:
