@@ -26,6 +26,7 @@ from broker.engines.engine import BrokerProcess
 from broker.outbox import MAX_TOGETHER, MAX_TOGETHER_BYTES, Outbox
 from broker.user_properties import UserProperties
 from broker.worker import Worker
+from mpsl import PROTOCOL
 from mpsl.errors import BrokerError
 from mpsl.machines.effects import CancelTimer, Effect, Publish, Run, SetTimer, Stop, Subscribe
 from mpsl.machines.events import (
@@ -43,8 +44,9 @@ from mpsl.topics import LANES, Topics, client_id
 
 GARBAGE = [
     b"", b"\0", b"\xff" * 100, b"MPSL", b"MPSL\x01\x01\xff\xff", b"MPSL\x01\x02\x00\x00", b"{", b"null", b"[]", b"5",
-    b"{}", b'{"boot": 5}', b'{"boot": []}', b'{"state": "online"}', b'{"protocol": 2, "run": 5}', b'{"protocol": 999}',
-    b'{"protocol": 2, "devices": {"dev-1": 1}}', b'{"protocol": 2, "seats": 5, "devices": []}',
+    b"{}", b'{"boot": 5}', b'{"boot": []}', b'{"state": "online"}', b'{"protocol": 999}',
+    b'{"protocol": %d, "run": 5}' % PROTOCOL, b'{"protocol": %d, "devices": {"dev-1": 1}}' % PROTOCOL,
+    b'{"protocol": %d, "seats": 5, "devices": []}' % PROTOCOL,
     os.urandom(1000), bytes(200_000),
 ]  # fmt: skip
 
