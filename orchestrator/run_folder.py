@@ -16,6 +16,8 @@ from mpsl.text_file import read_json
 
 MANIFEST = "manifest.json"
 """What another orchestrator needs to continue the run."""
+TRAINED_FILES = ("metrics.jsonl", "model.safetensors")
+"""Each of them says that something was trained."""
 RUN_FILES = ("summary.json", "metrics.jsonl", "plan.json", "model.safetensors", "initial.safetensors")
 """A folder with any of these files holds a run."""
 
@@ -53,8 +55,8 @@ def run_folder(out: Path, force: bool = False, may_go_on: bool = False) -> Itera
 
 
 def is_unfinished(out: Path) -> bool:
-    """Whether the folder holds a run that has a manifest and is not done."""
-    if not (out / MANIFEST).exists():
+    """Whether the folder holds a run that is not done: one with a manifest, or one in which nothing was trained yet."""
+    if not (out / MANIFEST).exists() and any((out / name).exists() for name in TRAINED_FILES):
         return False
     if not (out / "summary.json").exists():
         return True

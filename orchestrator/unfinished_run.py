@@ -15,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from mpsl import facts, strict_json
 from mpsl.errors import UsageError
 from mpsl.job import Job
+from mpsl.machines.members import Passage
 from mpsl.machines.unfinished import FORMAT, CommittedRound, Manifest, Unfinished, go_on
+from mpsl.messages import Update
 from mpsl.planning.plan_file import PlannedRun
 from mpsl.text_file import read_json
 from orchestrator.run_folder import MANIFEST
@@ -62,8 +64,10 @@ def _committed(path: Path, run: str) -> tuple[int, CommittedRound | None]:
         if metadata.get("run") != run:
             raise UsageError(f"{path}: is of run {metadata.get('run')}, {MANIFEST} of {run}; --restart begins anew")
         commit = facts.read(CommittedRound, json.loads(metadata["commit"]), f"{path}: commit")
+        # What is read here is used when the run has begun: it must fail now.
+        _ = [Update(**said) for said in commit.contributions.values()], [Passage(**p) for p in commit.passages.values()]
         return int(metadata["round"]), commit
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read: {error}; --restart begins anew") from None
 
 

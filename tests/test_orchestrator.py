@@ -4,12 +4,14 @@ import pytest
 from orchestrator_rig import BATCHES, BOOTS, PART_BYTES, RUN, TENSOR, OrchestratorRig, rig
 
 from mpsl import PROTOCOL
+from mpsl.machines.effects import SetTimer
 from mpsl.machines.events import Connected, Received, TimerFired
 from mpsl.machines.jobs import Checkpoint, CheckUpdate, Finish, FoldUpdate, RecordRound
 from mpsl.machines.members import Place
 from mpsl.machines.orchestrator import OrchestratorState as S
 from mpsl.machines.orchestrator.admissions import REJOIN_S
 from mpsl.machines.orchestrator.departures import FIRST_PATIENCE_S, STALL_S
+from mpsl.machines.orchestrator.pace import Pace
 from mpsl.machines.session import LOST_GRACE_S
 from mpsl.messages import Accept, Closed, Counters, Discarded, Evaluate, Finished, Score, Slice, Update
 
@@ -355,3 +357,26 @@ def test_a_node_that_leaves_the_run_by_itself_is_seated_again() -> None:
 
 def test_a_part_is_one_slice_here() -> None:
     assert TENSOR.nbytes == PART_BYTES
+
+
+def test_a_node_that_is_lost_again_and_again_holds_the_run_up_no_longer_than_patience_s() -> None:
+    found, first = opened(), None
+    for _ in range(3):
+        found.lose_node()
+        first = first or found.now
+        timer = [each for each in found.effects if isinstance(each, SetTimer) and each.name == "patience"][-1]
+        assert timer.at == pytest.approx(first + found.machine.run_state.job.fleet.patience_s)
+        found.watch(50.0)
+        found.be_online("node-1")
+        found.answer_plan()
+
+
+def test_under_a_new_term_no_more_devices_are_in_than_its_plan_allows() -> None:
+    found = opened()
+    admissions = found.machine._admissions
+    admissions._pace = Pace(9, 9)
+    found.lose_node()
+    found.be_online("node-1")
+    found.answer_plan()
+    found.load()
+    assert found.machine.run_state.need_ledger().most == found.machine.run_state.need_plan().admit < 9

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from scenarios import Scenario
 from simulated import World, run_and_check
 
@@ -118,3 +120,39 @@ def test_half_a_line_that_a_kill_has_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(whole + '{"run": "sim-0000')
     assert unfinished_run(tmp_path, job, None) == before
     assert (tmp_path / "metrics.jsonl").read_text() == whole
+
+
+def test_an_orchestrator_that_dies_before_anyone_joined_begins_the_run_in_the_same_folder(tmp_path: Path) -> None:
+    outcome = run_and_check(befall(THREE, InjectedFault("crash", "orch", 12, 1.0)), tmp_path)
+    assert outcome.summary["state"] == "done", outcome.trace()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("manifest.json", b"{", "manifest.json"),
+        ("manifest.json", b'{"format": 99}', "format 99"),
+        ("manifest.json", b'{"format": 1}', "manifest.json"),
+        ("manifest.json", b"[]", "format None"),
+        ("model.safetensors", b"\xff" * 100, "cannot be read"),
+        ("model.safetensors", b"", "cannot be read"),
+    ],
+)
+def test_damaged_files_of_an_unfinished_run_are_refused_by_name(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    run_and_check(befall(THREE, InjectedFault("crash", "orch", 150, math.inf)), tmp_path)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=said):
+        unfinished_run(tmp_path, read_job(THREE.job(), "job"), None)
+
+
+@pytest.mark.parametrize("commit", ['{"metrics": {}}', '{"metrics": {}, "contributions": {"dev-1": {"x": 1}}}', "{"])
+def test_a_model_whose_header_does_not_say_what_was_committed_is_refused(tmp_path: Path, commit: str) -> None:
+    run_and_check(befall(THREE, InjectedFault("crash", "orch", 150, math.inf)), tmp_path)
+    path = tmp_path / "model.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = dict(file.metadata())
+    save_file(load_file(path), path, metadata | {"commit": commit})
+    with pytest.raises(UsageError, match=r"model\.safetensors"):
+        unfinished_run(tmp_path, read_job(THREE.job(), "job"), None)

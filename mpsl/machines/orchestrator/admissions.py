@@ -25,6 +25,8 @@ class Admissions:
         self._exports = exports
         self._device_slices: Exported | None = None
         self._pace: Pace | None = None
+        self._paced_term = 0
+        """The term whose plan bounds the pace."""
         self._training = True
 
     def ready(self) -> list[str]:
@@ -70,7 +72,9 @@ class Admissions:
     def open_round(self, ready: list[str]) -> None:
         """Open a training round to these devices."""
         plan = self._state.need_plan()
-        self._pace = self._pace or Pace(plan.admit, plan.admit_most)
+        if self._pace is None or self._paced_term != plan.term:
+            # The budgets of other nodes, or other parts, set other bounds.
+            self._pace, self._paced_term = Pace(plan.admit, plan.admit_most), plan.term
         self._pace.interrupted()
         self._open(ready, self._pace.admit, self._state.round - 1, training=True)
 

@@ -139,6 +139,7 @@ class OpenRound(Phase):
         """Accept complete updates: as they come, or in the order of the roster where the run is deterministic."""
         ledger = self.state.need_ledger()
         for member in ledger.acceptable():
+            self.state.held_up_since = None
             ledger.accept(member, self.context.now)
             assert member.update is not None
             member.last_seconds = member.update.seconds

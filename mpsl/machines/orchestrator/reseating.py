@@ -45,7 +45,10 @@ class Reseating(Phase):
         state.round, state.ledger, state.folding, state.waiting_seats = state.committed, None, 0, set()
         for timer in ("start", "round", "report", "quorum"):
             context.cancel_timer(timer)
-        context.set_timer("patience", state.job.fleet.patience_s)
+        # A node that fails again and again must not hold the run up for ever: the time counts from its first loss.
+        if state.held_up_since is None:
+            state.held_up_since = context.now
+        context.set_timer("patience", max(0.0, state.held_up_since + state.job.fleet.patience_s - context.now))
         self._recut.reset()
         self._look()
 

@@ -60,6 +60,8 @@ class RunState:
     """The last round that was evaluated."""
     reported: int = 0
     """The last round whose metrics are recorded."""
+    held_up_since: float | None = None
+    """When the run first lost a seat since an update was last accepted; None while it gets on."""
     term_reason: str = ""
     """Why the newest term began; empty for the first."""
     lost_nodes: dict[str, str] = field(default_factory=dict)
