@@ -207,3 +207,28 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path: Path, kind: str) -> None:
         pass
     assert str(caught.value).startswith(f"--out {out}: ")
     assert os.path.exists(tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("files", "goes_on"),
+    [
+        ({"initial.safetensors": ""}, True),
+        ({"initial.safetensors": "", "summary.json": '{"state": "failed"}'}, True),
+        ({"manifest.json": "{}", "model.safetensors": "", "metrics.jsonl": ""}, True),
+        ({"manifest.json": "{}", "model.safetensors": "", "summary.json": '{"state": "failed"}'}, True),
+        ({"manifest.json": "{}", "model.safetensors": "", "summary.json": '{"state": "done"}'}, False),
+        ({"initial.safetensors": "", "model.safetensors": ""}, False),
+        ({"metrics.jsonl": ""}, False),
+    ],
+)
+def test_the_same_command_goes_on_with_a_run_that_is_not_done_and_refuses_any_other(
+    tmp_path: Path, files: dict[str, str], goes_on: bool
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    if goes_on:
+        with run_folder(tmp_path, may_go_on=True):
+            assert all((tmp_path / name).read_text() == content for name, content in files.items())
+    else:
+        with pytest.raises(UsageError, match="holds"), run_folder(tmp_path, may_go_on=True):
+            pass
