@@ -84,13 +84,13 @@ class Reseating(Phase):
     def job_done(self, job: WorkerJob, result: Result) -> None:
         """The chain is cut anew."""
         if isinstance(job, FindPlan) and isinstance(result, PlanFound):
-            self._recut.found(result.choice)
+            self._recut.found(job, result.choice)
             self._look()
 
     def job_failed(self, job: WorkerJob, reason: str) -> bool:
         """There is no plan from measured times: the model is cut evenly."""
         if isinstance(job, FindPlan):
-            self._recut.failed(reason)
+            self._recut.failed(job, reason)
             self._look()
             return True
         return super().job_failed(job, reason)
