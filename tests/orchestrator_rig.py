@@ -153,17 +153,17 @@ class OrchestratorRig:
         self.done(BuildModel, ModelBuilt((1.0,) * 3, none, none, none, none, (), (5,), 3, 0))
         self.watch()
 
-    def answer_plan(self) -> None:
-        """Everyone of the plan joins."""
+    def answer_plan(self, held: str = "", digest: str = "") -> None:
+        """Everyone of the plan joins; the node holds the part `held`, the committed one is `digest`."""
         plan = self.machine.run_state.need_plan()
         for id, (boot, _) in plan.boots().items():
             if id != ORCHESTRATOR:
                 self.voices[id] = Channel(TOPICS, RUN, id, boot, plan.term, Limits(message=1 << 20))
                 self.voices[id].set_peers({other: Peer(b, a) for other, (b, a) in plan.boots().items()})
-        self.done(LayOut, LaidOut(PART_BYTES, (PART_BYTES,)))
+        self.done(LayOut, LaidOut(PART_BYTES, (PART_BYTES,), (digest,) if digest else ()))
         for id in self.voices:
             self.be_online(id, RUN)
-            self.say(id, Joined("", SAMPLES.get(id, 0), 1 if id in SAMPLES else 0))
+            self.say(id, Joined("", SAMPLES.get(id, 0), 1 if id in SAMPLES else 0, "" if id in SAMPLES else held))
 
     def join(self) -> None:
         """Until everyone has joined."""

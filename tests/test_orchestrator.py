@@ -6,14 +6,14 @@ from orchestrator_rig import BATCHES, BOOTS, PART_BYTES, RUN, TENSOR, Orchestrat
 from mpsl import PROTOCOL
 from mpsl.machines.effects import SetTimer
 from mpsl.machines.events import Connected, Received, TimerFired
-from mpsl.machines.jobs import Checkpoint, CheckUpdate, Finish, FoldUpdate, RecordRound
+from mpsl.machines.jobs import Checkpoint, CheckUpdate, Export, Finish, FoldUpdate, RecordRound
 from mpsl.machines.members import Place
 from mpsl.machines.orchestrator import OrchestratorState as S
 from mpsl.machines.orchestrator.admissions import REJOIN_S
 from mpsl.machines.orchestrator.departures import FIRST_PATIENCE_S, STALL_S
 from mpsl.machines.orchestrator.pace import Pace
 from mpsl.machines.session import LOST_GRACE_S
-from mpsl.messages import Accept, Closed, Counters, Discarded, Evaluate, Finished, Score, Slice, Update
+from mpsl.messages import Accept, Closed, Counters, Discarded, Evaluate, Finished, Keep, Score, Slice, Update
 
 
 def opened(**changes: object) -> OrchestratorRig:
@@ -380,3 +380,15 @@ def test_under_a_new_term_no_more_devices_are_in_than_its_plan_allows() -> None:
     found.answer_plan()
     found.load()
     assert found.machine.run_state.need_ledger().most == found.machine.run_state.need_plan().admit < 9
+
+
+@pytest.mark.parametrize(("held", "is_kept"), [("d1", True), ("d2", False), ("", False)])
+def test_a_part_that_a_seat_still_holds_is_not_sent_again(held: str, is_kept: bool) -> None:
+    found = opened()
+    exports = len(found.jobs(Export))
+    found.lose_node()
+    found.be_online("node-1")
+    found.answer_plan(held, "d1")
+    assert found.state is S.LOADING
+    assert len(found.jobs(Export)) == exports + (not is_kept)
+    assert (Keep(0) in found.heard["1_0"]) is is_kept

@@ -92,7 +92,7 @@ def test_a_node_whose_job_never_ends_is_replaced_by_a_standby(tmp_path: Path) ->
     assert "has not forgotten" in outcome.summary["terms"][-1]["reason"]
 
 
-def test_a_part_that_a_node_still_holds_is_not_sent_again(tmp_path: Path) -> None:
+def test_a_node_says_which_part_it_still_holds(tmp_path: Path) -> None:
     scenario = befall(replace(THREE, rounds=4, slowest_job_s=0.2), InjectedFault("crash", "node-2", 70, 0.5))
     world = World(scenario)
     outcome = run_and_check(scenario, tmp_path, world=world)
