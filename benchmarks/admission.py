@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from benchmarks.memory import Setting, measure
+from benchmarks.memory import MemorySetting, measure
 from benchmarks.spread import extremes, medians, spread
 from mpsl import strict_json
 from orchestrator.job_file import check_job
@@ -22,7 +22,7 @@ from orchestrator.job_file import check_job
 @click.option("--repeats", type=click.IntRange(1), default=3, show_default=True)
 def command(model: str, counts: tuple[int, ...], batch_size: int, hops: int, batches: int, repeats: int) -> None:
     """Measure the time of a round with G devices at once and with all, alternating. Prints one JSON object last."""
-    setting = Setting(model, batch_size, hops, None, (), batches, 1)
+    setting = MemorySetting(model, batch_size, hops, None, (), batches, 1)
     check_job(setting.job(max(counts)), "admission")
     results = []
     for devices in counts:

@@ -18,11 +18,11 @@ from typing import Any
 import click
 
 from benchmarks.oracle import oracle, setting_of, stages_of
-from benchmarks.recovery import Batch, Fault, Watched, watching_batches
+from benchmarks.recovery import Batch, Disturbance, Watched, watching_batches
 from benchmarks.supervisor import Service, Supervisor, marked, signal_all, supervising
 from broker.address import parse_broker
 from broker.connection import connect
-from broker.options import Network
+from broker.options import NetworkOptions
 from mpsl import strict_json
 from mpsl.errors import RunFailed
 from mpsl.machines.machine import from_json
@@ -78,7 +78,7 @@ class Planned:
 class Outcome:
     """What a run with faults left."""
 
-    faults: list[Fault]
+    faults: list[Disturbance]
     batches: dict[Batch, float]
     summary: dict[str, Any]
     rounds: list[dict[str, Any]]
@@ -109,9 +109,9 @@ async def disturbed_run(folder: Path, plan: Sequence[Planned], engine: str, quie
     write(shards, folder / "shards")
     job, port = folder / "job.toml", _free_port()
     job.write_text(JOB.format(rounds=UNENDING))
-    network = Network(parse_broker(f"mqtt://127.0.0.1:{port}"), Topics("main"), as_json=False, verbose=0)
+    network = NetworkOptions(parse_broker(f"mqtt://127.0.0.1:{port}"), Topics("main"), as_json=False, verbose=0)
     async with supervising(folder / "logs", environment) as supervisor:
-        run = _Run(supervisor, folder, job, quiet)
+        run = _DisturbedRun(supervisor, folder, job, quiet)
         run.start(engine, port)
         async with watching_batches(network) as watched:
             began, faults = await run.disturb(watched, plan)
@@ -131,7 +131,7 @@ async def disturbed_run(folder: Path, plan: Sequence[Planned], engine: str, quie
     return Outcome(faults, watched.batches, summary, rounds, began, different, left, own_ends)
 
 
-class _Run:
+class _DisturbedRun:
     """The processes of one run, and what is done to them."""
 
     def __init__(self, supervisor: Supervisor, folder: Path, job: Path, quiet: bool) -> None:
@@ -158,19 +158,19 @@ class _Run:
             start(f"dev-{number}", "device", ["device", *names, *shared])
         start("orch", "orchestrator", ["train", str(self._job), "--out", str(self._folder / "out"), *shared])
 
-    async def disturb(self, watched: Watched, plan: Sequence[Planned]) -> tuple[float, list[Fault]]:
+    async def disturb(self, watched: Watched, plan: Sequence[Planned]) -> tuple[float, list[Disturbance]]:
         """Let the run get warm, then do what is planned. Returns when its second round began, and the faults."""
         await self._until(watched, lambda: self._recorded() >= 1)
         began = time.monotonic()
         await self._until(watched, lambda: self._recorded() >= WARM_ROUNDS)
-        faults: list[Fault] = []
+        faults: list[Disturbance] = []
         going: list[asyncio.Task[None]] = []
         for planned in plan:
             service = self._supervisor.services[planned.victim]
             due = time.monotonic() + planned.pause_s
             await self._until(watched, partial(_is_due, service, due))
             role = "standby" if service.role == "node" and service.name not in watched.seated else service.role
-            fault = Fault(role, service.name, time.monotonic(), planned.stopped_s)
+            fault = Disturbance(role, service.name, time.monotonic(), planned.stopped_s)
             self.say(f"{len(faults) + 1}/{len(plan)}: {fault.kind} {fault.victim} in {watched.state.get('state')}, "
                      f"round {watched.state.get('round')}")  # fmt: skip
             going.append(asyncio.create_task(self._do(service, fault), name=f"fault-{service.name}"))
@@ -182,7 +182,7 @@ class _Run:
         await self._until(watched, lambda: self._recorded() > recorded)
         return began, faults
 
-    async def _do(self, service: Service, fault: Fault) -> None:
+    async def _do(self, service: Service, fault: Disturbance) -> None:
         """One fault, until the process runs again."""
         if fault.seconds:
             stopped = service.signal(signal.SIGSTOP)
@@ -194,14 +194,14 @@ class _Run:
         await service.spoke.wait()
         fault.restarted_at = service.spoke_at
 
-    async def finish(self, watched: Watched) -> Fault:
+    async def finish(self, watched: Watched) -> Disturbance:
         """Kill the orchestrator once more, so that it reads when to end, and wait for the end. Returns that fault."""
         orchestrator = self._supervisor.services["orch"]
         rounds = self._recorded() + 1 + LAST_ROUNDS
         self._job.write_text(JOB.format(rounds=rounds))
         self.say(f"the last round is {rounds}")
         await self._until(watched, partial(_is_due, orchestrator, 0.0))
-        fault = Fault(orchestrator.role, orchestrator.name, time.monotonic())
+        fault = Disturbance(orchestrator.role, orchestrator.name, time.monotonic())
         await self._do(orchestrator, fault)
         await self._until(watched, orchestrator.succeeded.is_set)
         return fault
@@ -229,7 +229,7 @@ def _is_due(service: Service, due: float) -> bool:
     return time.monotonic() >= due and service.pid != 0
 
 
-async def retained(network: Network) -> list[str]:
+async def retained(network: NetworkOptions) -> list[str]:
     """What the broker still keeps and should not: anything but the status and info of those who have left."""
     found = []
     async with connect(network.address, f"mpsl-bench-{time.monotonic_ns()}") as connection:

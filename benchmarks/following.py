@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.connection import Connection
-from broker.options import Network
+from broker.options import NetworkOptions
 from broker.watch import watching
 from mpsl.errors import MeasurementError
 from mpsl.machines.machine import from_json
@@ -39,7 +39,7 @@ class Followed:
 
 
 @asynccontextmanager
-async def following(network: Network, nodes: Collection[str]) -> AsyncIterator[Followed]:
+async def following(network: NetworkOptions, nodes: Collection[str]) -> AsyncIterator[Followed]:
     """Follow the run of a `with` block, and then its nodes until all have left: they leave after a run (`--once`).
 
     Raises MeasurementError if a node has sent no telemetry of the run.

@@ -19,7 +19,7 @@ from mpsl import strict_json
 from mpsl.errors import MeasurementError, UsageError
 from mpsl.link.channel import CHUNK_BYTES
 from mpsl.machines.effects import Publish
-from orchestrator.process_readings import Reading, read_process
+from orchestrator.process_readings import CpuSeconds, read_process
 
 CHUNKS = (256 * 1024, 512 * 1024, 1024 * 1024)
 SMALLEST, LARGEST = 4, 2**30 - 64 * 1024
@@ -98,11 +98,11 @@ async def pair(engine: str, bare: bool, size: int, count: int, chunk: int) -> di
     }
 
 
-async def _begun(broker: BrokerProcess, ends: Sequence[Printed], go: str) -> Reading:
+async def _begun(broker: BrokerProcess, ends: Sequence[Printed], go: str) -> CpuSeconds:
     """Start both ends once both are ready. Returns the CPU time of the broker up to then."""
     ready: set[str] = set()
 
-    async def begin() -> Reading:
+    async def begin() -> CpuSeconds:
         async with connect(parse_broker(broker.url), f"bench-{time.monotonic_ns()}") as start:
             await start.subscribe((f"{TOPICS.root}/ready/+",))
             async for topic, *_ in start.messages():

@@ -11,12 +11,12 @@ from typing import Any
 
 import click
 
-from benchmarks.agents import start_agents
 from benchmarks.following import Followed, following
+from benchmarks.random_devices import start_agents
 from benchmarks.this_machine import CIFAR, parse_cuts
 from broker.address import parse_broker
 from broker.engines.engine import running_broker
-from broker.options import Network
+from broker.options import NetworkOptions
 from broker.sizes import parse_bytes
 from mpsl import strict_json
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
@@ -32,7 +32,7 @@ SAMPLE_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Setting:
+class MemorySetting:
     """One system to measure. With empty `cuts`, it is cut like a run without cuts. With `admit` None, G is chosen."""
 
     model: str
@@ -94,7 +94,7 @@ def command(
 ) -> None:  # fmt: skip
     """Measure the peak resident memory of every node. Prints one JSON object last."""
     chosen = parse_cuts(cuts, hops) if cuts else ()
-    setting = Setting(model, batch_size, hops, memory_budget, chosen, batches, threads)
+    setting = MemorySetting(model, batch_size, hops, memory_budget, chosen, batches, threads)
     check_job(setting.job(devices), "memory")
     if memory_budget:
         parse_bytes(memory_budget, "--memory-budget")
@@ -117,13 +117,13 @@ def command(
     click.echo(strict_json.dumps(result))
 
 
-def _measured(setting: Setting, devices: int) -> MemoryReadings:
+def _measured(setting: MemorySetting, devices: int) -> MemoryReadings:
     seen = asyncio.run(measure(setting, devices))
     click.echo(f"{devices} devices: {table(seen)}", err=True)
     return seen
 
 
-async def measure(setting: Setting, devices: int) -> MemoryReadings:
+async def measure(setting: MemorySetting, devices: int) -> MemoryReadings:
     """Run one round with this number of devices. Raises ClickException if the run fails."""
     seen = MemoryReadings()
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
@@ -139,7 +139,7 @@ async def measure(setting: Setting, devices: int) -> MemoryReadings:
                 child = await group.start(node, arguments_of_node, environment)
                 pids[child.name] = child.process.pid
             pids |= await start_agents(group, job, setting.batches, directory, [*shared, "1"], environment)
-            network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             async with _watching(seen, pids), following(network, nodes) as followed:
                 summary = await group.attend(orchestrate(replace(network), job, directory / "out"))
                 if summary["state"] != "done":

@@ -17,7 +17,7 @@ from mpsl.nn.models import build
 
 
 @dataclass(frozen=True)
-class Setting:
+class OracleSetting:
     """What a run is made of, as the oracle needs it."""
 
     model: str
@@ -58,7 +58,7 @@ def stages_of(entry: dict[str, Any]) -> list[Stage]:
 
 
 def oracle(
-    setting: Setting,
+    setting: OracleSetting,
     shards: dict[str, tuple[np.ndarray, np.ndarray]],
     accepted: list[list[str]],
     stages: list[list[Stage]] | None = None,
@@ -108,7 +108,7 @@ def added(total: torch.Tensor | None, more: torch.Tensor) -> torch.Tensor:
 
 
 def train(
-    model: torch.nn.Sequential, setting: Setting, device: str, number: int, x: np.ndarray, y: np.ndarray
+    model: torch.nn.Sequential, setting: OracleSetting, device: str, number: int, x: np.ndarray, y: np.ndarray
 ) -> float:
     """One device's round on the whole model; returns Σ batch loss × batch samples."""
     model.train()
@@ -143,10 +143,10 @@ def train(
     return loss_sum
 
 
-def setting_of(job: dict[str, Any]) -> Setting:
+def setting_of(job: dict[str, Any]) -> OracleSetting:
     """The oracle's view of a job."""
     run, optimizer = job["run"], job["optimizer"]
-    return Setting(
+    return OracleSetting(
         job["model"]["name"], job["model"]["args"], optimizer["name"], optimizer["lr"],
         run["rounds"], run["batch_size"],
         run.get("local_epochs", 1), run.get("micro_batches", 1), optimizer.get("momentum", 0.0),

@@ -9,13 +9,13 @@ from typing import Any
 
 import click
 
-from benchmarks.agents import start_agents
 from benchmarks.following import following
+from benchmarks.random_devices import start_agents
 from benchmarks.spread import extremes, medians
 from benchmarks.this_machine import CIFAR
 from broker.address import parse_broker
 from broker.engines.engine import running_broker
-from broker.options import Network
+from broker.options import NetworkOptions
 from broker.slow_link import parse_link
 from mpsl import strict_json
 from mpsl.errors import MpslError, RunFailed
@@ -29,7 +29,7 @@ from orchestrator.processes import children
 
 
 @dataclass(frozen=True)
-class Setting:
+class PipelineSetting:
     """The system to measure."""
 
     model: str
@@ -70,7 +70,7 @@ def command(
     repeats: int,
 ) -> None:  # fmt: skip
     """Measure the busy share of the slowest hop between its first and last batch. Prints one JSON object last."""
-    setting = Setting(model, batch_size, hops, batches, think_ms, link)
+    setting = PipelineSetting(model, batch_size, hops, batches, think_ms, link)
     check_job(setting.job(max(counts)), "pipeline")
     if link != "none":
         parse_link(link)
@@ -117,7 +117,7 @@ def _shown(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{node} {share:.3f}" for node, share in shares.items())
 
 
-async def _observe(setting: Setting, devices: int) -> Mapping[str, Mapping[str, Any]]:
+async def _observe(setting: PipelineSetting, devices: int) -> Mapping[str, Mapping[str, Any]]:
     """Run one round. Returns the last telemetry of its nodes. Raises RunFailed."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
@@ -129,7 +129,7 @@ async def _observe(setting: Setting, devices: int) -> Mapping[str, Mapping[str, 
                 await group.start(node, ["node", "--id", node, *shared], environment)
             slow = ["--think-ms", str(setting.think_ms), *(["--link", setting.link] if setting.link != "none" else [])]
             await start_agents(group, job, setting.batches, directory, [*shared, *slow], environment)
-            network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             async with following(network, nodes) as followed:
                 summary = await group.attend(orchestrate(network, job, directory / "out"))
                 if summary["state"] != "done":

@@ -14,12 +14,12 @@ from typing import Any
 
 import click
 
-from benchmarks.agents import start_agents
+from benchmarks.random_devices import start_agents
 from benchmarks.this_machine import BenchmarkModel, Known, fleet_of, measured, rehearsed, slowed, slowness
 from broker.address import parse_broker
 from broker.engines.engine import running_broker
 from broker.hardware import usable_cores
-from broker.options import Network
+from broker.options import NetworkOptions
 from broker.slow_link import parse_link
 from mpsl import strict_json
 from mpsl.errors import UsageError
@@ -41,7 +41,7 @@ MODELS = (BenchmarkModel("resnet18", 32), BenchmarkModel("vgg11", 32, "small"))
 
 
 @dataclass(frozen=True)
-class Setting:
+class PredictionSetting:
     """One system to predict and to run. `link` is written as for --link, or none."""
 
     hops: int
@@ -54,7 +54,7 @@ class RoundPrediction:
     """The predictions for a setting: seconds of a round by the simulator, the objective and the closed form."""
 
     model: str
-    setting: Setting
+    setting: PredictionSetting
     batches: int
     cuts: tuple[int, ...]
     simulated_s: float
@@ -84,7 +84,7 @@ def command(
     for link in links:
         if link != "none":
             parse_link(link)
-    settings = [Setting(n, k, link) for n in hops for k in devices for link in links]
+    settings = [PredictionSetting(n, k, link) for n in hops for k in devices for link in links]
     chosen = [model for model in MODELS if not models or model.name in models]
     for model in chosen:
         for setting in settings:
@@ -112,7 +112,7 @@ def command(
     click.echo(strict_json.dumps({"benchmark": "predict", "cores": usable_cores(), "rows": rows, **summary(rows)}))
 
 
-def predict(known: Known, setting: Setting, seconds: float) -> tuple[PlanFile, RoundPrediction]:
+def predict(known: Known, setting: PredictionSetting, seconds: float) -> tuple[PlanFile, RoundPrediction]:
     """Return the plan of a setting, with enough batches for a round of `seconds`, and the predictions for its round."""
     few, more = (_planned_seconds(known, setting, count) for count in (4, 8))
     batches = max(2, 4 + ceil(4 * (seconds - few) / (more - few)))
@@ -130,12 +130,12 @@ def predict(known: Known, setting: Setting, seconds: float) -> tuple[PlanFile, R
     return found, prediction
 
 
-def _planned_seconds(known: Known, setting: Setting, batches: int) -> float:
+def _planned_seconds(known: Known, setting: PredictionSetting, batches: int) -> float:
     fleet = fleet_of(known, setting.hops, setting.devices, batches, setting.link)
     return rehearsed(known.profile, fleet, plan(system_of(known.profile, fleet), Shape(setting.hops)), 2)
 
 
-async def run(known: Known, setting: Setting, found: PlanFile, batches: int, rounds: int) -> list[float]:
+async def run(known: Known, setting: PredictionSetting, found: PlanFile, batches: int, rounds: int) -> list[float]:
     """Run a setting and return the seconds of each round after the first. Every role is a process with one thread."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     job = job_as_planned(_job(known.model, setting, rounds + 1), found, "the plan")
@@ -147,14 +147,14 @@ async def run(known: Known, setting: Setting, found: PlanFile, batches: int, rou
                 await group.start(seat.node, ["node", "--id", seat.node, *shared], environment)
             link = [] if setting.link == "none" else ["--link", setting.link]
             await start_agents(group, job, batches, directory, [*shared, *link], environment, agents=1)
-            network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             summary = await group.attend(orchestrate(network, job, directory / "out", found))
     if summary["state"] != "done":
         raise click.ClickException(f"{setting}: {summary['reason']}")
     return [each["seconds"] for each in summary["rounds"][1:]]
 
 
-def _job(model: BenchmarkModel, setting: Setting, rounds: int) -> Job:
+def _job(model: BenchmarkModel, setting: PredictionSetting, rounds: int) -> Job:
     return Job(
         RunSection("predict", rounds, model.batch_size, evaluate_every=rounds + 1),
         ModelSection(model.name, model.args),

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from broker.connection import connect
-from broker.options import Network
+from broker.options import NetworkOptions
 from mpsl import wire
 from mpsl.errors import BrokerError, WireError
 from mpsl.link import chunk
@@ -73,7 +73,7 @@ def batch_of(payload: Buffer) -> Batch | None:
 
 
 @contextlib.asynccontextmanager
-async def watching_batches(network: Network) -> AsyncIterator[Watched]:
+async def watching_batches(network: NetworkOptions) -> AsyncIterator[Watched]:
     """Watch the run of a block, through all deaths of its broker."""
     watched = Watched()
     topics = network.topics
@@ -99,7 +99,7 @@ async def watching_batches(network: Network) -> AsyncIterator[Watched]:
 
 
 @dataclass
-class Fault:
+class Disturbance:
     """One fault. `seconds`: how long the process was stopped (SIGSTOP); 0 where it was killed."""
 
     role: str
@@ -130,7 +130,7 @@ def counting(batches: Mapping[Batch, float], rounds: Sequence[Mapping[str, Any]]
     return found
 
 
-def cost_of(fault: Fault, counted: Sequence[float], own: Sequence[float]) -> dict[str, Any]:
+def cost_of(fault: Disturbance, counted: Sequence[float], own: Sequence[float]) -> dict[str, Any]:
     """What one fault cost. `counted` are the sorted times of all batches that count, `own` those of the victim."""
 
     def next_after(times: Sequence[float]) -> float | None:
@@ -151,7 +151,7 @@ def cost_of(fault: Fault, counted: Sequence[float], own: Sequence[float]) -> dic
 
 
 def costs(
-    faults: Sequence[Fault], batches: Mapping[Batch, float], rounds: Sequence[Mapping[str, Any]]
+    faults: Sequence[Disturbance], batches: Mapping[Batch, float], rounds: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """What each fault cost, in their order. A lost batch is charged to the fault not yet overcome, else to the next.
 
@@ -175,7 +175,7 @@ def costs(
     return found
 
 
-def _charged(faults: Sequence[Fault], found: Sequence[Mapping[str, Any]], at: float) -> int:
+def _charged(faults: Sequence[Disturbance], found: Sequence[Mapping[str, Any]], at: float) -> int:
     """The fault that cost a batch: the last one if it was not yet overcome, else the next."""
     before = bisect_right([fault.at for fault in faults], at) - 1
     if before >= 0:
@@ -202,7 +202,7 @@ def by_role(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def useful_share(faults: Sequence[Fault], counted: Sequence[float], began: float) -> float:
+def useful_share(faults: Sequence[Disturbance], counted: Sequence[float], began: float) -> float:
     """The rate of batches that count from the first fault to the last, compared with that from `began` to the first."""
     first, last = faults[0].at, faults[-1].at
     undisturbed = sum(began <= at < first for at in counted) / (first - began)

@@ -13,12 +13,12 @@ from typing import Any
 
 import click
 
-from benchmarks.agents import start_agents
+from benchmarks.random_devices import start_agents
 from benchmarks.spread import extremes, medians, shown, spread
 from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
-from broker.options import Network
+from broker.options import NetworkOptions
 from mpsl import strict_json
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.topics import Topics
@@ -39,7 +39,7 @@ Compared = tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
-class Setting:
+class ScalingSetting:
     """One system. Each device has `batches` batches in every round."""
 
     model: str
@@ -97,7 +97,7 @@ def command(
     repeats: int,
 ) -> None:  # fmt: skip
     """Measure the time and CPU seconds of a batch for each number of devices. Prints one JSON object last."""
-    setting = Setting(model, batch_size, hops, batches, rounds)
+    setting = ScalingSetting(model, batch_size, hops, batches, rounds)
     check_job(setting.job(max(counts)), "scaling")
 
     def run(number: int, devices: int) -> dict[str, Any]:
@@ -161,7 +161,7 @@ def _line(row: Mapping[str, Any]) -> str:
     )
 
 
-async def _observe(setting: Setting, devices: int, agents: int) -> RoundReadings:
+async def _observe(setting: ScalingSetting, devices: int, agents: int) -> RoundReadings:
     """Run once; this process is only the orchestrator. Raises ClickException if the run fails."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     seen = RoundReadings(setting.rounds)
@@ -178,7 +178,7 @@ async def _observe(setting: Setting, devices: int, agents: int) -> RoundReadings
                 "nodes": nodes, "devices": list(devices_pids.values()), "broker": [broker.pid],
                 "orchestrator": [os.getpid()],
             }  # fmt: skip
-            network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             async with _reading(seen, roles, network):
                 summary = await group.attend(orchestrate(network, job, directory / "out"))
             if summary["state"] != "done":
@@ -189,7 +189,7 @@ async def _observe(setting: Setting, devices: int, agents: int) -> RoundReadings
 
 
 @contextlib.asynccontextmanager
-async def _reading(seen: RoundReadings, roles: dict[str, list[int]], network: Network) -> AsyncIterator[None]:
+async def _reading(seen: RoundReadings, roles: dict[str, list[int]], network: NetworkOptions) -> AsyncIterator[None]:
     """Read the CPU seconds of all processes whenever a round's metrics come, while the block lasts."""
 
     async def listen() -> None:

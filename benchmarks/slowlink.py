@@ -19,7 +19,7 @@ import numpy as np
 from broker.address import parse_broker
 from broker.engines.engine import running_broker
 from broker.engines.engine_option import engine_option
-from broker.options import Network
+from broker.options import NetworkOptions
 from broker.slow_link import parse_link
 from broker.watch import watching
 from mpsl import strict_json
@@ -38,7 +38,7 @@ NARROW = 16
 
 
 @dataclass(frozen=True)
-class Setting:
+class SlowLinkSetting:
     """The link of the slow device, and bytes of the parts that every device holds."""
 
     link: str
@@ -97,7 +97,7 @@ class Heard:
 @engine_option()
 def command(links: tuple[str, ...], megabytes: float, engine: str) -> None:
     """Train one round with a device behind each LINK. Prints one JSON object last."""
-    settings = [Setting(link, round(megabytes * 1e6)) for link in links]
+    settings = [SlowLinkSetting(link, round(megabytes * 1e6)) for link in links]
     for setting in settings:
         parse_link(setting.link)
     rows = []
@@ -114,7 +114,7 @@ def command(links: tuple[str, ...], megabytes: float, engine: str) -> None:
     click.echo(strict_json.dumps({"benchmark": "slowlink", "megabytes": megabytes, "rows": rows}))
 
 
-async def observe(setting: Setting, engine: str) -> dict[str, Any]:
+async def observe(setting: SlowLinkSetting, engine: str) -> dict[str, Any]:
     """Run one round. Returns its figures. Raises RunFailed where the slow device is left out."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
@@ -124,7 +124,7 @@ async def observe(setting: Setting, engine: str) -> dict[str, Any]:
             (node,) = node_ids(1)
             await group.start(node, ["node", "--id", node, *shared], environment)
             await _start_devices(group, setting, directory, shared, environment)
-            network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             async with _listening(network) as heard:
                 summary = await group.attend(orchestrate(network, setting.job, directory / "out"))
     if summary["state"] != "done":
@@ -145,7 +145,7 @@ async def observe(setting: Setting, engine: str) -> dict[str, Any]:
 
 
 async def _start_devices(
-    group: Children, setting: Setting, directory: Path, shared: list[str], environment: dict[str, str]
+    group: Children, setting: SlowLinkSetting, directory: Path, shared: list[str], environment: dict[str, str]
 ) -> None:
     chance = np.random.default_rng(0)
     for id in ("dev-1", SLOW):
@@ -157,7 +157,7 @@ async def _start_devices(
 
 
 @asynccontextmanager
-async def _listening(network: Network) -> AsyncIterator[Heard]:
+async def _listening(network: NetworkOptions) -> AsyncIterator[Heard]:
     """What the slow device says of itself within the block, once it is in the run."""
     heard, clock = Heard(), asyncio.get_running_loop().time
 

@@ -15,7 +15,7 @@ from mpsl.planning.feasibility import judge
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
 from mpsl.planning.objective import Shape, check_shape
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
-from mpsl.planning.profile import Profile
+from mpsl.planning.profile_file import Profile
 from mpsl.planning.system import system_of
 from mpsl.sim.rehearsal import Rehearsal
 from orchestrator.commands.profile import times

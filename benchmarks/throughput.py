@@ -23,7 +23,7 @@ PLAIN_S, PLAIN_END_S = 10.0, 600.0
 
 
 @dataclass(frozen=True)
-class Setting:
+class ThroughputSetting:
     """One system to measure."""
 
     model: str
@@ -70,13 +70,13 @@ def command(
     """Measure samples per second, alternating with the two references. Prints one JSON object last."""
     try:
         named = parse_cuts(cuts, hops) if cuts else ()
-        check_job(Setting(model, batch_size, devices, hops, wire, engine, batches, named).job(), "throughput")
+        check_job(ThroughputSetting(model, batch_size, devices, hops, wire, engine, batches, named).job(), "throughput")
         chosen = named or _planned(model, batch_size, devices, hops, batches)
     except UsageError as error:
         raise click.UsageError(str(error)) from None
     except MpslError as error:
         raise click.ClickException(str(error)) from None
-    setting = Setting(model, batch_size, devices, hops, wire, engine, batches, chosen)
+    setting = ThroughputSetting(model, batch_size, devices, hops, wire, engine, batches, chosen)
     click.echo(f"cuts {', '.join(map(str, chosen))}", err=True)
     cores, threads = usable_cores(), threads_each(hops + devices)
     runs, before = [], References.of(setting, cores)
@@ -117,7 +117,7 @@ class References:
     ceiling: float
 
     @classmethod
-    def of(cls, setting: Setting, cores: int) -> "References":
+    def of(cls, setting: ThroughputSetting, cores: int) -> "References":
         """Measure both now."""
         return cls(asyncio.run(_plain(setting, 1, cores)), asyncio.run(_plain(setting, cores, 1)))
 
@@ -135,7 +135,7 @@ def _line(number: int, run: dict[str, Any]) -> str:
     )
 
 
-async def _plain(setting: Setting, copies: int, threads: int) -> float:
+async def _plain(setting: ThroughputSetting, copies: int, threads: int) -> float:
     """Return the samples per second of plain PyTorch with `copies` processes of `threads` threads each."""
     command = [
         "benchmarks.plain", "--model", setting.model, "--args", strict_json.dumps(setting.args),
@@ -148,7 +148,7 @@ async def _plain(setting: Setting, copies: int, threads: int) -> float:
     return float(sum(each["samples_per_s"] for each in found))
 
 
-def _system(setting: Setting, threads: int) -> dict[str, Any]:
+def _system(setting: ThroughputSetting, threads: int) -> dict[str, Any]:
     """Run the system once. Returns its rates, and where the time went in its steady state."""
     observed = asyncio.run(observe(setting.job(), setting.batches, setting.engine, threads))
     if observed.summary["state"] != "done":

@@ -20,7 +20,7 @@ from broker.address import parse_broker
 from broker.engines.engine import running_broker
 from broker.engines.engine_option import engine_option
 from broker.hardware import usable_cores
-from broker.options import Network
+from broker.options import NetworkOptions
 from broker.slow_link import parse_link
 from mpsl import strict_json
 from mpsl.codecs import parse
@@ -204,7 +204,7 @@ async def _fleet(task: Task, data: Dataset, engine: str, device_options: Sequenc
             for path in sorted(directory.glob("*.npz")):
                 arguments = ["device", "--id", path.stem, "--data", str(path), *shared, *device_options]
                 await group.start(path.stem, arguments, environment)
-            network = Network(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
 
             async def train(job: Job) -> dict[str, Any]:
                 summary = await group.attend(orchestrate(network, job, directory / "out"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from broker.options import Network, network_options
+from broker.options import NetworkOptions, network_options
 from broker.tap import printable, printing
 from broker.watch import watching
 from mpsl import strict_json
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 @click.command()
 @network_options
-def ls(*, network: Network) -> None:
+def ls(*, network: NetworkOptions) -> None:
     """Show devices, nodes and runs, as they are now. Takes up to 2.5 s: who is alive says so every 2 s."""
     listing = Listing(network.topics)
     asyncio.run(_listen(network, listing))
@@ -44,7 +44,7 @@ def ls(*, network: Network) -> None:
         print(strict_json.dumps(found) if network.as_json else "\n".join(table(found)))
 
 
-async def _listen(network: Network, listing: "Listing") -> None:
+async def _listen(network: NetworkOptions, listing: "Listing") -> None:
     """Listen until everyone who is said to be online has been heard, or for LISTEN_S.
 
     The topics of a process that is heard and has no status are subscribed to by name: RabbitMQ sends retained messages

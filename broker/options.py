@@ -22,7 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkOptions:
     """A process's broker, net, and verbosity."""
 
     address: BrokerAddress
@@ -72,7 +72,7 @@ def _with_network(command: Command, own_broker: bool) -> Command:
     ) -> Any:  # fmt: skip
         environment = {} if own_broker and not broker else os.environ
         address = parse_brokers(broker, ca, cert, key, mqtt, environment)
-        network = Network(address, Topics(check_id(net, "--net")), as_json, verbose, bool(broker))
+        network = NetworkOptions(address, Topics(check_id(net, "--net")), as_json, verbose, bool(broker))
         return command(network=network, **rest)
 
     wrapped.__doc__ = command.__doc__

@@ -37,7 +37,7 @@ TYPE = 0xF0
 """The bits of a packet's first byte that say what it is."""
 
 
-class _Outgoing:
+class _UnsentPacket:
     """What is left of one packet: its buffers, and their bytes."""
 
     __slots__ = ("buffers", "left")
@@ -79,9 +79,9 @@ class PacketSocket:
         self._tls = isinstance(raw, ssl.SSLSocket)
         self._inbox = bytearray()
         """Packets that paho has not taken yet."""
-        self._begun: deque[_Outgoing] = deque()
-        self._urgent: deque[_Outgoing] = deque()
-        self._bulk: deque[_Outgoing] = deque()
+        self._begun: deque[_UnsentPacket] = deque()
+        self._urgent: deque[_UnsentPacket] = deque()
+        self._bulk: deque[_UnsentPacket] = deque()
         self._writing = False
         self._full_at: float | None = None
         self._slow = False
@@ -105,7 +105,7 @@ class PacketSocket:
         """Take a whole packet of paho's; it goes out ahead of all publishes that are not begun."""
         if self.error is not None or self._closing:
             raise BrokenPipeError("the connection is closed")
-        self._urgent.append(_Outgoing([bytes(data)]))
+        self._urgent.append(_UnsentPacket([bytes(data)]))
         self._flush()
         return len(data)
 
@@ -139,7 +139,7 @@ class PacketSocket:
                 return
             if sent == sum(map(len, buffers)):
                 return
-        self._bulk.extend(map(_Outgoing, packets))
+        self._bulk.extend(map(_UnsentPacket, packets))
         self._advance(sent)
         self._flush()
 
@@ -249,7 +249,7 @@ class PacketSocket:
         if self._closing:
             self.abort()
 
-    def _wait_for_room(self, first: _Outgoing) -> None:
+    def _wait_for_room(self, first: _UnsentPacket) -> None:
         self._hold(first)
         self._full_at = self._loop.time()
         if not self._writing:
@@ -263,15 +263,15 @@ class PacketSocket:
             self._slow = True
         self._full_at = None
 
-    def _hold(self, first: _Outgoing) -> None:
+    def _hold(self, first: _UnsentPacket) -> None:
         """TLS may have taken the first packet's beginning without saying so: nothing may go before it now."""
         if self._tls and not self._begun:
             (self._urgent if self._urgent else self._bulk).popleft()
             self._begun.append(first)
 
-    def _next(self) -> list[_Outgoing]:
+    def _next(self) -> list[_UnsentPacket]:
         """The packets that go next, in order, as many as one call may take."""
-        packets: list[_Outgoing] = []
+        packets: list[_UnsentPacket] = []
         count = size = 0
         for queue in (self._begun, self._urgent, self._bulk):
             for packet in queue:
@@ -281,7 +281,7 @@ class PacketSocket:
                     return packets
         return packets
 
-    def _transmit(self, packets: Sequence[_Outgoing]) -> int:
+    def _transmit(self, packets: Sequence[_UnsentPacket]) -> int:
         if self._tls:
             return self.raw.send(packets[0].buffers[0])
         buffers = [buffer for packet in packets for buffer in packet.buffers]

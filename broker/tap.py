@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import click
 
 from broker.message_summary import MessageSummary, Watcher
-from broker.options import Network, network_options
+from broker.options import NetworkOptions, network_options
 from broker.watch import watching
 from mpsl import strict_json
 from mpsl.errors import BrokerError
@@ -23,7 +23,7 @@ from mpsl.errors import BrokerError
 
 @click.command()
 @network_options
-def tap(*, network: Network) -> None:
+def tap(*, network: NetworkOptions) -> None:
     """Show every message: one line each, tensor headers decoded, no bodies. With --json one object a line."""
     with printing():
         asyncio.run(_until_stopped(network))
@@ -42,7 +42,7 @@ def printing() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-async def _until_stopped(network: Network) -> None:
+async def _until_stopped(network: NetworkOptions) -> None:
     watching_task = asyncio.create_task(_watch(network), name="tap")
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -52,7 +52,7 @@ async def _until_stopped(network: Network) -> None:
         watching_task.result()
 
 
-async def _watch(network: Network) -> None:
+async def _watch(network: NetworkOptions) -> None:
     log = network.logger(role="tap")
     watcher = Watcher(network.topics)
     line = json_line if network.as_json else text_line

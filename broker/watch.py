@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from broker.connection import Connection, Refused, connect
-from broker.options import Network, default_id, new_boot
+from broker.options import NetworkOptions, default_id, new_boot
 from mpsl.errors import BrokerError
 from mpsl.topics import client_id
 
@@ -17,13 +17,13 @@ PAUSE_S = 0.5
 
 
 @asynccontextmanager
-async def watching(network: Network, role: str, filters: tuple[str, ...]) -> AsyncIterator[Connection]:
+async def watching(network: NetworkOptions, role: str, filters: tuple[str, ...]) -> AsyncIterator[Connection]:
     """A connection subscribed to `filters`; raises BrokerError naming host, port and cause after 10 s."""
     async with AsyncExitStack() as stack:
         yield await _connected(stack, network, role, filters)
 
 
-async def _connected(stack: AsyncExitStack, network: Network, role: str, filters: tuple[str, ...]) -> Connection:
+async def _connected(stack: AsyncExitStack, network: NetworkOptions, role: str, filters: tuple[str, ...]) -> Connection:
     clock = asyncio.get_running_loop().time
     deadline = clock() + PATIENCE_S
     name = client_id(role, default_id(role), new_boot())

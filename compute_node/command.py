@@ -10,7 +10,7 @@ import click
 
 from broker.driver import Driver
 from broker.hardware import cache_directory, machine_info
-from broker.options import Network, default_id, network_options, new_boot
+from broker.options import NetworkOptions, default_id, network_options, new_boot
 from broker.service import drive, run_service
 from broker.sizes import parse_bytes
 from broker.slow_link import parse_link
@@ -38,7 +38,7 @@ from mpsl.topics import client_id
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: torch's own choice]")
 def node(
     *,
-    network: Network,
+    network: NetworkOptions,
     id: str | None,
     memory_budget: str | None,
     scratch: Path | None,
@@ -70,7 +70,7 @@ def _check_scratch(folder: Path) -> None:
 
 
 async def serve(
-    network: Network, id: str, budget: int | None, scratch: Path | None, once: bool, threads: int | None
+    network: NetworkOptions, id: str, budget: int | None, scratch: Path | None, once: bool, threads: int | None
 ) -> Stop:
     """Run one compute node until it stops."""
     from compute_node.performer import HopPerformer

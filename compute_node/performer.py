@@ -18,7 +18,7 @@ from mpsl.nn.allocation import trim_heap
 from mpsl.nn.held_sessions import HeldSessions
 from mpsl.nn.profiler import Profiler
 from mpsl.plan import Plan
-from mpsl.profiling import Question
+from mpsl.profile_questions import Question
 
 
 class HopPerformer:

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 from broker.driver import Driver
 from broker.hardware import cache_directory, machine_info
-from broker.options import Network, new_boot
+from broker.options import NetworkOptions, new_boot
 from broker.worker import Worker
 from device_agent.performer import DevicePerformer
-from device_agent.shard import Shard
+from device_agent.shard_source import Shard
 from mpsl.errors import MpslError, UsageError
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Run, Stop
@@ -57,7 +57,7 @@ def extra_seconds(job: WorkerJob, batch_s: float) -> float:
 
 
 async def serve(
-    network: Network, shards: Mapping[str, Shard], once: bool, threads: int | None, think_s: float = 0.0
+    network: NetworkOptions, shards: Mapping[str, Shard], once: bool, threads: int | None, think_s: float = 0.0
 ) -> dict[str, Stop]:
     """One agent for each shard, by id, until all have stopped; SIGTERM and SIGINT ask them to.
 
@@ -85,7 +85,7 @@ async def serve(
 
 
 def _driver(
-    network: Network,
+    network: NetworkOptions,
     id: str,
     shard: Shard,
     once: bool,
@@ -111,7 +111,7 @@ def _driver(
     )
 
 
-async def _run(network: Network, id: str, driver: Driver) -> Stop:
+async def _run(network: NetworkOptions, id: str, driver: Driver) -> Stop:
     try:
         stop = await driver.run()
     except MpslError as error:

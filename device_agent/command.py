@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from broker.options import Network, default_id, network_options
+from broker.options import NetworkOptions, default_id, network_options
 from broker.slow_link import parse_link
-from device_agent.shard import Shard, load_shard
+from device_agent.shard_source import Shard, load_shard
 from mpsl import strict_json
 from mpsl.errors import UsageError
 from mpsl.machines.effects import Stop
@@ -35,7 +35,7 @@ from mpsl.names import check_id
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: torch's own choice]")
 def device(
     *,
-    network: Network,
+    network: NetworkOptions,
     id: str | None,
     data: str,
     count: int | None,
@@ -61,7 +61,7 @@ def device(
     return report(network, stops, count is not None)
 
 
-def report(network: Network, stops: Mapping[str, Stop], several: bool) -> int:
+def report(network: NetworkOptions, stops: Mapping[str, Stop], several: bool) -> int:
     """Report how the devices ended. Returns the highest of their exit statuses."""
     worst = max(stop.status for stop in stops.values())
     outcomes = [{"id": id, "status": stop.status, "reason": stop.reason} for id, stop in stops.items()]

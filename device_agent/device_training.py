@@ -13,7 +13,7 @@ from msgspec import structs
 from torch.nn import functional
 
 from device_agent.gradient_feedback import GradientFeedback
-from device_agent.shard import Shard
+from device_agent.shard_source import Shard
 from mpsl.aggregation import Array
 from mpsl.batches import Indices, batches_per_epoch, micro_batches, order
 from mpsl.errors import UsageError

@@ -5,7 +5,7 @@ and counts go out.
 """
 
 from device_agent.device_training import DeviceTraining
-from device_agent.shard import Shard
+from device_agent.shard_source import Shard
 from mpsl.machines.jobs import BlocksMeasured, Leave, MeasureBlocks, Prepare, Result, WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice

@@ -12,7 +12,7 @@ from typing import Any
 from broker.address import BrokerAddress, parse_broker
 from broker.engines.engine import running_broker
 from broker.hardware import usable_cores
-from broker.options import Network
+from broker.options import NetworkOptions
 from mpsl.errors import UsageError
 from mpsl.job import Job
 from mpsl.names import check_id
@@ -83,7 +83,7 @@ def job_for(job: Job, fleet: LocalFleet, where: str) -> Job:
 
 
 async def run_locally(
-    network: Network, job: Job, fleet: LocalFleet, out: Path, engine: str, planned: PlannedRun | None = None
+    network: NetworkOptions, job: Job, fleet: LocalFleet, out: Path, engine: str, planned: PlannedRun | None = None
 ) -> dict[str, Any]:
     """Run a job and return its summary. No process is left at the end, not even after Ctrl-C.
 
@@ -128,7 +128,7 @@ def _unfinished(job: Job, out: Path, reason: str) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def _broker(network: Network, engine: str) -> AsyncIterator[tuple[BrokerAddress, Awaitable[str]]]:
+async def _broker(network: NetworkOptions, engine: str) -> AsyncIterator[tuple[BrokerAddress, Awaitable[str]]]:
     """Yield the broker's address, and an awaitable that returns why it ended: never, for an external broker."""
     if network.named:
         yield network.address, asyncio.get_running_loop().create_future()

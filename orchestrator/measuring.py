@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from mpsl import facts, strict_json
 from mpsl.errors import MeasurementError
 from mpsl.job import ModelSection
-from mpsl.profiling import optimizer_section
+from mpsl.profile_questions import optimizer_section
 
 if TYPE_CHECKING:
     from mpsl.nn.block_times import Chain

@@ -15,12 +15,12 @@ import numpy as np
 from broker.address import BrokerAddress, parse_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
-from broker.options import Network
+from broker.options import NetworkOptions
 from mpsl.job import Job
 from mpsl.nn.models import describe
 from mpsl.topics import Topics
 from orchestrator.commands.train import orchestrate
-from orchestrator.process_readings import Reading, peak_resident, read_process
+from orchestrator.process_readings import CpuSeconds, peak_resident, read_process
 from orchestrator.processes import children
 
 ORCHESTRATOR = "orchestrator"
@@ -32,7 +32,7 @@ class Sample:
     """One sample of all processes: time, CPU of each, and the last telemetry about steps and coding seconds."""
 
     at: float
-    readings: dict[str, Reading]
+    readings: dict[str, CpuSeconds]
     steps: dict[str, tuple[int, float]]
     coding: dict[str, float]
 
@@ -93,7 +93,7 @@ async def observe(job: Job, batches: int, engine: str, threads: int, every_s: fl
                 child = await group.start(id, ["device", "--id", id, "--data", str(path), *shared], environment)
                 pids[child.name] = child.process.pid
             address = parse_broker(broker.url)
-            network = Network(address, Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(address, Topics("main"), as_json=False, verbose=0)
             watch = _Watch(pids, address, network.topics)
             async with watch.running(every_s):
                 summary = await group.attend(orchestrate(replace(network), job, directory / "out"))

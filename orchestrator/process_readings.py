@@ -8,14 +8,14 @@ _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)
-class Reading:
+class CpuSeconds:
     """CPU seconds so far: of the first thread (the event loop) and of all others (the worker)."""
 
     loop_s: float
     worker_s: float
 
-    def __sub__(self, before: "Reading") -> "Reading":
-        return Reading(self.loop_s - before.loop_s, self.worker_s - before.worker_s)
+    def __sub__(self, before: "CpuSeconds") -> "CpuSeconds":
+        return CpuSeconds(self.loop_s - before.loop_s, self.worker_s - before.worker_s)
 
     @property
     def total_s(self) -> float:
@@ -23,7 +23,7 @@ class Reading:
         return self.loop_s + self.worker_s
 
 
-def read_process(pid: int) -> Reading:
+def read_process(pid: int) -> CpuSeconds:
     """The CPU seconds of a process; zeros for one that has ended."""
     loop = others = 0.0
     try:
@@ -35,8 +35,8 @@ def read_process(pid: int) -> Reading:
             else:
                 others += seconds
     except OSError:
-        return Reading(0.0, 0.0)
-    return Reading(loop, others)
+        return CpuSeconds(0.0, 0.0)
+    return CpuSeconds(loop, others)
 
 
 def peak_resident(pid: int) -> int:

@@ -13,8 +13,8 @@ import click
 
 from mpsl.errors import MeasurementError
 from mpsl.job import FleetSection, Job, ModelSection, RunSection
-from mpsl.planning.profile import Profile
-from mpsl.profiling import optimizer_section
+from mpsl.planning.profile_file import Profile
+from mpsl.profile_questions import optimizer_section
 from orchestrator.measuring import MeasuringTask
 from orchestrator.observed_system import ORCHESTRATOR, Sample, observe, rate
 

@@ -137,7 +137,7 @@ def device() -> dict[str, Any]:
     import broker.driver
     import device_agent.command
     from device_agent.performer import DevicePerformer
-    from device_agent.shard import Shard
+    from device_agent.shard_source import Shard
 
     assert broker.connection
     assert broker.driver

@@ -12,7 +12,7 @@ from broker.address import BrokerAddress
 from broker.connection import Connection
 from broker.driver import Driver
 from device_agent.performer import DevicePerformer
-from device_agent.shard import Shard
+from device_agent.shard_source import Shard
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Effect, Publish, Stop
 from mpsl.machines.events import (

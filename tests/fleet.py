@@ -21,7 +21,7 @@ from broker.log import Logger
 from broker.worker import Worker
 from compute_node.performer import HopPerformer
 from device_agent.performer import DevicePerformer
-from device_agent.shard import Shard
+from device_agent.shard_source import Shard
 from mpsl.job import read_job
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Stop

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
-from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
+from mpsl.planning.profile_file import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.seat_memory import GIB, SLACK_BYTES, WINDOW_BYTES
 
 Figure = TypeVar("Figure")

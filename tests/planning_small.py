@@ -7,7 +7,7 @@ import pytest
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
 from mpsl.planning.objective import Placement, Prediction, predict
 from mpsl.planning.planner import assign_devices
-from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
+from mpsl.planning.profile_file import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.seat_memory import SLACK_BYTES, WINDOW_BYTES
 from mpsl.planning.system import System, system_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from device_agent.shard import Shard
+from device_agent.shard_source import Shard
 from mpsl.batches import smallest_micro_batch
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
 from mpsl.sim.faults import NO_FAULTS, Faults, InjectedFault

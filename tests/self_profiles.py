@@ -15,7 +15,7 @@ from mpsl.machines.device import DeviceMachine
 from mpsl.machines.hop import HopMachine
 from mpsl.machines.jobs import MeasureBlocks, WorkerJob
 from mpsl.nn.profiler import Profiler
-from mpsl.profiling import BlockSeconds, Question
+from mpsl.profile_questions import BlockSeconds, Question
 from mpsl.sim.event_queue import EventQueue
 from mpsl.sim.times import Times
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from scenarios import Scenario
 
-from benchmarks.oracle import Setting, oracle, stages_of
+from benchmarks.oracle import OracleSetting, oracle, stages_of
 from compute_node.performer import HopPerformer
 from device_agent.performer import DevicePerformer
 from mpsl import facts
@@ -30,7 +30,7 @@ from mpsl.plan import Plan
 from mpsl.sim.event_queue import EventQueue
 from mpsl.sim.process import Process
 from mpsl.sim.simulated_performer import TimedPerformer
-from mpsl.sim.simulation import Ending, Simulation, Start
+from mpsl.sim.simulation import Simulation, SimulationEnd, Start
 from mpsl.sim.times import Times
 from mpsl.topics import Topics
 from orchestrator.performer import OrchestratorPerformer
@@ -61,7 +61,7 @@ class Outcome:
 
     scenario: Scenario
     simulation: Simulation
-    ending: Ending
+    ending: SimulationEnd
     summary: dict[str, Any]
     out: Path
     most_copies: dict[str, int] = field(default_factory=dict)
@@ -171,7 +171,7 @@ class World:
     def _hop(self, id: str, boot: str) -> Any:
         return HopMachine(id, boot, TOPICS, {"memory_budget": None}, self._once), HopPerformer(id)
 
-    def run(self) -> Ending:
+    def run(self) -> SimulationEnd:
         """Until the run is over for everyone, or nobody can say that it still goes on."""
         ending = self.simulation.run(0.0)
         while ending.seconds < DEADLINE_S and not is_settled(self.simulation):
@@ -312,9 +312,9 @@ def check_result(outcome: Outcome) -> None:
         assert summary["accuracy"] == sum(right) / sum(s.test_samples for s in tested)
 
 
-def setting_of(scenario: Scenario) -> Setting:
+def setting_of(scenario: Scenario) -> OracleSetting:
     """The scenario in the form that the oracle takes."""
-    return Setting(
+    return OracleSetting(
         model="mlp",
         args=scenario.model_args,
         optimizer=scenario.optimizer,

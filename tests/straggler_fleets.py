@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetJob, FleetNode
-from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
+from mpsl.planning.profile_file import BlockProfile, HardwareTimes, Profile
 
 OUTPUTS = (8.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 1.0, 1.0, 0.1, 0.05, 0.01)
 PARAMETERS = (0.04, 0.3, 0.3, 0.9, 1.2, 3.7, 4.7, 14.0, 18.0, 0.1, 0.1, 0.02)

@@ -18,12 +18,12 @@ from benchmarks import chaos
 from benchmarks.chaos import ROLES, figures_of, schedule
 from benchmarks.disturbed_run import Outcome, Planned, differences, disturbed_run, retained
 from benchmarks.oracle import oracle, setting_of
-from benchmarks.recovery import Batch, Fault, by_role, costs, counting, useful_share
+from benchmarks.recovery import Batch, Disturbance, by_role, costs, counting, useful_share
 from benchmarks.supervisor import marked, supervising
 from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import BrokerProcess
-from broker.options import Network
+from broker.options import NetworkOptions
 from mpsl.machines.machine import as_json
 from mpsl.publish import Publish
 from mpsl.topics import Topics
@@ -74,8 +74,8 @@ BATCHES = {
     at(2, 2, "dev-2"): 17.0,  # it was left out
     at(2, 2, attempt=1): 18.0, at(2, 2, attempt=2): 20.0, at(2, 2, attempt=2, batch=1): 21.0,
 }  # fmt: skip
-NODE = Fault("node", "node-1", 10.0, restarted_at=13.0)
-DEVICE = Fault("device", "dev-1", 18.5, seconds=1.0)
+NODE = Disturbance("node", "node-1", 10.0, restarted_at=13.0)
+DEVICE = Disturbance("device", "dev-1", 18.5, seconds=1.0)
 
 
 def test_what_counts_is_of_the_term_the_set_and_the_last_attempt_of_a_committed_round() -> None:
@@ -88,23 +88,23 @@ def test_a_fault_costs_the_time_to_the_next_batch_that_counts_and_what_was_lost_
     assert (node["overlapped"], device["overlapped"]) == (True, True), "the second came before the first was overcome"
     assert (device["next_batch_s"], device["beyond_s"], device["own_next_batch_s"]) == (1.5, 0.5, 1.5)
     assert (node["batches_lost"], device["batches_lost"]) == (4, 0)
-    (last,) = costs([Fault("broker", "broker", 30.0)], BATCHES, ROUNDS)
+    (last,) = costs([Disturbance("broker", "broker", 30.0)], BATCHES, ROUNDS)
     assert (last["next_batch_s"], last["batches_lost"]) == (None, 4)
 
 
 def test_medians_leave_out_faults_that_overlapped() -> None:
     rows = by_role(costs([NODE, DEVICE], BATCHES, ROUNDS))
     assert rows["node killed"] == {"faults": 1, "overlapped": 1}
-    rows = by_role(costs([Fault("device", "dev-1", 2.5, seconds=3.0), replace(DEVICE, at=20.5)], BATCHES, ROUNDS))
+    rows = by_role(costs([Disturbance("device", "dev-1", 2.5, seconds=3.0), replace(DEVICE, at=20.5)], BATCHES, ROUNDS))
     assert (rows["device stopped"]["faults"], rows["device stopped"]["overlapped"]) == (2, 0)
     assert rows["device stopped"]["next_batch_s"] == {"median": 0.5, "worst": 0.5}
-    stopped = costs([Fault("device", "dev-1", 2.5, seconds=3.0), replace(DEVICE, at=5.0)], BATCHES, ROUNDS)
+    stopped = costs([Disturbance("device", "dev-1", 2.5, seconds=3.0), replace(DEVICE, at=5.0)], BATCHES, ROUNDS)
     assert [row["overlapped"] for row in stopped] == [True, True], "the first was still stopped"
 
 
 def test_useful_is_the_rate_with_faults_compared_with_that_before_them() -> None:
     counted = sorted(counting(BATCHES, ROUNDS).values())
-    end = Fault("orchestrator", "orch", 30.0)
+    end = Disturbance("orchestrator", "orch", 30.0)
     assert useful_share([NODE, end], counted, 0.0) == pytest.approx((2 / 20) / (3 / 10))
 
 
@@ -138,7 +138,7 @@ def test_the_status_is_one_where_a_promise_was_not_kept(
 
 @pytest.mark.slow
 def test_topics_that_are_left_are_named(mosquitto: BrokerProcess) -> None:
-    network = Network(parse_broker(mosquitto.url), Topics("chaos-left"), as_json=False, verbose=0)
+    network = NetworkOptions(parse_broker(mosquitto.url), Topics("chaos-left"), as_json=False, verbose=0)
 
     async def scenario() -> list[str]:
         topics = network.topics

@@ -17,7 +17,7 @@ from mpsl.errors import RunFailed
 from mpsl.nn.cost import block_costs
 from orchestrator.locally import threads_each
 from orchestrator.observed_system import Observed, Sample
-from orchestrator.process_readings import Reading
+from orchestrator.process_readings import CpuSeconds
 
 TOLD = {"began_at": 2.0, "stepped_at": 12.0, "batches_busy_s": 9.0}
 
@@ -29,7 +29,7 @@ def test_a_node_counts_from_its_first_batch_to_its_last_step() -> None:
 def test_what_cannot_be_measured_is_left_out_unless_nothing_can(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    async def observe(setting: pipeline.Setting, devices: int) -> dict[str, dict[str, float]]:
+    async def observe(setting: pipeline.PipelineSetting, devices: int) -> dict[str, dict[str, float]]:
         asked.append(devices)
         if devices == 2:
             raise RunFailed("node-1 is lost")
@@ -99,7 +99,7 @@ def test_without_eight_devices_the_next_more_are_compared_with_or_the_first(
 def test_scaling_measures_what_it_compares_with_around_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    async def observe(setting: scaling.Setting, devices: int, agents: int) -> RoundReadings:
+    async def observe(setting: scaling.ScalingSetting, devices: int, agents: int) -> RoundReadings:
         asked.append(devices)
         return RoundReadings(1, [(0.0, {"orchestrator": 0.0}), (8.0, {"orchestrator": 1.0})])
 
@@ -139,7 +139,7 @@ def test_a_peak_between_two_looks_and_a_raised_g_are_seen() -> None:
 
 def test_the_orchestrators_process_is_among_those_whose_time_is_told() -> None:
     def sample(at: float, *cpu: tuple[str, float, float]) -> Sample:
-        return Sample(at, {name: Reading(loop, worker) for name, loop, worker in cpu}, {}, {"dev-1": at / 10})
+        return Sample(at, {name: CpuSeconds(loop, worker) for name, loop, worker in cpu}, {}, {"dev-1": at / 10})
 
     first = sample(0.0, ("broker", 1.0, 1.0), ("orchestrator", 1.0, 2.0), ("dev-1", 0.0, 0.0))
     end = sample(10.0, ("broker", 2.0, 2.0), ("orchestrator", 1.5, 2.25), ("dev-1", 1.0, 3.0))
@@ -198,7 +198,7 @@ def test_bad_settings_are_refused_before_anything_starts(
 
 @pytest.mark.parametrize("part_bytes", [100_000, 1_000_000, 16_000_000])
 def test_the_parts_of_a_device_behind_a_slow_link_weigh_what_is_asked_for(part_bytes: int) -> None:
-    job = slowlink.Setting("1mbit/20ms", part_bytes).job
+    job = slowlink.SlowLinkSetting("1mbit/20ms", part_bytes).job
     assert job.model.cuts is not None
     sizes = [cost.parameter_bytes for cost in block_costs(job.model.name, job.model.args, job.run.batch_size)]
     first, last = job.model.cuts
@@ -213,7 +213,7 @@ def test_telemetry_is_late_by_what_it_was_longer_on_its_way_than_the_fastest() -
 
 
 def test_a_slow_device_that_is_left_out_fails_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def observe(setting: slowlink.Setting, engine: str) -> Any:
+    async def observe(setting: slowlink.SlowLinkSetting, engine: str) -> Any:
         raise RunFailed("1 devices are left, quorum is 2; left out: dev-2")
 
     monkeypatch.setattr(slowlink, "observe", observe)

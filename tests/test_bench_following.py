@@ -9,7 +9,7 @@ from benchmarks.following import Followed, following
 from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
-from broker.options import Network
+from broker.options import NetworkOptions
 from mpsl.errors import MeasurementError
 from mpsl.machines.effects import Publish
 from mpsl.machines.machine import as_json
@@ -45,7 +45,7 @@ def test_what_nodes_say_after_the_run_until_they_leave_is_heard() -> None:
     async def scenario() -> None:
         async with asyncio.timeout(PATIENCE_S), running_broker("auto") as broker:
             address = parse_broker(broker.url)
-            network = Network(address, TOPICS, as_json=False, verbose=0)
+            network = NetworkOptions(address, TOPICS, as_json=False, verbose=0)
             async with connect(address, "nodes") as nodes:
 
                 async def leave() -> None:

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.predict import MODELS, RoundPrediction, Setting, compared, line, predict, summary
+from benchmarks.predict import MODELS, PredictionSetting, RoundPrediction, compared, line, predict, summary
 from benchmarks.this_machine import ALONE, BESIDE, Known, best_cuts, chain, fleet_of, rehearsed, slowed
 from mpsl.planning.plan_file import PlanFile
-from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
+from mpsl.planning.profile_file import BlockProfile, HardwareTimes, Profile
 from orchestrator.wire_cost import WireCost
 
 
@@ -20,7 +20,7 @@ def known() -> Known:
 
 
 def prediction(**seconds: float) -> RoundPrediction:
-    return RoundPrediction("m", Setting(2, 4, "none"), 5, (1, 2, 3), **seconds)
+    return RoundPrediction("m", PredictionSetting(2, 4, "none"), 5, (1, 2, 3), **seconds)
 
 
 def test_a_setting_is_one_machine_and_its_slow_links_are_the_devices(known: Known) -> None:
@@ -38,8 +38,11 @@ def test_one_node_computes_alone(known: Known) -> None:
     assert fleet_of(known, 1, 4, 7).expanded_nodes()[0].hardware == ALONE
 
 
-@pytest.mark.parametrize("setting", [Setting(1, 4, "none"), Setting(3, 2, "none"), Setting(2, 4, "100mbit/10ms")])
-def test_a_round_is_as_long_as_asked_for_and_the_plan_has_the_hops(known: Known, setting: Setting) -> None:
+@pytest.mark.parametrize(
+    "setting",
+    [PredictionSetting(1, 4, "none"), PredictionSetting(3, 2, "none"), PredictionSetting(2, 4, "100mbit/10ms")],
+)
+def test_a_round_is_as_long_as_asked_for_and_the_plan_has_the_hops(known: Known, setting: PredictionSetting) -> None:
     found, said = predict(known, setting, 5.0)
     assert isinstance(found, PlanFile)
     assert len(found.seats) == setting.hops

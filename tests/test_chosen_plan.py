@@ -21,7 +21,7 @@ from mpsl.planning.fleet import Fleet
 from mpsl.planning.objective import Shape
 from mpsl.planning.plan_file import Choice
 from mpsl.planning.planner import plan
-from mpsl.planning.profile import Profile
+from mpsl.planning.profile_file import Profile
 from mpsl.planning.system import system_of
 from mpsl.sim import plan_choice
 from mpsl.sim.plan_choice import MIN_GAIN

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from mpsl.sim.cores import Cores, Worker
+from mpsl.sim.cores import Cores, SimulatedWorker
 from mpsl.sim.event_queue import EventQueue
 from mpsl.sim.links import SharedLink, SimulatedLink
 
@@ -50,7 +50,7 @@ def test_tasks_of_no_time_end_at_once() -> None:
 
 def test_a_worker_does_one_thing_after_another() -> None:
     queue = EventQueue()
-    worker, heard = Worker(queue, Cores(queue)), []
+    worker, heard = SimulatedWorker(queue, Cores(queue)), []
     for seconds in (2.0, 3.0):
         worker.run(seconds, lambda began: heard.append((began, queue.now)))
     queue.at(10.0, worker.run, 1.0, lambda began: heard.append((began, queue.now)))

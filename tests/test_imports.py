@@ -93,7 +93,7 @@ def test_the_walk_finds_offences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             "import asyncio.queues",
         ),
         "mpsl/nn/a.py": ("import random\nrandom.random()", "from random import random"),
-        "broker/a.py": ("from device_agent.shard import Shard", "import pickle"),
+        "broker/a.py": ("from device_agent.shard_source import Shard", "import pickle"),
         "orchestrator/a.py": ("from benchmarks.spread import spread", "from compute_node import storage"),
         "compute_node/a.py": ("from orchestrator import records", "import aiomqtt", "from paho.mqtt import client"),
     }

@@ -37,7 +37,7 @@ from mpsl.machines.session_id import SessionId
 from mpsl.machines.survey import merge_nearly_equal
 from mpsl.messages import End, Linked
 from mpsl.names import ORCHESTRATOR
-from mpsl.profiling import FIRST_TERM, NO_LIMIT_MBPS, LinkFigures, LinkQuestion
+from mpsl.profile_questions import FIRST_TERM, NO_LIMIT_MBPS, LinkFigures, LinkQuestion
 from mpsl.sim.faults import Faults
 from mpsl.topics import Branch
 

@@ -20,7 +20,7 @@ from fleet import make_shards
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from benchmarks.oracle import Setting, oracle, stages_of
+from benchmarks.oracle import OracleSetting, oracle, stages_of
 from broker.engines.engine import BrokerProcess
 from mpsl.nn.models import build
 
@@ -86,7 +86,7 @@ def test_local_is_exact_and_leaves_its_files(tmp_path: Path, engine: str) -> Non
     assert summary["started"] < summary["ended"]
     assert summary["state"] == "done"
 
-    setting = Setting("digits-cnn", {"dropout": 0.2}, "sgd", 0.05, 2, 8, momentum=0.9)
+    setting = OracleSetting("digits-cnn", {"dropout": 0.2}, "sgd", 0.05, 2, 8, momentum=0.9)
     expected, _ = oracle(setting, shards, [metrics["devices"] for metrics in summary["rounds"]])
     model = build("digits-cnn", dropout=0.2)
     model.load_state_dict(load_file(out / "model.safetensors"))
@@ -180,7 +180,7 @@ def test_local_runs_a_plan_with_its_nodes_and_replicas(tmp_path: Path) -> None:
     summary, plan = json.loads(done.stdout.splitlines()[-1]), json.loads((out / "plan.json").read_text())
     assert [seat["node"] for seat in plan["seats"]] == ["attic", "cellar-2", "cellar-1"]
     assert {id: entry["replicas"] for id, entry in plan["devices"].items()} == devices
-    setting = Setting("digits-cnn", {"dropout": 0.2}, "sgd", 0.05, 2, 8, momentum=0.9)
+    setting = OracleSetting("digits-cnn", {"dropout": 0.2}, "sgd", 0.05, 2, 8, momentum=0.9)
     accepted = [metrics["devices"] for metrics in summary["rounds"]]
     expected, _ = oracle(setting, shards, accepted, [stages_of(each) for each in summary["rounds"]])
     found = load_file(out / "model.safetensors")

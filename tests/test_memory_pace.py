@@ -1,6 +1,6 @@
 """G is raised while the busiest seat idles though all places are taken, as far as budgets and use allow."""
 
-from mpsl.machines.orchestrator.pace import Pace, Reading
+from mpsl.machines.orchestrator.pace import Pace, SeatProgress
 
 
 class Seats:
@@ -13,7 +13,7 @@ class Seats:
 
     def say(self, pace: Pace) -> bool:
         """Everyone's telemetry now; whether G was raised."""
-        readings = {name: Reading(self._at, busy, self._steps) for name, busy in self._busy.items()}
+        readings = {name: SeatProgress(self._at, busy, self._steps) for name, busy in self._busy.items()}
         raised = [pace.seen(name, reading, len(readings), pace.admit) for name, reading in readings.items()]
         return any(raised)
 
@@ -42,8 +42,8 @@ def test_the_busiest_seat_counts_and_all_must_have_spoken() -> None:
     pace, seats = Pace(2, 8), Seats("1_0", "2_0")
     assert not seats.turn(pace, 0.3, 0.96)
     pace.interrupted()
-    assert pace.seen("1_0", Reading(100.0, 50.0, 100), 2, 2) is False
-    assert pace.seen("1_0", Reading(110.0, 51.0, 120), 2, 2) is False, "2.0 has said nothing yet"
+    assert pace.seen("1_0", SeatProgress(100.0, 50.0, 100), 2, 2) is False
+    assert pace.seen("1_0", SeatProgress(110.0, 51.0, 120), 2, 2) is False, "2.0 has said nothing yet"
     assert seats.turn(pace, 0.3, 0.5)
 
 
@@ -64,8 +64,8 @@ def test_too_few_steps_or_seconds_say_nothing() -> None:
     pace, seats = Pace(2, 8), Seats("1_0")
     assert not seats.turn(pace, 0.1, steps=3), "one batch may have filled all the time of three steps"
     other = Pace(2, 8)
-    other.seen("1_0", Reading(0.0, 0.0, 0), 1, 2)
-    assert not other.seen("1_0", Reading(1.0, 0.0, 50), 1, 2)
+    other.seen("1_0", SeatProgress(0.0, 0.0, 0), 1, 2)
+    assert not other.seen("1_0", SeatProgress(1.0, 0.0, 50), 1, 2)
 
 
 def test_what_was_before_an_interruption_is_not_compared() -> None:

@@ -12,12 +12,12 @@ import torch
 from hop_rounds import BLOCKS, DEVICES, HopRounds, session_of, session_plan
 
 from broker.address import parse_broker
-from broker.options import Network
+from broker.options import NetworkOptions
 from compute_node import command
 from compute_node.performer import HopPerformer
 from compute_node.seat_budget import most_copies
 from device_agent.performer import DevicePerformer
-from device_agent.shard import Shard
+from device_agent.shard_source import Shard
 from mpsl.errors import RunFailed, UsageError
 from mpsl.machines.effects import Stop
 from mpsl.machines.jobs import CopyPart, Export, HeadForward, Leave, MeasureBlocks, Prepare, Prepared, StartRound
@@ -27,7 +27,7 @@ from mpsl.nn.models import build
 from mpsl.nn.part import meta_part
 from mpsl.plan import Plan
 from mpsl.planning.seat_memory import memory_strategies, part_sizes
-from mpsl.profiling import Question
+from mpsl.profile_questions import Question
 from mpsl.topics import Topics
 from orchestrator.facts_of_model import facts_of_model
 
@@ -206,7 +206,7 @@ def test_the_node_command_gives_the_performer_its_budget(tmp_path: Path, monkeyp
     monkeypatch.setattr(command, "Driver", lambda machine, performer, *_, **__: performer)
     monkeypatch.setattr(command, "drive", drive)
     monkeypatch.setattr(allocation, "return_large_at_once", lambda: None)
-    network = Network(parse_broker("mqtt://localhost"), Topics("main"), as_json=False, verbose=0)
+    network = NetworkOptions(parse_broker("mqtt://localhost"), Topics("main"), as_json=False, verbose=0)
     asyncio.run(command.serve(network, "node-1", needed(RUN_A, 2), tmp_path, once=True, threads=1))
     performers[0].perform(Prepare(RUN_A), session_of(RUN_A))
     with pytest.raises(UsageError, match="run-b on node-1 needs"):

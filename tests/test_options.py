@@ -7,7 +7,7 @@ import click
 import pytest
 
 from broker.command import mpsl, run
-from broker.options import Network, default_id, network_options, new_boot
+from broker.options import NetworkOptions, default_id, network_options, new_boot
 from mpsl.errors import BrokerError, UsageError
 from mpsl.names import check_id
 
@@ -23,7 +23,7 @@ def called(*arguments: str) -> dict[str, Any]:
     @click.option("--threads", type=click.IntRange(1))
     @click.option("--once", is_flag=True)
     @click.argument("job", required=False)
-    def command(*, network: Network, **rest: Any) -> None:
+    def command(*, network: NetworkOptions, **rest: Any) -> None:
         """Take note."""
         found.update(network=network, **rest)
 

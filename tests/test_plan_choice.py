@@ -14,7 +14,7 @@ from mpsl.planning.fleet import Fleet
 from mpsl.planning.objective import Shape
 from mpsl.planning.plan_file import Choice, PlanFile
 from mpsl.planning.planner import plan, value
-from mpsl.planning.profile import Profile
+from mpsl.planning.profile_file import Profile
 from mpsl.planning.report import summary
 from mpsl.planning.system import system_of
 from mpsl.sim import plan_choice

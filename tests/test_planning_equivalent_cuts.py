@@ -7,7 +7,7 @@ import pytest
 
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetJob, FleetNode
 from mpsl.planning.node_kinds import kinds_of
-from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
+from mpsl.planning.profile_file import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.service_demand import SystemArrays
 from mpsl.planning.system import System, system_of
 from mpsl.planning.vectorized_objective import EquivalentCutPairs, VectorizedObjective

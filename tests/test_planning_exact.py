@@ -14,7 +14,7 @@ from mpsl.planning.bound import min_admission_waves
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetNode
 from mpsl.planning.objective import Placement, Prediction, Shape, fluid_loads, predict
 from mpsl.planning.problem import TIE, Problem
-from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
+from mpsl.planning.profile_file import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.search import solve
 from mpsl.planning.system import System, system_of
 from mpsl.planning.vectorized_objective import EquivalentCutPairs
@@ -90,9 +90,9 @@ def test_where_blocks_repeat_the_plan_is_still_the_best(first: int, monkeypatch:
 
 @pytest.mark.parametrize("first", [1_000_000, pytest.param(2_000_000, marks=pytest.mark.slow)])
 def test_dear_bounds_and_a_poor_first_look_change_nothing(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(search, "WORK_A_SET", 0)
-    monkeypatch.setattr(search, "NARROW", 1)
-    monkeypatch.setattr(search, "FEW_PAIRS", 1)
+    monkeypatch.setattr(search, "STAGES_PER_SUBSET_BOUND", 0)
+    monkeypatch.setattr(search, "FIRST_BEAM_WIDTH", 1)
+    monkeypatch.setattr(search, "MAX_UNSORTED_PAIRS", 1)
     for seed in range(first, first + 100):
         check(seed)
 

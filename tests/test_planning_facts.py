@@ -8,7 +8,7 @@ from mpsl import facts
 from mpsl.codecs import parse
 from mpsl.errors import UsageError
 from mpsl.planning.fleet import Fleet
-from mpsl.planning.profile import Profile
+from mpsl.planning.profile_file import Profile
 from mpsl.planning.system import System, system_of
 
 

@@ -12,7 +12,7 @@ from mpsl.errors import UsageError
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetJob, FleetNode
 from mpsl.planning.objective import Placement, SeatLoad, Shape, fluid_loads, predict
 from mpsl.planning.planner import assign_devices, plan
-from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
+from mpsl.planning.profile_file import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.report import compare, replicas_of
 from mpsl.planning.search import solve
 from mpsl.planning.seat_memory import GIB, SLACK_BYTES, WINDOW_BYTES

@@ -16,7 +16,7 @@ from mpsl.errors import MeasurementError
 from mpsl.job import ModelSection
 from mpsl.nn.block_sizes import profile_of_sizes
 from mpsl.nn.models import build, input_shape
-from mpsl.planning.profile import Profile
+from mpsl.planning.profile_file import Profile
 from orchestrator import measuring
 from orchestrator.commands import plan as plan_command
 from orchestrator.commands import profile as command

@@ -12,7 +12,7 @@ from mpsl.job import ModelSection
 from mpsl.nn import profiler
 from mpsl.nn.cost import block_costs
 from mpsl.nn.profiler import COPIES, Profiler, pieces
-from mpsl.profiling import Question
+from mpsl.profile_questions import Question
 
 QUESTION = Question(ModelSection("mlp", {"hidden": [8, 8, 8], "batch_norm": True}), 4, "momentum", ((0, 1), (3, 4)))
 

@@ -13,7 +13,7 @@ from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, Flee
 from mpsl.planning.objective import Shape
 from mpsl.planning.plan_file import PlanFile, PlannedRun, PlannedSeat
 from mpsl.planning.planner import plan
-from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile, phase_times
+from mpsl.planning.profile_file import BlockProfile, HardwareTimes, Profile, phase_times
 from mpsl.planning.seat_memory import SLACK_BYTES, WINDOW_BYTES
 from mpsl.planning.system import system_of
 from mpsl.sim.metrics import MAX_POINTS, metrics_of, thinned

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from device_agent.shard import Shard, load_shard
+from device_agent.shard_source import Shard, load_shard
 from mpsl.errors import UsageError
 
 X = np.linspace(0, 1, 2 * 3 * 4 * 4, dtype=np.float32).reshape(2, 3, 4, 4)

@@ -19,7 +19,7 @@ from mpsl.machines.machine import Machine
 from mpsl.sim.event_queue import EventQueue
 from mpsl.sim.faults import Faults, InjectedFault
 from mpsl.sim.links import SimulatedLink
-from mpsl.sim.network import NOTICE_S, Network
+from mpsl.sim.network import NOTICE_S, SimulatedNetwork
 from mpsl.sim.retained import Retained
 from mpsl.sim.subscriptions import Subscriptions
 from mpsl.sim.times import Times
@@ -33,7 +33,7 @@ class Clients:
     def __init__(self, faults: Faults, seed: int = 0) -> None:
         self.queue = EventQueue()
         self.times = Times(self.queue)
-        self.network = Network(self.queue, random.Random(seed), faults, self.times)
+        self.network = SimulatedNetwork(self.queue, random.Random(seed), faults, self.times)
         self.heard: dict[str, list[tuple[str, bytes]]] = {}
         self.numbers: dict[str, int] = {}
 

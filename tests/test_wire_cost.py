@@ -10,7 +10,7 @@ from mpsl.nn.block_sizes import profile_of_sizes
 from orchestrator import wire_cost as module
 from orchestrator.measuring import MeasuringTask
 from orchestrator.observed_system import ORCHESTRATOR, Observed, Sample
-from orchestrator.process_readings import Reading
+from orchestrator.process_readings import CpuSeconds
 
 
 def test_the_process_that_runs_the_orchestrator_and_watches_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,8 +20,8 @@ def test_the_process_that_runs_the_orchestrator_and_watches_is_no_end(monkeypatc
         async def observe(*_: Any) -> Observed:
             def sample(at: float, factor: float) -> Sample:
                 readings = {
-                    "broker": Reading(factor, 0.0), "node-1": Reading(2 * factor, 9.0), "dev-1": Reading(factor, 9.0),
-                    ORCHESTRATOR: Reading(orchestrator_s * factor, 0.0),
+                    "broker": CpuSeconds(factor, 0.0), "node-1": CpuSeconds(2 * factor, 9.0),
+                    "dev-1": CpuSeconds(factor, 9.0), ORCHESTRATOR: CpuSeconds(orchestrator_s * factor, 0.0),
                 }  # fmt: skip
                 return Sample(at, readings, {"node-1": (int(2 + at), at)}, {})
 
@@ -60,7 +60,7 @@ def test_a_run_that_was_too_short_is_made_again_and_longer(
         steps = 2 * job.run.local_epochs
 
         def sample(at: float, step: int) -> Sample:
-            readings = dict.fromkeys(("broker", "node-1", "dev-1", ORCHESTRATOR), Reading(at, 0.0))
+            readings = dict.fromkeys(("broker", "node-1", "dev-1", ORCHESTRATOR), CpuSeconds(at, 0.0))
             return Sample(at, readings, {"node-1": (step, at)}, {})
 
         return Observed({"state": "done"}, [sample(0.0, 2)] + ([sample(seconds, steps - 2)] if seconds else []))

@@ -46,7 +46,7 @@ class BrokerProcess:
     url: str
     pid: int
     engine: Engine
-    _child: "_Child" = field(repr=False)
+    _child: "_EngineProcess" = field(repr=False)
 
     async def died(self) -> str:
         """Return why, once the process has ended by itself."""
@@ -104,7 +104,7 @@ async def running_broker(
             yield BrokerProcess(reachable, port, url, child.process.pid, chosen, child)
 
 
-class _Child:
+class _EngineProcess:
     """A started process and the end of its output."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -126,7 +126,7 @@ class _Child:
 
 
 @contextlib.asynccontextmanager
-async def _running(launch: Launch, log: bool) -> AsyncIterator[_Child]:
+async def _running(launch: Launch, log: bool) -> AsyncIterator[_EngineProcess]:
     # Read through /dev/stdin, a file without a name leaves nothing behind, however we end.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as configuration:
         os.fchmod(configuration.fileno(), 0o644)  # the broker's user opens it again
@@ -140,7 +140,7 @@ async def _running(launch: Launch, log: bool) -> AsyncIterator[_Child]:
             env=_KEEP_MEMORY | os.environ,
             start_new_session=True,  # Ctrl-C is for us; we end the broker when our clients have said goodbye
         )
-    child = _Child(process)
+    child = _EngineProcess(process)
     reading = asyncio.create_task(child.read(), name="broker-stderr")
     try:
         yield child
@@ -164,7 +164,9 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
             await process.wait()
 
 
-async def _until_ready(child: _Child, launch: Launch, host: str, port: int, protocol: embedded.Protocol) -> None:
+async def _until_ready(
+    child: _EngineProcess, launch: Launch, host: str, port: int, protocol: embedded.Protocol
+) -> None:
     """Return once the broker answers; raise BrokerError at the deadline, or at once when the process has ended."""
     ended = asyncio.create_task(child.ended(), name="broker-ended")
     deadline = asyncio.get_running_loop().time() + START_SECONDS

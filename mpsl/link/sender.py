@@ -20,7 +20,7 @@ HEADER_ALLOWANCE = 256
 """Bytes of a chunk that are reserved for its own header; the body gets the rest."""
 
 
-class Outgoing(Struct, gc=False):
+class OutgoingMessage(Struct, gc=False):
     """One message as the buffers that make it up; `label` is for whoever watches the topics."""
 
     number: int
@@ -39,7 +39,7 @@ class _InFlight(Struct, gc=False):
     `delivered` and `delivered_at` are the link's when it was sent.
     """
 
-    outgoing: Outgoing
+    outgoing: OutgoingMessage
     index: int
     offset: int
     length: int
@@ -72,7 +72,7 @@ class Sender:
         self._term = term
         self._topic = topic
         self.rate = DeliveryRate(window, max(1, chunk_bytes - HEADER_ALLOWANCE), paced)
-        self._queue: deque[Outgoing] = deque()
+        self._queue: deque[OutgoingMessage] = deque()
         self._queued_index = 0
         self._messages = 0
         self._next_sequence = 0
@@ -101,7 +101,7 @@ class Sender:
 
     def send(self, buffers: Sequence[Buffer], label: tuple[tuple[str, str], ...]) -> None:
         """Queue a message, given as flat buffers; `fill` returns what may be sent now."""
-        self._queue.append(Outgoing(self._messages, tuple(buffers), sum(map(len, buffers)), label))
+        self._queue.append(OutgoingMessage(self._messages, tuple(buffers), sum(map(len, buffers)), label))
         self._messages += 1
 
     def fill(self, now: float, allowance: int) -> list[Publish]:

@@ -13,8 +13,8 @@ from mpsl.messages import Slice, Tensor, Ticket
 from mpsl.plan import Plan
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.plan_file import Choice, Predicted
-from mpsl.planning.profile import Profile
-from mpsl.profiling import BlockSeconds, LinkFigures, Question
+from mpsl.planning.profile_file import Profile
+from mpsl.profile_questions import BlockSeconds, LinkFigures, Question
 
 
 @dataclass(frozen=True)

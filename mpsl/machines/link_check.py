@@ -19,7 +19,7 @@ from mpsl.machines.session import LINK_TIMER, Session, chunk_limit
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Echo, End, Linked, Message, ProbeBurst, Pull, Took
 from mpsl.names import ORCHESTRATOR
-from mpsl.profiling import LinkQuestion
+from mpsl.profile_questions import LinkQuestion
 from mpsl.topics import BinaryTopic
 from mpsl.wire import Buffer
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mpsl.machines.census import Presence
 from mpsl.machines.survey import machine_of
-from mpsl.profiling import LinkFigures
+from mpsl.profile_questions import LinkFigures
 
 MAX_MEASURED = 32
 """Maximum number of measured devices, and of nodes. One after the other, they take a minute at most."""

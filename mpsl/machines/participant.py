@@ -29,7 +29,7 @@ from mpsl.machines.jobs import MeasureBlocks
 from mpsl.machines.link_check import COMMAND, LinkCheck
 from mpsl.machines.machine import from_json
 from mpsl.machines.online import ANNOUNCE, Online
-from mpsl.machines.participant_session import Ending, ParticipantSession
+from mpsl.machines.participant_session import ParticipantSession, SessionEnd
 from mpsl.machines.self_profile import SelfProfile
 from mpsl.machines.session_id import SessionId
 from mpsl.plan import Plan
@@ -291,7 +291,7 @@ class Participant(Online):
     def _remove_ended(self, replaced: bool = False) -> None:
         """Forget the sessions that are over; with `--once` the process ends with its first run."""
         for run, session in [(run, session) for run, session in self.sessions.items() if session.over]:
-            ending = session.ending or Ending(1, "the session ended")
+            ending = session.ending or SessionEnd(1, "the session ended")
             level, term = ("info" if ending.status == 0 or replaced else "warning"), session.id.term
             self.log(level, "left", run=run, term=term, status=ending.status, reason=ending.reason)  # type: ignore[arg-type]
             self._publish_last_telemetry(session)

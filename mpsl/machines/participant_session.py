@@ -42,7 +42,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Ending:
+class SessionEnd:
     """How a session ended: the exit status of a `--once` process, and why."""
 
     status: int
@@ -73,11 +73,11 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         self.address = address
         self.now = 0.0
         self.promised_bytes = 0
-        self.ending: Ending | None = None
+        self.ending: SessionEnd | None = None
         self._states = StateMachine(table)
         self._orphaned_at: float | None = None
         """Since when the session waits for an orchestrator that is lost or silent."""
-        self._told: Ending | None = None
+        self._told: SessionEnd | None = None
         """How the run has ended, where the orchestrator's state said so before its `End` came."""
         self._orchestrator_lost = False
 
@@ -135,7 +135,7 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
     def finish(self, status: int, reason: str, may_rejoin: bool = False, replaced: bool = False) -> None:
         """Leave the run; `replaced`: a session of a higher term follows at once."""
         if self.ending is None:
-            self.ending = Ending(status, reason, may_rejoin)
+            self.ending = SessionEnd(status, reason, may_rejoin)
             self._emit(Unsubscribe(self.filters))
             self.end(replaced)
 
@@ -147,7 +147,7 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
 
     def plan_cleared(self) -> None:
         """The orchestrator has cleared its plan."""
-        told = self._told or Ending(1, "the run was cleared before it ended")
+        told = self._told or SessionEnd(1, "the run was cleared before it ended")
         self.finish(told.status, told.reason)
 
     def state_seen(self, content: Mapping[str, Any], now: float) -> None:
@@ -164,7 +164,7 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         if content.get("outcome") in ("done", "failed"):
             # `End` is on its way; where it gets lost with the orchestrator's connection, the plan's end is ours too.
             done = content["outcome"] == "done"
-            self._told = Ending(0, "done") if done else Ending(1, str(content.get("reason")))
+            self._told = SessionEnd(0, "done") if done else SessionEnd(1, str(content.get("reason")))
         self.set_timer(SILENCE_TIMER, now + SILENCE_S)
 
     # Events

@@ -9,7 +9,7 @@ from typing import Any
 from mpsl import facts
 from mpsl.errors import UsageError
 from mpsl.machines.jobs import BlocksMeasured, MeasureBlocks, Result
-from mpsl.profiling import Answer, Question
+from mpsl.profile_questions import Answer, Question
 
 COMMAND = "profile"
 """What `do` says in the command."""

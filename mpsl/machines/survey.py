@@ -17,9 +17,9 @@ from mpsl.job import Job
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import ModelBuilt
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
-from mpsl.planning.profile import BlockProfile, HardwareTimes, Profile
+from mpsl.planning.profile_file import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.seat_memory import GIB
-from mpsl.profiling import NO_LIMIT_MBPS, Answer, BlockSeconds, LinkFigures, Question, optimizer_kind, question
+from mpsl.profile_questions import NO_LIMIT_MBPS, Answer, BlockSeconds, LinkFigures, Question, optimizer_kind, question
 from mpsl.topics import Branch
 
 NO_LIMIT_GIB = 1e6

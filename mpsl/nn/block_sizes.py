@@ -5,7 +5,7 @@ import math
 from mpsl.job import ModelSection
 from mpsl.nn.cost import block_costs
 from mpsl.nn.models import input_shape
-from mpsl.planning.profile import BlockProfile, Profile
+from mpsl.planning.profile_file import BlockProfile, Profile
 
 FLOAT_BYTES = 4
 

@@ -22,7 +22,7 @@ from mpsl.nn.copy_rate import copied_bytes_per_s
 from mpsl.nn.cost import BlockCost, block_costs
 from mpsl.nn.models import describe
 from mpsl.nn.part import meta_part
-from mpsl.profiling import BlockSeconds, Question, optimizer_section
+from mpsl.profile_questions import BlockSeconds, Question, optimizer_section
 
 WARM_S, WARM_BATCHES = 0.3, 2
 SECONDS, BATCHES = 1.5, 3

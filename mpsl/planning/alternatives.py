@@ -15,7 +15,7 @@ from mpsl.planning.objective import Placement, Shape
 from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.planner import plan, plan_of, value
 from mpsl.planning.problem import Problem
-from mpsl.planning.search import PRECISION
+from mpsl.planning.search import OPTIMALITY_GAP
 from mpsl.planning.system import System
 
 MAX_CHAINS, MAX_CUT_PAIRS = 4, 8
@@ -116,5 +116,5 @@ def _held_against(least: float, found: PlanFile, cheapest: bool) -> PlanFile:
     gap = max(0.0, 1 - least / fluid) if fluid else 0.0
     fluid_round_s = _fluid_value(found, cheapest=False)
     bound = min(found.predicted.round_s, fluid_round_s * (1 - gap))
-    optimal = gap <= PRECISION
+    optimal = gap <= OPTIMALITY_GAP
     return dataclasses.replace(found, lower_bound_s=bound, optimal=optimal, gap=0.0 if optimal else gap)

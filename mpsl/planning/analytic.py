@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from mpsl.planning.feasibility import check_members
 from mpsl.planning.plan_file import PlannedRun
-from mpsl.planning.profile import PhaseTimes
+from mpsl.planning.profile_file import PhaseTimes
 from mpsl.planning.system import Device, System
 
 

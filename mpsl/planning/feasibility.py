@@ -18,35 +18,35 @@ from mpsl.planning.seat_memory import GIB
 from mpsl.planning.service_demand import device_demand, seat_demand, whole_model_demand
 from mpsl.planning.system import Device, System
 
-PRECISION = 2**10
+PRECISION_BYTES = 2**10
 """The least missing memory is found to within this many bytes."""
-ENOUGH = 2.0**200
+UNLIMITED_BYTES = 2.0**200
 """Bytes that hold anything."""
 
-REMEDY = "Give the nodes more memory, add nodes, cut into more hops, or leave more blocks to the devices"
+MORE_MEMORY_HINT = "Give the nodes more memory, add nodes, cut into more hops, or leave more blocks to the devices"
 
 
 def shortage(system: System, shape: Shape) -> str:
     """The reason why no placement of `shape` fits `system`, in a sentence with a way out."""
     if shape.hops == 0:
         return _short_device(system, [()])
-    if feasible_placement(_with_more(system, ENOUGH), shape) is None:
+    if feasible_placement(_with_more(system, UNLIMITED_BYTES), shape) is None:
         firsts = [system.first_cut] if system.first_cut else range(1, system.blocks - 1)
         lasts = [system.last_cut] if system.last_cut else range(2, system.blocks)
         return _short_device(
             system, [(first, last) for first in firsts for last in lasts if last - first >= (shape.hops or 1)]
         )
-    low, high = 0, PRECISION
+    low, high = 0, PRECISION_BYTES
     while feasible_placement(_with_more(system, high), shape) is None:
         low, high = high, 2 * high
-    while high - low > PRECISION:
+    while high - low > PRECISION_BYTES:
         middle = (low + high) // 2
         low, high = (low, middle) if feasible_placement(_with_more(system, middle), shape) else (middle, high)
     nearest = feasible_placement(_with_more(system, high), shape)
     over = seats_over(system, nearest, fluid_loads(system, nearest)) if nearest else []
     if not over:
         return "no placement was found that fits the nodes' memory; with so many kinds of nodes not all are tried"
-    return f"no placement fits the nodes' memory; what comes nearest: {'; '.join(over)}. {REMEDY}"
+    return f"no placement fits the nodes' memory; what comes nearest: {'; '.join(over)}. {MORE_MEMORY_HINT}"
 
 
 def judge(system: System, planned: PlannedRun, where: str) -> Prediction:
@@ -66,7 +66,7 @@ def judge(system: System, planned: PlannedRun, where: str) -> Prediction:
     prediction = predict(fixed, placement, loads, chosen)
     if prediction is None:
         over = [*devices_over(fixed, placement.cuts), *seats_over(fixed, placement, loads)]
-        raise UsageError(f"{where}: does not fit this fleet's memory: {'; '.join(over)}. {REMEDY}")
+        raise UsageError(f"{where}: does not fit this fleet's memory: {'; '.join(over)}. {MORE_MEMORY_HINT}")
     return prediction
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from mpsl.codecs import parse
 from mpsl.errors import UsageError
 from mpsl.names import BROKER, check_id, nearest
-from mpsl.profiling import optimizer_section
+from mpsl.profile_questions import optimizer_section
 
 
 @dataclass(frozen=True)

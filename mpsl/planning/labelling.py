@@ -36,13 +36,13 @@ from mpsl.planning.stage_table import (
     Indices,
 )
 
-NEIGHBOURS = 12
+MAX_COMPARED_NEIGHBOURS = 12
 """How many better-placed neighbours each chain is compared with. More find more dominated chains, but take longer."""
 
-BEAM = 400
+LATE_BEAM_WIDTH = 400
 """Beam width where the work grows too much."""
 
-NEARLY = 1 - 1e-12
+PRUNING_FACTOR = 1 - 1e-12
 """A chain goes on where its bound is less than this share of the incumbent's value."""
 
 MAX_PAIRS_AT_ONCE = 2_000_000
@@ -92,7 +92,7 @@ def undominated(chains: Chains, criteria: Array, kinds: NodeKinds, fewer_nodes: 
         order = np.lexsort(keys)
         used, sorted_criteria = chains.used[order], criteria[:, order]
         worse = np.zeros(len(chains), bool)
-        for step in range(1, min(NEIGHBOURS, len(chains) - 1) + 1):
+        for step in range(1, min(MAX_COMPARED_NEIGHBOURS, len(chains) - 1) + 1):
             better = (sorted_criteria[:, :-step] <= sorted_criteria[:, step:]).all(axis=0)
             if by_nodes:
                 better &= used[:-step] == used[step:]
@@ -162,7 +162,7 @@ class Effort:
     max_work: float = inf
     """It gives up before it has weighed more than this."""
     beam_after: float = inf
-    """Work of the whole search after which the width is BEAM."""
+    """Work of the whole search after which the width is LATE_BEAM_WIDTH."""
 
 
 class Labelling:
@@ -193,10 +193,10 @@ class Labelling:
                 continue
             chains = joined(self._ending.pop(block))
             if incumbent.value < known:  # `known` is what the bounds were held against when these chains were grown
-                chains = chains.take(self._lower_bound(chains.figures, block) < incumbent.value * NEARLY)
+                chains = chains.take(self._lower_bound(chains.figures, block) < incumbent.value * PRUNING_FACTOR)
             criteria = self._criteria(chains.figures)
             chains = undominated(chains, criteria, problem.kinds, problem.shape.hops is None)
-            width = effort.width or (BEAM if incumbent.work > effort.beam_after else None)
+            width = effort.width or (LATE_BEAM_WIDTH if incumbent.work > effort.beam_after else None)
             if width is not None and len(chains) > width:
                 bounds = self._lower_bound(chains.figures, block)
                 order = np.argsort(bounds, kind="stable")
@@ -257,7 +257,7 @@ class Labelling:
                     cuts, sets = self._predecessors.path(int(ids[parents[best]]))
                     sets.append(int(stages.sets[chosen[best]]))
                     incumbent.found(float(bounds[best]), problem.placement((*cuts, last), sets))
-            rows = np.nonzero((bounds < incumbent.value * NEARLY) & (ends < last))[0]
+            rows = np.nonzero((bounds < incumbent.value * PRUNING_FACTOR) & (ends < last))[0]
             rows = rows[np.argsort(ends[rows], kind="stable")]
             used = chains.used[parents[rows]] + stages.codes[chosen[rows]]
             grown = Chains(figures[:, rows], used, ids[parents[rows]], stages.sets[chosen[rows]])

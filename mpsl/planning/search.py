@@ -12,7 +12,7 @@ from math import inf
 import numpy as np
 
 from mpsl.planning.bound import MAX_STATES, SubsetCostToGo, min_admission_waves
-from mpsl.planning.labelling import NEARLY, Effort, Incumbent, Labelling
+from mpsl.planning.labelling import PRUNING_FACTOR, Effort, Incumbent, Labelling
 from mpsl.planning.objective import Placement, Shape, check_shape
 from mpsl.planning.problem import Problem
 from mpsl.planning.stage_table import WAVES
@@ -22,16 +22,16 @@ from mpsl.planning.vectorized_objective import EquivalentCutPairs
 MAX_WORK = 10_000_000
 """Stages weighed in one search before it falls back to the most promising chains."""
 
-WORK_A_SET = 30
+STAGES_PER_SUBSET_BOUND = 30
 """Stages that are weighed in the time that `SubsetCostToGo` takes for one set of replicas at one block."""
 
-NARROW = 6
+FIRST_BEAM_WIDTH = 6
 """Beam width of the first look, which only finds a good plan."""
 
-PRECISION = 1e-9
+OPTIMALITY_GAP = 1e-9
 """A value within this share of its lower bound is optimal; the rest is rounding of sums."""
 
-FEW_PAIRS = 3
+MAX_UNSORTED_PAIRS = 3
 """With more cut pairs than this, `min_admission_waves` is asked first: it rules pairs out and says where to begin."""
 
 
@@ -49,7 +49,7 @@ class Solution:
     @property
     def optimal(self) -> bool:
         """Whether no placement is better."""
-        return self.bound >= self.value * (1 - PRECISION)
+        return self.bound >= self.value * (1 - OPTIMALITY_GAP)
 
     @property
     def gap(self) -> float:
@@ -94,11 +94,11 @@ class Search:
         bounds, floors = problem.bounds_of_pairs()
         lowest = float(bounds.min(initial=inf))
         order = np.argsort(bounds, kind="stable")
-        if len(order) > FEW_PAIRS:
+        if len(order) > MAX_UNSORTED_PAIRS:
             best, objective = int(order[0]), problem.objective
             floor = float(floors[best])
             candidates = problem.candidates(best, floor, incumbent.value)
-            Labelling(problem, incumbent, best, floor, candidates).run(Effort(NARROW))
+            Labelling(problem, incumbent, best, floor, candidates).run(Effort(FIRST_BEAM_WIDTH))
             max_round_s = problem.max_round_s(incumbent.value)
             waves = min_admission_waves(problem.table, objective.first, objective.last, max_round_s, problem.shape.hops)
             enough = np.isfinite(waves)
@@ -110,7 +110,7 @@ class Search:
         for pair in order:
             if until_found and incumbent.placement:
                 return
-            if bounds[pair] < incumbent.value * NEARLY and not equivalent.seen_before(int(pair)):
+            if bounds[pair] < incumbent.value * PRUNING_FACTOR and not equivalent.seen_before(int(pair)):
                 self._solve_pair(int(pair), float(floors[pair]), until_found)
         if not problem.has_all_sets:
             incumbent.unproven = min(incumbent.unproven, lowest)
@@ -142,18 +142,18 @@ class Search:
             labelling = Labelling(problem, incumbent, pair, floor, candidates, subsets)
             return labelling.run(Effort(width, max_work, self._beam_after))
 
-        if proven(NARROW) or (until_found and incumbent.placement):
+        if proven(FIRST_BEAM_WIDTH) or (until_found and incumbent.placement):
             return
         if incumbent.value < known:
             candidates = problem.candidates(pair, floor, incumbent.value)
-        affordable = WORK_A_SET * candidates.set_count if problem.kinds.states <= MAX_STATES else inf
+        affordable = STAGES_PER_SUBSET_BOUND * candidates.set_count if problem.kinds.states <= MAX_STATES else inf
         if proven(None, affordable):
             return
         for waves in candidates.waves:
             candidates = problem.candidates(pair, floor, incumbent.value, waves)
             candidates = problem.useful(pair, candidates, incumbent.value)
-            if proven(None, WORK_A_SET * candidates.set_count):
+            if proven(None, STAGES_PER_SUBSET_BOUND * candidates.set_count):
                 continue
             subsets = SubsetCostToGo(candidates, problem.kinds, problem.shape.hops)
-            if not proven(NARROW, subsets=subsets):
+            if not proven(FIRST_BEAM_WIDTH, subsets=subsets):
                 proven(None, subsets=subsets)

@@ -14,9 +14,9 @@ from mpsl.errors import UsageError
 from mpsl.names import nearest
 from mpsl.nn.optimizers import block_state_bytes
 from mpsl.planning.fleet import Fleet
-from mpsl.planning.profile import HardwareTimes, Profile
+from mpsl.planning.profile_file import HardwareTimes, Profile
 from mpsl.planning.seat_memory import GIB
-from mpsl.profiling import optimizer_section
+from mpsl.profile_questions import optimizer_section
 
 FLOAT_BYTES = 4
 """Bytes of an fp32 value."""

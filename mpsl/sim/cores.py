@@ -1,6 +1,7 @@
 """Processors in virtual time: the tasks of one computer share its cores as under a fair scheduler.
 
-If more threads are runnable than there are cores, all of them slow down equally. A `Worker` runs one task at a time.
+If more threads are runnable than there are cores, all of them slow down equally. A `SimulatedWorker` runs one task at
+a time.
 """
 
 import heapq
@@ -68,7 +69,7 @@ class Cores:
         then()
 
 
-class Worker:
+class SimulatedWorker:
     """One thread of a process, or `threads` that always work together. It runs tasks one at a time, in order."""
 
     def __init__(self, queue: EventQueue, cores: Cores, threads: int = 1) -> None:

@@ -11,7 +11,7 @@ from math import inf
 from mpsl.names import BROKER, ORCHESTRATOR
 from mpsl.planning.system import Hardware, System
 from mpsl.publish import Publish
-from mpsl.sim.cores import Cores, Worker
+from mpsl.sim.cores import Cores, SimulatedWorker
 from mpsl.sim.event_queue import EventQueue
 from mpsl.sim.links import Label, OnBusy, SharedLink, SimulatedLink
 from mpsl.sim.timeline import DOWN, UP, WIRE_CPU, Timeline
@@ -21,7 +21,7 @@ NO_HARDWARE = Hardware((), 0.0, 0.0, 1, inf)
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Computer:
     """A process's computer: its cores, how fast they are, its link's rates (bytes/s) and latency (s)."""
 
     cores: Cores
@@ -44,7 +44,7 @@ class FleetTimes(Times):
         self._pace = pace
         self._timeline = timeline
         self._hosts = {name: Cores(queue, cores) for name, cores in system.hosts.items()}
-        self._places = self._all_places()
+        self._computers = self._all_computers()
         self._inward, self._outward = (SharedLink(broker_link_mbps * 1e6 / 8 / pace) for _ in range(2))
         cores = Cores(queue) if system.broker_host is None else self._hosts[system.broker_host]
         # Also where its speed is not known: a trace shows when each message passes the broker.
@@ -52,19 +52,19 @@ class FleetTimes(Times):
 
     def attachment(self, process: str) -> Attachment:
         """The links of a process, and the thread that sends and receives."""
-        place, latency = self._places[process], self._places[process].latency * self._pace
-        s_per_byte = place.hardware.wire_s_per_byte
+        computer, latency = self._computers[process], self._computers[process].latency * self._pace
+        s_per_byte = computer.hardware.wire_s_per_byte
         up_busy, down_busy = (None if process == ORCHESTRATOR else self._recorded(process, lane) for lane in (UP, DOWN))
         return Attachment(
-            SimulatedLink(self.queue, latency, place.up / self._pace, self._inward, up_busy),
-            SimulatedLink(self.queue, latency, place.down / self._pace, self._outward, down_busy),
-            self._processor(process, place.cores, s_per_byte) if s_per_byte else None,
+            SimulatedLink(self.queue, latency, computer.up / self._pace, self._inward, up_busy),
+            SimulatedLink(self.queue, latency, computer.down / self._pace, self._outward, down_busy),
+            self._processor(process, computer.cores, s_per_byte) if s_per_byte else None,
         )
 
-    def worker(self, process: str) -> Worker:
+    def worker(self, process: str) -> SimulatedWorker:
         """The thread that computes, or as many as its hardware says, which always work together."""
-        place = self._places[process]
-        return Worker(self.queue, place.cores, place.hardware.threads)
+        computer = self._computers[process]
+        return SimulatedWorker(self.queue, computer.cores, computer.hardware.threads)
 
     def size_of(self, publish: Publish) -> int | None:
         """The bytes that a message stands for; None if it is no tensor."""
@@ -78,7 +78,7 @@ class FleetTimes(Times):
         self._timeline.transit(change, self.queue.now)
 
     def _processor(self, process: str, cores: Cores, s_per_byte: float) -> ByteProcessor:
-        worker = Worker(self.queue, cores)
+        worker = SimulatedWorker(self.queue, cores)
         return ByteProcessor(self.queue, worker, s_per_byte * self._pace, self._recorded(process, WIRE_CPU))
 
     def _recorded(self, process: str, lane: str) -> OnBusy:
@@ -87,16 +87,16 @@ class FleetTimes(Times):
 
         return busy
 
-    def _all_places(self) -> dict[str, _Place]:
+    def _all_computers(self) -> dict[str, _Computer]:
         system = self._system
-        places = {ORCHESTRATOR: _Place(Cores(self.queue), NO_HARDWARE, inf, inf, 0.0)}
+        computers = {ORCHESTRATOR: _Computer(Cores(self.queue), NO_HARDWARE, inf, inf, 0.0)}
         for node in system.nodes:
             cores = self._cores(node.hardware, node.host)
-            places[node.id] = _Place(cores, node.hardware, node.rate, node.rate, system.broker_latency)
+            computers[node.id] = _Computer(cores, node.hardware, node.rate, node.rate, system.broker_latency)
         for device in system.devices:
             cores = self._cores(device.hardware, device.host)
-            places[device.id] = _Place(cores, device.hardware, device.up, device.down, device.latency)
-        return places
+            computers[device.id] = _Computer(cores, device.hardware, device.up, device.down, device.latency)
+        return computers
 
     def _cores(self, hardware: Hardware, host: str | None) -> Cores:
         return Cores(self.queue, hardware.cores) if host is None else self._hosts[host]

@@ -44,7 +44,7 @@ class _Client:
     """Hashes of the messages sent so far; kept only in a lossless network."""
 
 
-class _Message(NamedTuple):
+class _PublishInTransit(NamedTuple):
     """A publish on its way; `size` None: it takes only the latencies."""
 
     publish: Publish
@@ -52,7 +52,7 @@ class _Message(NamedTuple):
     label: Label
 
 
-class Network:
+class SimulatedNetwork:
     """All clients by name (their client ids); a new connection of a name takes over from the old one, as in MQTT."""
 
     def __init__(self, queue: EventQueue, chance: random.Random, faults: Faults, times: Times) -> None:
@@ -152,9 +152,9 @@ class Network:
         self._times.in_transit(message.size)
         after_processing(client.attachment.processor, message.size, message.label, self._send_up, client, message)
 
-    def _message(self, publish: Publish) -> _Message:
+    def _message(self, publish: Publish) -> _PublishInTransit:
         size = self._times.size_of(publish)
-        return _Message(publish, size, CONTROL if size is None else _label(publish))
+        return _PublishInTransit(publish, size, CONTROL if size is None else _label(publish))
 
     def _client(self, name: str, number: int) -> _Client | None:
         client = self._clients.get(name)
@@ -180,20 +180,20 @@ class Network:
             for filter in filters:
                 self._subscriptions.remove(client.name, filter)
 
-    def _send_up(self, client: _Client, message: _Message) -> None:
+    def _send_up(self, client: _Client, message: _PublishInTransit) -> None:
         # As a process does it: JSON overtakes binary that is not begun. The broker does not.
         urgent = message.publish.qos == 1
         client.attachment.up.send(message.size or 0, message.label, self._arrived, client, message, is_urgent=urgent)
 
     # At the broker
 
-    def _arrived(self, client: _Client, message: _Message) -> None:
+    def _arrived(self, client: _Client, message: _PublishInTransit) -> None:
         if _is_open(client):
             after_processing(self._times.broker, message.size, message.label, self._route, message)
         else:
             self._gone(message)
 
-    def _route(self, message: _Message, delay: float = 0.0) -> None:
+    def _route(self, message: _PublishInTransit, delay: float = 0.0) -> None:
         """Send to the subscribers; `delay` is the latency that a message without a size has yet to take."""
         publish = message.publish
         if publish.retain:
@@ -206,14 +206,14 @@ class Network:
 
     # From the broker to a subscriber
 
-    def _send_down(self, client: _Client, message: _Message, delay: float = 0.0) -> None:
+    def _send_down(self, client: _Client, message: _PublishInTransit, delay: float = 0.0) -> None:
         down, then = client.attachment.down, self._process if self._faults.quiet else self._suffer_faults
         if message.size is None:
             self._queue.at(self._queue.now + delay + down.latency_s, then, client, message)
         else:
             down.send(message.size, message.label, then, client, message)
 
-    def _suffer_faults(self, client: _Client, message: _Message) -> None:
+    def _suffer_faults(self, client: _Client, message: _PublishInTransit) -> None:
         """The message has passed the link: now it is lost, doubled or delayed."""
         faults, chance, publish = self._faults, self._chance, message.publish
         if publish.qos == 0 and chance.random() < faults.lost:
@@ -235,16 +235,16 @@ class Network:
                 client.not_before[publish.topic] = at
             self._queue.at(at, self._process, client, message)
 
-    def _process(self, client: _Client, message: _Message) -> None:
+    def _process(self, client: _Client, message: _PublishInTransit) -> None:
         after_processing(client.attachment.processor, message.size, message.label, self._received, client, message)
 
-    def _received(self, client: _Client, message: _Message) -> None:
+    def _received(self, client: _Client, message: _PublishInTransit) -> None:
         self._gone(message)
         if _is_open(client):
             self.delivered += 1
             client.deliver(message.publish.topic, bytes(message.publish.payload))
 
-    def _gone(self, message: _Message) -> None:
+    def _gone(self, message: _PublishInTransit) -> None:
         """The message is in transit no more."""
         if message.size:
             self._times.in_transit(-message.size)

@@ -12,7 +12,7 @@ from mpsl.errors import OutOfTime
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.plan_file import Choice, PlanFile
 from mpsl.planning.planner import value
-from mpsl.planning.profile import Profile
+from mpsl.planning.profile_file import Profile
 from mpsl.planning.system import system_of
 from mpsl.sim.rehearsal import messages, simulated_seconds
 

@@ -14,9 +14,9 @@ from mpsl.machines.effects import Log, Publish, Run, Stop, Subscribe, Unsubscrib
 from mpsl.machines.events import Connected, Disconnected, Event, JobDone, JobFailed, Received, Subscribed
 from mpsl.machines.interpreter import DrivenMachine, Interpreter, TimerKey
 from mpsl.machines.jobs import WorkerJob
-from mpsl.sim.cores import Worker
+from mpsl.sim.cores import SimulatedWorker
 from mpsl.sim.event_queue import EventQueue
-from mpsl.sim.network import NOTICE_S, Network
+from mpsl.sim.network import NOTICE_S, SimulatedNetwork
 from mpsl.sim.simulated_performer import SimulatedPerformer, SimulatedResult
 from mpsl.sim.times import Attachment
 
@@ -28,7 +28,7 @@ class Environment:
     """What all processes of a simulation share."""
 
     queue: EventQueue
-    network: Network
+    network: SimulatedNetwork
     chance: random.Random
     note: Callable[[str, str, object], None]
     """Takes a line of the trace: (process, what, facts)."""
@@ -76,7 +76,7 @@ class Process:
         machine: DrivenMachine,
         performer: SimulatedPerformer,
         attachment: Attachment,
-        worker: Worker,
+        worker: SimulatedWorker,
         environment: Environment,
     ) -> None:
         self.id = id

@@ -22,7 +22,7 @@ from mpsl.names import ORCHESTRATOR
 from mpsl.planning.feasibility import judge
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
-from mpsl.planning.profile import PhaseTimes, Profile, phase_times
+from mpsl.planning.profile_file import PhaseTimes, Profile, phase_times
 from mpsl.planning.service_demand import seat_memory
 from mpsl.planning.system import Device, Hardware, System, system_of
 from mpsl.sim.event_queue import EventQueue

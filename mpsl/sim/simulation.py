@@ -13,7 +13,7 @@ from mpsl.machines.effects import Stop
 from mpsl.machines.interpreter import DrivenMachine
 from mpsl.sim.event_queue import EventQueue
 from mpsl.sim.faults import Faults, InjectedFault
-from mpsl.sim.network import Network
+from mpsl.sim.network import SimulatedNetwork
 from mpsl.sim.process import Environment, Process
 from mpsl.sim.simulated_performer import SimulatedPerformer, SimulatedResult
 from mpsl.sim.times import Attachment, Times
@@ -33,7 +33,7 @@ def ignore_job(process: str, result: SimulatedResult, start: float, end: float) 
 
 
 @dataclass(frozen=True)
-class Ending:
+class SimulationEnd:
     """How a simulation ended: when, how each process stopped (crashed ones are missing), and who never did."""
 
     seconds: float
@@ -64,7 +64,7 @@ class Simulation:
     ) -> None:
         self.queue: EventQueue = times.queue
         self.trace = Trace(trace_length)
-        self.network = Network(self.queue, chance, faults, times)
+        self.network = SimulatedNetwork(self.queue, chance, faults, times)
         self.processes: dict[str, Process] = {}
         """The newest process of each id."""
         self.pending_starts = 0
@@ -95,14 +95,14 @@ class Simulation:
         self.pending_starts += 1
         self.queue.at(at, self._start, id)
 
-    def run(self, until: float) -> Ending:
+    def run(self, until: float) -> SimulationEnd:
         """Go on until everyone has stopped or crashed for good; at `until` (virtual seconds) whoever is left hangs."""
         while not self._is_over():
             if not self.queue.step(until):
                 self.queue.now = until
                 break
         stops = {id: process.ended_with for id, process in self.processes.items() if process.ended_with is not None}
-        return Ending(self.queue.now, self.queue.handled, stops, sorted(self._hung()))
+        return SimulationEnd(self.queue.now, self.queue.handled, stops, sorted(self._hung()))
 
     def inject(self, fault: InjectedFault) -> None:
         """Let a fault happen now, whatever its `after`."""

@@ -7,7 +7,7 @@ never decide what happens, only when.
 from dataclasses import dataclass
 
 from mpsl.publish import Publish
-from mpsl.sim.cores import Cores, Worker
+from mpsl.sim.cores import Cores, SimulatedWorker
 from mpsl.sim.event_queue import Action, EventQueue
 from mpsl.sim.links import Label, OnBusy, SimulatedLink
 
@@ -17,7 +17,7 @@ DEFAULT_LATENCY_S = 0.001
 class ByteProcessor:
     """The thread that sends and receives for a process, or the broker's own thread: it spends CPU time on each byte."""
 
-    def __init__(self, queue: EventQueue, worker: Worker, s_per_byte: float, on_busy: OnBusy) -> None:
+    def __init__(self, queue: EventQueue, worker: SimulatedWorker, s_per_byte: float, on_busy: OnBusy) -> None:
         self._queue = queue
         self._worker = worker
         self._s_per_byte = s_per_byte
@@ -67,9 +67,9 @@ class Times:
         up, down = (SimulatedLink(self.queue, DEFAULT_LATENCY_S) for _ in range(2))
         return Attachment(up, down)
 
-    def worker(self, process: str) -> Worker:
+    def worker(self, process: str) -> SimulatedWorker:
         """The thread that performs the jobs of a process; asked for at each start."""
-        return Worker(self.queue, Cores(self.queue))
+        return SimulatedWorker(self.queue, Cores(self.queue))
 
     def size_of(self, publish: Publish) -> int | None:
         """Bytes on the wire; None for a message so small that it takes only the latencies and waits for no other."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from broker.engines.engine_option import engine_option
-from broker.options import Network, own_broker_options
+from broker.options import NetworkOptions, own_broker_options
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from orchestrator import datasets, shards
 from orchestrator.commands.train import report
@@ -37,7 +37,7 @@ ROUNDS = {"digits": 8, "fashion-mnist": 3}
 )
 @force_option
 def demo(
-    *, network: Network, devices: int, hops: int, rounds: int | None, dataset: str, non_iid: float | None,
+    *, network: NetworkOptions, devices: int, hops: int, rounds: int | None, dataset: str, non_iid: float | None,
     engine: str, seed: int, out: Path | None, force: bool,
 ) -> int:  # fmt: skip
     """Train on real data with devices and compute nodes that are processes of this machine."""

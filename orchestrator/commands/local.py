@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from broker.engines.engine_option import engine_option
-from broker.options import Network, own_broker_options
+from broker.options import NetworkOptions, own_broker_options
 from broker.sizes import parse_bytes
 from orchestrator.commands.train import report
 from orchestrator.job_file import load_job, load_planned_job
@@ -28,7 +28,7 @@ from orchestrator.run_folder import force_option, run_folder
 @plan_option
 def local(
     *,
-    network: Network,
+    network: NetworkOptions,
     job: Path,
     data: Path,
     out: Path,

@@ -8,7 +8,7 @@ from mpsl import facts, strict_json
 from mpsl.errors import UsageError
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.objective import Shape
-from mpsl.planning.profile import Profile
+from mpsl.planning.profile_file import Profile
 from mpsl.planning.report import chain_picture, compare, comparison, stragglers, summary
 from mpsl.planning.system import system_of
 from mpsl.text_file import read_json, read_toml

@@ -12,8 +12,8 @@ from broker.hardware import hardware_name, usable_cores
 from mpsl import strict_json
 from mpsl.errors import UsageError
 from mpsl.job import ModelSection
-from mpsl.planning.profile import HardwareTimes, Profile, merged, profile_data
-from mpsl.profiling import optimizer_kinds
+from mpsl.planning.profile_file import HardwareTimes, Profile, merged, profile_data
+from mpsl.profile_questions import optimizer_kinds
 from orchestrator.commands.plan import read_profile
 from orchestrator.measuring import Measured, MeasuringTask, measure
 from orchestrator.whole_file import write_whole

@@ -12,7 +12,7 @@ from mpsl.planning.analytic import closed_form
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.objective import Prediction, Shape
 from mpsl.planning.plan_file import PlannedRun
-from mpsl.planning.profile import Profile, phase_times
+from mpsl.planning.profile_file import Profile, phase_times
 from mpsl.planning.report import bar, count, duration
 from mpsl.planning.seat_memory import GIB
 from mpsl.planning.system import system_of

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from broker.driver import Driver
-from broker.options import Network, network_options, new_boot
+from broker.options import NetworkOptions, network_options, new_boot
 from broker.service import drive
 from broker.worker import Worker
 from mpsl import strict_json
@@ -36,7 +36,7 @@ PATIENCE_S = 10.0
 )
 @force_option
 @plan_option
-def train(*, network: Network, job: Path, out: Path, force: bool, plan: Path | None) -> int:
+def train(*, network: NetworkOptions, job: Path, out: Path, force: bool, plan: Path | None) -> int:
     """Wait for the nodes and devices of JOB, train, and write model, metrics and summary to DIR."""
     planned = None
     if plan is None:
@@ -48,7 +48,7 @@ def train(*, network: Network, job: Path, out: Path, force: bool, plan: Path | N
         return report(network, out, asyncio.run(orchestrate(network, training, out, planned)))
 
 
-def report(network: Network, out: Path, summary: dict[str, Any]) -> int:
+def report(network: NetworkOptions, out: Path, summary: dict[str, Any]) -> int:
     """Report how a run ended, on stderr and, with --json, as one line of JSON. Returns the exit status."""
     if summary["state"] == "done":
         accuracy = summary["accuracy"]
@@ -62,7 +62,9 @@ def report(network: Network, out: Path, summary: dict[str, Any]) -> int:
     return 0 if summary["state"] == "done" else 1
 
 
-async def orchestrate(network: Network, job: Job, out: Path, planned: PlannedRun | None = None) -> dict[str, Any]:
+async def orchestrate(
+    network: NetworkOptions, job: Job, out: Path, planned: PlannedRun | None = None
+) -> dict[str, Any]:
     """Run one job to its end, with the plan where there is one, and return its summary."""
     from mpsl.nn.threads import computing_worker
     from orchestrator.performer import OrchestratorPerformer

@@ -8,7 +8,7 @@ from mpsl.machines.census import Presence
 from mpsl.machines.jobs import Exported
 from mpsl.machines.members import MAX_TRIES, Member, Place, RoundLedger
 from mpsl.machines.orchestrator.context import RunContext
-from mpsl.machines.orchestrator.pace import Pace, Reading
+from mpsl.machines.orchestrator.pace import Pace, SeatProgress
 from mpsl.machines.orchestrator.part_exports import PartExports
 from mpsl.messages import Admit, Evaluate
 
@@ -158,7 +158,7 @@ class Admissions:
             return
         said = presence.telemetry
         try:
-            reading = Reading(float(said["uptime_s"]), float(said["busy_s"]), int(said["steps"]))
+            reading = SeatProgress(float(said["uptime_s"]), float(said["busy_s"]), int(said["steps"]))
         except (KeyError, TypeError, ValueError, OverflowError):
             return
         if self._pace.seen(seat.address, reading, len(serving), ledger.plan.places(seat.address, self._pace.admit)):

@@ -10,7 +10,7 @@ from mpsl.machines.link_sample import filled, sample
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.link_visit import LinkVisit
 from mpsl.machines.session_id import SessionId
-from mpsl.profiling import FIRST_TERM, LinkFigures, LinkQuestion
+from mpsl.profile_questions import FIRST_TERM, LinkFigures, LinkQuestion
 from mpsl.topics import BinaryTopic
 from mpsl.wire import Buffer
 

@@ -16,7 +16,7 @@ from mpsl.machines.session import Session
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import End, Linked, Message, ProbeBurst, Pull, Took
 from mpsl.names import ORCHESTRATOR
-from mpsl.profiling import NO_LIMIT_MBPS, LinkFigures, LinkQuestion
+from mpsl.profile_questions import NO_LIMIT_MBPS, LinkFigures, LinkQuestion
 from mpsl.topics import BinaryTopic, Branch, Topics
 from mpsl.wire import Buffer
 

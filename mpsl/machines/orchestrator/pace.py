@@ -6,18 +6,18 @@ nor touch a G that the job chose.
 
 from dataclasses import dataclass
 
-IDLE = 0.95
+BUSY_SHARE = 0.95
 """Below this share of busy time a seat idles."""
 
-WORTH = 0.02
+MIN_BUSY_SHARE_GAIN = 0.02
 """A raise that makes the busiest seat busier by no more than this was of no use: something else sets the pace."""
 
-MIN_S = 3.0
+MIN_OBSERVED_S = 3.0
 """Telemetry apart by less than this says too little."""
 
 
 @dataclass(frozen=True)
-class Reading:
+class SeatProgress:
     """What a node has said of its seat: seconds since its start, of which busy in this run, and steps made."""
 
     at: float
@@ -31,7 +31,7 @@ class Pace:
     def __init__(self, admit: int, most: int) -> None:
         self.admit = admit
         self._most = most
-        self._first: dict[str, Reading] = {}
+        self._first: dict[str, SeatProgress] = {}
         self._shares: dict[str, float] = {}
         self._before: float | None = None
 
@@ -40,21 +40,21 @@ class Pace:
         self._first.clear()
         self._shares.clear()
 
-    def seen(self, seat: str, reading: Reading, seats: int, places: int) -> bool:
+    def seen(self, seat: str, reading: SeatProgress, seats: int, places: int) -> bool:
         """Take in what one of `seats` seats did while all its `places` were taken; whether G is one more now."""
         first = self._first.setdefault(seat, reading)
         seconds = reading.at - first.at
         # Everyone's batch has passed twice, so that a long one does not look like an idle seat.
-        if self.admit >= self._most or seconds < MIN_S or reading.steps - first.steps < 2 * places:
+        if self.admit >= self._most or seconds < MIN_OBSERVED_S or reading.steps - first.steps < 2 * places:
             return False
         self._shares[seat] = (reading.busy_s - first.busy_s) / seconds
         if len(self._shares) < seats:
             return False
         share = max(self._shares.values())
         self.interrupted()
-        if share >= IDLE:
+        if share >= BUSY_SHARE:
             return False
-        if self._before is not None and share <= self._before + WORTH:
+        if self._before is not None and share <= self._before + MIN_BUSY_SHARE_GAIN:
             self._most = self.admit
             return False
         self._before = share

@@ -18,7 +18,7 @@ from mpsl.machines.self_profile import command
 from mpsl.machines.survey import answer_of, fleet_of, may_ask, profile_of, questions, representatives
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.planning.plan_file import PlanFile
-from mpsl.planning.profile import Profile
+from mpsl.planning.profile_file import Profile
 from mpsl.topics import Branch
 
 PATIENCE_S = 120.0

@@ -11,7 +11,7 @@ from mpsl.machines.unfinished import Unfinished
 from mpsl.messages import Score, Update
 from mpsl.plan import Plan, Seat
 from mpsl.planning.plan_file import PlannedRun, Predicted
-from mpsl.profiling import LinkFigures
+from mpsl.profile_questions import LinkFigures
 from mpsl.topics import Address
 
 

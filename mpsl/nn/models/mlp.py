@@ -59,10 +59,10 @@ class Mlp(Model):
             layers.append(nn.Dropout(self.dropout))
         if number == 0:
             return nn.Sequential(nn.Flatten(), *layers)
-        return _Residual(*layers) if self.residual and inputs == outputs else nn.Sequential(*layers)
+        return _ResidualLayers(*layers) if self.residual and inputs == outputs else nn.Sequential(*layers)
 
 
-class _Residual(nn.Module):
+class _ResidualLayers(nn.Module):
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
         self.body = nn.Sequential(*layers)

@@ -16,7 +16,7 @@ _SMALL = 64
 """The largest image size with the CIFAR stem: 3×3, stride 1, no pooling."""
 
 
-class _Residual(nn.Module):
+class _ResidualBlock(nn.Module):
     """Adds the block's input to the body's output, through a 1×1 convolution where the shapes differ."""
 
     def __init__(self, body: nn.Sequential, inputs: int, outputs: int, stride: int) -> None:
@@ -84,7 +84,7 @@ class Resnet(Model):
                 nn.ReLU(),
                 *_convolution(width, width * self.expansion, 1),
             ]
-        return _Residual(nn.Sequential(*body), inputs, width * self.expansion, stride)
+        return _ResidualBlock(nn.Sequential(*body), inputs, width * self.expansion, stride)
 
 
 @models.register("resnet18")
