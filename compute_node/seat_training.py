@@ -15,7 +15,7 @@ import torch
 
 from compute_node.memory_usage import MemoryPeaks
 from compute_node.storage import Storage
-from mpsl.aggregation import Array, aggregations
+from mpsl.aggregation import Array, aggregations, is_foldable
 from mpsl.errors import RunFailed
 from mpsl.machines.jobs import (
     Backward,
@@ -122,9 +122,13 @@ class SeatTraining:
 
     @_perform.register
     def _check(self, job: CheckCopy) -> Result:
-        for name, tensor in state_tensors(self.copies[job.device].part):
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                raise RunFailed(f"the copy of {job.device} is not finite ({name}): a smaller lr may help")
+        tensors_of_copy = state_tensors(self.copies[job.device].part)
+        for (name, _), array in zip(tensors_of_copy, weights.arrays_of(tensors_of_copy), strict=True):
+            if not is_foldable(array):
+                raise RunFailed(
+                    f"the copy of {job.device} is not finite, or too large to be summed up ({name}): "
+                    "a smaller lr, or scaled samples, may help"
+                )
         return Result()
 
     @_perform.register

@@ -101,12 +101,15 @@ def _driver(
         "shape": list(shard.x.shape[1:]),
         **machine_is,
     }
+    log = network.logger(role="device", id=id)
+    for warning in shard.warnings():
+        log("warning", "unscaled-samples", {"reason": warning})
     return Driver(
         DeviceMachine(id, boot, network.topics, info, once),
         DevicePerformer(id, shard, profiler),
         network.address,
         client_id("device", id, boot),
-        network.logger(role="device", id=id),
+        log,
         worker=worker,
     )
 

@@ -171,7 +171,7 @@ class DeviceTraining:
         if len(output) != len(labels):
             raise UsageError(f"evaluation batch {job.batch} came back with {len(output)} rows, {len(labels)} went out")
         loss = functional.cross_entropy(output, labels, reduction="sum")
-        return Scored(int((output.argmax(1) == labels).sum()), len(labels), float(loss))
+        return Scored(correct(output, labels), len(labels), float(loss))
 
     @property
     def _first(self) -> TrainingCopy:
@@ -216,3 +216,11 @@ class DeviceTraining:
         gradient = self._last.backward(ticket, output.grad)
         assert gradient is not None
         return mean.item() * len(labels), gradient
+
+
+def correct(output: torch.Tensor, labels: torch.Tensor) -> int:
+    """How many rows of `output` (N × classes) have their largest value at their label.
+
+    A row that is not finite predicts nothing, although argmax takes NaN for the largest value.
+    """
+    return int(((output.argmax(1) == labels) & output.isfinite().all(1)).sum())

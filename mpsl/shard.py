@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 
 from mpsl.errors import UsageError
 
+MAX_USUAL = 1000.0
+"""Above this size samples are not refused, but a warning says that they are probably not scaled."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -50,6 +53,22 @@ class Shard:
                     f"{self.source}: {name.replace('x', 'y')} has label {int(y.max())}, "
                     f"the model has num_classes = {classes} (labels 0 to {classes - 1})"
                 )
+
+    def warnings(self) -> list[str]:
+        """What is allowed, but is likely to spoil the training: samples of a size that no learning rate suits."""
+        found = []
+        for name, x in (("x", self.x), ("x_test", self.x_test)):
+            largest = max(float(x.max()), -float(x.min())) if x.size else 0.0
+            if largest > MAX_USUAL:
+                columns = np.abs(x).max(axis=0).reshape(-1)
+                column = int(columns.argmax())
+                many = int((columns > MAX_USUAL).sum())
+                where = f"value {column} of a sample" + (f" and {many - 1} more" if many > 1 else "")
+                found.append(
+                    f"{self.source}: {name} reaches {largest:.3g} in {where}; training with samples of such a size is "
+                    f"likely to diverge: scale them, on all devices by the same numbers: {name} = ({name} - mean) / std"
+                )
+        return found
 
 
 def _reshaping(name: str, shape: tuple[int, ...], accepts: Callable[[tuple[int, ...]], bool]) -> str:
@@ -116,9 +135,11 @@ def _pair(
         where = int(np.argwhere(~np.isfinite(x))[0][0])
         raise UsageError(f"{source}: {x_name} has NaN or infinity, first in sample {where}; clean the data")
     if len(y) and int(y.min()) < 0:
+        where = int(y.argmin())
         raise UsageError(
-            f"{source}: {y_name} has label {int(y.min())}; labels count from 0: "
-            f"{y_name} = numpy.unique({y_name}, return_inverse=True)[1]"
+            f"{source}: {y_name} has label {int(y[where])}; labels count from 0. If it marks samples without a label, "
+            f"leave them out: {x_name}, {y_name} = {x_name}[{y_name} >= 0], {y_name}[{y_name} >= 0]. "
+            f"If it is a class, count anew: {y_name} = numpy.unique({y_name}, return_inverse=True)[1]"
         )
     return x, y
 
@@ -177,6 +198,12 @@ def _labels(source: str, name: str, array: NDArray[Any]) -> NDArray[np.int64]:
         array = array.argmax(axis=1)
     if array.ndim != 1:
         raise UsageError(f"{source}: {name} is {array.dtype} of shape {shape}; it must be int64, N")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        where = int(np.argmin(np.isfinite(array)))
+        raise UsageError(
+            f"{source}: {name} has NaN or infinity, first in sample {where}; leave samples without a label out, of "
+            f"{name.replace('y', 'x')} too"
+        )
     with np.errstate(all="ignore"):
         converted = np.ascontiguousarray(array, dtype=np.int64)
         kept = np.array_equal(converted.astype(array.dtype), array) and bool(((converted < 0) == (array < 0)).all())

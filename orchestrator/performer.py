@@ -1,6 +1,7 @@
 """The orchestrator's jobs: build the model, lay out its parts, fold and divide sums, write checkpoints and records."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from mpsl import facts
-from mpsl.aggregation import aggregations
+from mpsl.aggregation import aggregations, is_foldable
 from mpsl.errors import RunFailed
 from mpsl.job import Job
 from mpsl.machines.jobs import (
@@ -123,7 +124,7 @@ class OrchestratorPerformer:
     @_perform.register
     def _check(self, job: CheckUpdate) -> Result:
         parts = self._staged.get((job.device, job.attempt), [])
-        _refuse_infinite(parts, f"the update of {job.device}")
+        _refuse(parts, is_foldable, f"the update of {job.device} is not finite, or too large to be summed up")
         return Result()
 
     @_perform.register
@@ -172,7 +173,7 @@ class OrchestratorPerformer:
             for total in sums_of_part:
                 self._rule.close(total, job.weight)
         self._device_parts.round_to_received(self._device_sums)
-        _refuse_infinite([sums_of_part for _, sums_of_part in averages], f"the model of round {job.round}")
+        _refuse([sums for _, sums in averages], _is_finite, f"the model of round {job.round} is not finite")
         return averages
 
     @_perform.register
@@ -221,11 +222,14 @@ class OrchestratorPerformer:
         return self._staged[key]
 
 
-def _refuse_infinite(parts: list[Arrays], what: str) -> None:
-    """Raise RunFailed if a value is NaN or infinite."""
+def _refuse(parts: list[Arrays], is_sound: Callable[[NDArray[Any]], bool], what: str) -> None:
+    """Raise RunFailed, which says `what` is wrong, if an array is not sound."""
     for number, arrays in enumerate(parts):
         for index, array in enumerate(arrays):
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise RunFailed(
-                    f"{what} is not finite (tensor {index} of part {number}): a smaller lr, or scaled samples, may help"
-                )
+            if not is_sound(array):
+                where = f"(tensor {index} of part {number})"
+                raise RunFailed(f"{what} {where}: a smaller lr, or scaled samples, may help")
+
+
+def _is_finite(array: NDArray[Any]) -> bool:
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())

@@ -69,7 +69,7 @@ def state_line(state: Mapping[str, Any]) -> str:
         parts.append(f"round {state['round']}/{state['rounds']}")
         parts.append(f"batches {state['batches']}/{state['batches_in_round']}")
     if state["loss"] is not None:
-        parts.append(f"loss {state['loss']:.4f}")
+        parts.append(f"loss {loss_shown(state['loss'])}")
     if state["accuracy"] is not None:
         parts.append(f"accuracy {state['accuracy']:.2%}")
     if state["waiting_for"]:
@@ -83,4 +83,10 @@ def _round_line(facts: Mapping[str, Any]) -> str:
     accuracy = facts["accuracy"]
     shown = "" if accuracy is None else f" · accuracy {accuracy:.2%}"
     predicted = f" (predicted {facts['predicted_s']:.2f})" if "predicted_s" in facts else ""
-    return f"round {facts['round']} · loss {facts['loss']:.4f}{shown} · {facts['seconds']:.2f} s{predicted}"
+    loss = loss_shown(facts["loss"])
+    return f"round {facts['round']} · loss {loss}{shown} · {facts['seconds']:.2f} s{predicted}"
+
+
+def loss_shown(loss: float) -> str:
+    """A loss for people: four decimals, or four digits where it is so large that decimals mean nothing."""
+    return f"{loss:.4f}" if abs(loss) < 1e5 else f"{loss:.4g}"

@@ -6,7 +6,7 @@ A folder that already holds a run is refused. With --force it is renamed, so no 
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -31,9 +31,10 @@ force_option = click.option(
 
 
 @contextlib.contextmanager
-def run_folder(out: Path, force: bool = False, may_go_on: bool = False) -> Iterator[None]:
+def run_folder(out: Path, force: bool = False, may_go_on: bool = False, inputs: Iterable[Path] = ()) -> Iterator[None]:
     """Make the folder and lock it against other processes while the block lasts.
 
+    `inputs` are files and folders that the run reads: a folder that holds one of them is not renamed.
     Raises UsageError if it is not a folder, cannot be made or written to, is in use, or holds a run without `force`.
     """
     with contextlib.ExitStack() as stack:
@@ -46,11 +47,11 @@ def run_folder(out: Path, force: bool = False, may_go_on: bool = False) -> Itera
                         f"--out {out}: holds {_shown(out, found)}; choose another folder, "
                         "or start again with --force, which keeps this one beside it"
                     )
-                _set_aside(out)
+                _set_aside(out, inputs)
                 stack.enter_context(_locked(out))
             _check_writable(out)
         except OSError as error:
-            raise UsageError(f"--out {out}: {error.strerror or error}") from None
+            raise UsageError(f"--out {out}: cannot be made or written to: {error.strerror or error}") from None
         yield
 
 
@@ -69,6 +70,8 @@ def _locked(out: Path) -> Iterator[None]:
     """Make the folder if it is missing, and hold its lock until the block or the process ends."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out}: is a file; name a folder")
+    if out.is_symlink() and not out.exists():
+        raise UsageError(f"--out {out}: is a link to {os.readlink(out)}, which does not exist; make that folder")
     out.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(out, os.O_RDONLY)
     try:
@@ -83,15 +86,26 @@ def _locked(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _set_aside(out: Path) -> None:
+def _set_aside(out: Path, inputs: Iterable[Path]) -> None:
     """Rename the folder to the first free of out.1, out.2 and so on."""
+    for path in inputs:
+        if path.resolve().is_relative_to(out.resolve()):
+            raise UsageError(
+                f"--out {out}: holds {path} too, which the run reads, so it cannot be renamed; name another folder"
+            )
     here = Path(os.path.abspath(out))
     if here == Path.cwd() or here in Path.cwd().parents:
         raise UsageError(f"--out {out}: holds a run and cannot be renamed, for it is the working directory; leave it")
     number = 1
     while os.path.lexists(aside := here.with_name(f"{here.name}.{number}")):
         number += 1
-    here.rename(aside)
+    try:
+        here.rename(aside)
+    except OSError as error:
+        raise UsageError(
+            f"--out {out}: holds a run and cannot be renamed to {aside.name} ({error.strerror}); "
+            "name another folder, or one in it"
+        ) from None
 
 
 def _check_writable(out: Path) -> None:

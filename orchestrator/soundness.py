@@ -94,6 +94,7 @@ def outlook(job: Job, where: str, shards: Mapping[str, Path] | None = None) -> O
     if shards is not None and len(shards) < job.fleet.devices:
         problems.append(f"{where}: fleet.devices = {job.fleet.devices}, but there are {len(shards)} shards")
     notes = _notes(job, devices, None if shards is None else len(shards))
+    notes += [warning for shard in loaded.values() for warning in shard.warnings()]
     return Outlook(cuts, blocks, parts, edges, devices, tuple(notes), tuple(problems))
 
 

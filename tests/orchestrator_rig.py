@@ -7,7 +7,7 @@ from typing import Any
 from mpsl import PROTOCOL
 from mpsl.job import read_job
 from mpsl.link.channel import Channel, Limits, Peer
-from mpsl.machines.effects import Effect, Publish, Run, Stop
+from mpsl.machines.effects import Effect, Log, Publish, Run, Stop
 from mpsl.machines.events import Connected, JobDone, JobFailed, Received, Subscribed, TimerFired
 from mpsl.machines.jobs import (
     BuildModel,
@@ -243,6 +243,10 @@ class OrchestratorRig:
     def lose_node(self) -> None:
         """The node stops."""
         self.tell("node", "node-1", "status", state="offline")
+
+    def logged(self, event: str) -> list[Log]:
+        """What has been logged of a kind."""
+        return [effect for effect in self.effects if isinstance(effect, Log) and effect.event == event]
 
     def metrics(self) -> list[dict[str, Any]]:
         """What has been published as metrics."""

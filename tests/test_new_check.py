@@ -199,6 +199,14 @@ def test_an_unsound_shard(tmp_path: Path, changes: dict[str, np.ndarray], said: 
     assert said in done.stderr
 
 
+def test_samples_that_are_probably_not_scaled_are_noted(tmp_path: Path) -> None:
+    job, data = job_and_shards(tmp_path)
+    write_shard(data / "dev-2.npz", x=np.full((16, 1, 8, 8), 1.7e9, np.float32))
+    done = run("check", job, "--data", data)
+    assert done.return_value == 0
+    assert f"note: {data / 'dev-2.npz'}: x reaches 1.7e+09 in value 0 of a sample and 63 more" in done.stdout
+
+
 MLP = (
     JOB.replace("digits-cnn", "mlp")
     .replace("cuts = [2, 5, 8]", "args = { batch_norm = true }")

@@ -217,9 +217,7 @@ def test_a_run_that_ends_says_so_once_everyone_has_heard_and_the_summary_is_writ
     assert [stop.status for stop in found.stops()] == [0]
 
 
-@pytest.mark.parametrize(
-    ("correct", "total", "loss"), [(4, 3, 1.0), (-1, 3, 1.0), (1, 3, float("nan")), (1, 3, float("inf")), (1, 3, -1.0)]
-)
+@pytest.mark.parametrize(("correct", "total", "loss"), [(4, 3, 1.0), (-1, 3, 1.0), (1, 3, -1.0), (1, 3, float("-inf"))])
 def test_a_score_that_cannot_be_costs_its_device_the_evaluation_and_nobody_else(
     correct: int, total: int, loss: float
 ) -> None:
@@ -229,6 +227,20 @@ def test_a_score_that_cannot_be_costs_its_device_the_evaluation_and_nobody_else(
     found.say("dev-2", Score(1, members["dev-2"].attempt, 1, 4, 2.0))
     assert "score cannot be" in members["dev-1"].refusal
     assert found.machine.summary["accuracy"] == 0.25
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_test_loss_that_is_not_finite_is_the_model_s_and_does_not_cost_the_device_the_run(loss: float) -> None:
+    found = evaluating()
+    members = found.machine.run_state.members
+    found.say("dev-1", Score(1, members["dev-1"].attempt, 1, 2, loss))
+    found.say("dev-2", Score(1, members["dev-2"].attempt, 1, 2, 1.0))
+    assert not members["dev-1"].refusal
+    assert found.machine.summary["accuracy"] == 0.5
+    for id in ("dev-1", "dev-2", "node-1"):
+        found.say(id, Counters(1, 10, 10))
+    assert [round["test_loss"] for round in found.metrics()] == [None]
+    assert [log.facts["device"] for log in found.logged("test-loss-not-finite")] == ["dev-1"]
 
 
 @pytest.mark.parametrize("changes", [{"loss": float("nan")}, {"loss": float("inf")}, {"seconds": float("nan")}])

@@ -1,5 +1,6 @@
 """The files of a run are written whole or not at all."""
 
+import errno
 import json
 import os
 import re
@@ -193,6 +194,34 @@ def test_the_working_directory_is_not_renamed(tmp_path: Path, monkeypatch: pytes
     ):
         pass
     assert (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize("read", ["out", "out/shards", "link"])
+def test_a_folder_is_not_renamed_with_what_the_run_reads(tmp_path: Path, read: str) -> None:
+    out = tmp_path / "out"
+    (out / "shards").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("out/shards")
+    a_run_in(out)
+    with (
+        pytest.raises(UsageError, match=f"--out {out}: holds {tmp_path / read} too"),
+        run_folder(out, force=True, inputs=[tmp_path / "job.toml", tmp_path / read]),
+    ):
+        pass
+    with run_folder(out, force=True, inputs=[tmp_path / "job.toml"]):
+        assert (tmp_path / "out.1" / "shards").is_dir()
+
+
+def test_a_folder_that_cannot_be_renamed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    a_run_in(tmp_path)
+    monkeypatch.setattr(Path, "rename", refuse)
+    with (
+        pytest.raises(UsageError, match=r"cannot be renamed to .*\.1 \(Device or resource busy\); name another folder"),
+        run_folder(tmp_path, force=True),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("kind", ["file", "below-a-file", "dangling-link", "loop", "long", "read-only"])

@@ -86,6 +86,9 @@ def changed(array: NDArray[Any], where: Any, value: Any) -> NDArray[Any]:
         ({"x": changed(X, (0, 2, 3, 3), np.inf), "y": Y}, "x has NaN or infinity, first in sample 0"),
         ({"x": changed(X, (0, 2, 3, 3), -np.inf), "y": Y}, "x has NaN or infinity"),
         ({"x": X, "y": np.array([0, -1])}, "y has label -1; labels count from 0"),
+        ({"x": X, "y": np.array([0, -1])}, "leave them out: x, y = x[y >= 0], y[y >= 0]"),
+        ({"x": X, "y": np.array([0, np.nan])}, "y has NaN or infinity, first in sample 1; leave samples without"),
+        ({"x": X, "y": np.array([-np.inf, 1])}, "y has NaN or infinity, first in sample 0"),
         ({"x": X, "y": Y, "x_test": changed(X, 0, np.nan), "y_test": Y}, "x_test has NaN or infinity"),
         ({"x": X, "y": Y, "x_test": X, "y_test": np.array([0, -3])}, "y_test has label -3"),
         ({"x": X, "y": Y, "x_test": X[:, :2], "y_test": Y}, "x_test has samples of shape (2, 4, 4), x of (3, 4, 4)"),
@@ -161,6 +164,16 @@ def test_the_line_of_numpy_also_mends_channels_that_are_missing_or_last(path: Pa
             load_shard(saved(path, **arrays)).check(lambda shape: shape == (1, 8, 8), (1, 8, 8), 2)
         exec(str(caught.value).rpartition(": ")[2], {"numpy": np}, arrays)
         load_shard(saved(path, **arrays)).check(lambda shape: shape == (1, 8, 8), (1, 8, 8), 2)
+
+
+@pytest.mark.parametrize(("value", "warned"), [(1000.0, False), (-1000.0, False), (1.7e9, True), (-1001.0, True)])
+@pytest.mark.parametrize("name", ["x", "x_test"])
+def test_samples_that_are_probably_not_scaled_are_warned_of(path: Path, name: str, value: float, warned: bool) -> None:
+    arrays = {"x": X, "y": Y, "x_test": X, "y_test": Y}
+    shard = load_shard(saved(path, **arrays | {name: changed(X, (1, 0, 0, 2), value)}))
+    said = shard.warnings()
+    assert len(said) == warned
+    assert all(f"{path}: {name} reaches {abs(value):.3g} in value 2 of a sample" in line for line in said)
 
 
 def test_an_empty_list_of_test_data_is_none(path: Path) -> None:

@@ -35,3 +35,20 @@ aggregations: Registry[Aggregation] = Registry("algorithm", "mpsl.aggregation")
 def is_float(array: Array) -> bool:
     """Whether a tensor is averaged; integer buffers are not."""
     return bool(np.issubdtype(array.dtype, np.floating))
+
+
+MAX_WEIGHT_SAMPLES = 2.0**40
+"""So many samples, all devices together, can be summed up without overflow."""
+
+
+def is_foldable(array: Array) -> bool:
+    """Whether a tensor can be added to a sum: it has no NaN, no infinity, and nothing that would make the sum infinite.
+
+    A sum of n_k · w_k over at most `MAX_WEIGHT_SAMPLES` samples stays finite if every |w_k| is at most the largest
+    number divided by that count. Then the mean is finite, too. Integers are not summed up.
+    """
+    if not is_float(array) or not array.size:
+        return True
+    largest = float(np.finfo(array.dtype).max) / (MAX_WEIGHT_SAMPLES if array.dtype.itemsize >= 4 else 1)
+    # The minimum or maximum of an array with a NaN is NaN, which no comparison holds for.
+    return bool(-largest <= array.min() and array.max() <= largest)

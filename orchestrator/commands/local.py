@@ -50,5 +50,5 @@ def local(
         say_overruled(plan, overruled)
         fleet = LocalFleet(shards_in(data), [seat.node for seat in planned.seats], memory_budget)
         check_shards(fleet, planned, str(data))
-    with run_folder(out, force, may_go_on=True):
+    with run_folder(out, force, may_go_on=True, inputs=[data, job, *([plan] if plan else [])]):
         return report(network, out, asyncio.run(run_locally(network, training, fleet, out, engine, planned)))

@@ -22,7 +22,7 @@ from mpsl.planning.plan_file import PlannedRun
 from mpsl.topics import client_id
 from orchestrator.job_file import load_job, load_planned_job
 from orchestrator.plan_option import plan_option, say_overruled
-from orchestrator.progress import Progress
+from orchestrator.progress import Progress, loss_shown
 from orchestrator.run_folder import force_option, run_folder
 
 PATIENCE_S = 10.0
@@ -44,7 +44,7 @@ def train(*, network: NetworkOptions, job: Path, out: Path, force: bool, plan: P
     else:
         training, planned, overruled = load_planned_job(job, plan)
         say_overruled(plan, overruled)
-    with run_folder(out, force, may_go_on=True):
+    with run_folder(out, force, may_go_on=True, inputs=[job, *([plan] if plan else [])]):
         return report(network, out, asyncio.run(orchestrate(network, training, out, planned)))
 
 
@@ -53,7 +53,7 @@ def report(network: NetworkOptions, out: Path, summary: dict[str, Any]) -> int:
     if summary["state"] == "done":
         accuracy = summary["accuracy"]
         shown = "without test data" if accuracy is None else f"accuracy {accuracy:.2%}"
-        print(f"done: {shown}, loss {summary['loss']:.4f}, {summary['seconds']:.1f} s", file=sys.stderr)
+        print(f"done: {shown}, loss {loss_shown(summary['loss'])}, {summary['seconds']:.1f} s", file=sys.stderr)
         print(f"model: {out / 'model.safetensors'}  metrics: {out / 'metrics.jsonl'}", file=sys.stderr)
     else:
         print(f"Error: {summary['reason']}", file=sys.stderr)

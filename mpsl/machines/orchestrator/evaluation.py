@@ -1,6 +1,6 @@
 """Evaluation: the devices run their test data through the committed model; only counts come back."""
 
-from math import inf
+from math import isfinite
 
 from mpsl.machines.members import Place
 from mpsl.machines.orchestrator.admissions import Admissions
@@ -30,10 +30,13 @@ class Evaluation(Phase):
         ledger, member = self.state.need_ledger(), self.state.members.get(source)
         if member is None or member.place is not Place.ADMITTED or message.attempt != member.attempt:
             self.context.drop(message, "of another attempt")
-        elif not 0 <= message.correct <= message.total or not 0 <= message.loss < inf:
+        elif not 0 <= message.correct <= message.total or message.loss < 0:
             said = f"{message.correct} of {message.total} right, loss {message.loss:g}"
             self._departures.unfit(member, f"its score cannot be: {said}")
         else:
+            if not isfinite(message.loss):
+                # The model is finite, its output is not: that is a result, and may be another device's fault.
+                self.context.log("warning", "test-loss-not-finite", device=source, round=self.state.round)
             ledger.accept(member, self.context.now)
             ledger.scores[source] = message
             self._admissions.admit_more()

@@ -8,6 +8,7 @@ from mpsl.machines.members import MAX_TRIES, Member, Place
 from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.departures import Departures
+from mpsl.machines.orchestrator.outliers import MAX_LOSS
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Accept, Finished, Message, Slice, Update
@@ -42,8 +43,8 @@ class OpenRound(Phase):
         ready, quorum, number = self._admissions.ready(), state.job.quorum, state.round + 1
         if len(ready) < quorum:
             if self._lacking():
-                missing = ", ".join(sorted(set(state.members) - set(ready)))
-                context.fail(f"round {number}: {len(ready)} devices are left, quorum is {quorum}; missing: {missing}")
+                missing = [state.members[id] for id in sorted(set(state.members) - set(ready))]
+                context.fail(self._too_few(number, len(ready), "missing", missing))
             return
         self._enough()
         self._began = True
@@ -52,6 +53,12 @@ class OpenRound(Phase):
         if state.job.fleet.round_timeout_s is not None:
             context.set_timer("round", state.job.fleet.round_timeout_s)
         context.log("info", "round-opened", round=number, devices=len(ready))
+
+    def _too_few(self, round: int, left: int, what: str, gone: list[Member]) -> str:
+        """Why the run cannot go on: who is gone and why, and which losses of the last committed round stand out."""
+        named = ", ".join(f"{member.id} ({member.refusal})" if member.refusal else member.id for member in gone)
+        have = "1 device is" if left == 1 else f"{left} devices are"
+        return f"round {round}: {have} left, quorum is {self.state.job.quorum}; {what}: {named}{self.state.suspects}"
 
     def _reachable(self) -> int:
         """How many are accepted, may be, or may come back."""
@@ -107,8 +114,11 @@ class OpenRound(Phase):
         update, due = member.update, self._admissions.batches_of(member)
         if update is None or member.checking or member.arrivals.bytes != self.state.device_bytes:
             return
-        if not 0 <= update.loss < inf or not 0 <= update.seconds < inf:
-            self._departures.unfit(member, f"its loss {update.loss:g} or seconds {update.seconds:g} are not finite")
+        if not 0 <= update.loss < MAX_LOSS * max(1, update.samples):
+            said = f"its training loss is not finite, or too large to go on from ({update.loss:g} in all)"
+            self._departures.unfit(member, f"{said}: a smaller lr, or scaled samples, may help")
+        elif not 0 <= update.seconds < inf:
+            self._departures.unfit(member, f"its seconds are not finite or negative ({update.seconds:g})")
         elif update.batches != due or update.samples != member.samples:
             self._departures.discard(member, f"made {update.batches} batches, {due} were due")
         elif member.finished >= set(self.state.chain(member.id)):
@@ -189,15 +199,8 @@ class OpenRound(Phase):
         if ledger.possible + ledger.count(Place.DISCARDING) < state.job.quorum:
             if not self._lacking():
                 return None
-            out = [
-                f"{m.id} ({m.refusal})" if m.refusal else m.id
-                for m in state.members.values()
-                if m.place in (Place.OUT, Place.DISCARDING)
-            ]
-            self.context.fail(
-                f"round {state.round}: {ledger.possible} devices are left, quorum is {state.job.quorum}; "
-                f"left out: {', '.join(out)}"
-            )
+            out = [m for m in state.members.values() if m.place in (Place.OUT, Place.DISCARDING)]
+            self.context.fail(self._too_few(state.round, ledger.possible, "left out", out))
             return RunOutcome.FAILED
         self._enough()
         self._admissions.admit_more()

@@ -9,6 +9,7 @@ from mpsl.machines.jobs import RecordRound, Result, WorkerJob
 from mpsl.machines.members import Passage
 from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator.outliers import outliers, suspects
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Counters, Report
@@ -119,6 +120,9 @@ class Reporting(Phase):
         if "held_s" in metrics:
             shown["held_s"] = round(metrics["held_s"], 2)
         self.context.log("info", "round", round=state.round, **shown)
+        for id, figures in outliers(state.contributions).items():
+            self.context.log("warning", "loss-far-from-others", device=id, round=state.round, figures=figures)
+        state.suspects = suspects(state.contributions, state.suspects)
         self.context.start_run_job(RecordRound(metrics, tuple(self._devices())))
 
     def _devices(self) -> Iterator[dict[str, Any]]:

@@ -82,6 +82,8 @@ class RunState:
     """Of the committed round, of every device of the run."""
     scores: dict[str, Score] = field(default_factory=dict)
     """Of the committed round, where it was evaluated."""
+    suspects: str = ""
+    """Which devices' losses stand out, where the model may have been spoiled by them: the end of an error message."""
     failure: str = ""
     """Why the run cannot go on; the first reason stands."""
     summary: dict[str, Any] = field(default_factory=dict)
