@@ -19,7 +19,7 @@ MqttVersion = Literal["5", "3.1.1"]
 
 @dataclass(frozen=True)
 class BrokerAddress:
-    """A broker: host, port, TLS or not, our user there, and the MQTT version to speak."""
+    """A broker: host, port, TLS or not, the user, and the MQTT version."""
 
     host: str
     port: int
@@ -31,19 +31,19 @@ class BrokerAddress:
     key: str | None = None
     version: MqttVersion = "5"
     link: LinkSpeed | None = None
-    """Emulate a link of this speed to it; None: use the real one."""
+    """The emulated speed of the link to it; None: the real one."""
     alternatives: tuple["BrokerAddress", ...] = ()
-    """Brokers to connect to, in this order, when this one does not answer."""
+    """Brokers to try, in this order, if this one does not answer."""
 
     @property
     def shown(self) -> str:
-        """For people and logs; never contains the password."""
+        """The URL for people and logs. It never contains the password."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
 
     @property
     def options(self) -> list[str]:
-        """Options that make another command talk to the same broker; the password is passed in $MPSL_PASSWORD_FILE."""
+        """Return the options for another command to use the same broker. $MPSL_PASSWORD_FILE passes the password."""
         user = "" if self.user is None else f"{quote(self.user, safe='')}@"
         found = ["--broker", self.shown.replace("://", f"://{user}", 1), "--mqtt", self.version]
         for other in self.alternatives:
@@ -53,7 +53,7 @@ class BrokerAddress:
         return found
 
     def context(self) -> ssl.SSLContext | None:
-        """The TLS context; raises UsageError for files that cannot be used."""
+        """Return the TLS context. Raises UsageError for unusable files."""
         return tls_context(self.ca, self.cert, self.key) if self.tls else None
 
 
@@ -65,7 +65,7 @@ def parse_brokers(
     version: MqttVersion = "5",
     environment: Mapping[str, str] = os.environ,
 ) -> BrokerAddress:
-    """The first of the brokers, with the others as its alternatives; $MPSL_BROKER may name several, too."""
+    """Return the first broker, with the others as its alternatives. $MPSL_BROKER may also name several."""
     texts = list(urls) or environment.get("MPSL_BROKER", "").split() or [DEFAULT_URL]
     if len(set(texts)) < len(texts):
         raise UsageError(f"--broker: {max(texts, key=texts.count)} is named twice")
@@ -81,7 +81,7 @@ def parse_broker(
     version: MqttVersion = "5",
     environment: Mapping[str, str] = os.environ,
 ) -> BrokerAddress:
-    """The broker at `url` (None: $MPSL_BROKER, else loopback); the password comes from $MPSL_PASSWORD_FILE."""
+    """Return the broker at `url` (None: $MPSL_BROKER, else loopback), with the password in $MPSL_PASSWORD_FILE."""
     text = url or environment.get("MPSL_BROKER") or DEFAULT_URL
     form = "a broker is mqtt://[user@]host[:port], or mqtts:// with TLS"
     try:
@@ -123,7 +123,7 @@ def _password(user: str | None, path: str | None) -> str | None:
     where = f"$MPSL_PASSWORD_FILE = {path}"
     password = read_text(Path(path), where).strip("\n")
     if not password:
-        raise UsageError(f"{where}: is empty; the password is its only line")
+        raise UsageError(f"{where}: is empty; it must hold the password")
     if "\n" in password:
-        raise UsageError(f"{where}: has {password.count(chr(10)) + 1} lines; the password is the only one")
+        raise UsageError(f"{where}: has {password.count(chr(10)) + 1} lines; it must hold the password alone")
     return password

@@ -1,4 +1,4 @@
-"""The command `mpsl`: finds its sub-commands through entry points and imports only the one asked for."""
+"""The command `mpsl`: finds its sub-commands through entry points and imports only the requested one."""
 
 import contextlib
 import io
@@ -21,9 +21,9 @@ HELP = {
         "check": "Check whether a job can run, and show who computes what.",
     },
     "Train": {
-        "train": "Run a job on the devices and nodes that are there.",
+        "train": "Run a job on the devices and nodes that are online.",
         "local": "Run a job with everything on this machine.",
-        "demo": "Train on real data with nothing set up before.",
+        "demo": "Train on real data without any preparation.",
     },
     "Take part": {
         "device": "Take part in runs with the data of this machine.",
@@ -42,7 +42,7 @@ HELP = {
         "bench": "Measure this machine with the project's benchmarks.",
     },
 }
-"""One line a command, here because the help must not import the commands: that would load torch."""
+"""One line per command. It is here because the help must not import the commands, which would load torch."""
 OTHERS = "Others"
 
 
@@ -50,11 +50,11 @@ class Commands(click.Group):
     """Sub-commands by entry point."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         return sorted(entry_points(group=COMMANDS_GROUP).names)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """The command called `name`; a missing library is named with the extra that brings it."""
+        """Return the command called `name`. The error for a missing library names the extra that installs it."""
         found = entry_points(group=COMMANDS_GROUP, name=name)
         if not found:
             raise click.UsageError(f"unknown command {name!r}; {nearest(name, self.list_commands(context))}")
@@ -64,14 +64,14 @@ class Commands(click.Group):
         except ModuleNotFoundError as error:
             raise click.ClickException(
                 f"`mpsl {name}` needs the library {error.name!r}, which is not installed: "
-                "pip install '.[device]', '.[node]', '.[orchestrator]' or '.[demo]' brings what a role needs"
+                "pip install '.[device]', '.[node]', '.[orchestrator]' or '.[demo]' installs the libraries of a role"
             ) from error
         except Exception as error:
             raise click.ClickException(
                 f"`mpsl {name}` cannot be loaded from {entry.value}: {type(error).__name__}: {error}"
             ) from error
         if not isinstance(command, click.Command):
-            raise click.ClickException(f"`mpsl {name}` is no command: {entry.value} is {type(command).__name__}")
+            raise click.ClickException(f"`mpsl {name}` is not a command: {entry.value} is {type(command).__name__}")
         return command
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
@@ -94,11 +94,11 @@ def mpsl() -> None:
 
 def run(command: click.Command, name: str) -> int:
     """Run a command and return the exit status: 0 done, 1 failed, 2 wrong use; reasons go to stderr."""
-    # Python has None for a stream that its parent has closed.
+    # A stream that the parent has closed is None.
     sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        # Names and units in an alphabet that this terminal does not have must not end a command.
+        # Characters that this terminal cannot encode must not end a command.
         if isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(ValueError):
                 stream.reconfigure(errors="backslashreplace")
@@ -108,7 +108,7 @@ def run(command: click.Command, name: str) -> int:
             status = command.main(prog_name=name, standalone_mode=False)
         except (Exception, KeyboardInterrupt) as error:
             if flush_output() and isinstance(error, OSError) and error.filename is None:
-                return FAILED  # it was the output, and that has been said
+                return FAILED  # the output failed, and the error has been printed
             return report(error, verbose)
         return flush_output() or (status if isinstance(status, int) else 0)
 

@@ -1,7 +1,7 @@
-"""What a person sees when a command ends with an exception: one line with the reason, and a status. No traceback.
+"""Reports the exception that ends a command: one line with the reason, and an exit status. No traceback.
 
-This is the one place for it, whatever is at fault: a file, a folder, the environment, somebody else's function or
-entry point. With -v the traceback is shown too, for a report to the maintainers.
+It is the only place for that, whatever the cause: a file, a folder, the environment, a user's function or entry point.
+With -v the traceback is shown too, for a report to the maintainers.
 """
 
 import contextlib
@@ -22,13 +22,13 @@ FAILED, WRONG_USE = 1, 2
 
 
 def is_verbose(arguments: Sequence[str]) -> bool:
-    """Whether a command line asks for more: `-v`, `-vv`, `--verbose`."""
+    """Whether a command line has `-v`, `-vv` or `--verbose`."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return any(option == "--verbose" or (option[:1] == "-" and set(option[1:]) == {"v"}) for option in options)
 
 
 def report(error: BaseException, verbose: bool) -> int:
-    """Say on stderr why a command ended; returns its exit status: 1 failed, 2 wrong use."""
+    """Print on stderr why a command ended. Returns its exit status: 1 failed, 2 wrong use."""
     if verbose and (error.__cause__ or not isinstance(error, click.ClickException | click.Abort | KeyboardInterrupt)):
         traceback.print_exception(error)
     error = cause(error)
@@ -42,13 +42,13 @@ def report(error: BaseException, verbose: bool) -> int:
 
 
 def cause(error: BaseException) -> BaseException:
-    """The one exception of a group that says most: an error of ours before others, the first of them."""
+    """Return the most informative exception of a group: the first error of the project, else the first of all."""
     leaves = list(_leaves(error))
     return next((leaf for leaf in leaves if isinstance(leaf, MpslError | click.ClickException)), leaves[0])
 
 
 def words(error: BaseException) -> str:
-    """What went wrong, never empty."""
+    """Return what went wrong; never empty."""
     text = str(error)
     if isinstance(error, MpslError) and text:
         return text
@@ -61,14 +61,14 @@ def words(error: BaseException) -> str:
 
 
 def is_foreseen(error: BaseException) -> bool:
-    """Whether the words alone tell a person what to do."""
+    """Whether the text of an error is enough to act on."""
     if isinstance(error, OSError) and error.filename is None:
         return error.errno in (errno.ENOSPC, errno.EDQUOT) or _is_about_the_working_directory(error)
     return isinstance(error, MpslError | OSError)
 
 
 def _is_about_the_working_directory(error: BaseException) -> bool:
-    """Whether a library asked for the working directory, and there is none any more."""
+    """Whether a library asked for the working directory, which no longer exists."""
     if not isinstance(error, FileNotFoundError) or error.filename is not None:
         return False
     try:
@@ -80,7 +80,7 @@ def _is_about_the_working_directory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def one_line_each(verbose: bool) -> Iterator[None]:
-    """While the block lasts, errors that nobody handles (of threads, tasks, destructors) are a line on stderr each."""
+    """During the block, print each unhandled error (of threads, tasks, destructors) as one line on stderr."""
     if verbose:
         yield
         return
@@ -98,15 +98,15 @@ def one_line_each(verbose: bool) -> Iterator[None]:
 
 
 def flush_output() -> int:
-    """Write what is still buffered for stdout; returns 1 where nobody takes it (a closed pipe, a full disk)."""
+    """Flush stdout. Returns 1 if that fails (a closed pipe, a full disk)."""
     try:
         sys.stdout.flush()
         return 0
     except BrokenPipeError:
-        pass  # whoever read us has had enough
+        pass  # the reader has closed the pipe
     except OSError as error:
         print(f"Error: standard output: {error.strerror or error}", file=sys.stderr)
-    # Python flushes once more when it ends, and would complain of the same again.
+    # Python flushes again at its end, and would report the same error again.
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return FAILED
@@ -126,10 +126,10 @@ def _warn(error: BaseException | None, where: str) -> None:
 
 
 class _OneLine(logging.Formatter):
-    """The first line of a record, and the words of its exception in place of the traceback."""
+    """Formats the first line of a record, with the text of its exception instead of the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Return one line."""
         said = (record.getMessage().splitlines() or [""])[0]
         error: tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None] | None
         error = record.exc_info

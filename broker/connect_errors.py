@@ -1,6 +1,6 @@
-"""What to say when no connection comes about: the cause in words, and a guess where the other end says nothing.
+"""Explains a failed connection: the cause in words, and a guess if the other end gives no reason.
 
-Every branch gives a text that is not empty: a person reads it behind "no connection to broker …:".
+Every branch returns a text that is not empty and fits behind "no connection to broker …:".
 """
 
 import socket
@@ -12,18 +12,18 @@ _CLOSED = "the other end closed the connection without an answer"
 
 
 def explained(error: BaseException, address: BrokerAddress, patience_s: float, reached: bool) -> str:
-    """Why there is no connection. `reached`: somebody had taken the connection before it failed."""
+    """Explain a failed connection. `reached`: the other end had accepted it before it failed."""
     if isinstance(error, socket.gaierror):
         return f"the name {address.host!r} is not known here ({error.strerror}); check the host in --broker"
     if isinstance(error, ssl.SSLError):
         return _of_tls(error, address)
     if isinstance(error, TimeoutError):
         if reached:
-            return f"it took the connection and did not answer for {patience_s:.3g} s; {_guess(address)}"
+            return f"it accepted the connection and did not answer for {patience_s:.3g} s; {_guess(address)}"
         where = f"is the host up, and does a firewall drop port {address.port}?"
         return f"no answer for {patience_s:.3g} s{_said(error)}; {where}"
     if isinstance(error, ConnectionRefusedError):
-        return f"connection refused{_said(error)}; no broker listens there: check host and port, and that it runs"
+        return f"connection refused{_said(error)}; no broker listens there: is it running, at this host and port?"
     if isinstance(error, ConnectionAbortedError):
         return f"{_text(error)}; {_guess(address)}"
     if isinstance(error, ConnectionError):
@@ -34,26 +34,26 @@ def explained(error: BaseException, address: BrokerAddress, patience_s: float, r
 def _of_tls(error: ssl.SSLError, address: BrokerAddress) -> str:
     reason = (error.reason or "").upper()
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"{_text(error)}; name the authority that signed its certificate with --ca, and the host as it is there"
+        return f"{_text(error)}; name the certificate's authority with --ca, and the host as in the certificate"
     if "WRONG_VERSION" in reason or "HTTP_REQUEST" in reason or "RECORD_LAYER" in reason or "PACKET_LENGTH" in reason:
         return f"port {address.port} does not speak TLS ({_text(error)}); try mqtt:// there, or another port"
     if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason or "ALERT" in reason:
-        return f"the broker refuses our TLS ({_text(error)}); it may want a client certificate: --cert and --key"
+        return f"the broker refuses TLS ({_text(error)}); it may want a client certificate: --cert and --key"
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
         return f"{_CLOSED} ({_text(error)}); {_guess(address)}"
     return f"TLS fails: {_text(error)}"
 
 
 def _guess(address: BrokerAddress) -> str:
-    """What makes a broker fall silent: most of them say nothing of it."""
-    causes = ["it may speak no TLS (mqtt://)"] if address.tls else ["the port may want TLS (mqtts://)"]
+    """List possible reasons for silence, because most brokers give none."""
+    causes = ["it may not speak TLS (mqtt://)"] if address.tls else ["the port may want TLS (mqtts://)"]
     if address.tls and not address.cert:
         causes.append("it may want a client certificate (--cert, --key)")
     if address.version == "5":
         causes.append("it may speak 3.1.1 only (--mqtt 3.1.1)")
     else:
         causes.append("it may speak MQTT 5 only (--mqtt 5)")
-    return "; ".join([*causes, "it may be full, or no MQTT broker"])
+    return "; ".join([*causes, "it may be full, or not an MQTT broker"])
 
 
 def _said(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Connects to the broker: picks the client, tries all addresses of its name, and says in words why it did not work."""
+"""Connects to the broker: picks the client, tries all addresses of the name, and explains a failure in words."""
 
 import asyncio
 import functools
@@ -21,7 +21,7 @@ from mpsl.publish import Publish
 __all__ = ["CONNECT_S", "FRAME_BYTES", "Connection", "PublishRefused", "Refused", "connect"]
 
 CONNECT_S = 8.0
-"""How long one attempt to connect may take, up to the broker's answer."""
+"""The maximum time of one attempt to connect, including the broker's answer."""
 
 
 @asynccontextmanager
@@ -30,7 +30,7 @@ async def connect(
 ) -> AsyncIterator[Connection]:
     """Connect with a clean start, within `patience_s`.
 
-    Raises BrokerError naming host, port and cause, Refused where trying again is no use.
+    Raises BrokerError that names host, port and cause, or Refused if trying again is useless.
     """
     client = await _first_that_answers(address, client_id, will, patience_s)
     try:
@@ -47,7 +47,7 @@ async def connect(
 async def _first_that_answers(
     address: BrokerAddress, client_id: str, will: Publish | None, patience_s: float
 ) -> MqttClient:
-    """A client of the first broker that takes us: all processes try them in the same order, so they meet there."""
+    """Connect to the first broker that accepts. All processes try them in the same order, so they meet there."""
     brokers = (address, *address.alternatives)
     failures: list[BrokerError] = []
     for broker in brokers:
@@ -58,13 +58,13 @@ async def _first_that_answers(
     if len(failures) == 1:
         raise failures[0]
     reasons = "; ".join(map(str, failures))
-    # Trying again is of use as long as it is for one of them.
+    # Trying again is useful if it is useful for one of them.
     kind = Refused if all(isinstance(error, Refused) for error in failures) else BrokerError
     raise kind(reasons)
 
 
 async def _opened(address: BrokerAddress, client_id: str, will: Publish | None, patience_s: float) -> MqttClient:
-    """A client that the broker has taken; an address that takes a connection and is no broker costs its turn only."""
+    """Connect to one broker. An address that accepts but is not a broker only costs its own attempt."""
     clock = asyncio.get_running_loop().time
     deadline = clock() + patience_s
     kind = client_class()
@@ -99,7 +99,7 @@ def _failed(address: BrokerAddress, error: BaseException, patience_s: float, rea
 
 @functools.cache
 def client_class() -> type[MqttClient]:
-    """The fast client where the installed paho is as verified; else the one over its public calls, with one warning."""
+    """Return the fast client if the installed paho is as verified; else the one over public calls, with one warning."""
     reason = unverified()
     if reason is None:
         return DirectClient

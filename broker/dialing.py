@@ -1,7 +1,7 @@
-"""Opens the socket to a broker: all addresses of its name, in short turns, and TLS. It must never know what MQTT is.
+"""Opens the socket to a broker: all addresses of its name, in short turns, and TLS. It knows nothing of MQTT.
 
 The addresses are raced as "happy eyeballs" does (RFC 8305): each gets a head start of a quarter of a second over the
-next one, and the first that answers is taken. So a dead address costs a quarter of a second and not the whole attempt.
+next one, and the first that answers wins. So a dead address costs a quarter of a second and not the whole attempt.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 
 HEAD_START_S = 0.25
 TCP_NODELAY_OPTION = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-"""A small publish behind another would else wait up to 40 ms for the other system to acknowledge that one."""
+"""Without it, a small publish may wait up to 40 ms until the other system has acknowledged the one before."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class SocketAddress:
 
 
 async def resolve(host: str, port: int) -> list[SocketAddress]:
-    """All addresses of `host`, the families in turn; raises OSError where the name is not known."""
+    """Return all addresses of `host`, alternating families. Raises OSError for an unknown name."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(SocketAddress(family, kind, proto, at) for family, kind, proto, _, at in found))
     first = [address for address in addresses if address.family == addresses[0].family]
@@ -42,9 +42,9 @@ async def resolve(host: str, port: int) -> list[SocketAddress]:
 
 
 async def dial(addresses: Sequence[SocketAddress]) -> tuple[socket.socket, SocketAddress]:
-    """A connected socket and the address that answered first.
+    """Return a connected socket and the address that answered first.
 
-    Raises OSError with the reason of every address when all have failed; cancel it to end the attempt.
+    Raises OSError with the reason of every address if all have failed. Cancel it to end the attempt.
     """
     waiting = list(addresses)
     attempts: dict[asyncio.Task[socket.socket], SocketAddress] = {}
@@ -75,7 +75,7 @@ async def dial(addresses: Sequence[SocketAddress]) -> tuple[socket.socket, Socke
 
 
 async def secure(raw: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:
-    """`raw` under TLS, its handshake done, still non-blocking; raises ssl.SSLError or OSError. It owns `raw` then."""
+    """Return `raw` under TLS after the handshake, still non-blocking; owns `raw`. Raises ssl.SSLError or OSError."""
     wrapped = context.wrap_socket(raw, server_hostname=host, do_handshake_on_connect=False)
     loop = asyncio.get_running_loop()
     try:
@@ -119,7 +119,7 @@ async def _connect(address: SocketAddress) -> socket.socket:
 
 
 def _joined(failures: dict[SocketAddress, OSError]) -> OSError:
-    """One error that names each address and why it failed."""
+    """Return one error that names each address and why it failed."""
     said = {address: error.strerror or str(error) or type(error).__name__ for address, error in failures.items()}
     text = "; ".join(
         f"{', '.join(str(a) for a in said if said[a] == why)}: {why}" for why in dict.fromkeys(said.values())

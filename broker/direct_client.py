@@ -1,8 +1,8 @@
-"""The MQTT client at the price of bytes: publishes at QoS 0 pass paho by, over a socket that we open and drive.
+"""The fast MQTT client: publishes at QoS 0 bypass paho, over a socket that this package opens and drives.
 
-paho copies a packet three times when it reads it and once each time that it writes, one packet in a turn of the event
-loop; our packets are a megabyte. Of paho's inner parts one step is replaced, `_create_socket`, and only in the releases
-with which that was verified (`broker.paho_steps`).
+paho copies a packet three times when it reads it and once for each write, one packet per turn of the event loop; these
+packets are a megabyte. One inner step of paho is replaced, `_create_socket`, and only in verified releases
+(`broker.paho_steps`).
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _PINGRESP = b"\xd0\x00"
 
 
 class _Paho(paho.Client):
-    """Takes a socket that is open already."""
+    """A paho client that uses a socket which is already open."""
 
     opened: Any = None
 
@@ -34,7 +34,7 @@ class _Paho(paho.Client):
 
 
 class DirectClient(MqttClient):
-    """As its base, faster; what paho sends overtakes publishes at QoS 0 that wait."""
+    """Like its base, but faster. Packets from paho overtake waiting publishes at QoS 0."""
 
     _socket: PacketSocket | None = None
     _heard_bytes = 0
@@ -49,7 +49,7 @@ class DirectClient(MqttClient):
         )
 
     def _register(self, address: BrokerAddress) -> None:
-        # paho writes when it is told to: all it has goes to a socket that takes everything.
+        # paho writes when it is told to, and this socket always accepts everything.
         self._paho.on_socket_register_write = self._on_socket_register_write
         self._context = address.context()
 
@@ -70,14 +70,14 @@ class DirectClient(MqttClient):
         self._loop.call_soon(self._guarded, self._paho.loop_write)
 
     async def publish_together(self, publishes: Sequence[Publish]) -> None:
-        """As its base; several publishes that fit go out in one call of the system."""
+        """Like its base; several publishes that fit go out in one system call."""
         self._check_open()
         assert self._socket is not None
         self._socket.put([publish_packet(publish, self.is_v5) for publish in publishes])
         try:
             await self._socket.drained(ANSWER_S)
         except TimeoutError:
-            raise BrokerError(f"the broker has taken nothing for {ANSWER_S:g} s") from None
+            raise BrokerError(f"the broker has accepted no bytes for {ANSWER_S:g} s") from None
         if self._socket.error is not None:
             raise BrokerError(self._lost or self._cause())
 
@@ -103,7 +103,7 @@ class DirectClient(MqttClient):
     def _cause(self) -> str:
         error = self._socket.error if self._socket is not None else None
         if isinstance(error, MalformedPacket):
-            return f"the other end sent what is no MQTT: {error}"
+            return f"the other end sent bytes that are not MQTT: {error}"
         if isinstance(error, OSError) and not self._leaving:
             return f"the connection was lost: {error.strerror or error or type(error).__name__}"
         return super()._cause()
@@ -113,7 +113,7 @@ class DirectClient(MqttClient):
         return error if isinstance(error, OSError) else super()._failure(reason)
 
     async def _tick(self) -> None:
-        """paho does not see what passes it by: that bytes have come is told to it as the answer to a ping."""
+        """Tell paho, as an answer to its ping, that bytes have arrived which bypassed it."""
         while self._lost is None:
             await asyncio.sleep(TICK_S)
             socket = self._socket

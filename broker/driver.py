@@ -1,7 +1,7 @@
-"""Runs a machine for real: carries it over a connection, on a worker thread and by the clock.
+"""Drives a real machine: with a connection, a worker thread and the clock.
 
-One named, owned task each for receiving, sending binary, sending JSON, timing and working, in a TaskGroup: when one
-fails all end. It must never know what a message means, nor which role it drives.
+A TaskGroup holds one named task each for receiving, sending binary, sending JSON, timers and jobs. If one fails, all
+end. It must never know what a message means, nor which role it drives.
 """
 
 import asyncio
@@ -24,22 +24,22 @@ from mpsl.machines.events import Connected, Disconnected, JobDone, JobFailed, Re
 from mpsl.machines.interpreter import DrivenMachine, Interpreter, Performer
 
 VALIDATE = "MPSL_VALIDATE"
-"""Where this is set in the environment, machines check their invariants after every event: tests set it."""
+"""The environment variable that makes machines check their invariants after every event. Tests set it."""
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 LAST_ATTEMPT_S = 1.0
-"""The least time that an attempt to connect gets, also when patience is about to end."""
+"""The minimum time of an attempt to connect, even if patience is nearly over."""
 MAX_UNANSWERED = 16
-"""JSON publishes that the broker has yet to answer; brokers take 20 at a time, or more."""
+"""The maximum number of JSON publishes without an answer. Brokers allow at least 20."""
 DRAIN_S = 5.0
 FAREWELL_S = 2.0
-"""How long the queue may take to empty at the end, and the goodbye after it."""
+"""How long the queue may take to drain at the end; below, the disconnect after it."""
 
 
 class Driver:
     """Drives one machine until it stops, and then closes `worker`; the host of its interpreter.
 
-    `patience_s`: give up when the first connection takes longer; None: never.
+    `patience_s`: give up if the first connection takes longer; None: never.
     """
 
     def __init__(
@@ -64,18 +64,18 @@ class Driver:
         self._binary = Outbox()
         self._json = JsonOutbox()
         self._telling: set[asyncio.Task[None]] = set()
-        """One task for each JSON publish that the broker has yet to answer."""
+        """One task for each JSON publish that the broker has not answered yet."""
         self._work: asyncio.Queue[Run] = asyncio.Queue(1)
         self._timer_due = asyncio.Event()
         self._alarm: asyncio.TimerHandle | None = None
-        """Sets `_timer_due` when the earliest timer is due, or earlier where that one was put off meanwhile."""
+        """Sets `_timer_due` when the earliest timer is due, or earlier if that timer was postponed since."""
         self._loop = asyncio.get_running_loop()
         self._stopped: asyncio.Future[Stop] = self._loop.create_future()
         self._worker = worker or Worker()
         self._connection_open = False
 
     async def run(self) -> Stop:
-        """Drive until the machine stops; raises BrokerError when the broker refuses us or was never reached."""
+        """Drive until the machine stops. Raises BrokerError if the broker refuses the process or is never reached."""
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
@@ -85,7 +85,7 @@ class Driver:
                 ]
                 stop = await self._first_of(self._stopped, *tasks)
                 if self._connection_open:
-                    # It sends what is queued and says goodbye before it ends.
+                    # It sends what is queued and disconnects before it ends.
                     await asyncio.wait(tasks[:1], timeout=DRAIN_S + FAREWELL_S)
                 for task in tasks:
                     task.cancel()
@@ -96,7 +96,7 @@ class Driver:
         return stop
 
     def request_stop(self) -> None:
-        """A person or the system wants an end."""
+        """Ask the machine to stop, on behalf of a person or the system."""
         self._interpreter.handle(StopRequested())
 
     async def _first_of(self, stopped: "asyncio.Future[Stop]", *tasks: "asyncio.Task[None]") -> Stop:
@@ -114,7 +114,7 @@ class Driver:
         return self._loop.time()
 
     def send(self, effect: Publish | Subscribe | Unsubscribe) -> None:
-        """Queue an effect for the connection; JSON has a queue of its own, so that it never waits behind payload."""
+        """Queue an effect for the connection. JSON has its own queue, so that it never waits behind payload."""
         if isinstance(effect, Publish) and effect.qos:
             self._json.put(effect)
         else:
@@ -125,7 +125,7 @@ class Driver:
         self._work.put_nowait(work)
 
     def wake_at(self, at: float) -> None:
-        """Links put their timer off with every message: that must not cost a turn of the event loop."""
+        """Note the next due time. Links postpone their timer with every message, which must cost little."""
         if self._alarm is None or at < self._alarm.when():
             if self._alarm is not None:
                 self._alarm.cancel()
@@ -164,7 +164,7 @@ class Driver:
             self._interpreter.job_ended(outcome)
 
     async def _keep_connected(self) -> None:
-        """Connect, and again with jittered backoff whenever the connection is lost, until the machine stops."""
+        """Connect, and reconnect with jittered backoff, until the machine stops."""
         deadline = math.inf if self._patience_s is None else self.now() + self._patience_s
         backoff = FIRST_BACKOFF_S
         while True:
@@ -195,7 +195,7 @@ class Driver:
             backoff = min(MAX_BACKOFF_S, 2 * backoff)
 
     async def _connected(self, connection: Connection) -> None:
-        """Everything that goes on while connected; returns when the machine has stopped and all is sent."""
+        """Run the tasks of one connection. Returns when the machine has stopped and all is sent."""
         self._interpreter.handle(Connected(connection.max_packet))
         try:
             async with asyncio.TaskGroup() as group:
@@ -234,7 +234,7 @@ class Driver:
             self._binary.done(len(effects))
 
     async def _sending_json(self, connection: Connection, group: asyncio.TaskGroup) -> None:
-        """Nothing here waits for the broker's answer to the publish before: behind a slow link that takes seconds."""
+        """Send JSON without waiting for the answer to the publish before, which takes seconds behind a slow link."""
         free = asyncio.Semaphore(MAX_UNANSWERED)
 
         def answered(task: "asyncio.Task[None]") -> None:
@@ -252,6 +252,6 @@ class Driver:
         try:
             await connection.publish(publish)
         except PublishRefused as error:
-            # The connection goes on; a machine that misses its own status says so.
+            # The connection goes on. A machine that misses its own status reports it.
             self._log("error", "publish-refused", {"topic": error.topic, "reason": str(error)})
         self._json.answered()

@@ -9,9 +9,9 @@ from typing import Any
 
 
 def machine_info(threads: int, kernel: Path = Path("/proc/sys/kernel/random/boot_id")) -> dict[str, Any]:
-    """For `info`: hardware (the same on machines of a kind), host (the same where cores are shared), cores, threads."""
+    """Return for `info`: hardware (equal on machines of a kind), host (equal if cores are shared), cores, threads."""
     try:
-        # Shared by all containers of a machine, and unlike a host name never by two machines.
+        # All containers of a machine share it and, unlike a host name, two machines never do.
         host = kernel.read_text().strip()[:13]
     except OSError:
         host = socket.gethostname()
@@ -19,15 +19,15 @@ def machine_info(threads: int, kernel: Path = Path("/proc/sys/kernel/random/boot
 
 
 def usable_cores() -> int:
-    """The cores that this process may use; fewer than the machine has if its affinity is restricted."""
+    """Return the number of cores that this process may use, which its affinity may restrict."""
     # Only Linux has affinity masks.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cache_directory() -> Path | None:
-    """The folder that keeps measured times between runs: $XDG_CACHE_HOME/mpsl/profiles, by default under ~/.cache.
+    """Return the folder for measured times: $XDG_CACHE_HOME/mpsl/profiles, by default under ~/.cache.
 
-    None for a user without a home: $HOME is not set, and the system knows no such user (a container's number).
+    None for a user without a home: $HOME is not set, and the system does not know the user (a container's number).
     """
     home = os.environ.get("XDG_CACHE_HOME", "")
     try:
@@ -37,7 +37,10 @@ def cache_directory() -> Path | None:
 
 
 def hardware_name(board: Path = Path("/proc/device-tree/model"), cpu: Path = Path("/proc/cpuinfo")) -> str:
-    """`raspberry-pi-4-model-b-rev-1-4-aarch64`: the board's name, or else the processor's, and the architecture."""
+    """Return the name of the board, or else of the processor, with the architecture.
+
+    For example `raspberry-pi-4-model-b-rev-1-4-aarch64`.
+    """
     return "-".join(filter(None, (_slug(_board(board) or _processor(cpu)), _slug(platform.machine()))))
 
 

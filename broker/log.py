@@ -11,7 +11,7 @@ _ORDER = {"debug": 0, "info": 1, "warning": 2, "error": 3}
 
 
 def stderr_logger(least: str = "info", **always: object) -> Logger:
-    """A logger for events of at least level `least`; `always` is added to every line (the role, the id)."""
+    """Return a logger for events of at least level `least`; `always` is added to every line (the role, the id)."""
 
     def log(level: str, event: str, facts: Mapping[str, object]) -> None:
         if _ORDER[level] >= _ORDER[least]:

@@ -1,7 +1,7 @@
-"""`mpsl ls`: shows who is online, in which role and run, since when, and which runs are going on.
+"""`mpsl ls`: lists the devices, nodes and runs of a net, with state and age.
 
-What it shows was written by others: values of an unexpected type are left out, control characters are escaped, and the
-JSON is strict.
+The values were written by other processes: those of an unexpected type are left out, control characters are escaped,
+and the JSON is strict.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from mpsl.topics import BRANCHES, Branch, ParticipantTopic, RunTopic, Topics
 from mpsl.wire import Buffer
 
 RETAINED_S = 0.5
-"""What the broker keeps has arrived by then."""
+"""Retained messages have arrived by then."""
 LISTEN_S = TELEMETRY_S + RETAINED_S
-"""Who is alive has said so by then."""
+"""Telemetry of all live processes has arrived by then."""
 MAX_NUMBER = 1e300
-"""Numbers beyond are no counts and no losses of ours, and cannot be formatted."""
+"""Larger numbers cannot be counts or losses of a run, and cannot be formatted."""
 
 Row = dict[str, Any]
 
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 @click.command()
 @network_options
 def ls(*, network: NetworkOptions) -> None:
-    """Show devices, nodes and runs, as they are now. Takes up to 2.5 s: who is alive says so every 2 s."""
+    """Show the present devices, nodes and runs. Takes up to 2.5 s, because telemetry comes every 2 s."""
     listing = Listing(network.topics)
     asyncio.run(_listen(network, listing))
     found = listing.rows()
@@ -45,10 +45,10 @@ def ls(*, network: NetworkOptions) -> None:
 
 
 async def _listen(network: NetworkOptions, listing: "Listing") -> None:
-    """Listen until everyone who is said to be online has been heard, or for LISTEN_S.
+    """Listen until telemetry of all processes with the status online has arrived, or for LISTEN_S.
 
-    The topics of a process that is heard and has no status are subscribed to by name: RabbitMQ sends retained messages
-    to no wildcard.
+    If telemetry arrives without a status, the topics of that process are subscribed to by name, because RabbitMQ sends
+    no retained messages to wildcards.
     """
     topics = network.topics
     filters = [topics.participant(branch, "+", leaf) for branch in BRANCHES for leaf in ("status", "info", "tele")]
@@ -66,7 +66,7 @@ async def _listen(network: NetworkOptions, listing: "Listing") -> None:
 
 
 class Listing:
-    """Everyone on one net, and every run, as their JSON topics tell; times in seconds since 1970."""
+    """All participants and runs of one net, from their JSON topics; times in seconds since 1970."""
 
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
@@ -74,12 +74,12 @@ class Listing:
         self._ids: set[tuple[Branch, str]] = set()
         self._runs: dict[str, Row] = {}
         self._named: set[str] = set()
-        """Topics whose retained message did not come by itself;"""
+        """Topics whose retained message has not arrived by itself."""
         self._missing: list[str] = []
-        """those of them that nobody has subscribed to yet."""
+        """Those of them that are not subscribed to yet."""
 
     def note(self, topic: str, payload: Buffer, now: float) -> None:
-        """Take in a message; a malformed one is ignored."""
+        """Take a message. A malformed one is ignored."""
         match self._topics.parse(topic):
             case ParticipantTopic(branch, id) as named:
                 presence = self._census.note(named, payload, now)
@@ -95,7 +95,7 @@ class Listing:
                     self._runs[run] = content
 
     def _miss(self, presence: Presence) -> None:
-        """Note the topics of a process that is heard and has no status, and that of its run, for `missing_topics`."""
+        """Note, for `missing_topics`, the topics of a process without a status, and that of its run."""
         topics = [self._topics.participant(presence.branch, presence.id, leaf) for leaf in ("status", "info")]
         run = presence.telemetry.get("run")
         state = self._topics.run(run, "state") if isinstance(run, str) else ""
@@ -105,17 +105,17 @@ class Listing:
         self._named.update(topics)
 
     def missing_topics(self) -> tuple[str, ...]:
-        """Topics to be subscribed to by name; each is said once."""
+        """Return topics to subscribe to by name, each once."""
         missing, self._missing = tuple(self._missing), []
         return missing
 
     @property
     def complete(self) -> bool:
-        """Whether all who are said to be online have been heard, and whoever is there is said to be."""
+        """Whether telemetry and status agree: of each process, either both have arrived or it is not online."""
         return not self._named and all(p.heard_at is not None for p in self._presences() if p.online)
 
     def rows(self) -> dict[str, list[Row]]:
-        """Everything known, by branch, in natural order of the ids; strict JSON."""
+        """Return everything known, by branch, in natural order of the ids; strict JSON."""
         rows = {branch: [_row(p) for p in self._presences() if p.branch == branch and p.status] for branch in BRANCHES}
         runs = [_run(run, self._runs[run]) for run in sorted(self._runs)]
         return {"devices": rows["dev"], "nodes": rows["node"], "runs": runs}
@@ -126,7 +126,7 @@ class Listing:
 
 
 def _row(presence: Presence) -> Row:
-    """One participant. `silent` means that its status says online and no telemetry comes."""
+    """Return the row of a participant. `silent` means that its status says online but no telemetry arrives."""
     heard = presence.heard_at if presence.online else None
     state = presence.status["state"]
     uptime = presence.telemetry.get("uptime_s")
@@ -146,7 +146,7 @@ def _row(presence: Presence) -> Row:
 
 
 def _run(run: str, content: Row) -> Row:
-    """`state` is `lost` where the broker has published the orchestrator's last will."""
+    """Return the row of a run. `state` is `lost` if the broker has published the orchestrator's last will."""
     return {"run": run} | {
         key: _plain(content.get(key))
         for key in ("state", "round", "rounds", "batches", "batches_in_round", "loss", "accuracy", "waiting_for")
@@ -154,7 +154,7 @@ def _run(run: str, content: Row) -> Row:
 
 
 def _plain(value: object) -> object:
-    """A text, a finite number, a truth value or a list of texts, as it is; None for anything else."""
+    """Return a text, a finite number, a truth value or a list of texts unchanged; None for anything else."""
     if isinstance(value, list):
         return [each for each in value if isinstance(each, str)]
     if isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
@@ -167,7 +167,7 @@ def _when(at: float | None) -> str | None:
 
 
 def table(found: dict[str, list[Row]]) -> list[str]:
-    """The lines that a person reads; times in the local zone."""
+    """Return the lines for a person; times in the local zone."""
     header = ("ROLE", "ID", "STATE", "RUN", "SINCE", "LAST SEEN", "VERSION", "DOING")
     cells = [header] + [
         (

@@ -1,6 +1,6 @@
-"""Summarises one message for whoever watches the topics: its kind and its headers, never its body.
+"""Summarises messages for people who watch the topics: kind and headers, never the body.
 
-Every message gets a summary, whatever bytes arrive on whatever topic; what is not ours is of kind `foreign`.
+Every message gets a summary, whatever its bytes and topic; one of another protocol is of kind `foreign`.
 """
 
 from collections import OrderedDict
@@ -17,13 +17,13 @@ from mpsl.topics import BinaryTopic, ParticipantTopic, RunTopic, Topics
 from mpsl.wire import Buffer
 
 FOREIGN = "foreign"
-REMEMBERED = 4096
-"""Messages in several chunks whose first chunk is remembered, so that the later ones can be named."""
+MAX_OPEN_MESSAGES = 4096
+"""The number of messages whose first chunk is remembered, so that later chunks can be described."""
 
 
 @dataclass(frozen=True)
 class MessageSummary:
-    """One message as it went by; a field that is not known is None. `note` is further text for people."""
+    """One message. Unknown fields are None; `note` is further text for people."""
 
     kind: str
     src: str | None = None
@@ -44,7 +44,7 @@ class Watcher:
         self._first_chunks: OrderedDict[tuple[object, ...], MessageSummary] = OrderedDict()
 
     def see(self, topic: str, payload: Buffer) -> MessageSummary:
-        """The summary of this message; never raises."""
+        """Return the summary of this message. Never raises."""
         match self._topics.parse(topic):
             case BinaryTopic() as binary:
                 return self._binary(binary, payload)
@@ -79,7 +79,7 @@ class Watcher:
 
     def _remember(self, key: tuple[object, ...], summary: MessageSummary) -> None:
         self._first_chunks[key] = summary
-        if len(self._first_chunks) > REMEMBERED:
+        if len(self._first_chunks) > MAX_OPEN_MESSAGES:
             self._first_chunks.popitem(last=False)
 
 
@@ -95,10 +95,10 @@ def _json(leaf: str, src: str, dst: str | None, payload: Buffer) -> MessageSumma
 
 
 def _first(blank: MessageSummary, header: dict[str, Any]) -> MessageSummary:
-    """The summary of a message from its header; raises WireError where it is none of ours."""
+    """Return the summary of a message from its header. Raises WireError if the header is not valid."""
     kind, fields, tensor = header.get("k"), header.get("f"), header.get("t")
     if not isinstance(kind, str) or kind not in KINDS or not isinstance(fields, dict):
-        raise WireError("no kind of message that is known")
+        raise WireError("the kind of the message is unknown")
     ticket = fields.get("ticket")
     about = ticket if isinstance(ticket, dict) else fields
     found = replace(
@@ -114,7 +114,7 @@ def _first(blank: MessageSummary, header: dict[str, Any]) -> MessageSummary:
             return found
         case [str(codec), str(dtype), list(shape), list(_)] if all(_count(size) is not None for size in shape):
             return replace(found, dtype=dtype, shape=tuple(shape), note=f"{found.note} {codec[:40]}".strip())
-    raise WireError("its tensor is not described as [codec, dtype, shape, sizes]")
+    raise WireError("the tensor is not described as [codec, dtype, shape, sizes]")
 
 
 def _count(value: object) -> int | None:

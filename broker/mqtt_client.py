@@ -1,7 +1,7 @@
 """One MQTT connection in the event loop, over paho's public calls alone.
 
-Subclasses may move bytes faster (`broker.direct_client`); what the answers of a broker mean is said here, once. Every
-answer is read: a refused publish, subscription or connection is an error with the broker's reason.
+Subclasses may move bytes faster (`broker.direct_client`). Only this file interprets the broker's answers, and it reads
+every one: a refused publish, subscription or connection is an error with the broker's reason.
 """
 
 import asyncio
@@ -18,18 +18,18 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from broker.address import BrokerAddress
 from broker.dialing import TCP_NODELAY_OPTION, SocketAddress
 from broker.publish_packet import Arrived
-from broker.refusals import FAILURE, PublishRefused, code_of, refused_connection, refused_subscription, words
+from broker.refusals import FIRST_FAILURE_CODE, PublishRefused, code_of, refused_connection, refused_subscription, words
 from broker.user_properties import UserProperties
 from mpsl.errors import BrokerError
 from mpsl.publish import Publish
 
 KEEPALIVE_S = 20
 ANSWER_S = 60.0
-"""How long an answer of the broker may take while nothing comes from it, and a socket to take anything at all."""
+"""The maximum wait for an answer while the broker sends nothing, and for a socket to accept any byte."""
 MAX_ANSWER_S = 600.0
-"""How long an answer may take while other bytes come: it stands behind them in the broker's queue."""
+"""The maximum wait for an answer while other bytes arrive, which are before it in the broker's queue."""
 GOODBYE_S = 2.0
-"""How long a clean end may take."""
+"""The maximum time of a clean disconnect."""
 TICK_S = 1.0
 
 
@@ -37,11 +37,11 @@ class MqttClient:
     """Connects once. All methods raise BrokerError once the connection is lost, with the reason."""
 
     max_packet: int | None = None
-    """The broker's Maximum Packet Size in bytes; None where it names none."""
+    """The broker's Maximum Packet Size in bytes; None if it has none."""
     taken: bool = False
-    """Whether somebody has taken our connection, broker or not;"""
+    """Whether the other end, a broker or not, has accepted the connection."""
     reached: SocketAddress | None = None
-    """at which address, where that is known."""
+    """The address of the connection, if it is known."""
 
     def __init__(self, address: BrokerAddress, client_id: str, will: Publish | None = None) -> None:
         self.is_v5 = address.version == "5"
@@ -50,7 +50,7 @@ class MqttClient:
         self._connected: asyncio.Future[None] = self._loop.create_future()
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._arrivals: asyncio.Queue[Arrived | None] = asyncio.Queue()
-        """None: nothing comes any more."""
+        """Received publishes; None marks the end."""
         self._received_bytes = 0
         self._lost: str | None = None
         self._leaving = False
@@ -79,7 +79,7 @@ class MqttClient:
         )
 
     def _register(self, address: BrokerAddress) -> None:
-        """Have paho tell us of its socket, and encrypt it."""
+        """Have paho report its socket, and encrypt it."""
         self._paho.on_socket_open = lambda _, __, sock: self._soon(self._opened, sock)
         self._paho.on_socket_close = lambda _, __, sock: self._forget(sock)
         self._paho.on_socket_register_write = lambda _, __, sock: self._soon(self._wait_for_room, sock)
@@ -92,7 +92,7 @@ class MqttClient:
     async def connect(self, addresses: Sequence[SocketAddress], patience_s: float) -> None:
         """Connect to one of `addresses`, with a clean start, within `patience_s`.
 
-        Raises Refused or BrokerError with the broker's reason, OSError or TimeoutError where it gave none.
+        Raises Refused or BrokerError with the broker's reason, OSError or TimeoutError if it gave none.
         """
         async with asyncio.timeout(patience_s):
             await self._open(addresses, patience_s)
@@ -110,7 +110,7 @@ class MqttClient:
         self._paho.connect_async(host, self._address.port, KEEPALIVE_S, clean_start=True if self.is_v5 else 3)
 
     async def disconnect(self) -> None:
-        """Say goodbye and close; never raises."""
+        """Disconnect cleanly. Never raises."""
         if self._lost is None and self._connected.done():
             self._leaving = True
             self._paho.disconnect()
@@ -125,7 +125,7 @@ class MqttClient:
             await self._drained.wait()
 
     def abort(self) -> None:
-        """Close at once, without a goodbye."""
+        """Close at once, without a DISCONNECT."""
         self._end("the connection was closed here")
         raw: Any = self._paho.socket()
         if raw is not None:
@@ -135,7 +135,7 @@ class MqttClient:
     # Sending
 
     async def publish(self, publish: Publish) -> None:
-        """Publish at QoS 1; returns once the broker has acknowledged it, and raises PublishRefused where it will not.
+        """Publish at QoS 1. Returns once the broker has acknowledged it; raises PublishRefused if it refuses.
 
         Publishes go out in the order in which these calls begin.
         """
@@ -143,11 +143,11 @@ class MqttClient:
         properties: Any = UserProperties(publish.properties) if self.is_v5 and publish.properties else None
         info = self._paho.publish(publish.topic, bytes(publish.payload), 1, publish.retain, properties)
         reason = await self._answered(info.rc, info.mid, f"the publish to {publish.topic}")
-        if code_of(reason) >= FAILURE:
+        if code_of(reason) >= FIRST_FAILURE_CODE:
             raise PublishRefused(publish.topic, code_of(reason), words(reason))
 
     async def publish_together(self, publishes: Sequence[Publish]) -> None:
-        """Publish at QoS 0, in order; returns once the socket has all of them."""
+        """Publish at QoS 0, in order. Returns once the socket has all of them."""
         self._check_open()
         for publish in publishes:
             properties: Any = UserProperties(publish.properties) if self.is_v5 and publish.properties else None
@@ -157,30 +157,30 @@ class MqttClient:
                 self._drained.clear()
                 await asyncio.wait_for(self._drained.wait(), ANSWER_S)
         except TimeoutError:
-            raise BrokerError(f"the broker has taken nothing for {ANSWER_S:g} s") from None
+            raise BrokerError(f"the broker has accepted no bytes for {ANSWER_S:g} s") from None
         self._check_open()
 
     async def subscribe(self, filters: Sequence[str]) -> None:
-        """Subscribe at QoS 1 and wait for the grant; raises Refused where one is refused."""
+        """Subscribe at QoS 1 and wait for the grant. Raises Refused if a filter is refused."""
         self._check_open()
         wanted: Any = [(name, SubscribeOptions(qos=1) if self.is_v5 else 1) for name in filters]
         result, mid = self._paho.subscribe(wanted)
         reasons = await self._answered(result, mid, f"the subscription {', '.join(filters)}")
         for name, reason in zip(filters, reasons, strict=False):
-            if code_of(reason) >= FAILURE:
+            if code_of(reason) >= FIRST_FAILURE_CODE:
                 raise refused_subscription(name, reason)
 
     async def unsubscribe(self, filters: Sequence[str]) -> None:
-        """Leave filters; raises BrokerError where the broker keeps one."""
+        """Unsubscribe from filters. Raises BrokerError if the broker refuses."""
         self._check_open()
         result, mid = self._paho.unsubscribe(list(filters))
-        reasons = await self._answered(result, mid, f"leaving {', '.join(filters)}")
+        reasons = await self._answered(result, mid, f"the unsubscription {', '.join(filters)}")
         for name, reason in zip(filters, reasons or (), strict=False):
-            if code_of(reason) >= FAILURE:
+            if code_of(reason) >= FIRST_FAILURE_CODE:
                 raise BrokerError(f"the broker refuses to end the subscription {name}: {words(reason)}")
 
     async def arrived(self) -> Arrived:
-        """The next publish that comes in; what came before the connection was lost is still handed out."""
+        """Return the next received publish, including those received before the connection was lost."""
         found = await self._arrivals.get()
         if found is None:
             self._arrivals.put_nowait(None)
@@ -208,10 +208,10 @@ class MqttClient:
 
     @property
     def received_bytes(self) -> int:
-        """Bytes that have come so far, as far as they are known: they say that the broker is there."""
+        """Return the received bytes so far, as far as known; they show that the broker is alive."""
         return self._received_bytes
 
-    # What paho says
+    # Callbacks of paho
 
     def _on_connect(self, _: Any, __: Any, ___: Any, reason: Any, properties: Any) -> None:
         if self._connected.done():
@@ -228,18 +228,18 @@ class MqttClient:
         elif str(reason) == "Keep alive timeout":
             self._end(f"the broker has not answered a ping for {KEEPALIVE_S} s")
         elif str(reason) == "Protocol error":
-            self._end("the other end sent what is no MQTT")
+            self._end("the other end sent bytes that are not MQTT")
         else:
             self._end(self._cause())
 
     def _cause(self) -> str:
-        """Why the connection ended without a word of the broker."""
+        """Return why the connection ended, if the broker gave no reason."""
         return (
             "the connection was closed here" if self._leaving else "the broker closed the connection without a reason"
         )
 
     def _end(self, reason: str) -> None:
-        """The connection is over; everybody who waits is told why."""
+        """End the connection, and tell all that wait why."""
         if self._lost is not None:
             return
         self._lost = reason
@@ -256,7 +256,7 @@ class MqttClient:
             self._ticking.cancel()
 
     def _failure(self, reason: str) -> Exception:
-        """Why there was no answer to CONNECT."""
+        """Return why there was no answer to CONNECT."""
         return ConnectionAbortedError(reason) if "no MQTT" in reason else ConnectionResetError()
 
     def _answer(self, mid: int, reason: Any) -> None:
@@ -275,11 +275,11 @@ class MqttClient:
             self._guarded(self._paho.loop_misc)
 
     def _guarded(self, call: Any) -> None:
-        """Nothing that a broker sends may raise into the event loop: what paho cannot read ends the connection."""
+        """Call paho. Bytes that it cannot read end the connection, and never raise into the event loop."""
         try:
             call()
         except Exception as error:
-            self._end(f"the other end sent what is no MQTT: {error or type(error).__name__}")
+            self._end(f"the other end sent bytes that are not MQTT: {error or type(error).__name__}")
             self.abort()
 
     # paho's own socket. It opens in another thread.
@@ -300,7 +300,7 @@ class MqttClient:
             self._guarded(self._paho.loop_read)
 
     def _wait_for_room(self, sock: Any) -> None:
-        # It may have been closed since this was asked for.
+        # It may have been closed since then.
         if sock.fileno() >= 0:
             self._loop.add_writer(sock.fileno(), self._guarded, self._paho.loop_write)
 

@@ -1,6 +1,6 @@
-"""What the rest of the system sees of a connection to the broker, and the one that is real.
+"""The interface of a connection to the broker, and its real implementation.
 
-An emulated slow link (`broker.slow_connection`) looks the same. It must never know what a message means.
+An emulated slow link (`broker.slow_connection`) has the same interface. It must never know what a message means.
 """
 
 from collections.abc import AsyncIterator, Sequence
@@ -13,7 +13,7 @@ from broker.user_properties import UserProperties
 from mpsl.publish import Publish
 
 FRAME_BYTES = 16
-"""Bytes that MQTT frames a publish with, besides topic, properties and payload: an upper bound."""
+"""An upper bound of the bytes of a publish beside topic, properties and payload."""
 
 
 class Connection(Protocol):
@@ -21,29 +21,29 @@ class Connection(Protocol):
 
     @property
     def max_packet(self) -> int | None:
-        """The broker's Maximum Packet Size in bytes; None where it names none."""
+        """The broker's Maximum Packet Size in bytes; None if it has none."""
 
     async def publish(self, publish: Publish) -> None:
-        """Send one; returns once the broker (QoS 1) or the socket (QoS 0) has it.
+        """Send one publish. Returns once the broker (QoS 1) or the socket (QoS 0) has it.
 
-        Raises Refused where it is larger than the broker takes, PublishRefused where the broker refuses it (QoS 1).
+        Raises Refused if it is larger than the broker allows, PublishRefused if the broker refuses it (QoS 1).
         """
 
     async def publish_together(self, publishes: Sequence[Publish]) -> None:
-        """Send several at QoS 0, in order, at the price of one; raises as `publish` does, before the first is sent."""
+        """Send several at QoS 0, in order and in one go. Raises as `publish` does, before the first is sent."""
 
     async def subscribe(self, filters: tuple[str, ...]) -> None:
-        """Subscribe at QoS 1 and wait for the grant; raises Refused where one is refused."""
+        """Subscribe at QoS 1 and wait for the grant. Raises Refused if a filter is refused."""
 
     async def unsubscribe(self, filters: tuple[str, ...]) -> None:
-        """Leave filters."""
+        """Unsubscribe from filters."""
 
     def messages(self) -> AsyncIterator[Arrived]:
-        """Whatever arrives; raises BrokerError when the connection is lost."""
+        """Yield the received publishes. Raises BrokerError when the connection is lost."""
 
 
 class MqttConnection:
-    """The real connection."""
+    """The connection over a real client."""
 
     def __init__(self, client: MqttClient) -> None:
         self._client = client
@@ -69,11 +69,11 @@ class MqttConnection:
         await self._client.publish_together(publishes)
 
     def _check_size(self, publish: Publish) -> None:
-        """A publish that is too large ends the connection; paho would send one at QoS 1 again and again."""
+        """Raise Refused for too large a publish, which would end the connection; paho would resend it for ever."""
         if self.max_packet is not None and (size := wire_bytes(publish, self._client.is_v5)) > self.max_packet:
             raise Refused(
-                f"{publish.topic}: a publish of {size:,} bytes, and the broker takes at most {self.max_packet:,} "
-                "(its Maximum Packet Size): make chunk_bytes smaller, or raise its limit (mosquitto: max_packet_size)"
+                f"{publish.topic}: a publish of {size:,} bytes, but the broker accepts at most {self.max_packet:,} "
+                "(its Maximum Packet Size): reduce chunk_bytes, or raise the limit (mosquitto: max_packet_size)"
             )
 
     async def subscribe(self, filters: tuple[str, ...]) -> None:
@@ -91,6 +91,6 @@ class MqttConnection:
 
 
 def wire_bytes(publish: Publish, is_v5: bool) -> int:
-    """What a publish weighs on the link; an upper bound."""
+    """Return an upper bound of the bytes of a publish on the link."""
     properties = UserProperties(publish.properties).packed if is_v5 else b"\0"
     return len(publish.payload) + len(publish.topic.encode()) + len(properties) + FRAME_BYTES

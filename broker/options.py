@@ -23,22 +23,22 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """A process's broker, net, and verbosity."""
+    """The parsed options: broker, net and verbosity."""
 
     address: BrokerAddress
     topics: Topics
     as_json: bool
     verbose: int
     named: bool = False
-    """Whether --broker was given; if not, commands that can start a broker of their own do so."""
+    """Whether --broker was given. If not, commands that can start their own broker do so."""
 
     def logger(self, **always: object) -> Logger:
-        """A logger at the level that -v sets."""
+        """Return a logger at the level that -v sets."""
         return stderr_logger("debug" if self.verbose else "info", **always)
 
 
 def _read_config(context: click.Context, _: click.Parameter, value: Path | None) -> None:
-    """Values in the file become the defaults of the options with the same names."""
+    """Make the values in the file the defaults of the options with the same names."""
     if value is None:
         return
     settings = read_toml(value, f"--config {value}")
@@ -58,9 +58,9 @@ def network_options(command: Command) -> Command:
 
 
 def own_broker_options(command: Command) -> Command:
-    """The same for a command that starts a broker unless --broker names one.
+    """Add the same options to a command that starts a broker unless --broker names one.
 
-    What the environment says of a broker and its password does not concern one that is started here.
+    The environment's broker and password do not apply to a broker that is started here.
     """
     return _with_network(command, own_broker=True)
 
@@ -85,15 +85,15 @@ def _with_network(command: Command, own_broker: bool) -> Command:
             help=f"mqtt[s]://[user@]host[:port]; given again: the next to try  [default: {default}]",
         ),
         click.option("--ca", metavar="FILE", help="Certificate authority of an mqtts:// broker."),
-        click.option("--cert", metavar="FILE", help="Our certificate, for a broker that wants one."),
+        click.option("--cert", metavar="FILE", help="Client certificate, for a broker that requires one."),
         click.option("--key", metavar="FILE", help="Its private key."),
         click.option("--mqtt", type=click.Choice(["5", "3.1.1"]), default="5", show_default=True, help="MQTT version."),
-        click.option("--net", default="main", show_default=True, help="Whose topics: mpsl/v1/NET/…"),
+        click.option("--net", default="main", show_default=True, help="Net, in all topics: mpsl/v1/NET/…"),
         click.option("--json", "as_json", is_flag=True, help="The last line of stdout is one JSON object."),
-        click.option("-v", "--verbose", count=True, help="Say more on stderr."),
+        click.option("-v", "--verbose", count=True, help="Print more on stderr."),
         click.option(
             "--config", type=click.Path(path_type=Path), is_eager=True, expose_value=False, callback=_read_config,
-            metavar="FILE.toml", help="Options of the same names in a file.",
+            metavar="FILE.toml", help="File with options of the same names.",
         ),
     ]  # fmt: skip
     decorated: Any = wrapped
@@ -103,11 +103,11 @@ def _with_network(command: Command, own_broker: bool) -> Command:
 
 
 def default_id(role: str) -> str:
-    """The host's name and the role, as an id: `pi-4-device`. A device and a node of one host have two ids."""
+    """Return host name and role as an id, such as `pi-4-device`. A device and a node of one host have two ids."""
     host = re.sub("[^a-z0-9-]", "-", socket.gethostname().split(".")[0].lower())
     return f"{host[: MAX_ID - 1 - len(role)]}-{role}"
 
 
 def new_boot() -> str:
-    """A random number that tells a process from all others that ever had its id."""
+    """Return a random number that distinguishes a process from all others with its id."""
     return secrets.token_hex(4)

@@ -1,7 +1,7 @@
-"""What a process has yet to send: binary effects in one queue, JSON in another, so that neither waits for the other.
+"""The queues of a process: binary effects in one, JSON in the other, so that neither waits for the other.
 
-Both are emptied when the connection is lost: the links send again by themselves, and machines say anew how they are.
-Nothing here looks into a payload.
+Both are cleared when the connection is lost, because links resend by themselves and machines publish their status
+again. Nothing here looks into a payload.
 """
 
 import asyncio
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from mpsl.machines.effects import Effect, Publish
 
 MAX_TOGETHER = 64
-"""Publishes that go out in one call of the system,"""
+"""The maximum number of publishes in one system call."""
 MAX_TOGETHER_BYTES = 1024 * 1024
-"""and their bytes: a message costs as much as some ten thousand bytes, most of it in the system, and in the broker."""
+"""The maximum of their bytes. A message costs as much as some ten thousand bytes, mostly in system and broker."""
 
 
 class Outbox:
@@ -33,7 +33,7 @@ class Outbox:
         self._empty.clear()
 
     async def next(self) -> Sequence[Effect]:
-        """The oldest effect, with publishes at QoS 0 those that follow and are small; queued until they are `done`."""
+        """Return the oldest effect, or several small publishes at QoS 0 in a row. They stay queued until `done`."""
         while not self._entries:
             self._filled.clear()
             await self._filled.wait()
@@ -49,7 +49,7 @@ class Outbox:
         return together or [self._entries[0]]
 
     def done(self, count: int) -> None:
-        """The `count` oldest effects have been performed."""
+        """Remove the `count` oldest effects, which have been performed."""
         for _ in range(count):
             self._entries.popleft()
         if not self._entries:
@@ -66,10 +66,10 @@ class Outbox:
 
 
 class JsonOutbox:
-    """JSON that waits to be sent, in order. A newer publish takes the place of an older one on the same subject.
+    """JSON that waits to be sent, in order. A newer publish replaces an older one on the same subject.
 
-    So the queue never holds more than one publish for each subject, however slow the link, and what goes out is never
-    older than it has to be. `answered` tells it that the broker has taken one.
+    So the queue holds at most one publish for each subject, however slow the link, and never sends outdated ones. Call
+    `answered` once the broker has accepted one.
     """
 
     def __init__(self) -> None:
@@ -81,14 +81,14 @@ class JsonOutbox:
 
     def put(self, publish: Publish) -> None:
         """Queue a publish."""
-        # A key that is in use keeps its place in the dict; a publish without a subject has a key of its own.
+        # A key that is in use keeps its place in the dict; each publish without a subject has a unique key.
         key = object() if publish.subject is None else (publish.topic, publish.subject)
         self._waiting[key] = publish
         self._filled.set()
         self._empty.clear()
 
     async def next(self) -> Publish:
-        """The oldest publish, which leaves the queue; call `answered` once the broker has taken it."""
+        """Remove and return the oldest publish. Call `answered` once the broker has accepted it."""
         while not self._waiting:
             self._filled.clear()
             await self._filled.wait()
@@ -96,12 +96,12 @@ class JsonOutbox:
         return self._waiting.pop(next(iter(self._waiting)))
 
     def answered(self) -> None:
-        """The broker has taken one, or has refused it."""
+        """The broker has accepted or refused a publish."""
         self._unanswered -= 1
         self._note_empty()
 
     def clear(self) -> None:
-        """Forget everything, also what is not answered yet."""
+        """Forget everything, including unanswered publishes."""
         self._waiting.clear()
         self._unanswered = 0
         self._note_empty()

@@ -1,7 +1,7 @@
 """Cuts what a socket receives into MQTT packets, with few system calls and without large copies.
 
-Small packets come many at a time through one buffer; the rest of a large packet is received straight into memory of its
-own. It knows the fixed header (section 2.1 of MQTT 5) and nothing else. It must never reuse a packet's memory.
+Many small packets come through one buffer at a time; the rest of a large packet is received straight into its own
+memory. It knows the fixed header (section 2.1 of MQTT 5) and nothing else. It must never reuse a packet's memory.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from paho.mqtt.exception import MalformedPacket
 
-AHEAD = 16 * 1024
+READ_AHEAD_BYTES = 16 * 1024
 """Bytes to read while the length of the next packet is not known."""
 MAX_HEADER = 5
 """The largest fixed header, in bytes."""
@@ -26,23 +26,24 @@ class Packet(NamedTuple):
 class PacketReader:
     """The packets of one connection. `receive` fills at least one byte of the given memory and returns how many.
 
-    It returns 0 at the end, and raises BlockingIOError when there is nothing to read; then call `next` again later.
+    `receive` returns 0 at the end, and raises BlockingIOError if there is nothing to read; then call `next` again
+    later.
     """
 
     def __init__(self, receive: Callable[[memoryview], int]) -> None:
         self._receive = receive
-        self._buffer = memoryview(bytearray(AHEAD))
+        self._buffer = memoryview(bytearray(READ_AHEAD_BYTES))
         self._begin = self._end = 0
         self._packet: Packet | None = None
         self._filled = 0
 
     @property
     def ahead(self) -> bool:
-        """Whether bytes have been received that the socket will not announce again."""
+        """Whether received bytes are left that the socket will not announce again."""
         return self._begin < self._end
 
     def next(self) -> Packet:
-        """The next whole packet. Raises MalformedPacket, EOFError at the end, and what `receive` raises."""
+        """Return the next whole packet. Raises MalformedPacket, EOFError at the end, and what `receive` raises."""
         packet = self._packet or self._start()
         while self._filled < len(packet.body):
             self._filled += self._received(packet.body[self._filled :])
@@ -66,7 +67,7 @@ class PacketReader:
             self._end += self._received(self._buffer[self._end :])
 
     def _begun(self, header: int, at: int, size: int) -> Packet:
-        """Copy what has arrived of it to memory of its own, which costs nothing until it is filled."""
+        """Copy the packet's first bytes to separate memory, which costs nothing until it is filled."""
         self._filled = min(size, self._end - at)
         self._begin = at + self._filled
         self._packet = Packet(header, np.empty(size, np.uint8).data)

@@ -1,8 +1,8 @@
-"""The socket that paho gets from us: the real one behind it carries our own publishes beside paho's packets.
+"""The socket that paho uses. The real one behind it also carries publishes that bypass paho.
 
-paho keeps the protocol (CONNECT, SUBSCRIBE, acknowledgements, pings). Publishes at QoS 0 pass it by in both directions,
-without its copies. What paho sends overtakes whatever waits here and is not begun: signs of life never queue behind
-payload. It must never look into a payload.
+paho handles the protocol (CONNECT, SUBSCRIBE, acknowledgements, pings). Publishes at QoS 0 bypass it in both
+directions, without its copies. Packets from paho overtake all publishes that are not partly sent, so signs of life
+never queue behind payload. It must never look into a payload.
 """
 
 import asyncio
@@ -21,24 +21,24 @@ from broker.user_properties import variable
 from mpsl.wire import Buffer
 
 MAX_READS = 16
-"""Packets that are read in one turn of the event loop,"""
+"""The maximum number of packets that are read in one turn of the event loop."""
 MAX_READ_BYTES = 1024 * 1024
-"""or bytes of them: what is read has to be acknowledged before the sender's window is full."""
+"""The maximum of their bytes, so that acknowledgements go out before the sender's window is full."""
 MAX_BUFFERS = 1024
-"""What one call of the system takes (IOV_MAX of Linux)."""
+"""The maximum number of buffers in one system call (IOV_MAX of Linux)."""
 MAX_GATHERED_BYTES = 2 * 1024 * 1024
-"""Bytes of packets that are offered to the system in one call."""
-SLOW_S = 0.2
-"""Seconds without room in the socket that tell a slow link."""
+"""The maximum bytes of packets in one system call."""
+SLOW_LINK_S = 0.2
+"""A link is slow if the socket has no room for this long."""
 UNSENT_BYTES = 64 * 1024
-"""What the system may then hold that it has not sent yet: what is urgent waits behind that. A fast link would pay a
-third more CPU for a byte for it, so there the system decides."""
-TYPE = 0xF0
-"""The bits of a packet's first byte that say what it is."""
+"""The maximum bytes that the system then holds unsent, because urgent packets wait behind them. On a fast link this
+would cost a third more CPU per byte, so there the system decides."""
+TYPE_MASK = 0xF0
+"""The bits of a packet's first byte that hold its type."""
 
 
 class _UnsentPacket:
-    """What is left of one packet: its buffers, and their bytes."""
+    """The unsent rest of one packet: its buffers, and their bytes."""
 
     __slots__ = ("buffers", "left")
 
@@ -47,7 +47,7 @@ class _UnsentPacket:
         self.left = sum(map(len, buffers))
 
     def advance(self, sent: int) -> None:
-        """Forget the first `sent` bytes, fewer than there are; no empty buffer stays in front."""
+        """Drop the first `sent` bytes, fewer than are left; the first buffer is never empty afterwards."""
         self.left -= sent
         gone = 0
         while sent >= len(self.buffers[gone]):
@@ -59,10 +59,10 @@ class _UnsentPacket:
 
 
 class PacketSocket:
-    """Looks like a socket to paho (`recv`, `send`, `close`, `fileno`, `setblocking`).
+    """Has the methods of a socket that paho uses (`recv`, `send`, `close`, `fileno`, `setblocking`).
 
-    `raw` is connected and non-blocking. `deliver` gets each publish; `control` is called when paho has to `loop_read`.
-    `error` says why the connection is lost, once it is.
+    `raw` is connected and non-blocking. `deliver` receives each publish; `control` is called when paho must
+    `loop_read`. `error` is the reason of a lost connection.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class PacketSocket:
         self._reader = PacketReader(self._receive)
         self._tls = isinstance(raw, ssl.SSLSocket)
         self._inbox = bytearray()
-        """Packets that paho has not taken yet."""
+        """Packets that paho has not read yet."""
         self._begun: deque[_UnsentPacket] = deque()
         self._urgent: deque[_UnsentPacket] = deque()
         self._bulk: deque[_UnsentPacket] = deque()
@@ -89,10 +89,10 @@ class PacketSocket:
         self._progress = asyncio.Event()
         self._loop.add_reader(raw.fileno(), self._readable)
 
-    # What paho calls
+    # Called by paho
 
     def recv(self, size: int) -> bytes:
-        """Bytes of the packets that are paho's; b"" when the connection is lost."""
+        """Return bytes of the packets for paho; b"" when the connection is lost."""
         if not self._inbox:
             if self.error is not None:
                 return b""
@@ -102,7 +102,7 @@ class PacketSocket:
         return taken
 
     def send(self, data: Buffer) -> int:
-        """Take a whole packet of paho's; it goes out ahead of all publishes that are not begun."""
+        """Take a whole packet from paho. It goes out ahead of all publishes that are not partly sent."""
         if self.error is not None or self._closing:
             raise BrokenPipeError("the connection is closed")
         self._urgent.append(_UnsentPacket([bytes(data)]))
@@ -110,25 +110,25 @@ class PacketSocket:
         return len(data)
 
     def close(self) -> None:
-        """Close once what is queued has left; `closed` waits for that."""
+        """Close once everything queued is sent; `closed` waits for that."""
         self._closing = True
         if not self._pending:
             self.abort()
 
     def fileno(self) -> int:
-        """Of the socket behind; -1 once it is closed."""
+        """Return the descriptor of the real socket; -1 once it is closed."""
         return self.raw.fileno()
 
     def setblocking(self, flag: bool) -> None:
-        """Nothing: it never blocks."""
+        """Do nothing, because this socket never blocks."""
 
-    # What the client calls
+    # Called by the client
 
     def put(self, packets: Sequence[list[Buffer]]) -> None:
-        """Queue publishes at QoS 0, and send what the socket takes now."""
+        """Queue publishes at QoS 0, and send as much as the socket accepts now."""
         sent = 0
         if not self._pending and not self._tls and self.error is None:
-            # Mostly the socket takes all: then no note is made of each packet.
+            # Usually the socket accepts everything, so packets need not be queued one by one.
             buffers = [buffer for packet in packets for buffer in packet]
             try:
                 sent = self.raw.sendmsg(buffers[:MAX_BUFFERS])
@@ -144,13 +144,13 @@ class PacketSocket:
         self._flush()
 
     async def drained(self, timeout: float) -> None:
-        """Wait until all publishes have left; raises TimeoutError when the socket takes nothing for `timeout`."""
+        """Wait until all publishes are sent. Raises TimeoutError if the socket accepts nothing for `timeout`."""
         while (self._bulk or self._begun) and self.error is None:
             self._progress.clear()
             await asyncio.wait_for(self._progress.wait(), timeout)
 
     async def closed(self, timeout: float) -> None:
-        """Wait until it is closed, and close it at the deadline."""
+        """Wait until the socket is closed; close it at the deadline."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 while self.raw.fileno() >= 0:
@@ -164,7 +164,7 @@ class PacketSocket:
         self._control()
 
     def abort(self, error: Exception | None = None) -> None:
-        """Close at once; what is queued is dropped."""
+        """Close at once and drop the queue."""
         if self.raw.fileno() >= 0:
             self._loop.remove_reader(self.raw.fileno())
             self._loop.remove_writer(self.raw.fileno())
@@ -175,7 +175,7 @@ class PacketSocket:
         self._writing = False
         self._progress.set()
 
-    # The socket behind
+    # The real socket
 
     @property
     def _pending(self) -> bool:
@@ -186,7 +186,7 @@ class PacketSocket:
         self._loop.call_soon(self._control)
 
     def _readable(self) -> None:
-        """Packets as long as there are any: each would cost a turn of the event loop."""
+        """Read packets as long as there are any, because each event loop turn has a cost."""
         count = read = 0
         try:
             while self.error is None:
@@ -204,7 +204,7 @@ class PacketSocket:
 
     @property
     def _ahead(self) -> bool:
-        """Whether there is something that the socket will not announce: it has been received, or decrypted."""
+        """Whether bytes are received or decrypted that the socket will not announce."""
         return self._reader.ahead or (isinstance(self.raw, ssl.SSLSocket) and bool(self.raw.pending()))
 
     def _receive(self, room: memoryview) -> int:
@@ -216,8 +216,8 @@ class PacketSocket:
         return received
 
     def _handle(self, packet: Packet) -> None:
-        """A publish is handed on, and acknowledged where it asks for that; all else is paho's."""
-        if packet.header & TYPE == PUBLISH and packet.header >> 1 & 3 < 2:
+        """Deliver a publish, and acknowledge it at QoS 1. All other packets go to paho."""
+        if packet.header & TYPE_MASK == PUBLISH and packet.header >> 1 & 3 < 2:
             arrived, identifier = read_publish(packet, self._is_v5)
             self._deliver(arrived)
             if identifier and self.error is None:
@@ -226,7 +226,7 @@ class PacketSocket:
             self.feed(bytes([packet.header]) + variable(len(packet.body)) + packet.body)
 
     def _flush(self) -> None:
-        """Send until all has left or the socket takes no more."""
+        """Send until the queue is empty or the socket is full."""
         if self._full_at is not None:
             self._found_room()
         while self._pending:
@@ -258,19 +258,19 @@ class PacketSocket:
 
     def _found_room(self) -> None:
         assert self._full_at is not None
-        if not self._slow and self._loop.time() - self._full_at > SLOW_S and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        if not self._slow and self._loop.time() - self._full_at > SLOW_LINK_S and hasattr(socket, "TCP_NOTSENT_LOWAT"):
             self.raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
             self._slow = True
         self._full_at = None
 
     def _hold(self, first: _UnsentPacket) -> None:
-        """TLS may have taken the first packet's beginning without saying so: nothing may go before it now."""
+        """Keep the first packet in front, because TLS may have consumed its beginning without reporting it."""
         if self._tls and not self._begun:
             (self._urgent if self._urgent else self._bulk).popleft()
             self._begun.append(first)
 
     def _next(self) -> list[_UnsentPacket]:
-        """The packets that go next, in order, as many as one call may take."""
+        """Return the next packets, in order, as many as fit in one call."""
         packets: list[_UnsentPacket] = []
         count = size = 0
         for queue in (self._begun, self._urgent, self._bulk):
@@ -288,7 +288,7 @@ class PacketSocket:
         return self.raw.sendmsg(buffers[:MAX_BUFFERS])
 
     def _advance(self, sent: int) -> None:
-        """The first `sent` bytes of what is queued have left."""
+        """Remove the first `sent` bytes from the queue."""
         for queue in (self._begun, self._urgent, self._bulk):
             while queue and sent >= queue[0].left:
                 sent -= queue.popleft().left

@@ -1,8 +1,8 @@
-"""Which steps inside paho we rely on, and whether they are what they were when that was verified.
+"""The inner steps of paho that the fast client relies on, and whether they are as verified.
 
-Everything that we call of paho is public, but for one step: paho makes its socket in `_create_socket`, and ours
-gives it one that is open already. That works for as long as paho drives its socket as in the releases named here. On
-any other one our client leaves that step alone and goes on through public calls only: slower, with the same results.
+The client calls only public methods of paho, except one: it replaces `_create_socket`, to pass a socket that is already
+open. That works as long as paho drives its socket as in the releases below. With any other release the client leaves
+that step alone and uses public calls only: slower, with the same results.
 """
 
 import hashlib
@@ -16,19 +16,19 @@ STEPS = (
     "_packet_queue", "_packet_handle", "_loop_rc_handle", "_call_socket_register_write", "_check_keepalive",
     "_handle_pingresp", "loop_read", "loop_write", "loop_misc", "want_write",
 )  # fmt: skip
-"""How paho opens, drives and closes its socket, and what it takes for a sign of life."""
+"""The steps with which paho opens, drives and closes its socket, and notices signs of life."""
 VERIFIED = {"2.2.0": "46f2357284d4a0c2"}
-"""By release, the digest of the source of all steps. `make check` says when the installed one is another."""
+"""By release, the digest of the source of all steps. `make check` fails if the installed release has another."""
 
 
 def digest() -> str:
-    """The SHA-256 of the source of all steps of the installed paho, short; raises AttributeError or OSError."""
+    """Return the short SHA-256 of the source of all steps in the installed paho. Raises AttributeError or OSError."""
     sources = [inspect.getsource(getattr(Client, step)) for step in STEPS]
     return hashlib.sha256("".join(sources).encode()).hexdigest()[:16]
 
 
 def unverified() -> str | None:
-    """None where the installed paho is as verified; else why not, in words."""
+    """Return None if the installed paho is as verified; else the difference, in words."""
     release = version("paho-mqtt")
     known = ", ".join(VERIFIED)
     missing = [step for step in STEPS if not hasattr(Client, step)]

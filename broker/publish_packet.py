@@ -1,6 +1,7 @@
-"""A PUBLISH packet as bytes, and back (section 3.3 of MQTT 5 and 3.1.1), without a copy of what is large.
+"""Encodes and decodes PUBLISH packets (section 3.3 of MQTT 5 and 3.1.1) without copying large payloads.
 
-User properties are written and stepped over: nothing reads them back. It must never know what a payload means.
+It writes user properties, and skips them when it reads, because nothing needs them. It must never know what a payload
+means.
 """
 
 import struct
@@ -16,24 +17,24 @@ from mpsl.pieces import Pieces
 from mpsl.publish import Publish
 from mpsl.wire import Buffer
 
-LARGE = 16 * 1024
-"""Bytes of a payload that are worth not being copied."""
+MIN_VIEW_BYTES = 16 * 1024
+"""Payloads of at least this size are not copied."""
 
 _LENGTH = struct.Struct("!H")
 
 
 class Arrived(NamedTuple):
-    """A publish that has come in; the payload is a view of the packet where it is LARGE and came at QoS 0."""
+    """A received publish. Its payload is a view of the packet if it has MIN_VIEW_BYTES and came at QoS 0."""
 
     topic: str
     payload: bytes | memoryview
     retain: bool
     nbytes: int
-    """Of topic, properties and payload as they came."""
+    """The bytes of topic, properties and payload."""
 
 
 def read_publish(packet: Packet, is_v5: bool) -> tuple[Arrived, int]:
-    """The publish and its packet identifier (0 at QoS 0); raises MalformedPacket where it is cut off."""
+    """Return the publish and its packet identifier (0 at QoS 0). Raises MalformedPacket if it is truncated."""
     header, view = packet
     identifier = 0
     try:
@@ -52,23 +53,23 @@ def read_publish(packet: Packet, is_v5: bool) -> tuple[Arrived, int]:
         at += size + prefix
         if at > len(view):
             raise MalformedPacket(f"properties that end at {at} in a packet of {len(view)}")
-    payload = view[at:] if len(view) - at >= LARGE and not header & 6 else bytes(view[at:])
+    payload = view[at:] if len(view) - at >= MIN_VIEW_BYTES and not header & 6 else bytes(view[at:])
     return Arrived(topic, payload, bool(header & 1), len(view)), identifier
 
 
 def publish_packet(publish: Publish, is_v5: bool) -> list[Buffer]:
-    """The packet of a publish at QoS 0: a head with the small beginning of the payload, and the rest where it lies."""
+    """Return the packet of a publish at QoS 0: a head with a small beginning of the payload, and views of the rest."""
     topic, payload = publish.topic.encode(), publish.payload
     about = _LENGTH.pack(len(topic)) + topic
     if is_v5:
         about += UserProperties(publish.properties).packed if publish.properties else bytes(1)
     head = bytes([PUBLISH | publish.retain]) + variable(len(about) + len(payload)) + about
     rest = list(payload.buffers) if isinstance(payload, Pieces) else [payload]
-    while rest and len(rest[0]) < LARGE:
+    while rest and len(rest[0]) < MIN_VIEW_BYTES:
         head += rest.pop(0)
     return [head, *rest]
 
 
 def puback_packet(identifier: int) -> bytes:
-    """The acknowledgement of a publish at QoS 1 (section 3.4), with success for its reason."""
+    """Return the acknowledgement of a publish at QoS 1 (section 3.4), with reason code success."""
     return b"\x40\x02" + _LENGTH.pack(identifier)

@@ -10,7 +10,7 @@ from mpsl.machines.effects import Stop
 
 
 async def drive(driver: Driver) -> Stop:
-    """Drive until the machine stops; SIGTERM and SIGINT ask it to stop."""
+    """Drive until the machine stops. SIGTERM and SIGINT ask it to stop."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, driver.request_stop)
@@ -22,5 +22,5 @@ async def drive(driver: Driver) -> Stop:
 
 
 def run_service(make: Callable[[], Coroutine[Any, Any, Stop]]) -> Stop:
-    """Run the coroutine that `make` returns in an event loop of its own."""
+    """Run the coroutine that `make` returns in a new event loop."""
     return asyncio.run(make())

@@ -1,8 +1,8 @@
-"""A connection behind an emulated slow link: what is published and what is delivered arrives when it would there.
+"""A connection behind an emulated slow link: publishes and deliveries arrive as late as on a real one.
 
-Nothing is dropped, in either direction, at QoS 0 or 1, and nothing is reordered but by the rule of the real connection:
-JSON (QoS 1) overtakes binary that is not begun. The broker's answers wait behind what it delivers, as in one stream of
-TCP. The waiting is done here, in the process: the real connection behind it stays fast, and its pings keep it alive.
+Nothing is dropped, in either direction, at QoS 0 or 1. The order is that of the real connection: JSON (QoS 1) overtakes
+binary publishes that are not partly sent. The broker's answers queue behind its deliveries, as in a TCP stream. The
+delays happen in this process; the real connection behind it stays fast, and its pings keep it alive.
 """
 
 import asyncio
@@ -17,12 +17,12 @@ from mpsl.errors import BrokerError
 from mpsl.publish import Publish
 
 ANSWER_BYTES = 4
-"""Of a PUBACK without a reason; what a SUBACK has more does not count."""
+"""The size of a PUBACK without a reason. The few further bytes of a SUBACK are neglected."""
 
 
 @dataclass(frozen=True)
 class _InTransit:
-    """A publish that reaches the broker at `at`; `answered` is set if someone waits for the broker's answer."""
+    """A publish that reaches the broker at `at`; `answered` is set if a caller waits for the broker's answer."""
 
     at: float
     publish: Publish
@@ -30,7 +30,7 @@ class _InTransit:
 
 
 class SlowConnection:
-    """The same interface as the connection `inner`, slowed down to `speed` in each direction."""
+    """The connection `inner`, slowed down to `speed` in each direction."""
 
     def __init__(self, inner: Connection, speed: LinkSpeed, is_v5: bool) -> None:
         self._inner = inner
@@ -48,13 +48,13 @@ class SlowConnection:
 
     @property
     def queued_s(self) -> float:
-        """Seconds until what the broker has sent so far would be here: an answer given now waits that long."""
+        """Return the seconds until everything sent by the broker has arrived. An answer now takes that long."""
         return self._down.queued_s(self._loop.time())
 
     async def publish(self, publish: Publish) -> None:
-        """Returns once the bytes have left (QoS 0), or the broker's answer would be here (QoS 1).
+        """Return once the bytes are sent (QoS 0), or the broker's answer has arrived (QoS 1).
 
-        At QoS 0, what goes wrong after that is raised by `messages`.
+        At QoS 0, `messages` raises any later error.
         """
         left_at = self._up.send(wire_bytes(publish, self._is_v5), self._loop.time())
         answered = self._loop.create_future() if publish.qos else None
@@ -66,7 +66,7 @@ class SlowConnection:
             await self._answer_arrives()
 
     async def publish_together(self, publishes: Sequence[Publish]) -> None:
-        """One after the other: here it is the bytes that take their time, and JSON may go between two."""
+        """Send one after the other, because the bytes take the time here; JSON may go between two."""
         for publish in publishes:
             await self.publish(publish)
 
@@ -83,7 +83,7 @@ class SlowConnection:
         await self._answer_arrives()
 
     async def messages(self) -> AsyncIterator[Arrived]:
-        """What `inner` delivers, each when its last byte would be here."""
+        """Yield what `inner` delivers, each when its last byte has arrived."""
         while True:
             at, delivery = await self._download.get()
             await self._until(at)
@@ -92,7 +92,7 @@ class SlowConnection:
             yield delivery
 
     async def carry_up(self) -> None:
-        """Hand publishes to the broker at their times, in order; no answer of the broker holds up the next one."""
+        """Pass publishes to the broker at their times, in order, without waiting for its answers."""
         answers: set[asyncio.Task[None]] = set()
         try:
             while True:
@@ -106,7 +106,7 @@ class SlowConnection:
                 answer.cancel()
 
     async def carry_down(self) -> None:
-        """Take deliveries off the broker as they come, and say when each is here."""
+        """Take deliveries from the broker, and note when each has arrived."""
         try:
             async for delivery in self._inner.messages():
                 left_at = self._down.send(delivery.nbytes + FRAME_BYTES, self._loop.time())
@@ -115,7 +115,7 @@ class SlowConnection:
             self._download.put_nowait((self._loop.time(), error))
 
     async def flushed(self) -> None:
-        """Wait until everything that was handed over is with the broker: a goodbye must not overtake it."""
+        """Wait until the broker has all publishes, because a disconnect must not overtake them."""
         await self._upload.join()
 
     async def _hand_over(self, transit: _InTransit) -> None:
@@ -128,13 +128,13 @@ class SlowConnection:
             if answered is not None and not answered.done():
                 answered.set_exception(error)
             else:
-                # Whoever handed it over is gone: it is heard of like a lost connection.
+                # The caller has already returned, so the error appears like a lost connection.
                 self._download.put_nowait((self._loop.time(), error))
         finally:
             self._upload.task_done()
 
     async def _answer_arrives(self) -> None:
-        """An answer of the broker stands in the same stream as what it delivers."""
+        """Delay an answer of the broker behind its deliveries, which share a stream."""
         await self._until(self._down.arrival(self._down.send(ANSWER_BYTES, self._loop.time())))
 
     async def _until(self, at: float) -> None:
@@ -144,7 +144,7 @@ class SlowConnection:
 
 @asynccontextmanager
 async def slowed(inner: Connection, speed: LinkSpeed, is_v5: bool) -> AsyncIterator[SlowConnection]:
-    """`inner` behind a link of that speed; what was handed over is with the broker when the block ends."""
+    """Put `inner` behind a link of this speed. When the block ends, the broker has all publishes."""
     slow = SlowConnection(inner, speed, is_v5)
     carriers = [
         asyncio.create_task(slow.carry_up(), name="slow-upload"),

@@ -1,6 +1,6 @@
 """Emulates a slow link: computes when a publish that is sent now would arrive, with a token bucket per direction.
 
-Pure: it is told the time, in seconds, and never reads a clock. `broker.slow_connection` does the waiting.
+Pure: the caller passes the time, in seconds. `broker.slow_connection` does the waiting.
 """
 
 import re
@@ -21,15 +21,15 @@ class LinkSpeed:
 
     def __post_init__(self) -> None:
         if not 0 < self.bytes_per_s < float("inf") or not 0 <= self.latency_s <= 60:
-            raise ValueError("a link has a rate above 0 and a latency from 0 to 60 s")
+            raise ValueError("the rate must be above 0 and the latency from 0 to 60 s")
 
 
 def parse_link(text: str) -> LinkSpeed:
-    """The link that "8mbit/20ms" describes: bits a second in each direction, and the way there. Raises UsageError."""
+    """Parse a link such as "8mbit/20ms": bits per second in each direction, and one-way latency. Raises UsageError."""
     match = _FORM.fullmatch(text.strip().lower())
     if not match:
         raise UsageError(
-            f"--link {text!r}: write the rate in kbit, mbit or gbit (a second) and the latency of one way in ms, "
+            f"--link {text!r}: write the rate in kbit, mbit or gbit (per second) and the one-way latency in ms, "
             "such as 8mbit/20ms, 500kbit/100ms or 1gbit/0ms"
         )
     try:
@@ -41,7 +41,7 @@ def parse_link(text: str) -> LinkSpeed:
 class OneWay:
     """One direction: a bucket that fills with `bytes_per_s` tokens a second and keeps none in reserve.
 
-    So a publish waits until everything before it has left, and then takes the time of its own bytes. An idle line saves
+    So a publish waits until everything before it is sent, and then takes the time of its own bytes. An idle line saves
     nothing up.
     """
 
@@ -50,12 +50,12 @@ class OneWay:
         self._free_at = 0.0
 
     def send(self, nbytes: int, now: float) -> float:
-        """When the last of `nbytes`, sent at `now`, has left; publishes keep their order."""
+        """Return when the last of `nbytes` passed at `now` is sent; publishes keep their order."""
         self._free_at = max(now, self._free_at) + nbytes / self._speed.bytes_per_s
         return self._free_at
 
     def queued_s(self, now: float) -> float:
-        """Seconds until all that was handed over has left."""
+        """Return the seconds until everything is sent."""
         return max(0.0, self._free_at - now)
 
     def arrival(self, left_at: float) -> float:

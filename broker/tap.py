@@ -1,6 +1,6 @@
 """`mpsl tap`: prints every message on the topics of a net, one line each.
 
-Garbage must not stop it: whatever arrives is summarised, and what a terminal would obey is escaped.
+Garbage must not stop it: every message is summarised, and terminal control characters are escaped.
 """
 
 import asyncio
@@ -24,21 +24,21 @@ from mpsl.errors import BrokerError
 @click.command()
 @network_options
 def tap(*, network: NetworkOptions) -> None:
-    """Show every message: one line each, tensor headers decoded, no bodies. With --json one object a line."""
+    """Show every message: one line each, tensor headers decoded, no bodies. With --json, one object per line."""
     with printing():
         asyncio.run(_until_stopped(network))
 
 
 @contextlib.contextmanager
 def printing() -> Iterator[None]:
-    """Stdout takes any text, whatever its encoding, and a reader that goes away ends the block without an error."""
+    """Let stdout accept any text, whatever its encoding. If its reader goes away, the block ends without an error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         yield
         sys.stdout.flush()
     except BrokenPipeError:
-        # What is still buffered must not raise again when Python ends.
+        # Buffered output must not raise again at Python's end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -68,7 +68,7 @@ async def _watch(network: NetworkOptions) -> None:
 
 
 def json_line(at: float, topic: str, size: int, seen: MessageSummary) -> str:
-    """One JSON object; `time` in seconds since 1970, `bytes` of the payload."""
+    """Return one JSON object; `time` in seconds since 1970, `bytes` of the payload."""
     return strict_json.dumps(
         {
             "time": round(at, 3),
@@ -87,7 +87,7 @@ def json_line(at: float, topic: str, size: int, seen: MessageSummary) -> str:
 
 
 def text_line(at: float, topic: str, size: int, seen: MessageSummary) -> str:
-    """Time, bytes, kind, from -> to, round.batch.micro, dtype and shape, what else is known; the topic last."""
+    """Return time, bytes, kind, from -> to, round.batch.micro, dtype and shape, the note, and the topic."""
     clock = time.strftime("%H:%M:%S", time.localtime(at)) + f".{int(at * 1000) % 1000:03}"
     way = f"{seen.src or '-'} -> {seen.dst or '-'}"
     place = ".".join(str(number) for number in (seen.round, seen.batch, seen.micro) if number is not None)
@@ -96,5 +96,5 @@ def text_line(at: float, topic: str, size: int, seen: MessageSummary) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that a terminal would obey: topics, headers and names are written by others."""
+    """Escape control characters: topics, headers and names are written by other processes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,7 +1,7 @@
-"""The TLS context of `--ca`, `--cert` and `--key`, or why OpenSSL cannot use a file, with the command that mends it.
+"""The TLS context of `--ca`, `--cert` and `--key`, or why OpenSSL cannot use a file, with the command that converts it.
 
-OpenSSL's own words for a file in the wrong format ("no start line") help nobody. Keys are never copied nor decrypted to
-disk here, and nothing ever asks for a passphrase: a service has no terminal.
+OpenSSL's own text for a file in the wrong format ("no start line") helps nobody. Keys are never copied or decrypted to
+disk here, and nothing asks for a passphrase, because a service has no terminal.
 """
 
 import codecs
@@ -16,7 +16,7 @@ _CERTIFICATES = (CERTIFICATE, b"-----BEGIN TRUSTED CERTIFICATE-----", b"-----BEG
 
 
 def tls_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
-    """The context that trusts `ca` (None: the system's authorities) and shows `cert`. Raises UsageError."""
+    """Return the context that trusts `ca` (None: the system's authorities) and presents `cert`. Raises UsageError."""
     if ca is not None:
         _check_certificates("--ca", ca)
     try:
@@ -84,21 +84,21 @@ def _check_key(file: str) -> None:
 def _no_passphrase(option: str, file: str) -> Callable[[], str]:
     def refuse() -> str:
         command = f"openssl pkey -in '{file}' -out '{file}.plain' && chmod 600 '{file}.plain'"
-        raise UsageError(f"{option}: the key is encrypted, and nobody is asked for a passphrase; decrypt it: {command}")
+        raise UsageError(f"{option}: the key is encrypted, and no passphrase can be asked for; decrypt it: {command}")
 
     return refuse
 
 
 def _pair_problem(cert: str, key: str | None, error: Exception) -> str:
-    """Why a certificate and a key that can each be read do not go together."""
+    """Explain why a certificate and a key that can each be read do not match."""
     where = f"--cert {cert}" + (f" --key {key}" if key else "")
     if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
         if Path(cert).read_bytes().count(CERTIFICATE) > 1:
             return (
-                f"{where}: the first certificate is not the key's; a chain begins with one's own, then who signed it: "
+                f"{where}: the first certificate is not the key's; a chain begins with your own, then its signers: "
                 "cat own.pem intermediate.pem > chain.pem"
             )
-        return f"{where}: certificate and key do not belong together"
+        return f"{where}: certificate and key do not match"
     if key is None:
         return f"{where}: holds no private key; name its file with --key"
     return f"{where}: {error}"

@@ -1,6 +1,6 @@
-"""User properties of MQTT 5, packed with little work: we write many and read none.
+"""User properties of MQTT 5, packed with little work, because a run writes many and reads none.
 
-They repeat a message's header for whoever watches the topics; the payload has everything needed to decode it.
+They repeat a message's header for people who watch the topics; the payload has everything needed to decode it.
 """
 
 import functools
@@ -13,20 +13,20 @@ _USER_PROPERTY = 38
 
 
 class UserProperties:
-    """The properties of one publish, packed once; takes the place of paho's Properties."""
+    """The properties of one publish, packed once. It replaces paho's Properties."""
 
     def __init__(self, pairs: tuple[tuple[str, str], ...]) -> None:
         body = b"".join(map(_packed, pairs))
         self.packed: bytes = variable(len(body)) + body
 
     def pack(self) -> bytes:
-        """As it stands in the packet: length and properties (section 2.2.2 of MQTT 5)."""
+        """Return length and properties as they are in the packet (section 2.2.2 of MQTT 5)."""
         return self.packed
 
 
 @functools.lru_cache(4096)
 def variable(number: int) -> bytes:
-    """A variable byte integer (section 1.5.5 of MQTT 5); cached, for the publishes of a run have few lengths."""
+    """Encode a variable byte integer (section 1.5.5 of MQTT 5). Cached, because few lengths occur."""
     return bytes(VariableByteIntegers.encode(number))  # type: ignore[no-untyped-call]
 
 

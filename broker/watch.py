@@ -1,6 +1,6 @@
-"""Opens a read-only connection for `tap` and `ls`, and gives up when the broker does not answer in time.
+"""Opens a read-only connection for `tap` and `ls`, and gives up if the broker does not answer in time.
 
-It must never publish, and needs no more rights than to read.
+It must never publish, so it needs read rights only.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ PAUSE_S = 0.5
 
 @asynccontextmanager
 async def watching(network: NetworkOptions, role: str, filters: tuple[str, ...]) -> AsyncIterator[Connection]:
-    """A connection subscribed to `filters`; raises BrokerError naming host, port and cause after 10 s."""
+    """Open a connection subscribed to `filters`. After 10 s, raises BrokerError with host, port and cause."""
     async with AsyncExitStack() as stack:
         yield await _connected(stack, network, role, filters)
 

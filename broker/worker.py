@@ -18,10 +18,10 @@ class Worker:
         self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="worker")
 
     async def perform(self, performer: Performer, work: Run) -> Result:
-        """Perform one job; raises what the job raises."""
+        """Perform one job. Raises whatever the job raises."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, performer.perform, work.job, work.session)
 
     def close(self) -> None:
-        """Take no more jobs; the one that runs ends with the process."""
+        """Accept no more jobs. The running one ends with the process."""
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -25,15 +25,17 @@ from mpsl.topics import client_id
 
 @click.command()
 @network_options
-@click.option("--id", "id", help="Who this node is.  [default: HOST-node]")
-@click.option("--memory-budget", metavar="SIZE", help="Bytes for parts, copies and activations, on top of torch: 2GiB.")
+@click.option("--id", "id", help="Id of this node.  [default: HOST-node]")
+@click.option(
+    "--memory-budget", metavar="SIZE", help="Memory for parts, copies and activations, beside torch, such as 2GiB."
+)
 @click.option(
     "--scratch",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="Where parts lie that the budget has no room for; on a disk.  [default: /var/tmp]",
+    help="Directory on a disk for parts that exceed the budget.  [default: /var/tmp]",
 )
-@click.option("--link", metavar="RATE/LATENCY", help="Emulate a slow link to the broker: 8mbit/20ms.")
+@click.option("--link", metavar="RATE/LATENCY", help="Emulate a slow link to the broker, such as 8mbit/20ms.")
 @click.option("--once", is_flag=True, help="Leave after one run, with its exit status.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: torch's own choice]")
 def node(

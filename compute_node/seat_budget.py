@@ -29,7 +29,7 @@ def promise(plan: Plan, seat: Seat, budget: int, promised: Mapping[SessionId, in
             f"seat {seat.address} of {plan.run} on {seat.node} needs {needed:,} bytes for up to {copies} admitted "
             f"device{'s' * (copies != 1)}; the node's --memory-budget is {budget:,}, of which {max(0, free):,} are "
             f"free (promised: {others}); wait for the other runs to end, raise --memory-budget, set a lower "
-            "fleet.admit, make batch_size smaller, or use more hops"
+            "fleet.admit, reduce batch_size, or use more hops"
         )
     return needed
 

@@ -1,6 +1,6 @@
-"""What a node holds for one session, and the jobs that work on it.
+"""The state of a node in one session, and the jobs that work on it.
 
-That is the committed part, a copy of it for every admitted device, and the round's sum. All of it belongs to the
+The state is the committed part, a copy of it for every admitted device, and the round's sum. All of it belongs to the
 session, and dropping this object frees it. Nothing here may be shared between sessions. torch's generator is seeded
 before each block of a forward, so sessions whose jobs alternate compute what each would compute alone.
 """
@@ -40,16 +40,16 @@ from mpsl.nn.part import meta_part, probe, state_tensors
 from mpsl.nn.training_copy import TrainingCopy
 from mpsl.plan import Plan, Seat
 
-PIECE = 1 << 20
-"""Elements of a sum that are reset at a time, so that no second tensor of its size is needed."""
+RESET_ELEMENTS = 1 << 20
+"""The number of elements of a sum that are reset at a time, so that no second tensor of its size is needed."""
 
 
 class SeatTraining:
     """The seat `seat` of `plan`, empty until slices are written. Files go to `scratch`.
 
-    `trim_eagerly`: memory that a device leaves free is returned to the system at once. `base_bytes`: resident memory of
+    `trim_eagerly`: memory that a device frees is returned to the system at once. `base_bytes`: resident memory of
     the process before it held any session. `held`: the committed part of the term before, which may still be the right
-    one. Raises RunFailed where a file finds no room.
+    one. Raises RunFailed if a file has no room.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SeatTraining:
             self._reset(total)
 
     def holds(self, plan: Plan, seat: Seat) -> bool:
-        """Whether the committed part has the form that `seat` of `plan` needs; its values may be of another round."""
+        """Whether the committed part has the shapes that `seat` of `plan` needs; its values may be of another round."""
         ours, theirs = self._job.model, plan.job.model
         same_part = (ours.name, ours.args, self._seat.blocks) == (theirs.name, theirs.args, seat.blocks)
         return same_part and self._seat.on_disk == seat.on_disk
@@ -184,8 +184,8 @@ class SeatTraining:
         return Result()
 
     def _reset(self, total: Array) -> None:
-        for start in range(0, total.size, PIECE):
-            piece = total[start : start + PIECE]
+        for start in range(0, total.size, RESET_ELEMENTS):
+            piece = total[start : start + RESET_ELEMENTS]
             piece[...] = self._rule.empty(piece)
 
     def _decode(self, job: Forward | Backward | ForwardProbe, codec: str) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """Keeps the tensors of a part between uses: in memory, or in a mapped file of which only the used pages are resident.
 
-The file has no name, so it disappears with the process. A user of a file's arrays says when it is done with a tensor,
-so only one is resident at a time. In memory this does nothing.
+The file has no name, so it disappears with the process. Callers report when they are done with a tensor of a file, so
+only one is resident at a time. In memory this does nothing.
 """
 
 import mmap

@@ -28,7 +28,7 @@ from mpsl.topics import client_id
 class SharedWorker(Worker):
     """The computing thread that all agents of this process share.
 
-    `batch_s`: seconds that each batch takes longer, as on a slower processor; the other agents do not wait for it.
+    `batch_s`: extra seconds for each batch, as on a slower processor; the other agents do not wait for it.
     """
 
     def __init__(self, executor: ThreadPoolExecutor, batch_s: float) -> None:
@@ -47,7 +47,7 @@ class SharedWorker(Worker):
 
 
 def extra_seconds(job: WorkerJob, batch_s: float) -> float:
-    """The extra seconds of a job where a batch takes `batch_s` more: a third for each visit of the batch."""
+    """Return the extra seconds of a job if a batch takes `batch_s` more: a third for each visit of the batch."""
     match job:
         case HeadForward(ticket) | TailStep(ticket) | HeadBackward(ticket):
             return batch_s / 3 / ticket.micros
@@ -59,10 +59,9 @@ def extra_seconds(job: WorkerJob, batch_s: float) -> float:
 async def serve(
     network: NetworkOptions, shards: Mapping[str, Shard], once: bool, threads: int | None, think_s: float = 0.0
 ) -> dict[str, Stop]:
-    """One agent for each shard, by id, until all have stopped; SIGTERM and SIGINT ask them to.
+    """Run one agent for each shard, by id, until all have stopped; SIGTERM and SIGINT ask them to.
 
-    `think_s`: seconds that each batch takes longer than this machine needs. An agent that ends with an error leaves the
-    others alone.
+    `think_s`: extra seconds for each batch. An agent that ends with an error does not end the others.
     """
     executor = ThreadPoolExecutor(1, thread_name_prefix="worker", initializer=begin_computing, initargs=(threads,))
     worker = SharedWorker(executor, think_s)
@@ -120,6 +119,6 @@ async def _run(network: NetworkOptions, id: str, driver: Driver) -> Stop:
     except MpslError as error:
         stop = Stop(2 if isinstance(error, UsageError) else 1, str(error))
     if stop.status:
-        # At once, for the others may go on for days.
+        # At once, because the others may go on for days.
         network.logger(role="device", id=id)("error", "ended", {"status": stop.status, "reason": stop.reason})
     return stop

@@ -1,4 +1,4 @@
-"""`mpsl device`: one device as a service, or several in one process; stays after a run until SIGTERM, unless --once."""
+"""`mpsl device`: runs one device as a service, or several in one process, until SIGTERM or, with --once, for a run."""
 
 import asyncio
 import sys
@@ -19,12 +19,15 @@ from mpsl.names import check_id
 
 @click.command()
 @network_options
-@click.option("--id", "id", help="Who this device is.  [default: HOST-device]")
+@click.option("--id", "id", help="Id of this device.  [default: HOST-device]")
 @click.option("--data", required=True, metavar="SHARD", help="shard.npz, or package.module:function that returns one.")
 @click.option(
-    "--count", type=click.IntRange(1), metavar="N", help="N devices in this process, named as the files of --data DIR."
+    "--count",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Run N devices in this process, named after the files in --data DIR.",
 )
-@click.option("--link", metavar="RATE/LATENCY", help="Emulate a slow link to the broker: 8mbit/20ms.")
+@click.option("--link", metavar="RATE/LATENCY", help="Emulate a slow link to the broker, such as 8mbit/20ms.")
 @click.option(
     "--think-ms",
     type=click.FloatRange(0.0),
@@ -74,7 +77,7 @@ def report(network: NetworkOptions, stops: Mapping[str, Stop], several: bool) ->
 
 
 def shards_in(directory: Path, count: int) -> dict[str, Shard]:
-    """The first `count` shards of DIRECTORY/*.npz in the order of their names, by id; raises UsageError."""
+    """Return the first `count` shards of DIRECTORY/*.npz in the order of their names, by id. Raises UsageError."""
     if not directory.is_dir():
         raise UsageError(f"--data {directory}: with --count it is a directory of .npz files; `mpsl data` makes one")
     paths = sorted(directory.glob("*.npz"))

@@ -1,7 +1,6 @@
-"""What a device holds of one session, and the jobs that work on it: first and last part, the round's optimizers.
+"""The state of a device in one session, and the jobs that work on it: first and last part, the round's optimizers.
 
-A session owns all of it, so it is freed by dropping this object. Only activations, gradients, weights and counts go
-out, never samples or labels.
+Dropping this object frees all of it. Only activations, gradients, weights and counts leave it, never samples or labels.
 """
 
 import functools
@@ -48,7 +47,7 @@ from mpsl.plan import Plan
 class DeviceTraining:
     """Device `id` with its `shard` in the run of `plan`; its parts are empty until slices are written.
 
-    Raises UsageError where the shard does not fit the model.
+    Raises UsageError if the shard does not fit the model.
     """
 
     def __init__(self, id: str, shard: Shard, plan: Plan) -> None:
@@ -61,7 +60,7 @@ class DeviceTraining:
         self._message_bytes = plan.message_bytes
         self._coding = tensors.Coding(time.thread_time)
         self.parts = [build_part(section, blocks) for blocks in (plan.first_blocks, plan.last_blocks)]
-        """The first and the last one."""
+        """The first and the last part."""
         named = [state_tensors(part) for part in self.parts]
         self._arrays = [weights.arrays_of(tensors_of_part) for tensors_of_part in named]
         codec = WeightCodec(plan.job.wire.weights)
@@ -71,10 +70,10 @@ class DeviceTraining:
         self._copies: tuple[TrainingCopy, TrainingCopy] | None = None
         """Both parts in training, from the start of a round to its export."""
         self._begun_with: list[dict[int, Array]] = []
-        """For each part, the arrays at the start of the round whose differences are sent with a lossy codec."""
+        """For each part, the arrays at the start of the round; a lossy codec sends the differences to them."""
 
     def prepared(self) -> Prepared:
-        """What the orchestrator wants to know before loading."""
+        """Return the facts that the orchestrator needs before loading."""
         run = self._job.run
         coded = zip(self._arrays, self._global_codecs, strict=True)
         chunk = self._job.wire.chunk_bytes
@@ -83,11 +82,11 @@ class DeviceTraining:
         return Prepared(globals_bytes, self._shard.samples, test_batches)
 
     def write(self, message: Slice) -> None:
-        """Take in a slice of committed weights."""
+        """Store a slice of committed weights."""
         weights.write(self._arrays[message.part], message, self._global_codecs[message.part])
 
     def perform(self, job: WorkerJob) -> Result:
-        """Do one job; the result says how long the codecs took. Raises what goes wrong."""
+        """Do one job. Its result reports the seconds of codecs. Raises whatever the job raises."""
         return replace(self._perform(job), coding_s=self._coding.take())
 
     @functools.singledispatchmethod
@@ -201,7 +200,7 @@ class DeviceTraining:
         return torch.from_numpy(self._shard.x_test[chosen].copy()), torch.from_numpy(self._shard.y_test[chosen].copy())
 
     def _scaled(self, mean: torch.Tensor, ticket: Ticket, samples: int) -> torch.Tensor:
-        """A micro-batch's mean × its samples / the batch's samples; the mean itself where it is the whole batch."""
+        """Return a micro-batch's mean × its samples / the batch's samples; the mean itself if it is the whole batch."""
         batch = sum(len(part) for part in self._indices(ticket))
         return mean if samples == batch else mean * samples / batch
 

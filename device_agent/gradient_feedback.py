@@ -1,7 +1,7 @@
-"""What a codec left out of a sample's gradient goes with the same sample's next one, an epoch later.
+"""Adds the part of a sample's gradient that a codec has lost to the same sample's next gradient, an epoch later.
 
-For the gradient that a device sends into the last hop, and only there: a device knows its samples, a node would need
-room for all devices'. Which codecs gain by it they say themselves (`Codec.feedback`); docs/codecs.md has the figures.
+Only a device does it, for its gradient into the last hop: it knows its samples, while a node would need room for those
+of all devices. A codec declares whether it gains by this (`Codec.feedback`); docs/codecs.md has the figures.
 """
 
 import torch
@@ -10,12 +10,12 @@ from mpsl.codecs import ErrorFeedback, parse
 from mpsl.messages import Tensor
 from mpsl.nn import tensors
 
-MAX_BYTES = 64 * 1024 * 1024
-"""A shard whose samples' gradients would take more (as float32) is sent without feedback."""
+MAX_RESIDUAL_BYTES = 64 * 1024 * 1024
+"""A shard whose residuals would take more (as float32) is sent without feedback."""
 
 
 class GradientFeedback:
-    """For a shard of `samples`, in the codec `spec`; keeps one float32 row a sample, for most codecs nothing."""
+    """For a shard of `samples`, in the codec `spec`. It keeps one float32 row per sample; for most codecs, nothing."""
 
     def __init__(self, spec: str, samples: int) -> None:
         self._spec = spec
@@ -25,23 +25,23 @@ class GradientFeedback:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept."""
+        """The bytes of the residuals."""
         return self._feedback.nbytes if self._feedback else 0
 
     def begin(self) -> None:
-        """A round begins; where the one before was never finished, forget: what was sent in it is not counted."""
+        """Begin a round. If the one before was not finished, forget its residuals: its gradients do not count."""
         if self._feedback and self._unfinished:
             self._feedback.forget("gradient")
         self._unfinished = True
 
     def finish(self) -> None:
-        """The round's result goes out."""
+        """The round is finished."""
         self._unfinished = False
 
     def encode(self, gradient: torch.Tensor, rows: list[int]) -> Tensor:
-        """The gradient of the samples number `rows`, with what is still owed to them. Errors as `tensors.encode`."""
+        """Encode the gradient of the samples `rows` plus their residuals. Raises as `tensors.encode`."""
         row_bytes = gradient.nbytes // max(1, len(rows))
-        if self._feedback is None or self._samples * row_bytes > MAX_BYTES:
+        if self._feedback is None or self._samples * row_bytes > MAX_RESIDUAL_BYTES:
             return tensors.encode(gradient, self._spec)
         encoded = self._feedback.encode("gradient", gradient.detach().contiguous().numpy(), rows)
         return Tensor(encoded.codec, encoded.dtype, encoded.shape, encoded.planes)

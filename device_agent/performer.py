@@ -1,7 +1,7 @@
 """The jobs of a device: it measures blocks, and holds one `DeviceTraining` for every session it takes part in.
 
-`Prepare` creates it, `Leave` drops it, every other job of the session goes to it. Only activations, gradients, weights
-and counts go out.
+`Prepare` creates it, `Leave` drops it, and every other job of the session goes to it. Only activations, gradients,
+weights and counts leave the device.
 """
 
 from device_agent.device_training import DeviceTraining
@@ -24,11 +24,11 @@ class DevicePerformer:
         self._profiler = profiler
 
     def write(self, source: str, message: Slice, session: SessionId | None) -> None:
-        """Take in a slice of committed weights for a session."""
+        """Store a slice of committed weights of a session."""
         self.sessions[session].write(message)
 
     def perform(self, job: WorkerJob, session: SessionId | None) -> Result:
-        """Do one job of a session, or of the process (`MeasureBlocks`); raises what goes wrong."""
+        """Do one job of a session, or of the process (`MeasureBlocks`). Raises whatever the job raises."""
         match job:
             case MeasureBlocks(question):
                 if self._profiler is None:
@@ -42,7 +42,7 @@ class DevicePerformer:
         return self.sessions[session].perform(job)
 
     def _prepare(self, plan: Plan, session: SessionId | None) -> Result:
-        """Raises UsageError where the shard does not fit the model."""
+        """Raises UsageError if the shard does not fit the model."""
         self.sessions.drop(session)
         self.sessions[session] = training = DeviceTraining(self._id, self._shard, plan)
         return training.prepared()

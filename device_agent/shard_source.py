@@ -1,6 +1,6 @@
-"""Where a device finds its shard: a .npz file, or a function of the person who runs it.
+"""Loads a device's shard from a .npz file, or from a function of the person who runs the device.
 
-The function is code of others: whatever it raises becomes an error that names it, and the place in its file.
+The function is external code: whatever it raises becomes an error that names it, and the line in its file.
 """
 
 import importlib
@@ -16,13 +16,13 @@ from mpsl.shard import Shard, make_shard, read_shard
 
 __all__ = ["Shard", "load_shard"]
 
-HOW = "give a .npz file or package.module:function"
+DATA_HINT = "give a .npz file or package.module:function"
 
 
 def load_shard(source: str) -> Shard:
-    """The shard in the .npz file `source`, or what `package.module:function` returns: a mapping with the same keys.
+    """Return the shard in the .npz file `source`, or that of `package.module:function`, a mapping with the same keys.
 
-    The module may lie in the working directory. Raises UsageError, whatever module and function do.
+    The module may be in the working directory. Raises UsageError, whatever module and function do.
     """
     if source.endswith(".npz") or ":" not in source:
         return read_shard(Path(source))
@@ -38,9 +38,9 @@ def _function(source: str) -> Callable[[], object]:
     try:
         function = getattr(importlib.import_module(module), name)
     except (Exception, SystemExit) as error:
-        raise UsageError(f"--data {source}: {_words(error)}; {HOW}") from None
+        raise UsageError(f"--data {source}: {_words(error)}; {DATA_HINT}") from None
     if not callable(function):
-        raise UsageError(f"--data {source}: {name} is no function; {HOW}")
+        raise UsageError(f"--data {source}: {name} is not a function; {DATA_HINT}")
     found: Callable[[], object] = function
     return found
 
@@ -53,7 +53,7 @@ def _called(source: str, function: Callable[[], object]) -> object:
 
 
 def _words(error: BaseException) -> str:
-    """The error's type and text, and where in somebody else's file it was raised."""
+    """Return the error's type and text, and the line of the external file that raised it."""
     places = [
         f"{frame.f_code.co_filename}:{line}"
         for frame, line in traceback.walk_tb(error.__traceback__)
@@ -68,13 +68,13 @@ def _is_ours(frame: FrameType) -> bool:
 
 @contextmanager
 def _importable_working_directory() -> Iterator[None]:
-    """As `python -m` has it: modules of the working directory first while the block lasts, and last after it.
+    """Import from the working directory first during the block, as `python -m` does, and last after it.
 
-    First, because the person means the file that lies there; last, for imports that the function makes later.
+    First, because the person means the file that is there; last, for imports that the function makes later.
     """
     try:
         here = str(Path.cwd())
-    except OSError:  # it has been removed
+    except OSError:  # the directory has been removed
         yield
         return
     sys.path.insert(0, here)

@@ -1,7 +1,7 @@
 """The pure kernel that every role shares.
 
-Nothing in this package opens a socket, reads a clock, starts a thread or draws a random number of its own; torch is
-imported in `mpsl.nn` only.
+Nothing in this package opens a socket, reads a clock, starts a thread or draws its own random numbers. Only `mpsl.nn`
+imports torch.
 """
 
 VERSION = "0.1.0"

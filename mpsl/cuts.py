@@ -1,4 +1,4 @@
-"""Where a model is cut: which lists of cuts are sound, and the even one.
+"""Where a model is cut: validates a list of cuts, and finds the even one.
 
 A cut is an index into the model's blocks. `[2, 5, 8]` leaves the device blocks 0-1 and 8 to the end and gives hop 1
 blocks 2-4 and hop 2 blocks 5-7; `[]` means no hops. Numbers only: nothing here may know a model.
@@ -11,7 +11,7 @@ from mpsl.errors import UsageError
 
 
 def check_cuts(cuts: Sequence[int], blocks: int) -> None:
-    """Raise UsageError unless `cuts` suit a model of so many blocks: none, or at least two, rising, in 1..blocks-1."""
+    """Raise UsageError unless `cuts` fit a model of `blocks` blocks: none, or at least two, rising, in 1..blocks-1."""
     if not cuts:
         return
     shown = f"cuts = {list(cuts)}"
@@ -28,7 +28,7 @@ def check_cuts(cuts: Sequence[int], blocks: int) -> None:
 
 
 def even_cuts(costs: Sequence[float], hops: int) -> list[int]:
-    """The cuts that leave the device the first and the last block and make the costliest hop as cheap as can be.
+    """Return the cuts that leave the device the first and the last block and make the costliest hop cheapest.
 
     `costs` holds one number for each block, not negative, in any unit. Exact; among equals the earliest cuts win.
     Raises UsageError when there are fewer blocks between the first and the last than hops.

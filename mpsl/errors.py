@@ -1,4 +1,4 @@
-"""Every error that a person can meet, typed.
+"""The types of all errors that a person can meet.
 
 A message says what is wrong, where, which limit it breaks and how to fix it. Nothing here may depend on another module.
 """
@@ -9,7 +9,7 @@ class MpslError(Exception):
 
 
 class UsageError(MpslError):
-    """The person asked for something that cannot be: a malformed job, a bad option, a shard with NaN. Exit status 2."""
+    """The person asked for something impossible: a malformed job, a bad option, a shard with NaN. Exit status 2."""
 
 
 class WireError(MpslError):
@@ -37,8 +37,8 @@ class DiskError(RunFailed):
 
 
 class OutOfTime(MpslError):
-    """A search or a simulation was given up because its time was over. The text names the limit."""
+    """A search or a simulation has exceeded its time limit. The text names the limit."""
 
 
 class MeasurementError(MpslError):
-    """A measurement that does not hold: what was measured disagrees with itself. Names both figures."""
+    """An inconsistent measurement: two figures contradict each other. Names both."""

@@ -1,4 +1,4 @@
-"""Reads what came from outside (TOML, JSON, msgpack: plain dicts) into frozen dataclasses, strictly.
+"""Reads external data (TOML, JSON, msgpack: plain dicts) into frozen dataclasses, strictly.
 
 Unknown keys are refused with the nearest known name, types are not coerced, and every error names the place. A fact's
 own `__post_init__` checks its ranges and raises ValueError with the text that the person reads.
@@ -30,9 +30,9 @@ def read(kind: type[Fact], data: object, where: str) -> Fact:
 
 
 def plain(fact: object) -> Any:
-    """The inverse of `read`: dicts, lists, strings and numbers only, ready for JSON or msgpack.
+    """Return the inverse of `read`: dicts, lists, strings and numbers only, ready for JSON or msgpack.
 
-    Every field is there, defaults included (msgspec's own inverse leaves out what it has not set).
+    It has every field, including defaults (msgspec's own inverse leaves out unset fields).
     """
     if dataclasses.is_dataclass(fact) and not isinstance(fact, type):
         return {field.name: plain(getattr(fact, field.name)) for field in dataclasses.fields(fact)}
@@ -51,7 +51,7 @@ def _readable(error: str) -> str:
 
 
 def _with_values(kind: object, error: str) -> str:
-    """msgspec's text about a value that is none of a key's few allowed ones, with those."""
+    """Add the allowed values to msgspec's text about a value that is none of them."""
     found = re.match(r"Invalid enum value '?(.*?)'? - at `\$(.*)`\Z", error)
     if found is None:
         return error
@@ -67,14 +67,14 @@ def _with_values(kind: object, error: str) -> str:
 
 
 def _without_none(kind: object) -> object:
-    """The type of an optional."""
+    """Return the type of an optional."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return next(part for part in typing.get_args(kind) if part is not types.NoneType)
     return kind
 
 
 def _with_key(kind: type, data: object, error: str) -> str:
-    """msgspec's text with the key of a mapping's value that it calls [...]."""
+    """Replace the [...] in msgspec's text by the key of the mapping's value."""
     if isinstance(data, Mapping) and "[...]" in error:
         for field in dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ():
             values, arguments = data.get(field.name), typing.get_args(_type_hints(kind)[field.name])
@@ -109,7 +109,7 @@ _type_hints = functools.cache(typing.get_type_hints)
 
 
 def _dataclasses_in(kind: object) -> list[type]:
-    """The dataclasses that a value of `kind` can be: itself, or the members of an optional."""
+    """Return the dataclasses that a value of `kind` can have: itself, or the members of an optional."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return [part for part in typing.get_args(kind) if isinstance(part, type) and dataclasses.is_dataclass(part)]
     return [kind] if isinstance(kind, type) and dataclasses.is_dataclass(kind) else []

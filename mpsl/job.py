@@ -1,6 +1,6 @@
-"""A job: what a person asks for in JOB.toml, as frozen facts that check their own ranges.
+"""A job: the content of JOB.toml, as frozen facts that check their own ranges.
 
-It must never look at a fleet, a shard or a model: whether those fit the job is decided where they are known.
+It must never look at a fleet, a shard or a model. Whether those fit the job is checked where they are known.
 """
 
 import math
@@ -28,7 +28,7 @@ def _positive(**values: float | None) -> None:
 
 @dataclass(frozen=True)
 class RunSection:
-    """[run]: how long, in which steps, from which seed.
+    """[run]: rounds, epochs, batches and the seed.
 
     `deterministic`: devices are admitted and their updates are added in the order of the roster, so that two runs with
     the same contributing sets have the same weights, bit for bit.
@@ -62,7 +62,7 @@ class RunSection:
 
 @dataclass(frozen=True)
 class ModelSection:
-    """[model]: which one, its arguments, where it is cut (None: planned from what everyone measures)."""
+    """[model]: its name, its arguments, its cuts (None: planned from measurements)."""
 
     name: str
     args: dict[str, Any] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class ModelSection:
 
 @dataclass(frozen=True)
 class OptimizerSection:
-    """[optimizer]: every part's, on every device's copy."""
+    """[optimizer]: the optimizer of every part, on every device's copy."""
 
     name: str
     lr: float
@@ -88,9 +88,9 @@ class OptimizerSection:
 
 @dataclass(frozen=True)
 class WireSection:
-    """[wire]: codec of every edge forward and backward, and the bytes of one publish.
+    """[wire]: the codecs of every edge forward and backward, and the bytes of one publish.
 
-    `weights` codes what travels between devices and orchestrator; fp32 is exact, the others only nearly so.
+    `weights` is the codec between devices and orchestrator; fp32 is exact, the others are approximate.
     """
 
     activations: str = "fp32"
@@ -105,12 +105,12 @@ class WireSection:
 
 @dataclass(frozen=True)
 class FleetSection:
-    """[fleet]: how many take part, how many must, and how long to wait (seconds).
+    """[fleet]: the number of participants, the quorum, and the waiting times (seconds).
 
-    Every stage has `replicas` nodes, which share the devices between them. Where the job has no cuts there are as many
-    hops as `nodes` can fill; nodes beyond the seats are standbys. `patience_s`: how long the run waits for a node, for
-    its devices, for the broker or for room on the disk, once it has begun; and how long everyone waits for the
-    orchestrator. `join`: whether devices that appear in the middle of the run may take part.
+    Every stage has `replicas` nodes, which share the devices between them. If the job has no cuts, there are as many
+    hops as `nodes` can fill; nodes beyond the seats are standbys. `patience_s`: how long a run that has begun waits for
+    a node, its devices, the broker or room on the disk; and how long participants wait for the orchestrator.
+    `join`: whether devices that appear during the run may take part.
     """
 
     devices: int
@@ -162,24 +162,24 @@ class Job:
 
     @property
     def hops(self) -> int:
-        """N: the parts that run on compute nodes."""
+        """N: the number of parts that run on compute nodes."""
         if self.model.cuts is None:
             return self.fleet.nodes // self.fleet.replicas
         return max(0, len(self.model.cuts) - 1)
 
     @property
     def seats(self) -> int:
-        """How many nodes compute: hops × replicas."""
+        """The number of nodes that compute: hops × replicas."""
         return self.hops * self.fleet.replicas
 
     @property
     def quorum(self) -> int:
-        """How many devices a round needs."""
+        """The number of devices that a round needs."""
         return self.fleet.quorum or self.fleet.devices
 
 
 def read_job(data: object, where: str) -> Job:
-    """A job from the plain dicts of a TOML or JSON file; raises UsageError that names `where` and the key."""
+    """Read a job from the plain dicts of a TOML or JSON file. Raises UsageError that names `where` and the key."""
     from mpsl.nn.optimizers import optimizers  # it needs the sections above
 
     job = facts.read(Job, data, where)

@@ -1,6 +1,6 @@
-"""The messages that cross a link, one frozen struct a kind. What they look like as bytes is `wire`'s business.
+"""The messages that cross a link, one frozen struct for each kind. `wire` encodes them.
 
-Fencing by term and boot is the link's; a message says only what its receiver needs to act.
+The link does the fencing by term and boot; a message holds only what its receiver needs to act.
 """
 
 from typing import ClassVar, Literal, TypeVar
@@ -21,7 +21,7 @@ class Ticket(Struct, frozen=True, gc=False, order=True):
     batch: int
     micro: int
     micros: int
-    """How many micro-batches the batch has: micro == micros - 1 is its last."""
+    """The number of micro-batches in the batch; the last one has micro == micros - 1."""
 
     @property
     def last(self) -> bool:
@@ -30,10 +30,10 @@ class Ticket(Struct, frozen=True, gc=False, order=True):
 
 
 class Tensor(Struct, frozen=True, gc=False):
-    """A tensor as it travels: the codec that made `planes`, and the dtype and shape of what they decode to.
+    """An encoded tensor: the codec that made `planes`, and the dtype and shape of the decoded tensor.
 
-    Each plane is one contiguous run of little-endian bytes, a memoryview of format 'B'. Codecs make it, messages carry
-    it, codecs read it.
+    Each plane is one contiguous run of little-endian bytes, a memoryview of format 'B'. Codecs make and read it;
+    messages carry it.
     """
 
     codec: str
@@ -65,7 +65,7 @@ def _kind(kind: type[_M]) -> type[_M]:
 
 @_kind
 class Activation(Message, frozen=True):
-    """The output of the part before, on its way to the part after (training)."""
+    """The output of a part on its way to the next part (training)."""
 
     kind = "activation"
     lane = "fwd"
@@ -134,7 +134,7 @@ class Joined(Message, frozen=True):
 
 @_kind
 class Keep(Message, frozen=True):
-    """The part that the seat holds is the committed one of `version`: it is not sent again."""
+    """The part that the seat holds is the committed one of `version`, so it is not sent again."""
 
     kind = "keep"
     version: int
@@ -150,7 +150,7 @@ class Loaded(Message, frozen=True):
 
 @_kind
 class Admit(Message, frozen=True):
-    """`device` is in its round: a seat makes a copy, the device begins once it holds the weights of `round` - 1.
+    """`device` is admitted: a seat makes a copy, and the device begins once it holds the weights of `round` - 1.
 
     `batches` counts the optimizer steps of the whole round, all local epochs together.
     """
@@ -205,7 +205,7 @@ class Accept(Message, frozen=True):
 
 @_kind
 class Discard(Message, frozen=True):
-    """Forget a device's attempt: its copy, activations and pending sends."""
+    """Forget a device's attempt, with its copy, activations and pending sends."""
 
     kind = "discard"
     round: int
@@ -215,7 +215,7 @@ class Discard(Message, frozen=True):
 
 @_kind
 class Discarded(Message, frozen=True):
-    """A seat has forgotten the attempt: its place may be given away."""
+    """A seat has forgotten the attempt, so its place is free."""
 
     kind = "discarded"
     device: str
@@ -224,7 +224,7 @@ class Discarded(Message, frozen=True):
 
 @_kind
 class Close(Message, frozen=True):
-    """No more updates in this round; `devices` were accepted. A seat sends its part's sum."""
+    """The round has no more updates; `devices` were accepted. A seat sends its part's sum."""
 
     kind = "close"
     round: int
@@ -244,7 +244,7 @@ class Closed(Message, frozen=True):
 
 @_kind
 class Commit(Message, frozen=True):
-    """The round is on the orchestrator's disk: divide the sum by `weight`, that is the committed part from now on.
+    """The round is on the orchestrator's disk. The sum divided by `weight` is the committed part from now on.
 
     `merged`: the orchestrator sends the merged part as slices instead (a stage with replicas).
     """
@@ -274,7 +274,7 @@ class Evaluate(Message, frozen=True):
 
 @_kind
 class Score(Message, frozen=True):
-    """All that leaves a device of its test data: how many there are, how many were right, the sum of their losses."""
+    """All that leaves a device of its test data: the numbers of samples and correct ones, and the sum of the losses."""
 
     kind = "score"
     round: int
@@ -304,7 +304,7 @@ class Counters(Message, frozen=True):
 
 @_kind
 class Fault(Message, frozen=True):
-    """A job failed: the run cannot go on with this seat (or this device)."""
+    """A job has failed, so the run cannot go on with this seat (or this device)."""
 
     kind = "fault"
     reason: str
@@ -312,9 +312,9 @@ class Fault(Message, frozen=True):
 
 @_kind
 class CopyFailed(Message, frozen=True):
-    """A job for one device's copy failed at this seat: what came cannot be computed with, or what came of it not sent.
+    """A job for one device's copy has failed at this seat: its input or its result is unusable.
 
-    The copy is of no use any more, the seat is.
+    The copy is lost, but the seat can go on.
     """
 
     kind = "copy-failed"
@@ -332,12 +332,12 @@ class End(Message, frozen=True):
     reason: str
 
 
-# Before there is a plan: how fast a participant's link is.
+# Before there is a plan: the measurement of a participant's link.
 
 
 @_kind
 class Echo(Message, frozen=True):
-    """A participant to itself: how long the way to the broker and back takes."""
+    """A participant sends it to itself, to time the way to the broker and back."""
 
     kind = "echo"
     number: int
@@ -345,7 +345,7 @@ class Echo(Message, frozen=True):
 
 @_kind
 class Linked(Message, frozen=True):
-    """A participant is ready to have its link measured; `latency_s` is half of its shortest way there and back."""
+    """A participant is ready for the measurement of its link; `latency_s` is half of its shortest round trip."""
 
     kind = "linked"
     latency_s: float
@@ -362,7 +362,7 @@ class Pull(Message, frozen=True):
 
 @_kind
 class ProbeBurst(Message, frozen=True):
-    """Piece `index` of the `count` pieces of burst `number`: bytes without meaning."""
+    """Piece `index` of the `count` pieces of burst `number`; its bytes have no meaning."""
 
     kind = "probe-burst"
     lane = "weights"
@@ -374,7 +374,7 @@ class ProbeBurst(Message, frozen=True):
 
 @_kind
 class Took(Message, frozen=True):
-    """Train `number` is here: `received` bytes came in the `seconds` from its first piece to its last."""
+    """Burst `number` has arrived: `received` bytes in the `seconds` from its first piece to its last."""
 
     kind = "took"
     number: int

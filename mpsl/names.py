@@ -10,28 +10,28 @@ ORCHESTRATOR = "orch"
 """The one reserved id: the orchestrator's, in topics and as the source of messages."""
 
 BROKER = "broker"
-"""What the broker is called where plans and pictures name everyone who takes part."""
+"""The broker's name in plans and pictures."""
 
 MAX_ID = 32
-"""Characters of an id."""
+"""The maximum length of an id, in characters."""
 _ID = re.compile(rf"[a-z0-9-]{{1,{MAX_ID}}}\Z")
 
 
 def check_id(value: str, where: str) -> str:
-    """Return `value` when it can stand in a topic as the id of a device or a node; raise UsageError otherwise."""
+    """Return `value` if it can be the id of a device or a node in a topic. Raises UsageError otherwise."""
     if not _ID.match(value):
-        raise UsageError(f"{where}: {value!r} is no id; an id is 1 to 32 of the characters a-z, 0-9 and '-'")
+        raise UsageError(f"{where}: {value!r} is not an id; an id is 1 to 32 of the characters a-z, 0-9 and '-'")
     if value == ORCHESTRATOR:
         raise UsageError(f"{where}: {value!r} is reserved for the orchestrator; choose another id")
     return value
 
 
 MAX_LISTED = 24
-"""Where there are more known names than this, an error lists them only if none is near."""
+"""If there are more known names than this, an error lists them only if none is near."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A half sentence for an error: the nearest known name, where one is near, and the list of all known names."""
+    """Return half a sentence for an error: the nearest known name, if one is near, and all known names."""
     names = sorted(known)
     match = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     listed = f"known: {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""A payload as the buffers that make it up, joined only where one contiguous buffer is needed.
+"""A payload as a list of buffers, joined only if one contiguous buffer is needed.
 
 A chunk is built when the link's window opens and sent some time later; a joined copy would have left the processor's
 caches by then. It must never outlive the acknowledgement of its chunk: until then, whoever sends a buffer must leave it

@@ -1,6 +1,6 @@
-"""The plan of a run: who sits where, as every participant reads it from the retained topic run/<run>/plan.
+"""The plan of a run: the seats and devices, as every participant reads them from the retained topic run/<run>/plan.
 
-Facts only; who decides them is the orchestrator. It must never hold anything that a device keeps to itself.
+It holds facts that the orchestrator has decided. It must never hold private data of a device.
 """
 
 from collections import Counter
@@ -16,10 +16,10 @@ from mpsl.topics import Address, seat_address
 
 @dataclass(frozen=True)
 class Seat:
-    """One place in the chain: `blocks` [a, b) of the model on `node`, a process of boot `boot`.
+    """One seat in the chain: `blocks` [a, b) of the model on `node`, a process of boot `boot`.
 
-    Where the node's budget is short: `on_disk`, committed part and sum lie in a file; `recompute`, activations are
-    computed again at backward.
+    If the node's budget is short: `on_disk`, committed part and sum lie in a file; `recompute`, activations are
+    recomputed at backward.
     """
 
     stage: int
@@ -32,7 +32,7 @@ class Seat:
 
     @property
     def address(self) -> Address:
-        """Where its binary messages go."""
+        """The address of its binary messages."""
         return seat_address(self.stage, self.replica)
 
 
@@ -48,7 +48,7 @@ class DeviceEntry:
 class Plan:
     """Everything that a seat or a device must know to take part; `message_bytes` bounds any message of the run.
 
-    At first `admit` devices are in their round at once.
+    At first, `admit` devices are admitted at once.
     """
 
     run: str
@@ -64,13 +64,13 @@ class Plan:
     message_bytes: int
     protocol: int = PROTOCOL
     admit_most: int = 0
-    """How far `admit` may be raised within the budgets of the nodes."""
+    """The maximum of `admit` within the budgets of the nodes."""
     revision: int = 0
-    """Counts the changes of this plan under its term: other processes of its devices, and devices that came later."""
+    """Counts the changes of this plan under its term: restarted devices, and devices that came later."""
     round: int = 0
     """The committed round that this term goes on from."""
     shortfall: str = ""
-    """What a short memory budget costs, in words; empty where it costs nothing."""
+    """The price of a short memory budget, in words; empty if there is none."""
 
     @property
     def hops(self) -> int:
@@ -79,12 +79,12 @@ class Plan:
 
     @property
     def first_blocks(self) -> tuple[int, int]:
-        """Blocks [a, b) of the device's first part; all of them where there are no hops."""
+        """Blocks [a, b) of the device's first part; all blocks if there are no hops."""
         return (0, self.cuts[0]) if self.cuts else (0, self.blocks)
 
     @property
     def last_blocks(self) -> tuple[int, int]:
-        """Blocks [a, b) of the device's last part; empty where there are no hops."""
+        """Blocks [a, b) of the device's last part; empty if there are no hops."""
         return (self.cuts[-1], self.blocks) if self.cuts else (self.blocks, self.blocks)
 
     def seat_of(self, node: str) -> Seat | None:
@@ -112,16 +112,16 @@ class Plan:
         return Counter(address for device in self.devices for address in self.chain(device))
 
     def places(self, seat: Address, admit: int) -> int:
-        """How many of `admit` admitted devices the seat may have at once: its share of all devices."""
+        """Return how many of `admit` admitted devices the seat may have at once, by its share of all devices."""
         return seat_admission(admit, self._served[seat] / len(self.devices))
 
     def with_boot(self, device: str, boot: str) -> "Plan":
-        """The same plan with another process of a device."""
+        """Return the plan with another process of a device."""
         entry = replace(self.devices[device], boot=boot)
         return replace(self, devices=self.devices | {device: entry}, revision=self.revision + 1)
 
     def with_device(self, device: str, boot: str) -> "Plan":
-        """The same plan with one more device, served by the replicas that serve the fewest."""
+        """Return the plan with one more device, served by the replicas that serve the fewest."""
         replicas = []
         for stage in range(1, self.hops + 1):
             seats = [seat for seat in self.seats if seat.stage == stage]

@@ -1,6 +1,6 @@
-"""What an orchestrator asks a participant to measure, and what that answers: facts that travel as JSON.
+"""The orchestrator's questions about a participant's speed, and the answers: facts that travel as JSON.
 
-Who has measured already answers from what it kept; so a question says all that the answer depends on, but for the
+A participant keeps its answers for later runs. So a question holds everything that the answer depends on, except the
 machine.
 """
 
@@ -16,16 +16,16 @@ from mpsl.names import nearest
 from mpsl.nn.optimizers import optimizers
 
 LEARNING_RATE = 1e-6
-"""Steps cost the same, and weights trained on noise stay numbers."""
+"""It does not change the time of a step, and weights that are trained on noise stay finite."""
 
 
 def optimizer_kinds() -> tuple[str, ...]:
-    """The optimizers that differ in what a step costs, by the names that a fleet's file has for them."""
+    """Return the optimizers whose steps differ in cost, by their names in a fleet's file."""
     return tuple(kind for name in optimizers.names() for kind in optimizers.get(name).kinds)
 
 
 def optimizer_section(kind: str) -> OptimizerSection:
-    """An [optimizer] whose step costs what one of `kind` does; raises UsageError for an unknown kind."""
+    """Return an [optimizer] whose step costs as much as one of `kind`. Raises UsageError for an unknown kind."""
     for name in optimizers.names():
         settings = optimizers.get(name).kinds.get(kind)
         if settings is not None:
@@ -34,7 +34,7 @@ def optimizer_section(kind: str) -> OptimizerSection:
 
 
 def optimizer_kind(section: OptimizerSection) -> str:
-    """The kind whose step costs what the section's does; raises UsageError for an unknown optimizer."""
+    """Return the kind whose step costs as much as the section's. Raises UsageError for an unknown optimizer."""
     return optimizers.get(section.name).kind_of(section)
 
 
@@ -59,13 +59,13 @@ class Question:
 
     @functools.cached_property
     def digest(self) -> str:
-        """The same for equal questions to one version of the program."""
+        """Equal for equal questions to one version of the program."""
         said = strict_json.dumps([VERSION, facts.plain(self)], sort_keys=True)
         return hashlib.blake2b(said.encode(), digest_size=8).hexdigest()
 
 
 def question(job: Job, blocks: tuple[tuple[int, int], ...]) -> Question:
-    """What to ask for a job."""
+    """Return the question for a job."""
     model = ModelSection(job.model.name, job.model.args)
     return Question(model, job.run.batch_size, optimizer_kind(job.optimizer), blocks)
 
@@ -82,16 +82,16 @@ class BlockSeconds:
     def __post_init__(self) -> None:
         lengths = {len(self.forward_ms), len(self.backward_ms), len(self.step_ms)}
         if len(lengths) != 1:
-            raise ValueError("forward_ms, backward_ms and step_ms must have one value a block each")
+            raise ValueError("forward_ms, backward_ms and step_ms must each have one value per block")
         if any(not 0 <= ms < float("inf") for ms in (*self.forward_ms, *self.backward_ms, *self.step_ms)):
-            raise ValueError("a time is no time")
+            raise ValueError("a time is negative or not finite")
         if not 0 < self.copy_gb_per_s < float("inf"):
             raise ValueError(f"copy_gb_per_s is {self.copy_gb_per_s}; it is more than 0")
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a participant's `info` says under `profile`: the times, or why there are none."""
+    """The content of `profile` in a participant's `info`: the times, or why there are none."""
 
     question: str
     """The question's digest."""
@@ -102,7 +102,7 @@ class Answer:
 NO_LIMIT_MBPS = 1e6
 """The rate of a link that was not measured, and the maximum for a faster one."""
 FIRST_TERM = 2**32
-"""Measuring has terms of its own, beyond those of any plan, so that what is late in either is foreign in the other."""
+"""The first term of link measurements, above those of any plan, so that late messages of either are never mixed up."""
 
 _RUN = re.compile(r"[a-z0-9-]{1,32}\Z")
 
@@ -114,14 +114,14 @@ class LinkQuestion:
     run: str
     orchestrator: str
     term: int
-    """Rises with every participant that an orchestrator turns to."""
+    """Rises with every participant that an orchestrator measures."""
     chunk_bytes: int
 
     def __post_init__(self) -> None:
         if not _RUN.match(self.run):
             raise ValueError(f"run = {self.run!r} cannot stand in a topic")
         if not FIRST_TERM <= self.term < 2**63:
-            raise ValueError(f"term = {self.term} is none of measuring")
+            raise ValueError(f"term = {self.term} must be at least {FIRST_TERM}")
         if self.chunk_bytes < 1:
             raise ValueError(f"chunk_bytes = {self.chunk_bytes} must be at least 1")
 

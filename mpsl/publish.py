@@ -1,6 +1,6 @@
-"""One MQTT publish, from the machine or the link that wants it to the socket: the same object all the way down.
+"""One MQTT publish: the same object from the machine or the link that makes it down to the socket.
 
-It stands below links and machines because both make publishes. It must never know what its payload means.
+It lies below links and machines, because both make publishes. It must never know what its payload means.
 """
 
 from typing import Literal
@@ -14,8 +14,8 @@ from mpsl.pieces import Content
 class Publish(Struct, frozen=True, gc=False):
     """Publish once. JSON goes at QoS 1; binary goes at QoS 0, under the link's own acknowledgements.
 
-    `subject`: while this waits to be sent, a newer publish on the same topic and subject makes it superfluous and takes
-    its place. None: nothing replaces it.
+    `subject`: while this waits to be sent, a newer publish on the same topic and subject replaces it. None: nothing
+    replaces it.
     """
 
     topic: str
@@ -26,5 +26,5 @@ class Publish(Struct, frozen=True, gc=False):
     subject: str | None = None
 
     def joined(self) -> "Publish":
-        """The same with a payload of its own, which no one changes any more."""
+        """Return a copy whose payload nobody else can change."""
         return self if isinstance(self.payload, bytes) else replace(self, payload=bytes(self.payload))

@@ -4,7 +4,7 @@ A family is a package. A file in it registers itself on import with `@family.reg
 imported at the first look-up, so adding a member means adding one file. Some families also take members from other
 installed packages, which name them in an entry-point group; docs/where-to-change.md shows how.
 
-A member from outside must never replace one from here: what a name means is the same on every machine of a run.
+A member from outside must never replace one of the project: a name means the same on every machine of a run.
 """
 
 import importlib
@@ -35,7 +35,7 @@ class Registry(Generic[Member]):
         self._outside: dict[str, EntryPoint] | None = None
 
     def register(self, name: str) -> Callable[[Member], Member]:
-        """Decorator: file the decorated object under `name`. Two members of one name are a programming error."""
+        """Decorator: register the object under `name`. Two members of one name are a programming error."""
 
         def decorate(member: Member) -> Member:
             if name in self._members:
@@ -46,12 +46,12 @@ class Registry(Generic[Member]):
         return decorate
 
     def names(self) -> list[str]:
-        """All names, sorted; raises UsageError where another package claims a name that is taken."""
+        """Return all names, sorted. Raises UsageError if another package claims a name that is taken."""
         self._load()
         return sorted({*self._members, *self._entry_points()})
 
     def get(self, name: str) -> Member:
-        """The member called `name`.
+        """Return the member called `name`.
 
         Raises UsageError for an unknown name, with the nearest one, and for a member of another package that cannot be
         imported.
@@ -72,7 +72,7 @@ class Registry(Generic[Member]):
             importlib.import_module(f"{self._package}.{module.name}")
 
     def _entry_points(self) -> dict[str, EntryPoint]:
-        """What other packages offer, by name; looked up once, nothing imported."""
+        """Return the members that other packages offer, by name. Looked up once; nothing is imported."""
         if self._outside is None:
             found: dict[str, EntryPoint] = {}
             for point in entry_points(group=self._group) if self._group else ():

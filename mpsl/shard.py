@@ -1,7 +1,7 @@
-"""One device's data as a file or mapping holds it: what a sound shard is, and what is wrong with one that is not.
+"""One device's data, from a file or a mapping: validates it, and explains what is wrong.
 
-Shared by the device that trains on it and by `mpsl check`. Arrays of other types are converted where nothing is lost;
-otherwise the error shows the line of numpy that converts them. What a shard holds never leaves its machine.
+The device that trains on it and `mpsl check` share this file. Arrays of other types are converted if nothing is lost;
+otherwise the error shows the line of numpy that converts them. The content of a shard never leaves its machine.
 """
 
 import zipfile
@@ -72,7 +72,7 @@ class Shard:
 
 
 def _reshaping(name: str, shape: tuple[int, ...], accepts: Callable[[tuple[int, ...]], bool]) -> str:
-    """The line of numpy that makes samples of `shape` fit: a channel that is missing or comes last; "" for neither."""
+    """Return the line of numpy that adds a missing channel or moves a last one; "" if neither helps."""
     if accepts((1, *shape)):
         return f": {name} = {name}[:, None]"
     if len(shape) > 1 and accepts((shape[-1], *shape[:-1])):
@@ -89,12 +89,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as opened:
             if not zipfile.is_zipfile(opened):
-                raise ValueError("it is no .npz file, or not a whole one; save it with numpy.savez(file, x=…, y=…)")
+                raise ValueError("it is not a complete .npz file; save it with numpy.savez(file, x=…, y=…)")
             opened.seek(0)
             with np.load(opened, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
     except FileNotFoundError:
-        raise UsageError(f"{path}: there is no such file") from None
+        raise UsageError(f"{path}: no such file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{path}: cannot be read as .npz: {error}") from None
 
@@ -129,7 +129,7 @@ def _pair(
     y = _labels(source, y_name, _array(source, y_name, arrays[y_name]))
     if len(x) != len(y):
         raise UsageError(
-            f"{source}: {x_name} has {len(x)} samples and {y_name} has {len(y)} labels; they must be as many"
+            f"{source}: {x_name} has {len(x)} samples and {y_name} has {len(y)} labels; the numbers must be equal"
         )
     if not np.isfinite(x).all():
         where = int(np.argwhere(~np.isfinite(x))[0][0])
@@ -145,11 +145,11 @@ def _pair(
 
 
 def _array(source: str, name: str, values: object) -> NDArray[Any]:
-    """Whatever a file or a function has, as an array of numbers."""
+    """Return the content of a file or the result of a function as an array of numbers."""
     try:
         array = np.asarray(values)
-    except Exception as error:  # a list of unequal lists, a tensor that is not on the CPU: anything that calls itself x
-        raise UsageError(f"{source}: {name} cannot be read as an array of numpy: {error}") from None
+    except Exception as error:  # a list of unequal lists, a tensor that is not on the CPU, or anything else called x
+        raise UsageError(f"{source}: {name} cannot be read as a numpy array: {error}") from None
     if array.dtype.kind not in "biuf":
         raise UsageError(f"{source}: {name} is {array.dtype} of shape {array.shape}; {_as_numbers(name, array)}")
     return array
@@ -163,7 +163,7 @@ def _as_numbers(name: str, array: NDArray[Any]) -> str:
 
 
 def _samples(source: str, name: str, array: NDArray[Any]) -> NDArray[np.float32]:
-    """Samples as float32 where that loses nothing."""
+    """Return samples as float32, if that loses nothing."""
     if array.size == 0 and array.ndim == 1:
         array = array.reshape(0, 1)
     if array.ndim not in (2, 3, 4):
@@ -185,7 +185,7 @@ def _samples(source: str, name: str, array: NDArray[Any]) -> NDArray[np.float32]
 
 
 def _labels(source: str, name: str, array: NDArray[Any]) -> NDArray[np.int64]:
-    """Labels as int64, N, where that loses nothing; one-hot rows become the number of their column."""
+    """Return labels as int64, N, if that loses nothing; one-hot rows become the number of their column."""
     shape = array.shape
     if array.ndim == 2 and shape[1] == 1:
         array = array[:, 0]

@@ -1,4 +1,4 @@
-"""The one place where JSON is written: files, topics and `--json` output hold nothing that a strict reader refuses.
+"""The only place that writes JSON: files, topics and `--json` output hold nothing that a strict reader refuses.
 
 Python writes NaN and infinity as `NaN` and `Infinity`, which are not JSON and stop `jq`, JavaScript and most databases.
 Here they become null. A test makes sure that nothing else in the project calls `json.dumps`.

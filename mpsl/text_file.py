@@ -1,7 +1,7 @@
 """Reads text as editors and shells of all systems write it: one reader for job, fleet, plan, option and password files.
 
-UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one, and all line ends are read. What may mean several
-things (Latin-1 and its relatives, UTF-16 without a mark) is refused with the command that converts it, never guessed.
+It reads UTF-8 with or without a byte order mark, UTF-16 and UTF-32 with one, and all line endings. Ambiguous text
+(Latin-1 and its relatives, UTF-16 without a mark) is refused with the command that converts it, never guessed.
 """
 
 import codecs
@@ -13,7 +13,7 @@ from typing import Any
 from mpsl.errors import UsageError
 
 MAX_BYTES = 64 * 1024 * 1024
-"""A longer file is none that a person writes, and may be a device that never ends."""
+"""Nobody writes a longer file by hand, and a device file may never end."""
 _MARKS = (
     # UTF-32 first: its mark begins with that of UTF-16.
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -26,11 +26,11 @@ TYPOGRAPHIC = {
     "“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "‘": "'", "’": "'", "‚": "'",
     "\u00a0": "a space", "\u2007": "a space", "\u202f": "a space", "\u200b": "nothing", "\u2212": "-", "–": "-",
 }  # fmt: skip
-"""What editors and web pages put in place of a character, and the one that a file of ours needs there."""
+"""Characters that editors and web pages substitute, and the ones that these files need."""
 
 
 def read_text(path: Path, where: str | None = None) -> str:
-    r"""The text of the file, its lines ended by `\n`; raises UsageError that begins with `where` (else the path)."""
+    r"""Return the text of the file with `\n` line endings. Raises UsageError that begins with `where` (or the path)."""
     where = where or str(path)
     try:
         with path.open("rb") as file:
@@ -43,25 +43,25 @@ def read_text(path: Path, where: str | None = None) -> str:
 
 
 def read_toml(path: Path, where: str | None = None) -> dict[str, Any]:
-    """The tables of a TOML file. Raises UsageError as `read_text` does, also where it is no TOML."""
+    """Return the tables of a TOML file. Raises UsageError as `read_text` does, also if it is not TOML."""
     text = read_text(path, where)
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
-        raise UsageError(f"{where or path}: is no TOML: {error}{typographic(text)}") from None
+        raise UsageError(f"{where or path}: is not TOML: {error}{typographic(text)}") from None
 
 
 def read_json(path: Path, hint: str = "") -> Any:
-    """The content of a JSON file. Raises UsageError as `read_text` does, and with `hint` where it is no JSON."""
+    """Return the content of a JSON file. Raises UsageError as `read_text` does, and with `hint` if it is not JSON."""
     text = read_text(path)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: is no JSON: {error}{typographic(text)}{hint and '; '}{hint}") from None
+        raise UsageError(f"{path}: is not JSON: {error}{typographic(text)}{hint and '; '}{hint}") from None
 
 
 def decode(content: bytes, where: str, file: str) -> str:
-    """What `read_text` makes of a file's bytes; `file` is its name in the command that would convert it."""
+    """Decode a file's bytes as `read_text` does; `file` is its name in the suggested iconv command."""
     mark, encoding = next(((mark, name) for mark, name in _MARKS if content.startswith(mark)), (b"", "utf-8"))
     if not mark and b"\0" in content:
         raise UsageError(f"{where}: {_with_null_bytes(content, file)}")
@@ -71,7 +71,7 @@ def decode(content: bytes, where: str, file: str) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         if mark:
             name = encoding.removesuffix("-sig").upper()
-            raise UsageError(f"{where}: is {name} by its first bytes, but damaged: {error.reason}") from None
+            raise UsageError(f"{where}: begins like {name}, but is damaged: {error.reason}") from None
         raise UsageError(
             f"{where}: line {line}: byte 0x{content[error.start]:02x} is not UTF-8; "
             f"if the file is Latin-1, convert it: {_iconv('LATIN1', file)}"
@@ -80,7 +80,7 @@ def decode(content: bytes, where: str, file: str) -> str:
 
 
 def typographic(text: str) -> str:
-    """A half sentence on the first typographic character, for a text that is no TOML or JSON; "" without any."""
+    """Return half a sentence about the first typographic character in a text that is not TOML or JSON, or ""."""
     for number, line in enumerate(text.splitlines(), start=1):
         for character in line:
             if character in TYPOGRAPHIC:
@@ -96,7 +96,7 @@ def _with_null_bytes(content: bytes, file: str) -> str:
     if abs(even - odd) > len(content) // 4:
         name = "UTF-16LE" if odd > even else "UTF-16BE"
         return f"is not UTF-8 but seems to be {name}; convert it: {_iconv(name, file)}"
-    return "is no text file: it holds null bytes"
+    return "is not a text file: it holds null bytes"
 
 
 def _iconv(encoding: str, file: str) -> str:

@@ -25,13 +25,13 @@ _ID = re.compile(r"[a-z0-9-]{1,32}\Z")
 _SEAT = re.compile(r"[1-9][0-9]{0,3}_[0-9]{1,4}\Z")
 
 Address = str
-"""Where a binary message goes: a seat as 'k_r' (stage from 1, replica from 0), or the id of a device, or 'orch'."""
+"""The destination of a binary message: a seat 'k_r' (stage from 1, replica from 0), the id of a device, or 'orch'."""
 
 
 def seat_address(stage: int, replica: int) -> Address:
     """The address of a seat; an id never contains '_', so the two kinds of address cannot collide.
 
-    It has no '.' either: RabbitMQ takes that for a separator of levels and would not route the topic.
+    It has no '.' either, because RabbitMQ takes that for a level separator and would not route the topic.
     """
     return f"{stage}_{replica}"
 
@@ -107,5 +107,5 @@ def _parse(root: str, topic: str) -> BinaryTopic | ParticipantTopic | RunTopic |
 
 
 def client_id(role: str, id: str, boot: str) -> str:
-    """The MQTT client id of a process; because of `boot`, two processes of one id do not disconnect each other."""
+    """The MQTT client id of a process; because of `boot`, two processes with one id do not disconnect each other."""
     return f"mpsl-{role}-{id}-{boot}" if id != ORCHESTRATOR else f"mpsl-{role}-{boot}"

@@ -2,10 +2,10 @@
 
     u32 length of the header | header | zeros to 64 | plane | zeros to 64 | plane …
 
-header = {"k": kind, "f": fields, "t": [codec, dtype, shape, [bytes of each plane]]}, without "t" where a kind has no
-tensor. No pickle: what is decoded is numbers, strings and lists, checked against the kind's own types, and a plane is a
-view of the received buffer. Sizes are checked against the buffer before anything is made of them. The text of a
-WireError begins with its class and a colon, so that what is dropped can be counted under few names.
+header = {"k": kind, "f": fields, "t": [codec, dtype, shape, [bytes of each plane]]}, without "t" if a kind has no
+tensor. No pickle: decoded values are numbers, strings and lists, checked against the kind's own types, and a plane is a
+view of the received buffer. Sizes are checked against the buffer before anything is allocated. The text of a WireError
+begins with its class and a colon, so that dropped messages can be counted under few names.
 """
 
 import struct
@@ -20,13 +20,13 @@ from mpsl.messages import KINDS, Message, Tensor
 ALIGNMENT = 64
 MAX_HEADER = 16 * 1024
 MAX_TEXT = 1024
-"""Characters of a text (a reason, an error) that travel; the rest is cut off, for a reader refuses longer ones."""
+"""The maximum characters of a text (a reason, an error). The rest is cut off, because readers refuse longer ones."""
 MAX_DIMENSIONS = 8
 MAX_PLANES = 64
 """Maximum planes of a tensor."""
 Dtype = Literal["float32", "int64", "int32", "float64", "uint8", "bool"]
 DTYPES: dict[str, int] = {"float32": 4, "int64": 8, "int32": 4, "float64": 8, "uint8": 1, "bool": 1}
-"""What a tensor may decode to, with the bytes of one element."""
+"""The possible dtypes of a tensor, with the bytes of one element."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -35,12 +35,12 @@ _ZEROS = bytes(ALIGNMENT)
 
 
 def padding(length: int) -> int:
-    """How many zeros bring `length` to the next multiple of 64."""
+    """Return the number of zeros that pad `length` to a multiple of 64."""
     return -length % ALIGNMENT
 
 
 def encode(message: Message) -> list[Buffer]:
-    """The message as flat buffers to be sent one after the other, none of them empty; planes are not copied."""
+    """Return the message as flat buffers to be sent one after the other, none of them empty; planes are not copied."""
     tensor: Tensor | None = getattr(message, "tensor", None)
     header: dict[str, Any] = {"k": message.kind, "f": _fields(message)}
     planes: list[memoryview] = []
@@ -63,7 +63,7 @@ def encode(message: Message) -> list[Buffer]:
 
 
 def decode(buffer: Buffer) -> Message:
-    """The message in `buffer`, planes as views of it; raises WireError for anything else."""
+    """Return the message in `buffer`, with planes as views of it. Raises WireError for anything else."""
     view = memoryview(buffer)
     packed, body = _split(view)
     try:
@@ -72,7 +72,7 @@ def decode(buffer: Buffer) -> Message:
         raise WireError(f"header: cannot be read: {error}") from None
     kind = KINDS.get(header.kind) if isinstance(header.kind, str) else None
     if kind is None or header.fields is msgspec.UNSET:
-        raise WireError(f"kind: {header.kind!r} is none of ours")
+        raise WireError(f"kind: {header.kind!r} is unknown")
     try:
         fields = _FIELDS[kind].decode(header.fields)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -80,26 +80,26 @@ def decode(buffer: Buffer) -> Message:
     if kind in _WITH_TENSOR:
         return kind(*msgspec.structs.astuple(fields), _tensor(header.tensor, view[body:]))
     if header.tensor is not msgspec.UNSET or body < view.nbytes:
-        raise WireError(f"tensor: {kind.kind} carries none")
+        raise WireError(f"tensor: {kind.kind} has none")
     return kind(*msgspec.structs.astuple(fields))
 
 
 def header_of(view: memoryview) -> tuple[dict[str, Any], int]:
-    """The header of an encoded message, unchecked, and where its first plane begins; the first chunk has it all."""
+    """Return the unchecked header of an encoded message and the offset of its first plane. The first chunk has both."""
     packed, body = _split(view)
     try:
         header = msgpack.unpackb(packed, max_str_len=4 * MAX_TEXT, max_array_len=64, max_map_len=64)
     except Exception as error:
         raise WireError(f"header: is not msgpack: {error}") from None
     if not isinstance(header, dict):
-        raise WireError("header: is no map")
+        raise WireError("header: is not a map")
     return header, body
 
 
 def _split(view: memoryview) -> tuple[memoryview, int]:
-    """The packed header, and where the first plane begins."""
+    """Return the packed header, and the offset of the first plane."""
     if view.nbytes < _LENGTH.size:
-        raise WireError(f"truncated: {view.nbytes} bytes are no header")
+        raise WireError(f"truncated: {view.nbytes} bytes are too few for a header")
     (length,) = _LENGTH.unpack_from(view)
     if length > MAX_HEADER or _LENGTH.size + length > view.nbytes:
         raise WireError(f"header: {length} bytes; at most {MAX_HEADER} and no more than arrived are allowed")
@@ -118,11 +118,11 @@ def _tensor(described: msgspec.Raw | msgspec.UnsetType, body: memoryview) -> Ten
     position = 0
     for size in sizes:
         if position + size > body.nbytes:
-            raise WireError(f"truncated: a plane of {size} bytes where {max(0, body.nbytes - position)} are left")
+            raise WireError(f"truncated: a plane of {size} bytes, but {max(0, body.nbytes - position)} are left")
         planes.append(body[position : position + size])
         position += size + padding(size)
     if position - (padding(sizes[-1]) if sizes else 0) != body.nbytes:
-        raise WireError(f"tensor: {body.nbytes} bytes of planes where the header announces {sum(sizes)}")
+        raise WireError(f"tensor: {body.nbytes} bytes of planes, but the header announces {sum(sizes)}")
     return Tensor(codec, dtype, shape, tuple(planes))
 
 
@@ -133,12 +133,12 @@ def _fields(message: Message) -> dict[str, Any]:
 def _field(value: object) -> object:
     if not isinstance(value, str):
         return value
-    # Names of files and what systems say in errors may have what is no character.
+    # File names and system errors may hold code points that are no characters.
     return value[:MAX_TEXT] if value.isascii() else value[:MAX_TEXT].encode(errors="replace").decode()
 
 
 class _Header(msgspec.Struct):
-    """What a header holds, for a start: its fields can be read when the kind is known."""
+    """A header. Its fields can be read once the kind is known."""
 
     kind: Any = msgspec.field(name="k", default=None)
     fields: msgspec.Raw | msgspec.UnsetType = msgspec.field(name="f", default=msgspec.UNSET)
@@ -146,7 +146,7 @@ class _Header(msgspec.Struct):
 
 
 def _without_tensor(kind: type[Message]) -> msgspec.msgpack.Decoder[msgspec.Struct]:
-    """Reads the kind's fields, strictly: none is missing, none too many, each of its type."""
+    """Return a strict reader of the kind's fields: none missing, none unknown, each of its type."""
     fields = [
         (field.name, field.type, field.default) for field in msgspec.structs.fields(kind) if field.name != "tensor"
     ]

@@ -51,7 +51,7 @@ def load_model(path: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
             for name, tensor in tensors:
                 tensor.copy_(file.get_tensor(name))
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}; --restart begins anew") from None
+        raise UsageError(f"{path}: cannot be read: {error}; start again with --restart") from None
 
 
 def _committed(path: Path, run: str) -> tuple[int, CommittedRound | None]:
@@ -68,7 +68,7 @@ def _committed(path: Path, run: str) -> tuple[int, CommittedRound | None]:
         _ = [Update(**said) for said in commit.contributions.values()], [Passage(**p) for p in commit.passages.values()]
         return int(metadata["round"]), commit
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}; --restart begins anew") from None
+        raise UsageError(f"{path}: cannot be read: {error}; start again with --restart") from None
 
 
 def _rounds(out: Path, run: str, committed: int) -> list[dict[str, Any]]:

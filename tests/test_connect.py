@@ -162,7 +162,7 @@ async def failure(address: BrokerAddress, patience_s: float = 0.5) -> BrokerErro
         (silence, "5", ["mqtts://", "--mqtt 3.1.1"]),
         (closing, "5", ["mqtts://", "--mqtt 3.1.1", "full"]),
         (closing, "3.1.1", ["mqtts://", "--mqtt 5", "full"]),
-        (http, "5", ["no MQTT"]),
+        (http, "5", ["not an MQTT broker"]),
         (refusing(b"\x20\x03\x00\x97\x00"), "5", ["Quota exceeded", "151"]),
         (refusing(b"\x20\x03\x00\x89\x00"), "5", ["Server busy", "busy or full"]),
         (refusing(b"\x20\x02\x00\x01"), "5", ["Unsupported protocol version", "--mqtt 3.1.1"]),
@@ -361,7 +361,7 @@ def test_garbage_of_a_broker_ends_the_connection_in_words() -> None:
         b"\x40\x04\x00\x01\x01\xff",
     ):
         text = asyncio.run(asyncio.wait_for(scenario(garbage), 20))
-        assert "no MQTT" in text, garbage
+        assert "not MQTT" in text, garbage
 
 
 def test_an_unknown_release_of_paho_is_used_through_its_public_calls_with_one_warning(

@@ -15,7 +15,7 @@ from mpsl.machines.events import Received, StopRequested
 from mpsl.machines.hop import HopMachine
 from mpsl.machines.link_check import COMMAND, QUIET_S
 from mpsl.machines.machine import from_json
-from mpsl.machines.orchestrator.link_survey import PATIENCE_S
+from mpsl.machines.orchestrator.link_survey import ANSWER_S
 from mpsl.machines.participant import Participant
 from mpsl.sim.faults import Faults, InjectedFault
 from mpsl.sim.process import Process
@@ -44,7 +44,7 @@ def test_who_does_not_answer_counts_as_fast_and_is_named(tmp_path: Path) -> None
     (line,) = said(outcome, "links-not-measured")
     assert line["ids"] == ["node-1"]
     (line,) = said(outcome, "links-measured")
-    assert PATIENCE_S <= line["seconds"] < PATIENCE_S + 5
+    assert ANSWER_S <= line["seconds"] < ANSWER_S + 5
     assert_nothing_is_left(outcome)
 
 

@@ -165,7 +165,7 @@ def test_a_plan_of_a_higher_term_replaces_the_session_and_a_lower_one_is_dropped
     assert rig.session.state is DeviceState.PREPARING
     rig.handle(Received(TOPICS.run(plan().run, "plan"), as_json(facts.plain(plan()))))
     assert rig.session.id.term == 2
-    assert rig.machine.dropped["plan of a former term"] == 1
+    assert rig.machine.dropped["plan of an earlier term"] == 1
 
 
 def test_a_node_serves_two_runs_and_a_device_one_which_takes_the_other_plan_when_it_is_free() -> None:
@@ -204,7 +204,7 @@ def test_a_process_whose_own_status_does_not_come_back_says_so_and_ends() -> Non
         rig.handle(event)
     found = [effect for _ in range(MAX_ECHO_WAITS) for effect in rig.handle(TimerFired("echo"))]
     (stop,) = [each for each in found if isinstance(each, Stop)]
-    assert "has not brought back our own status" in stop.reason
+    assert "has not returned our own status" in stop.reason
     assert sum(isinstance(each, Publish) and b'"online"' in each.payload for each in found) == MAX_ECHO_WAITS - 1
 
 
@@ -229,7 +229,7 @@ def test_nobody_but_the_orchestrator_ends_a_run() -> None:
     rig.say("dev-2", End("done", ""))
     rig.say("node-1", End("failed", "because"))
     assert rig.machine.sessions
-    assert rig.session.dropped["end from one who may not send it"] == 2
+    assert rig.session.dropped["end from a wrong sender"] == 2
 
 
 def test_what_was_left_is_forgotten_with_its_plan() -> None:
@@ -299,7 +299,7 @@ def test_an_activation_of_another_device_or_out_of_order_is_dropped() -> None:
     rig.say("orch", Admit(1, "dev-1", "d", 1, 2))
     rig.say("dev-1", activation(1, device="dev-2"))
     rig.say("dev-1", activation(1, batch=0, micro=1, micros=2))
-    assert rig.session.dropped["activation from one who may not send it"] == 1
+    assert rig.session.dropped["activation from a wrong sender"] == 1
     assert rig.session.dropped["activation out of order"] == 1
     assert not any(isinstance(job, Forward) for job in rig.jobs())
 
@@ -359,5 +359,5 @@ def test_a_copy_that_has_not_made_all_its_steps_is_not_folded() -> None:
     rig = hop()
     rig.say("orch", Admit(1, "dev-1", "d", 1, 2))
     rig.say("orch", Accept(1, "dev-1", 1, 1, 4, 2))
-    assert rig.session.dropped["accept of a copy that is not here"] == 1
+    assert rig.session.dropped["accept of an unknown copy"] == 1
     assert list(rig.session.copies) == ["dev-1"]

@@ -25,7 +25,7 @@ from broker.dialing import secure
 from broker.mqtt_client import MqttClient
 from broker.packet_reader import Packet
 from broker.packet_socket import MAX_BUFFERS, MAX_READS, PacketSocket
-from broker.publish_packet import LARGE, Arrived, publish_packet, read_publish
+from broker.publish_packet import MIN_VIEW_BYTES, Arrived, publish_packet, read_publish
 from broker.user_properties import UserProperties, variable
 from mpsl.errors import BrokerError
 from mpsl.pieces import Pieces
@@ -42,7 +42,7 @@ def packet(payload: bytes, qos: int, is_v5: bool, topic: str = "mpsl/v1/größe"
 
 @pytest.mark.parametrize("is_v5", [True, False])
 @pytest.mark.parametrize("header", [0x30, 0x31, 0x32, 0x33])
-@pytest.mark.parametrize("payload", [b"", b"{}", b"x" * LARGE])
+@pytest.mark.parametrize("payload", [b"", b"{}", b"x" * MIN_VIEW_BYTES])
 def test_a_publish_is_read_as_paho_reads_it(header: int, is_v5: bool, payload: bytes) -> None:
     whole = packet(payload, header & 6, is_v5)
     theirs = decode_publish(header, whole, MQTTProtocolVersion.MQTTv5 if is_v5 else MQTTProtocolVersion.MQTTv311)
@@ -57,9 +57,9 @@ def test_only_what_is_large_and_comes_at_qos_0_is_a_view() -> None:
     def kind(payload: bytes, header: int) -> type:
         return type(read_publish(Packet(header, memoryview(packet(payload, header & 6, True))), True)[0].payload)
 
-    assert kind(b"x" * LARGE, 0x30) is memoryview
-    assert kind(b"x" * (LARGE - 1), 0x30) is bytes
-    assert kind(b"x" * LARGE, 0x32) is bytes
+    assert kind(b"x" * MIN_VIEW_BYTES, 0x30) is memoryview
+    assert kind(b"x" * (MIN_VIEW_BYTES - 1), 0x30) is bytes
+    assert kind(b"x" * MIN_VIEW_BYTES, 0x32) is bytes
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,15 @@ BOTH = pytest.mark.parametrize("is_v5", [True, False])
 @pytest.mark.parametrize("retain", [False, True])
 @pytest.mark.parametrize(
     "sizes",
-    [[0], [LARGE - 1], [LARGE], [3 * LARGE + 1], [2 << 20], [5, LARGE, 0, 2 * LARGE, LARGE - 1], [LARGE] * MAX_BUFFERS],
+    [
+        [0],
+        [MIN_VIEW_BYTES - 1],
+        [MIN_VIEW_BYTES],
+        [3 * MIN_VIEW_BYTES + 1],
+        [2 << 20],
+        [5, MIN_VIEW_BYTES, 0, 2 * MIN_VIEW_BYTES, MIN_VIEW_BYTES - 1],
+        [MIN_VIEW_BYTES] * MAX_BUFFERS,
+    ],
     ids=lambda sizes: f"{len(sizes)}x{sizes[0]}",
 )
 def test_publishes_leave_as_paho_would_send_them(sizes: list[int], retain: bool, in_pieces: bool, is_v5: bool) -> None:
@@ -212,7 +220,7 @@ def test_what_was_queued_leaves_before_it_closes() -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("size", [0, 10, LARGE, 3 * LARGE + 1, 1 << 20])
+@pytest.mark.parametrize("size", [0, 10, MIN_VIEW_BYTES, 3 * MIN_VIEW_BYTES + 1, 1 << 20])
 def test_what_comes_in_pieces_arrives_whole(size: int, is_v5: bool) -> None:
     payload = bytes(index % 251 for index in range(size))
 
@@ -245,7 +253,7 @@ def test_what_has_been_decrypted_is_read_in_the_same_turn(tmp_path: Path) -> Non
     ca = write_certificates(tmp_path)
     serving.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
     trusting = ssl.create_default_context(cafile=str(ca))
-    large = framed(0x30, bytes(packet(bytes(LARGE + 100), 0, True)))
+    large = framed(0x30, bytes(packet(bytes(MIN_VIEW_BYTES + 100), 0, True)))
     small = framed(0x30, bytes(packet(b"", 0, True)))
 
     def serve(far: socket.socket) -> ssl.SSLSocket:
@@ -293,7 +301,7 @@ def test_what_is_no_publish_ends_the_connection(broken: bytes) -> None:
 
 def test_a_connection_that_ends_within_a_packet_is_lost() -> None:
     async def run(wire: Wire) -> None:
-        wire.far.send(framed(0x30, bytes(4 * LARGE))[:LARGE])
+        wire.far.send(framed(0x30, bytes(4 * MIN_VIEW_BYTES))[:MIN_VIEW_BYTES])
         wire.far.close()
         await wire.ended.wait()
         assert isinstance(wire.socket.error, EOFError)

@@ -162,7 +162,7 @@ def test_without_cuts_and_without_hops(tmp_path: Path) -> None:
         ("nodes = 2", "nodes = 1", "2 hops"),
         ("devices = 2", "devices = 2\nquorum = 3", "quorum = 3 is more than devices = 2"),
         ("[optimizer]", "[wire]\ngradients = 'fp31'\n[optimizer]", "did you mean 'fp32'?"),
-        ("[run]", "[run", "is no TOML"),
+        ("[run]", "[run", "is not TOML"),
     ],
 )
 def test_an_unsound_job(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -185,7 +185,7 @@ def test_an_unsound_job(tmp_path: Path, old: str, new: str, said: str) -> None:
         ({"x": np.full((16, 1, 8, 8), 0.1)}, "x = x.astype(numpy.float32)"),
         ({"y": np.full(16, 10)}, "label 10, the model has num_classes = 10"),
         ({"y": np.full(16, -1)}, "labels count from 0"),
-        ({"y": np.zeros(15, np.int64)}, "they must be as many"),
+        ({"y": np.zeros(15, np.int64)}, "the numbers must be equal"),
         ({"x_test": np.zeros((1, 1, 8, 8), np.float32)}, "x_test and y_test go together"),
         ({"z": np.zeros(1)}, "unknown array 'z'"),
     ],
@@ -235,7 +235,7 @@ def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
         "dev-2 has 17 samples; batch_size = 8 and micro_batches = 1 leave it a micro-batch of 1 sample" in done.stderr
     )
     assert "fleet.devices = 5, but there are 4 shards" in done.stderr
-    assert "it is no .npz file" in done.stderr
+    assert "it is not a complete .npz file" in done.stderr
     assert "sound" not in done.stdout
 
 
@@ -244,7 +244,7 @@ def test_a_file_whose_stem_is_no_id(tmp_path: Path) -> None:
     write_shard(data / "Device One.npz")
     done = run("check", job, "--data", data)
     assert done.return_value == 2
-    assert "'Device One' is no id" in done.stderr
+    assert "'Device One' is not an id" in done.stderr
 
 
 def test_a_model_without_batch_norm_may_see_one_sample(tmp_path: Path) -> None:

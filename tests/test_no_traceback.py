@@ -242,7 +242,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     [
         ("raise OSError('libtorch.so: cannot open shared object file')", "cannot be loaded from faulty_command:main"),
         ("def main(:", "cannot be loaded from faulty_command:main: SyntaxError"),
-        ("main = 3", "is no command: faulty_command:main is int"),
+        ("main = 3", "is not a command: faulty_command:main is int"),
         ("import no_such_library", "needs the library 'no_such_library'"),
         (
             "import click\n@click.command()\ndef main():\n    raise KeyError(1)",

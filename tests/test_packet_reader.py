@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.properties import VariableByteIntegers
 
-from broker.packet_reader import AHEAD, Packet, PacketReader
+from broker.packet_reader import READ_AHEAD_BYTES, Packet, PacketReader
 
 
 class Source:
@@ -53,13 +53,26 @@ def read_all(reader: PacketReader) -> list[tuple[int, bytes]]:
 PACKETS = st.lists(
     st.tuples(
         st.integers(0x10, 0xFF),
-        st.one_of(st.integers(0, 300), st.sampled_from([127, 128, AHEAD - 3, AHEAD - 2, AHEAD, AHEAD + 1, 3 * AHEAD])),
+        st.one_of(
+            st.integers(0, 300),
+            st.sampled_from(
+                [
+                    127,
+                    128,
+                    READ_AHEAD_BYTES - 3,
+                    READ_AHEAD_BYTES - 2,
+                    READ_AHEAD_BYTES,
+                    READ_AHEAD_BYTES + 1,
+                    3 * READ_AHEAD_BYTES,
+                ]
+            ),
+        ),
     ),
     max_size=6,
 )
 
 
-@given(PACKETS, st.integers(1, 2 * AHEAD), st.integers(0, 10**6))
+@given(PACKETS, st.integers(1, 2 * READ_AHEAD_BYTES), st.integers(0, 10**6))
 def test_packets_come_out_as_they_went_in(packets: list[tuple[int, int]], most: int, seed: int) -> None:
     bodies = random.Random(seed)
     wanted = [(header, bodies.randbytes(size)) for header, size in packets]
@@ -86,7 +99,7 @@ def test_many_small_packets_cost_one_call_and_all_are_ahead_until_they_are_taken
 
 
 def test_the_rest_of_a_large_packet_goes_where_it_stays_and_no_further() -> None:
-    body = random.Random(1).randbytes(10 * AHEAD)
+    body = random.Random(1).randbytes(10 * READ_AHEAD_BYTES)
     source = Source()
     source.feed(packed(0x30, body) + packed(0x30, b"next"))
     reader = PacketReader(source.receive)
@@ -108,7 +121,9 @@ def test_a_packet_that_is_not_whole_is_gone_on_with() -> None:
     assert reader.next() == Packet(0x30, memoryview(bytes(199) + b"\x07"))
 
 
-@pytest.mark.parametrize("start", [b"", b"\x30", b"\x30\x80", b"\x30\x05ab", b"\x30" + b"\xff\xff\x03" + bytes(AHEAD)])
+@pytest.mark.parametrize(
+    "start", [b"", b"\x30", b"\x30\x80", b"\x30\x05ab", b"\x30" + b"\xff\xff\x03" + bytes(READ_AHEAD_BYTES)]
+)
 def test_an_end_within_a_packet_or_before_one_is_told(start: bytes) -> None:
     source = Source()
     source.feed(start)

@@ -197,7 +197,7 @@ LINE = json.dumps(metrics(1)) + "\n"
         ("devices.jsonl", json.dumps(DEVICES[0]), "devices.jsonl: line 1 is cut off: "),
         ("devices.jsonl", json.dumps(DEVICES[0] | {"device": 3}) + "\n", "devices.jsonl: line 1: "),
         ("devices.jsonl", json.dumps(DEVICES[0] | {"run": "r-9"}) + "\n", "hold more than one run (r-1, r-9)"),
-        ("summary.json", "{", "summary.json: is no JSON"),
+        ("summary.json", "{", "summary.json: is not JSON"),
         ("summary.json", "[]", "summary.json: is no summary of a run, but list"),
     ],
 )

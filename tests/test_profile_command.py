@@ -164,7 +164,7 @@ def test_a_profile_of_something_else_is_refused_before_anything_is_measured(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--args", "{"), "is no JSON"),
+        (("--args", "{"), "is not JSON"),
         (("--args", "[1]"), "give an object"),
         (("--args", '{"hiden": [3]}'), "did you mean 'hidden'"),
         (("--threads", "5"), "this machine has 4 cores"),

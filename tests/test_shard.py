@@ -243,7 +243,7 @@ def test_a_function_makes_a_shard() -> None:
         ("test_shard:missing", "missing"),
         ("no_such_module:made", "no_such_module"),
         ("test_shard:not_made", "must return a mapping with x and y, not list"),
-        ("test_shard:X", "X is no function"),
+        ("test_shard:X", "X is not a function"),
         ("test_shard:", "package.module:function"),
         (":made", "package.module:function"),
     ]:
@@ -281,7 +281,7 @@ def test_a_module_in_the_working_directory_is_found_and_its_errors_are_named(
     for source, says in [
         ("mydata_of_test:fails", rf"the function raised ValueError: no sensor \({place}/mydata_of_test.py:7\)"),
         ("mydata_of_test:leaves", "the function raised SystemExit: bye"),
-        ("mydata_of_test:ragged", "x cannot be read as an array of numpy"),
+        ("mydata_of_test:ragged", "x cannot be read as a numpy array"),
         ("broken_of_test:load", "SyntaxError: .*; give a .npz file"),
         ("raises_of_test:load", rf"RuntimeError: no device \({place}/raises_of_test.py:1\); give a .npz file"),
     ]:

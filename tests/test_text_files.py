@@ -89,13 +89,13 @@ def test_what_could_mean_several_things_is_refused_with_the_command_that_convert
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"PK\3\4\0\0\0\0" * 9, "is no text file: it holds null bytes"),
-        (codecs.BOM_UTF8 + b"a = '\xfc'", "is UTF-8 by its first bytes, but damaged"),
-        (codecs.BOM_UTF16_LE + b"a\0b", "is UTF-16 by its first bytes, but damaged"),
+        (b"PK\3\4\0\0\0\0" * 9, "is not a text file: it holds null bytes"),
+        (codecs.BOM_UTF8 + b"a = '\xfc'", "begins like UTF-8, but is damaged"),
+        (codecs.BOM_UTF16_LE + b"a\0b", "begins like UTF-16, but is damaged"),
         ("[run]\nname = “a”\n".encode(), "line 2 has the typographic character '“' (U+201C) where \" may be meant"),
         ("[run]\nrounds\u00a0= 1\n".encode(), "line 2 has the typographic character '\\xa0' (U+00A0) where a space"),
-        (b"a = " + b"[" * 5000, "is no TOML"),
-        (b"a = " + b"1" * 5000, "is no TOML"),
+        (b"a = " + b"[" * 5000, "is not TOML"),
+        (b"a = " + b"1" * 5000, "is not TOML"),
     ],
 )
 def test_a_file_that_is_no_text_or_no_toml(content: bytes, says: str, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_the_other_readers_read_the_same(tmp_path: Path, monkeypatch: pytest.Mon
     ("content", "says"),
     [
         (b"s\xfc\xdf\n", "iconv -f LATIN1"),
-        (b"", "is empty; the password is its only line"),
+        (b"", "is empty; it must hold the password"),
         (b"\r\n", "is empty"),
         (b"user\nsecret\n", "has 2 lines"),
     ],
@@ -229,7 +229,7 @@ def test_certificates_and_keys_that_are_read(keys: Path, ca: str | None, cert: s
         ("ca.pem", "own.pem", "encrypted.key", "--key {}/encrypted.key: the key is encrypted"),
         ("ca.pem", "own.pem", "encrypted-old.key", "--key {}/encrypted-old.key: the key is encrypted"),
         ("ca.pem", "wrong-chain.pem", "own.key", "cat own.pem intermediate.pem > chain.pem"),
-        ("ca.pem", "own.pem", "ca.key", "certificate and key do not belong together"),
+        ("ca.pem", "own.pem", "ca.key", "certificate and key do not match"),
         ("ca.pem", "own.pem", None, "--cert {}/own.pem: holds no private key; name its file with --key"),
         ("ca.pem", "own.pem", "own.pem", "--key {}/own.pem: holds no private key"),
         ("ca.pem", "own.key", "own.key", "--cert {}/own.key: holds no certificate"),

@@ -1,4 +1,4 @@
-"""The brokers that we start ourselves: mosquitto where it is installed, else the one inside the package `iotcore`.
+"""The brokers that commands start themselves: mosquitto if it is installed, else the one in the package `iotcore`.
 
 Start one with `broker.engines.engine.running_broker`; on the command line it is `mpsl broker`.
 """

@@ -1,4 +1,4 @@
-"""`mpsl broker`: a broker in the foreground, until it is told to stop."""
+"""`mpsl broker`: runs a broker in the foreground until it is told to stop."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from mpsl.errors import BrokerError, UsageError
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
-    help="0 takes a free one.  [default: 1883, or the first listener of --conf]",
+    help="0 for any free port.  [default: 1883, or the first listener of --conf]",
 )
 @engine_option()
 @click.option(
@@ -32,8 +32,8 @@ from mpsl.errors import BrokerError, UsageError
     show_default=True,
     help="The one MQTT version that the embedded broker speaks; mosquitto speaks both.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Say where it listens as one JSON object.")
-@click.option("-v", "--verbose", is_flag=True, help="Pass on what the broker prints, to stderr.")
+@click.option("--json", "as_json", is_flag=True, help="Print the address as one JSON object.")
+@click.option("-v", "--verbose", is_flag=True, help="Show the broker's own output on stderr.")
 def broker(
     *,
     host: str | None,
@@ -44,12 +44,12 @@ def broker(
     as_json: bool,
     verbose: bool,
 ) -> None:
-    """Run a broker until SIGTERM or Ctrl-C. Exit status 1 when it cannot start or dies, 2 for wrong use."""
+    """Run a broker until SIGTERM or Ctrl-C. Exit status 1 if it cannot start or dies, 2 for wrong use."""
     if port is None and conf is None:
         port = mosquitto.DEFAULT_PORT
     if conf is None and host not in (None, *mosquitto.LOOPBACK):
         click.echo(
-            f"warning: everyone who reaches {host} can read and write; see mosquitto.conf for passwords", err=True
+            f"warning: anyone who can reach {host} can read and write; see mosquitto.conf for passwords", err=True
         )
     starting = running_broker(engine, host=host, port=port, conf=conf, protocol=protocol, log=verbose)
     try:
@@ -63,7 +63,7 @@ def broker(
 
 
 async def _serve(starting: contextlib.AbstractAsyncContextManager[BrokerProcess], as_json: bool) -> str:
-    """Serve until asked to stop; return why the broker died, or "" when it was asked."""
+    """Serve until asked to stop. Returns why the broker died, or "" if it was asked."""
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked.set)

@@ -1,4 +1,4 @@
-"""Starts a broker as a process of its own, and makes sure that it ends.
+"""Starts a broker as a separate process, and makes sure that it ends.
 
 A broker is ready once it has answered an MQTT CONNECT. Its process ends with the `async with` block, and also when the
 process that opened the block is killed.
@@ -30,8 +30,8 @@ PROBE_SECONDS = 2.0
 _PROBE_PAUSE_SECONDS = 0.02
 _TAIL_CHARACTERS = 2000
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "268435456"}
-"""For glibc: keep up to so many bytes of freed packets for the next ones. By default it returns each block of half a
-megabyte to the system, which clears it before its next use: two fifths of what a byte costs the broker.
+"""Makes glibc keep this many bytes of freed packets for the next ones. By default it returns each block of half a
+megabyte to the system, which clears it before its next use; that is two fifths of the broker's cost per byte.
 """
 
 INSTALL = "install mosquitto (`apt-get install mosquitto`) or the embedded broker (`pip install 'iotcore>=0.4,<0.5'`)"
@@ -39,7 +39,7 @@ INSTALL = "install mosquitto (`apt-get install mosquitto`) or the embedded broke
 
 @dataclass(frozen=True)
 class BrokerProcess:
-    """A broker that accepts connections at `url`; valid inside the `async with` block that gave it."""
+    """A broker that accepts connections at `url`; valid inside its `async with` block."""
 
     host: str
     port: int
@@ -54,7 +54,7 @@ class BrokerProcess:
 
 
 def choose(engine: str) -> Engine:
-    """The engine to run for `auto`, `mosquitto` or `embedded`; raises UsageError when it is not installed."""
+    """Return the engine for `auto`, `mosquitto` or `embedded`. Raises UsageError if it is not installed."""
     if engine not in ENGINES:
         raise UsageError(f"unknown engine {engine!r}; known: {', '.join(sorted(ENGINES))}")
     if engine != "embedded" and mosquitto.program():
@@ -76,12 +76,12 @@ async def running_broker(
     protocol: embedded.Protocol = "5",
     log: bool = False,
 ) -> AsyncIterator[BrokerProcess]:
-    """A broker on `host`:`port` for as long as the block lasts.
+    """Run a broker on `host`:`port` during the block.
 
-    `host` None is loopback and `port` None or 0 a free one; with `conf`, a mosquitto.conf, None keeps what its first
-    listener says. `protocol` matters to the embedded engine alone: mosquitto always speaks both. `log` passes what the
-    broker prints on to stderr. Raises UsageError for what cannot be, BrokerError when the port is taken, or when the
-    broker ends or does not answer within START_SECONDS.
+    `host` None is loopback, and `port` None or 0 is a free one. With `conf`, a mosquitto.conf, None keeps the address
+    of its first listener. `protocol` only matters to the embedded engine, because mosquitto always speaks both. `log`
+    passes the broker's output on to stderr. Raises UsageError for impossible arguments, and BrokerError if the port is
+    taken, or if the broker ends or does not answer within START_SECONDS.
     """
     chosen = choose("mosquitto" if conf is not None and engine == "auto" else engine)
     if conf is not None and chosen != "mosquitto":
@@ -127,7 +127,7 @@ class _EngineProcess:
 
 @contextlib.asynccontextmanager
 async def _running(launch: Launch, log: bool) -> AsyncIterator[_EngineProcess]:
-    # Read through /dev/stdin, a file without a name leaves nothing behind, however we end.
+    # A file without a name, read through /dev/stdin, leaves nothing behind however this process ends.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as configuration:
         os.fchmod(configuration.fileno(), 0o644)  # the broker's user opens it again
         configuration.write(launch.configuration)
@@ -138,7 +138,7 @@ async def _running(launch: Launch, log: bool) -> AsyncIterator[_EngineProcess]:
             stdout=None if log else asyncio.subprocess.DEVNULL,
             stderr=None if log else asyncio.subprocess.PIPE,
             env=_KEEP_MEMORY | os.environ,
-            start_new_session=True,  # Ctrl-C is for us; we end the broker when our clients have said goodbye
+            start_new_session=True,  # Ctrl-C is for this process, which ends the broker after its clients' disconnects
         )
     child = _EngineProcess(process)
     reading = asyncio.create_task(child.read(), name="broker-stderr")
@@ -167,7 +167,7 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
 async def _until_ready(
     child: _EngineProcess, launch: Launch, host: str, port: int, protocol: embedded.Protocol
 ) -> None:
-    """Return once the broker answers; raise BrokerError at the deadline, or at once when the process has ended."""
+    """Return once the broker answers. Raises BrokerError at the deadline, or as soon as the process has ended."""
     ended = asyncio.create_task(child.ended(), name="broker-ended")
     deadline = asyncio.get_running_loop().time() + START_SECONDS
     try:
@@ -190,7 +190,7 @@ async def _answers(launch: Launch, host: str, port: int, protocol: embedded.Prot
         async with connect(address, f"mpsl-probe-{uuid.uuid4().hex[:8]}", patience_s=PROBE_SECONDS):
             return True
     except Refused:
-        return True  # so somebody is at home
+        return True  # so a broker listens there
     except BrokerError:
         return False
 
@@ -205,5 +205,5 @@ async def _accepts(host: str, port: int) -> bool:
 
 
 def _reachable(host: str) -> str:
-    """An address that clients on this machine can use for a broker that listens on `host`."""
-    return {mosquitto.ANYWHERE: "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    """Return the address for clients on this machine of a broker that listens on `host`."""
+    return {mosquitto.ALL_INTERFACES: "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)

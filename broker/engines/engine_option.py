@@ -1,4 +1,4 @@
-"""The option `--engine`, for every command that starts a broker of its own: one list of engines, one wording."""
+"""The option `--engine` of all commands that start their own broker."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -10,6 +10,6 @@ from broker.engines.engine import ENGINES
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def engine_option(default: str = "auto", help: str = "The broker that is started.") -> Callable[[Command], Command]:
+def engine_option(default: str = "auto", help: str = "The broker to start.") -> Callable[[Command], Command]:
     """Add `--engine`; the function gets `engine`."""
     return click.option("--engine", type=click.Choice(ENGINES), default=default, show_default=True, help=help)

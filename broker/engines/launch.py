@@ -8,12 +8,12 @@ from mpsl.errors import BrokerError, UsageError
 
 @dataclass(frozen=True)
 class Launch:
-    """One broker to start: `command` with its absolute program first, `configuration` on its stdin."""
+    """How to start one broker: `command` with its absolute program first, `configuration` on its stdin."""
 
     command: tuple[str, ...]
     configuration: str
     user: str = ""
-    """The user to run as; empty keeps the present one."""
+    """The user to run as; empty for the present one."""
     answers_connect: bool = True
     """False if a plain MQTT CONNECT gets no answer (TLS); then an accepted connection is proof enough."""
 

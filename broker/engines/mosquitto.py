@@ -1,7 +1,7 @@
 """Finds mosquitto and derives its configuration. It must never start it.
 
-mosquitto ignores `-p` when its file names a listener, so we derive a file whose first listener is the wanted one. It is
-passed on stdin and the working directory stays the caller's, so relative paths in the file keep their meaning.
+mosquitto ignores `-p` if its file names a listener, so the derived file has the wanted address in its first listener.
+It is passed on stdin, and the working directory stays the caller's, so relative paths in the file keep their meaning.
 """
 
 import os
@@ -15,8 +15,8 @@ from mpsl.errors import UsageError
 from mpsl.text_file import read_text
 
 DEFAULT_PORT = 1883
-ANYWHERE = ""
-"""The host of a listener that names none: every interface."""
+ALL_INTERFACES = ""
+"""The host of a listener that names none."""
 
 SETTINGS = """\
 allow_anonymous true
@@ -30,14 +30,14 @@ log_type error
 log_type warning
 log_type notice
 """
-"""Our settings when no file is given; mosquitto.conf at the root has the same ones and explains each."""
+"""The settings without a file. mosquitto.conf in the project's root has the same ones and explains each."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ADMIN_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
 def program() -> str | None:
-    """The absolute path of mosquitto, or None. Debian installs it in /usr/sbin, which is not on everyone's PATH."""
+    """Return the absolute path of mosquitto, or None. Debian installs it in /usr/sbin, which may not be on the PATH."""
     return shutil.which("mosquitto", path=os.pathsep.join([os.environ.get("PATH", ""), *_ADMIN_DIRECTORIES]))
 
 
@@ -53,32 +53,32 @@ class Configuration:
 
     @classmethod
     def read(cls, path: Path) -> "Configuration":
-        """The file at `path`; raises UsageError when it cannot be read."""
+        """Read the file at `path`. Raises UsageError if it cannot be read."""
         return cls(tuple(read_text(path).splitlines()))
 
     @classmethod
     def default(cls) -> "Configuration":
-        """Our configuration when no file is given."""
+        """Return the configuration without a file."""
         return cls((f"listener {DEFAULT_PORT} 127.0.0.1", *SETTINGS.splitlines()))
 
     @property
     def host(self) -> str:
-        """Where the first listener listens; loopback where the file names no listener, as mosquitto has it."""
+        """The host of the first listener; loopback if the file names no listener, as in mosquitto."""
         explicit = self._listener()
         if explicit is not None:
             words = self.lines[explicit].split()
-            return words[2] if len(words) > 2 else ANYWHERE
-        return self._value("bind_address") or (ANYWHERE if self._value("port") else "127.0.0.1")
+            return words[2] if len(words) > 2 else ALL_INTERFACES
+        return self._value("bind_address") or (ALL_INTERFACES if self._value("port") else "127.0.0.1")
 
     @property
     def port(self) -> int:
-        """The port of the first listener; 1883 where the file names none. Raises UsageError when it is no number."""
+        """The port of the first listener; 1883 if the file names none. Raises UsageError if it is not a number."""
         explicit = self._listener()
         word = self._value("port") or str(DEFAULT_PORT)
         if explicit is not None:
             word = "".join(_words(self.lines[explicit])[1:2])
         if not word.isdigit():
-            raise UsageError(f"mosquitto configuration: the first listener's port {word!r} is no number")
+            raise UsageError(f"mosquitto configuration: the first listener's port {word!r} is not a number")
         return int(word)
 
     @property
@@ -94,15 +94,15 @@ class Configuration:
 
     @property
     def user(self) -> str:
-        """The user that mosquitto changes to when root starts it; "" keeps the present one."""
+        """The user that mosquitto changes to if root starts it; "" for the present one."""
         name = self._value("user") or "mosquitto"
         known = name in (entry.pw_name for entry in pwd.getpwall())
         return name if os.geteuid() == 0 and known and name != "root" else ""
 
     def listening(self, host: str, port: int) -> str:
-        """The same file with its first listener on `host` and `port`.
+        """Return the file with its first listener on `host` and `port`.
 
-        The user stays the present one: whoever starts the process has changed it already.
+        The user stays the present one, because the parent process has already changed it.
         """
         lines = list(self.lines)
         explicit = self._listener()
@@ -117,7 +117,7 @@ class Configuration:
         return "\n".join([*(line for line in lines if _words(line)[0] != "user"), "user root", ""])
 
     def _listener(self) -> int | None:
-        """The number of the line that makes the first listener; None where that is the default listener."""
+        """Return the number of the line that defines the first listener; None for the default listener."""
         for number, line in enumerate(self.lines):
             key, *values = _words(line)
             if key in ("port", "bind_address"):
@@ -127,12 +127,12 @@ class Configuration:
         return None
 
     def _value(self, key: str) -> str:
-        """The first value of `key`; "" where the file has none."""
+        """Return the first value of `key`; "" if the file has none."""
         return next((" ".join(words[1:]) for words in map(_words, self.lines) if words[0] == key), "")
 
 
 def launch(executable: str, configuration: Configuration, host: str, port: int) -> Launch:
-    """mosquitto with `configuration`, its first listener moved to `host` and `port`."""
+    """Return how to start mosquitto with `configuration`, its first listener moved to `host` and `port`."""
     return Launch(
         (executable, "-c", "/dev/stdin"),
         configuration.listening(host, port),
@@ -142,5 +142,5 @@ def launch(executable: str, configuration: Configuration, host: str, port: int) 
 
 
 def _words(line: str) -> list[str]:
-    """The words of a line; [""] for a comment or an empty line."""
+    """Return the words of a line; [""] for a comment or an empty line."""
     return [""] if line.lstrip().startswith("#") else line.split() or [""]

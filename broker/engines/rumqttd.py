@@ -12,7 +12,7 @@ from iotcore import IotCoreBroker
 
 def main() -> None:
     """Serve until SIGTERM."""
-    # rumqttd logs every packet as an error through Python's logging; that would cost more than routing it.
+    # rumqttd logs every packet as an error through Python's logging, which would cost more than routing it.
     logging.disable(logging.CRITICAL)
     with tempfile.NamedTemporaryFile("w", suffix=".toml", encoding="utf-8") as file:
         file.write(sys.stdin.read())

@@ -1,8 +1,9 @@
 """Ties a process to its parent: `tether.py PARENT USER COMMAND…` becomes COMMAND, which is killed when PARENT ends.
 
 It uses the standard library only and is run by path, so it costs a few milliseconds and no extra process. The kernel
-sends the signal when the *thread* that started us ends; that thread runs the event loop that owns us, as intended. The
-signal is reset when a process changes its user, so the user is changed here, first. Never import the project from here.
+sends the signal when the *thread* that started this process ends; that thread runs the owning event loop, as intended.
+The signal is reset when a process changes its user, so the user is changed here, first. Never import the project from
+here.
 """
 
 import ctypes
@@ -25,7 +26,7 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
-        sys.exit("the process that started us is gone already")
+        sys.exit("the parent process has already ended")
     os.execv(command[0], command)
 
 

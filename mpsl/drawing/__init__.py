@@ -1,1 +1,1 @@
-"""Pieces of pictures."""
+"""Elements of pictures."""

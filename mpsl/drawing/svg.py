@@ -1,4 +1,4 @@
-"""The pieces that all pictures are made of: texts, bars, axes, a colour for each device. Makes SVG, as text.
+"""The elements of all pictures: texts, bars, axes, a colour for each device. It makes SVG, as text.
 
 It must never decide what is shown.
 """
@@ -8,13 +8,13 @@ from colorsys import hls_to_rgb
 from html import escape
 
 LETTER = 7
-"""Pixels of a name's letter, about."""
+"""Approximate width of a letter, in pixels."""
 MIN_PIXELS = 0.6
-"""A bar is at least so wide, so that it is seen."""
+"""The minimum width of a bar, so that it is visible."""
 TICKS = 8
 GREY, FAINT = "#8a8f98", "#f3f4f6"
 GOLDEN_ANGLE = 137.508
-"""Degrees between the hues of two devices that follow one another, so that neighbours differ."""
+"""Degrees between the hues of consecutive devices, so that neighbours differ."""
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#222}.t{font-weight:600;font-size:15px}"
     ".s{fill:#666}"
@@ -24,7 +24,7 @@ STYLE = (
 
 
 def document(width: float, height: float, body: Iterable[str], more: float = 0.0) -> str:
-    """A whole picture on white, from x = −`more` (for names that stand out to the left) to `width` − `more`."""
+    """Return a whole picture on white, from x = −`more` (room for names on the left) to `width` − `more`."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:g}" height="{height:g}" '
         f'viewBox="{-more:g} 0 {width:g} {height:g}"><style>{STYLE}</style>'
@@ -33,31 +33,31 @@ def document(width: float, height: float, body: Iterable[str], more: float = 0.0
 
 
 def text(x: float, y: float, words: str, kind: str = "", anchor: str = "") -> str:
-    """Words at (x, y); `kind` is t (title), s (soft), a (axis), r (alarm) or plain; `anchor` is middle or end."""
+    """Return text at (x, y); `kind` is t (title), s (soft), a (axis), r (alarm) or plain; `anchor` is middle or end."""
     named = f' class="{kind}"' if kind else ""
     anchored = f' text-anchor="{anchor}"' if anchor else ""
     return f'<text x="{x:.2f}" y="{y:g}"{named}{anchored}>{escape(_printable(words))}</text>'
 
 
 def bar(x: float, end: float, y: float, height: float, colour: str, says: str = "") -> str:
-    """A bar from x to `end`; `says` is shown where the pointer rests on it."""
+    """Return a bar from x to `end`; `says` is its tooltip."""
     shape = f'<rect x="{x:.2f}" y="{y:g}" width="{max(0.0, end - x):.2f}" height="{height:g}" fill="{colour}"'
     return f"{shape}><title>{escape(_printable(says))}</title></rect>" if says else f"{shape}/>"
 
 
 def hues(devices: Sequence[str]) -> dict[str, int]:
-    """A hue in degrees for each device, the same one wherever it is drawn."""
+    """Return a hue in degrees for each device, the same in every picture."""
     return {device: round(number * GOLDEN_ANGLE % 360) for number, device in enumerate(devices)}
 
 
 def colour(hue: int, lightness: int) -> str:
-    """As numbers, because not every viewer knows hsl(); `lightness` in per cent."""
+    """Return a colour as #rrggbb, because not every viewer knows hsl(); `lightness` in per cent."""
     red, green, blue = hls_to_rgb(hue / 360, lightness / 100, 0.6)
     return f"#{round(red * 255):02x}{round(green * 255):02x}{round(blue * 255):02x}"
 
 
 def seconds_axis(seconds: float, left: float, width: float, top: float, bottom: float) -> Iterator[str]:
-    """Lines at round times from 0 to `seconds`, and the times below them."""
+    """Yield lines at round times from 0 to `seconds`, with the times below them."""
     for at in ticks(seconds):
         x = left + (at / seconds * width if seconds else 0.0)
         yield f'<line x1="{x:.2f}" x2="{x:.2f}" y1="{top:g}" y2="{bottom:g}" stroke="#d7dae0"/>'
@@ -65,7 +65,7 @@ def seconds_axis(seconds: float, left: float, width: float, top: float, bottom: 
 
 
 def ticks(most: float, count: int = TICKS) -> Iterator[float]:
-    """Round numbers from 0 to `most`, up to some `count` of them."""
+    """Return round numbers from 0 to `most`, about `count` of them."""
     step = round_number(most / count) if most > 0 else 1.0
     number = 0
     while number * step <= most * (1 + 1e-9):
@@ -74,7 +74,7 @@ def ticks(most: float, count: int = TICKS) -> Iterator[float]:
 
 
 def round_number(value: float) -> float:
-    """The next 1, 2 or 5 times a power of ten."""
+    """Return the next 1, 2 or 5 times a power of ten."""
     power = 1.0
     while power > value:
         power /= 10
@@ -84,10 +84,10 @@ def round_number(value: float) -> float:
 
 
 def short_seconds(value: float) -> str:
-    """A time as an axis shows it."""
+    """Return a time as a label of an axis."""
     return f"{value * 1e3:.4g} ms" if 0 < value < 1 else f"{value:.4g} s"
 
 
 def _printable(words: str) -> str:
-    """XML has no place for control characters, not even escaped."""
+    """Replace control characters, which XML does not allow even escaped."""
     return "".join(character if character.isprintable() else " " for character in words)

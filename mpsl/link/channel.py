@@ -60,7 +60,7 @@ class Channel:
     ) -> None:
         self.dropped: Counter[str] = Counter()
         self.progress = 0
-        """How often something new has come: bytes that were not here, or an acknowledgement of bytes in flight."""
+        """Counts arrivals of new bytes, and acknowledgements of bytes in flight."""
         self.in_flight_bytes = 0
         """Bytes sent and not acknowledged, over all links."""
         self.held_bytes = 0
@@ -69,9 +69,9 @@ class Channel:
         self.received_bytes = 0
         self.peers: dict[str, Peer] = {}
         self.heard_at: dict[str, float] = {}
-        """When the last chunk or acknowledgement of a peer came: either is a sign of life."""
+        """When the last chunk or acknowledgement of each peer arrived. Either is a sign of life."""
         self.progress_at: dict[str, float] = {}
-        """When a peer last brought something new, as `progress` counts it."""
+        """When each peer last sent something new, as counted by `progress`."""
         self._topics = topics
         self._run = run
         self._source = source
@@ -85,10 +85,10 @@ class Channel:
         self._retry_at = inf
         self._ack_due: dict[tuple[str, Lane], Receiver] = {}
         self.links_used = links_before
-        """Links begun so far by this process in the run and term; a later link has a higher number."""
+        """The number of links that this process has started in the run and term; a later link has a higher number."""
 
     def set_peers(self, peers: Mapping[str, Peer]) -> None:
-        """Accept messages from these ids in these boots only; state of a former boot is dropped."""
+        """Accept messages from these ids in these boots only; state of an earlier boot is dropped."""
         for id, peer in peers.items():
             if self.peers.get(id) not in (None, peer):
                 self.forget(id)
@@ -98,7 +98,7 @@ class Channel:
             self.peers[id] = peer
 
     def forget(self, id: str) -> None:
-        """Drop the links to `id` with all that is pending on them; a later link is a new session.
+        """Drop the links to `id` with everything pending on them; a later link is a new session.
 
         The links from it stay: its process continues their sequence numbers, so only it can begin a new session.
         """
@@ -117,7 +117,7 @@ class Channel:
         return sorted({to for to, _ in self._unacknowledged})
 
     def seconds_under_way(self, to: Address) -> float:
-        """How long what is in flight to an address takes, at the rates that its links were last measured to have."""
+        """Return how long the bytes in flight to an address take, at the last measured rates of its links."""
         links = (sender for (address, _), sender in self._unacknowledged.items() if address == to)
         return sum(sender.rate.measured_seconds_for(sender.in_flight_bytes) for sender in links)
 
@@ -137,14 +137,14 @@ class Channel:
         return self._sent_by(sender, now, self._limits.in_flight - self.in_flight_bytes)
 
     def receive(self, topic: BinaryTopic, payload: wire.Buffer, now: float) -> tuple[list[Message], list[Publish]]:
-        """Returns messages that are now complete and publishes that answer; anything else is counted and dropped."""
+        """Return messages that are now complete, and publishes in answer. Anything else is counted and dropped."""
         self.received_bytes += len(payload)
         try:
             decoded = chunk.decode(payload)
             self._check_peer(topic.source, decoded[0] if isinstance(decoded, tuple) else decoded)
             self.heard_at[topic.source] = now
             if isinstance(decoded, chunk.Ack) != (topic.lane == "ack"):
-                raise WireError(f"lane: {topic.lane} carries no {type(decoded).__name__}")
+                raise WireError(f"lane: {topic.lane} cannot carry {type(decoded).__name__}")
             if isinstance(decoded, chunk.Ack):
                 return [], self._acknowledged(topic.source, decoded, now)
             return self._arrived(topic, *decoded, now)
@@ -173,7 +173,7 @@ class Channel:
         return None if at == inf else at
 
     def _drop(self, error: WireError) -> None:
-        # Count by class alone: the sender must not be able to create keys.
+        # Count by class only: a sender must not be able to create keys.
         self.dropped[str(error).partition(":")[0]] += 1
 
     def _check_peer(self, source: str, header: chunk.ChunkHeader | chunk.Ack) -> None:
@@ -181,9 +181,9 @@ class Channel:
         if peer is None:
             raise WireError(f"stranger: {source} is not in the plan")
         if peer.boot != header.boot:
-            raise WireError(f"boot: {source} has another than the plan's")
+            raise WireError(f"boot: {source} has another boot than in the plan")
         if header.term != self._term:
-            raise WireError(f"term: {source} is in another")
+            raise WireError(f"term: {source} is in another term")
 
     def _progressed(self, source: str, now: float) -> None:
         self.progress += 1
@@ -194,7 +194,7 @@ class Channel:
         lane = next((lane for lane in LANES if lane == ack.lane), None)
         sender = self._senders.get((address, lane)) if lane else None
         if lane is None or sender is None or ack.to_boot != self._boot or ack.session != sender.session:
-            raise WireError("ack: of a link that is not ours, or no more")
+            raise WireError("ack: the link is unknown or has ended")
         before = sender.in_flight_bytes
         outbound = self._counted(sender.acknowledge(ack, now))
         self.in_flight_bytes += sender.in_flight_bytes - before
@@ -205,7 +205,7 @@ class Channel:
         return outbound + self._fill(now)
 
     def _fill(self, now: float) -> list[Publish]:
-        """Waiting links share the room that has become free, least in flight first, so that none starves."""
+        """Share the free room among waiting links, least in flight first, so that none starves."""
         outbound = []
         room = self._limits.in_flight - self.in_flight_bytes
         waiting = [sender for sender in self._unacknowledged.values() if sender.waiting]
@@ -236,7 +236,7 @@ class Channel:
             self._receivers[key] = receiver
             self._ack_due.pop(key, None)
         elif receiver.session > header.session:
-            raise WireError("session: chunk of a former one")
+            raise WireError("session: chunk of an earlier one")
         before, repeats = receiver.held_bytes, receiver.duplicates
         try:
             buffers = receiver.receive(header, body, now)
@@ -257,7 +257,7 @@ class Channel:
             try:
                 message = wire.decode(buffer)
                 if message.lane != lane:
-                    raise WireError(f"lane: {lane} carries no {message.kind}")
+                    raise WireError(f"lane: {lane} cannot carry {message.kind}")
                 messages.append(message)
             except WireError as error:
                 self._drop(error)

@@ -35,7 +35,7 @@ _Gaps = Annotated[tuple[tuple[_Count, _Count], ...], msgspec.Meta(max_length=MAX
 
 
 class ChunkHeader(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
-    """Where a chunk belongs: `length` bytes at `offset` of a message of `size`, of whose `total` chunks it is `index`.
+    """The place of a chunk: `length` bytes at `offset` of a message of `size`, of whose `total` chunks it is `index`.
 
     The first begins the message and the last ends it. `sequence` counts a session's chunks, `message` its messages.
     Call `checked` on incoming ones.
@@ -53,7 +53,7 @@ class ChunkHeader(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid
     length: _Count
 
     def checked(self) -> "ChunkHeader":
-        """Return itself; raises WireError when it contradicts itself."""
+        """Return itself. Raises WireError if it contradicts itself."""
         begins, ends = self.offset == 0, self.end == self.size
         if not (self.length > 0 and self.end <= self.size and self.index < self.total <= self.size):
             raise WireError(f"chunk: {self.length} bytes at {self.offset} do not fit a message of {self.size}")
@@ -84,22 +84,22 @@ class Ack(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         if any(not self.next <= first < end <= self.highest for first, end in self.gaps) or self.next > self.highest:
-            raise WireError("ack: names gaps outside of what it covers")
+            raise WireError("ack: names gaps outside of its range")
 
 
 def encode_chunk(header: ChunkHeader, body: Sequence[Buffer]) -> Pieces:
-    """The payload of one publish; the body, of the length that the header says, stays where it is."""
+    """Return the payload of one publish. The body, whose length is in the header, is not copied."""
     start = _start(CHUNK, header)
     return Pieces((start, *body), len(start) + header.length)
 
 
 def encode_ack(ack: Ack) -> bytes:
-    """The payload of an acknowledgement."""
+    """Return the payload of an acknowledgement."""
     return _start(ACK, ack)
 
 
 def decode(payload: Buffer) -> tuple[ChunkHeader, memoryview] | Ack:
-    """A chunk's header and body (a view of the payload), or an ack; raises WireError for anything else."""
+    """Return a chunk's header and body (a view of the payload), or an ack. Raises WireError for anything else."""
     view = memoryview(payload)
     if view.nbytes < _PREFIX.size:
         raise WireError(f"foreign: {view.nbytes} bytes are too few")
@@ -122,7 +122,7 @@ def decode(payload: Buffer) -> tuple[ChunkHeader, memoryview] | Ack:
             return _ACK_HEADER.decode(view[_PREFIX.size : end])
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise WireError(f"header: cannot be read: {error}") from None
-    raise WireError(f"type: {kind} is none of ours")
+    raise WireError(f"type: {kind} is unknown")
 
 
 _CHUNK_HEADER = msgspec.msgpack.Decoder(ChunkHeader)

@@ -8,11 +8,11 @@ import functools
 from mpsl.messages import KINDS, Message, Tensor, Ticket
 
 NAMES = ("round", "device", "epoch", "batch", "micro")
-"""Fields of a message or its ticket that are shown, where it has them."""
+"""The fields of a message or its ticket that are shown, if it has them."""
 
 
 def label(message: Message) -> tuple[tuple[str, str], ...]:
-    """Its kind, device, round and batch, and the codec, dtype and shape of its tensor, as names and values."""
+    """Return kind, device, round and batch of a message, and codec, dtype and shape of its tensor, as pairs."""
     about = getattr(message, "ticket", message)
     tensor: Tensor | None = getattr(message, "tensor", None)
     return (

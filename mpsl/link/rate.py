@@ -1,23 +1,23 @@
-"""How fast one link delivers, estimated from its acknowledgements, and how much may therefore be under way.
+"""Estimates the rate of one link from its acknowledgements, and from that the window.
 
-The estimate is a delivery rate, as BBR takes it (Cardwell et al., 2016): bytes acknowledged between the sending of a
-chunk and its acknowledgement, over that time. A link holds about two seconds of that rate in flight. More would only
-stand in a queue of the broker, in front of the acknowledgements and the signs of life that share the stream. Pure: it
-is told the time, in seconds.
+The estimate is a delivery rate as in BBR (Cardwell et al., 2016): the bytes acknowledged between the sending of a chunk
+and its acknowledgement, divided by that time. A link holds about two seconds of that rate in flight. More would only
+wait in a queue of the broker, in front of the acknowledgements and signs of life that share the stream. Pure: the
+caller passes the time, in seconds.
 """
 
 QUEUE_S = 1.5
 """Seconds of the link that may be queued, beyond its round trip."""
 CHUNK_S = 0.5
-"""Seconds of the link that one chunk may take: whatever is urgent waits for one to end."""
+"""Seconds of the link that one chunk may take, because urgent packets wait for its end."""
 MIN_CHUNK = 32 * 1024
 FIRST_WINDOW = 128 * 1024
-"""Bytes in flight while nothing is known: a second of 1 Mbit/s, and no more than one round trip on a fast link."""
+"""Bytes in flight before the first measurement: a second at 1 Mbit/s, and at most one round trip on a fast link."""
 FIRST_CHUNK = FIRST_WINDOW // 2
 MIN_SAMPLE = 32 * 1024
-"""Bytes below which a delivery that nothing waited behind says nothing: it measures the round trip, not the rate."""
+"""A smaller delivery that nothing waited behind is ignored: it measures the round trip, not the rate."""
 MIN_RATE = 125_000.0
-"""Bytes a second (1 Mbit/s) that are assumed of a link of which nothing is known."""
+"""The assumed rate of a link before its first measurement, in bytes a second (1 Mbit/s)."""
 
 
 class DeliveryRate:
@@ -29,7 +29,7 @@ class DeliveryRate:
     def __init__(self, window: int, chunk_bytes: int, paced: bool) -> None:
         self.bytes_per_s: float | None = None
         self._measured: float | None = None
-        """As acknowledgements have said last: it does not fall because none come."""
+        """The last measured rate; it does not fall while no acknowledgements arrive."""
         self.delivered = 0
         """Bytes acknowledged so far."""
         self.delivered_at = 0.0
@@ -45,7 +45,7 @@ class DeliveryRate:
         self._follow()
 
     def _follow(self) -> None:
-        """Set what follows from the rate; it is asked for with every chunk."""
+        """Compute the window and the chunk size once for each rate, because every chunk asks for them."""
         if not self._paced:
             return
         rate = self.bytes_per_s
@@ -55,27 +55,27 @@ class DeliveryRate:
         self.window = min(self._max_window, max(self.chunk_bytes, window))
 
     def seconds_for(self, nbytes: int) -> float:
-        """How long so many bytes take, as far as is known; longer with each retry that was not answered."""
+        """Return the estimated seconds for `nbytes`. It grows with each unanswered retry."""
         return nbytes / (self.bytes_per_s or MIN_RATE)
 
     def measured_seconds_for(self, nbytes: int) -> float:
-        """How long so many bytes took when something was last acknowledged; 0 where that was never measured.
+        """Return the seconds for `nbytes` at the last measured rate; 0 before the first measurement.
 
-        Unlike `seconds_for` it does not grow while a peer that has died answers nothing.
+        Unlike `seconds_for`, it does not grow while a dead peer does not answer.
         """
         return nbytes / self._measured if self._measured else 0.0
 
     def begin(self, now: float) -> None:
-        """A chunk is sent while nothing is in flight: the time until now says nothing of the rate."""
+        """Note that a chunk is sent while nothing is in flight, so that the idle time before it does not count."""
         self.delivered_at = now
 
     def acknowledged(
         self, nbytes: int, sent_at: float, delivered: int, delivered_at: float, now: float, limited: bool
     ) -> None:
-        """`nbytes` more have arrived; the newest chunk of them was sent at `sent_at`, and never again.
+        """Note that `nbytes` more have arrived; their newest chunk was sent once, at `sent_at`.
 
-        `delivered` and `delivered_at` are what they were when it was sent. `limited`: more is waiting to be sent, so
-        the window is what holds the link up.
+        `delivered` and `delivered_at` are the values from when it was sent. `limited`: more is waiting to be sent, so
+        the window limits the link.
         """
         self.count(nbytes, now)
         self._round_trip_s = min(self._round_trip_s or now - sent_at, now - sent_at)
@@ -91,12 +91,12 @@ class DeliveryRate:
         self._follow()
 
     def count(self, nbytes: int, now: float) -> None:
-        """`nbytes` more have arrived, and it is not known when they were sent: they may have been sent twice."""
+        """Note that `nbytes` more have arrived that may have been sent twice, so that their sending time is unknown."""
         self.delivered += nbytes
         self.delivered_at = now
 
     def unanswered(self) -> None:
-        """No acknowledgement came in time: the link may have become slower."""
+        """Note that no acknowledgement came in time. The link may have become slower."""
         if self.bytes_per_s is not None:
             self.bytes_per_s = max(1.0, self.bytes_per_s / 2)
             self._follow()

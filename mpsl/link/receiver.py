@@ -13,13 +13,13 @@ from mpsl.link.chunk import MAX_AHEAD, MAX_GAPS, Ack, ChunkHeader
 from mpsl.wire import ALIGNMENT, Buffer
 
 ACK_DELAY_S = 0.02
-"""The longest that an acknowledgement is delayed."""
+"""The maximum delay of an acknowledgement, in seconds."""
 
 
 def aligned_buffer(size: int) -> memoryview:
-    """A writable buffer of `size` bytes that begins at a multiple of 64, as torch's own memory does.
+    """Return a writable buffer of `size` bytes that is aligned to 64 bytes, like torch's own memory.
 
-    Kernels may take another path, and so round differently, on memory that is aligned differently.
+    On other alignments, kernels may take another path and round differently.
     """
     whole = np.empty(size + ALIGNMENT, dtype=np.uint8)
     start = -int(whole.ctypes.data) % ALIGNMENT
@@ -27,7 +27,7 @@ def aligned_buffer(size: int) -> memoryview:
 
 
 class _Assembly(Struct, gc=False):
-    """A message of which some chunks have arrived; `spans` holds where each begins and ends, by index."""
+    """A message of which some chunks have arrived; `spans` holds their begin and end, by index."""
 
     size: int
     total: int
@@ -40,13 +40,13 @@ class _Assembly(Struct, gc=False):
         return len(self.spans) == self.total
 
     def add(self, header: ChunkHeader, body: memoryview) -> None:
-        """Place a chunk; raises WireError if it contradicts earlier ones."""
+        """Store a chunk. Raises WireError if it contradicts earlier ones."""
         begin, end = header.offset, header.end
         _, before = self.spans.get(header.index - 1, (0, begin))
         after, _ = self.spans.get(header.index + 1, (end, 0))
         same = (self.size, self.total) == (header.size, header.total)
         if not same or (before, after) != (begin, end) or header.index in self.spans:
-            raise WireError(f"chunk: {header.index} of message {header.message} contradicts the ones before")
+            raise WireError(f"chunk: {header.index} of message {header.message} contradicts earlier ones")
         if self.total > 1:
             memoryview(self.buffer)[begin:end] = body
         self.spans[header.index] = begin, end
@@ -55,7 +55,7 @@ class _Assembly(Struct, gc=False):
 class Receiver:
     """One session of one link from one boot; `window` is the sender's maximum, `limit` the largest message, in bytes.
 
-    What it holds is bounded by the sender's window plus the rest of the messages at either end of it.
+    Its memory is bounded by the sender's window plus the rest of the messages at both ends of it.
     """
 
     def __init__(self, boot: str, session: int, window: int, limit: int) -> None:
@@ -73,7 +73,7 @@ class Receiver:
         self._unacknowledged = 0
 
     def receive(self, header: ChunkHeader, body: memoryview, now: float) -> list[Buffer]:
-        """Returns messages that are complete and next in order; raises WireError for a contradicting chunk."""
+        """Return the messages that are complete and next in order. Raises WireError for a contradicting chunk."""
         if header.size > self._limit:
             raise WireError(f"oversized: message of {header.size} bytes; the limit of this run is {self._limit}")
         if header.sequence < self._next or header.sequence in self._ahead:
@@ -97,7 +97,7 @@ class Receiver:
         return self._whole()
 
     def ack(self, boot: str, term: int, lane: str) -> Ack:
-        """The acknowledgement of everything so far; resets the delay."""
+        """Return the acknowledgement of everything so far, and reset the delay."""
         self.ack_at = None
         self._unacknowledged = 0
         ahead = sorted(self._ahead)
@@ -105,7 +105,7 @@ class Receiver:
         gaps = [(before + 1, after) for before, after in pairs if before + 1 < after]
         highest = ahead[-1] + 1 if ahead else self._next
         if len(gaps) > MAX_GAPS:
-            # A chunk that is not named as missing counts as arrived, so the ack must not reach beyond the named gaps.
+            # A chunk that is not named as missing counts as arrived, so the ack must end at the last named gap.
             highest = gaps[MAX_GAPS][0]
         return Ack(boot, term, self.boot, lane, self.session, self._next, highest, tuple(gaps[:MAX_GAPS]))
 
@@ -113,9 +113,11 @@ class Receiver:
         assembly = self._assemblies.get(header.message)
         if assembly is None:
             if not self._next_message <= header.message < self._next_message + MAX_AHEAD:
-                raise WireError(f"window: message {header.message}, where {self._next_message} is next")
+                raise WireError(f"window: message {header.message}, but {self._next_message} is next")
             if self.held_bytes + header.size > self._window + 2 * self._limit:
-                raise WireError(f"window: {self.held_bytes} bytes are held, a message of {header.size} is too many")
+                raise WireError(
+                    f"window: {self.held_bytes} bytes are held; a message of {header.size} more is too large"
+                )
             # A message in one chunk needs no second copy.
             buffer = body if header.total == 1 else aligned_buffer(header.size)
             assembly = _Assembly(header.size, header.total, buffer)

@@ -1,7 +1,7 @@
 """The sending end of one link: cuts messages into chunks, keeps a window of them in flight, resends what was lost.
 
-Pure: it is told the time and returns the chunks to publish. It must never copy a message: every chunk is a view of the
-message's own buffers, so whoever sends a buffer must leave it unchanged until it is acknowledged.
+Pure: the caller passes the time and gets the chunks to publish. It must never copy a message: every chunk is a view of
+the message's own buffers, so the caller must leave a buffer unchanged until it is acknowledged.
 """
 
 from collections import deque
@@ -17,26 +17,26 @@ from mpsl.wire import Buffer
 FIRST_RETRY_S = 2.0
 MAX_RETRY_S = 30.0
 HEADER_ALLOWANCE = 256
-"""Bytes of a chunk that are reserved for its own header; the body gets the rest."""
+"""Bytes of a chunk that are reserved for its header; the body gets the rest."""
 
 
 class OutgoingMessage(Struct, gc=False):
-    """One message as the buffers that make it up; `label` is for whoever watches the topics."""
+    """One message as the buffers that make it up; `label` is for people who watch the topics."""
 
     number: int
     buffers: tuple[Buffer, ...]
     size: int
     label: tuple[tuple[str, str], ...]
     body: int = 0
-    """Bytes of each chunk but the last; 0 before the first is cut."""
+    """Body bytes of each chunk except the last; 0 before the first is cut."""
     total: int = 0
-    """Chunks."""
+    """The number of chunks."""
 
 
 class _InFlight(Struct, gc=False):
     """Chunk `index` of a message; `position` counts the bytes of all chunks that the link sent before it.
 
-    `delivered` and `delivered_at` are the link's when it was sent.
+    `delivered` and `delivered_at` are the link's values from when it was sent.
     """
 
     outgoing: OutgoingMessage
@@ -51,9 +51,9 @@ class _InFlight(Struct, gc=False):
 
 
 class Sender:
-    """One session of one link: publishes to `topic`; `session` rises when the link is begun anew.
+    """One session of one link: publishes to `topic`; `session` rises with every restart of the link.
 
-    `window` and `chunk_bytes` in bytes are upper bounds; with `paced` what is in flight follows the link's rate.
+    `window` and `chunk_bytes` in bytes are upper bounds; with `paced` the bytes in flight follow the link's rate.
     """
 
     def __init__(
@@ -96,16 +96,16 @@ class Sender:
 
     @property
     def retry_at(self) -> float | None:
-        """When to call `retry`; None while nothing is in flight."""
+        """When to call `retry`; None if nothing is in flight."""
         return self._retry_at
 
     def send(self, buffers: Sequence[Buffer], label: tuple[tuple[str, str], ...]) -> None:
-        """Queue a message, given as flat buffers; `fill` returns what may be sent now."""
+        """Queue a message, given as flat buffers; `fill` returns the chunks that may be sent now."""
         self._queue.append(OutgoingMessage(self._messages, tuple(buffers), sum(map(len, buffers)), label))
         self._messages += 1
 
     def fill(self, now: float, allowance: int) -> list[Publish]:
-        """Chunks that fit the window and at most `allowance` more bytes in flight; always one when none is in flight.
+        """Return chunks that fit the window and at most `allowance` more bytes in flight; at least one if none is.
 
         The window reaches from the oldest unacknowledged chunk to the newest: the receiver has to hold everything
         between them.
@@ -142,7 +142,7 @@ class Sender:
         return payloads
 
     def acknowledge(self, ack: Ack, now: float) -> list[Publish]:
-        """Remove acknowledged chunks; returns those that the ack names as missing, each at most once a round trip."""
+        """Remove acknowledged chunks. Returns those that the ack names as missing, each at most once per round trip."""
         oldest = self._oldest if self._in_flight else self._next_sequence
         missing = {
             sequence
@@ -184,11 +184,11 @@ class Sender:
         return payloads
 
     def _patience_s(self) -> float:
-        """What is in flight gets the time that it takes at the link's rate, and half as much again."""
+        """Return the retry time: 1.5 times what the bytes in flight take at the link's rate."""
         return max(self._retry_s, min(MAX_RETRY_S, 1.5 * self.rate.seconds_for(self.in_flight_bytes)))
 
     def _observe(self, newest: _InFlight, nbytes: int, now: float) -> None:
-        """`nbytes` have been acknowledged, `newest` the last of them; older ones may have waited for that."""
+        """Measure the rate from `nbytes` acknowledged bytes, of which `newest` is the last chunk."""
         if newest.resent:
             self.rate.count(nbytes, now)
             return
@@ -212,7 +212,7 @@ class Sender:
 
 
 def _cut(buffers: Sequence[Buffer], offset: int, length: int) -> list[memoryview]:
-    """Views of bytes `offset` to `offset + length` of the concatenated buffers."""
+    """Return views of bytes `offset` to `offset + length` of the concatenated buffers."""
     views = []
     for buffer in buffers:
         if offset < len(buffer) and length > 0:

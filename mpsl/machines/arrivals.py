@@ -1,6 +1,6 @@
 """Records which slices of a part have arrived, to know when a part is complete.
 
-Every slice counts once. The same slice may come twice when a link was started again.
+Every slice counts once. The same slice may arrive twice if a link was started again.
 """
 
 from mpsl.messages import Slice

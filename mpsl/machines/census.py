@@ -1,4 +1,4 @@
-"""What the orchestrator knows about all devices and nodes of its net, from their JSON topics alone."""
+"""The orchestrator's knowledge about all devices and nodes of its net, from their JSON topics alone."""
 
 import re
 from dataclasses import dataclass, field
@@ -145,7 +145,7 @@ class Census:
             presence.lost_at = None
 
     def excuse(self, seconds: float) -> None:
-        """We have been away ourselves for so long: nobody's silence in that time says anything."""
+        """Extend all deadlines by the seconds that this process was itself away or suspended."""
         for presence in self._presences.values():
             if presence.heard_at is not None:
                 presence.heard_at += seconds

@@ -9,20 +9,20 @@ from mpsl.plan import Plan
 
 
 class DeviceMachine(Participant):
-    """The process of a device: it is in one run at a time."""
+    """The process of a device, which is in one run at a time."""
 
     branch = "dev"
     role = "device"
     max_sessions = 1
 
     def named_in(self, plan: Plan) -> bool:
-        """Whether the plan has a place for this very process."""
+        """Whether the plan names this process, by id and boot."""
         return self.id in plan.devices and plan.devices[self.id].boot == self.boot
 
     def session_for(self, plan: Plan, links_before: int) -> DeviceSession:
-        """A session of the plan."""
+        """Make a session for the plan."""
         return DeviceSession(self.identity, plan, self.emit, self.max_packet, links_before)
 
     def idle_progress(self) -> dict[str, Any]:
-        """What the telemetry says outside of a run."""
+        """Return the telemetry fields of a process outside of a run."""
         return {"state": DeviceState.IDLE.value, "round": 0, "batch": 0, "batches": 0, "received": 0}

@@ -1,7 +1,7 @@
-"""The device: first and last part of its own copy, its samples and labels, one batch in flight.
+"""The device's session: first and last part of its own copy, its samples and labels, one batch in flight.
 
-Admitted, it makes the round's batches one by one, uploads the weights of its parts, and waits. Nothing of its data
-leaves this machine but activations, gradients and counts. Its transitions are in `tables/device.py`.
+An admitted device makes the round's batches one by one, uploads the weights of its parts, and waits. Of its data, only
+activations, gradients and counts leave this machine. Its transitions are in `tables/device.py`.
 """
 
 from collections.abc import Callable
@@ -70,9 +70,9 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
         self._weights_bytes = 0
         self._arrivals = Arrivals()
         self._held: int | None = None
-        """The round whose committed weights are here; None once training has changed them."""
+        """The round whose committed weights the device holds; None once training has changed them."""
         self._trained = 0
-        """The last round that was trained in."""
+        """The last round in which the device has trained."""
         self._samples = 0
         self._test_batches = 0
         self._round = 0
@@ -87,11 +87,11 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
         self._total = 0
         self._test_loss = 0.0
         self._running = 0
-        """Jobs of attempts that the worker has yet to finish."""
+        """Jobs of attempts that the worker has not finished yet."""
         self._pending_ack: Discarded | None = None
 
     def progress(self) -> dict[str, Any]:
-        """State, round, batches of the round (or of the evaluation) made so far, and all bytes that have come in."""
+        """Return state, round, finished batches of the round (or of the evaluation), and all received bytes."""
         done, due = self._batches_done, self._batches
         if self.state is S.PROBING:
             done, due = self._probe, self._test_batches
@@ -99,7 +99,7 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
         return {"state": self.state.value, "round": self._round, "batch": done, "batches": due, "received": received}
 
     def validate(self) -> None:
-        """Counts stay within their bounds; weights that training changes are not held as committed ones."""
+        """Check that counts are within their bounds, and that weights in training do not count as committed."""
         assert self._running >= 0, f"{self._running} jobs are running"
         assert 0 <= self._batches_done <= self._batches or self.state is not S.TRAINING
         assert self._correct <= self._total
@@ -159,8 +159,8 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
 
     def _store(self, source: str, message: Slice) -> DeviceOutcome | None:
         if message.version < self._trained:
-            # A repeat of what has been trained on: it must not overwrite the result.
-            self.drop(message, "of a former round")
+            # A repeat of weights that have been trained on since; it must not overwrite the result.
+            self.drop(message, "of an earlier round")
             return None
         self._held = None
         self._arrivals.add(message)
@@ -175,7 +175,7 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
         if message.attempt < self._attempt:
             self.drop(message, "of another attempt")
             return None
-        # A later attempt than ours: its admission was dropped with the link, the answer is due all the same.
+        # The attempt is later than ours: its admission was lost with the link, but the answer is still due.
         self._held = None
         self._attempt = 0
         self._pending_ack = Discarded(self.identity.id, message.attempt)
@@ -231,7 +231,7 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
     # Results of jobs
 
     def job_done(self, job: WorkerJob, result: Result) -> DeviceOutcome | None:
-        """Take a job's result, which counts only where its attempt still does."""
+        """Take a job's result. It counts only if its attempt is still valid."""
         if isinstance(job, Prepare) and isinstance(result, Prepared):
             self._weights_bytes = result.weights_bytes
             self._samples, self._test_batches = result.samples, result.test_batches
@@ -243,13 +243,13 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
         return outcome
 
     def job_failed(self, job: WorkerJob) -> None:
-        """A job raised: a discard may now be answered."""
+        """A job has failed, so a discard may now be answered."""
         if not isinstance(job, Prepare):
             self._running -= 1
         self._flush_discard_ack()
 
     def fault(self, job: WorkerJob, reason: str) -> Message:
-        """Every job of a device is its own affair."""
+        """Report every failed job as a fault of this device."""
         return Fault(reason)
 
     def _continue(self, job: WorkerJob, result: Result) -> DeviceOutcome | None:

@@ -1,4 +1,4 @@
-"""Effects: what a machine wants done. They are plain data; `Interpreter` performs them over a host, in their order.
+"""Effects: the actions that a machine asks for, as plain data. `Interpreter` performs them over a host, in their order.
 
 A job, a slice and a timer belong to a session or to the process (session None). `EndSession` ends those of a session.
 """

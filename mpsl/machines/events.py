@@ -1,4 +1,4 @@
-"""Events: what can happen to a machine. They are plain data; a host makes them, and machines read them."""
+"""Events: what can happen to a machine, as plain data. A host makes them, and machines read them."""
 
 from dataclasses import dataclass
 

@@ -11,7 +11,7 @@ from mpsl.schedules import schedules
 
 
 class HopMachine(Participant):
-    """The process of a compute node: it may serve several runs, each at a seat of its own."""
+    """The process of a compute node, which may serve several runs, each at its own seat."""
 
     branch = "node"
     role = "node"
@@ -22,23 +22,23 @@ class HopMachine(Participant):
         self._rank = schedules.get(schedule)
 
     def named_in(self, plan: Plan) -> bool:
-        """Whether the plan has a seat for this very process."""
+        """Whether the plan names this process, by id and boot."""
         seat = plan.seat_of(self.id)
         return seat is not None and seat.boot == self.boot
 
     def session_for(self, plan: Plan, links_before: int) -> HopSession:
-        """A session of the plan."""
+        """Make a session for the plan."""
         seat = plan.seat_of(self.id)
         assert seat is not None
         return HopSession(self.identity, plan, seat, self._rank, self.emit, self.max_packet, links_before)
 
     def idle_progress(self) -> dict[str, Any]:
-        """What the telemetry says outside of a run."""
+        """Return the telemetry fields of a process outside of a run."""
         idle = {"state": HopState.IDLE.value, "seat": None, "copies": 0, "most_copies": 0}
         return {**idle, **WorkTime().facts(self.now), "memory": None}
 
     def info(self) -> dict[str, Any]:
-        """How much of the memory budget no run has been promised, and what each run has."""
+        """Report the bytes of the memory budget that are promised to each run, and the rest."""
         budget = self.described.get("memory_budget")
         if not isinstance(budget, int) or not self.sessions:
             return super().info()

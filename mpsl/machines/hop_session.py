@@ -1,7 +1,7 @@
-"""The hop: one part on a compute node, a copy of it for every admitted device, a worker that never waits with work.
+"""The hop's session: one part on a compute node, a copy for every admitted device, a queue that keeps the worker busy.
 
-The schedule decides what is done next whenever the worker is free. Which devices count is the orchestrator's word
-alone. Its transitions are in `tables/hop.py`.
+The schedule chooses the next job whenever the worker is free. Only the orchestrator decides which devices count.
+The transitions are in `tables/hop.py`.
 """
 
 from collections import defaultdict
@@ -60,7 +60,7 @@ from mpsl.topics import Address
 
 @dataclass
 class CopyProgress:
-    """What is known of an admitted device: its attempt, steps made, and the last ticket each way."""
+    """The progress of an admitted device: its attempt, steps made, and the last ticket in each direction."""
 
     attempt: int
     batches: int
@@ -82,11 +82,11 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         max_packet: int | None,
         links_before: int = 0,
     ) -> None:
-        # A hop is addressed by its seat: another node may take the seat over.
+        # A hop is addressed by its seat, because another node may take the seat over.
         super().__init__(identity, plan, seat.address, TABLE, emit, max_packet, links_before)
         self.copies: dict[str, CopyProgress] = {}
         self.early: dict[str, tuple[int, list[Activation]]] = {}
-        """Activations that came before their admission, by device, of the newest attempt."""
+        """Activations that arrived before their admission, by device; only those of the newest attempt."""
         self.early_probes: dict[str, Probe] = {}
         self._seat = seat
         self._rank = rank
@@ -103,7 +103,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         self._folded_samples = 0
 
     def progress(self) -> dict[str, Any]:
-        """State, seat, copies alive and the most of them, the worker's time, the most bytes that each holder had."""
+        """Return state, seat, present and most copies, the worker's time, and the peak bytes of each use of memory."""
         return {
             "state": self.state.value,
             "seat": self._seat.address,
@@ -114,7 +114,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         }
 
     def validate(self) -> None:
-        """Copies belong to devices of the plan, and make no more steps than are due."""
+        """Check that all copies belong to devices of the plan, and have made no more steps than are due."""
         assert self.copies.keys() <= self.plan.devices.keys()
         assert all(copy.steps <= copy.batches for copy in self.copies.values())
         assert len(self.copies) <= self._max_copies
@@ -123,7 +123,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         assert self.state is HopState.SERVING or not self.copies
 
     def enter(self, state: HopState) -> HopOutcome | None:
-        """Every state waits for the others."""
+        """No state of a hop ends by itself."""
         return None
 
     def take(self, source: str, message: Message) -> HopOutcome | None:
@@ -152,7 +152,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         return None
 
     def replan(self, plan: Plan) -> None:
-        """The plan has changed: the orchestrator hears that its devices are known here."""
+        """Take a changed plan, and tell the orchestrator that its devices are now known here."""
         revised = plan.revision > self.plan.revision
         super().replan(plan)
         if revised and self.state is not HopState.PREPARING:
@@ -162,13 +162,13 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
 
     def _queue_job(self, job: WorkerJob) -> None:
         self._queue.add(self._rank(job), job)
-        # Tensors on their way in or out, or waiting for the worker.
+        # Tensors that are being received or sent, or that wait for the worker.
         queued = self._queue.tensor_bytes + self.channel.held_bytes + self.channel.in_flight_bytes
         self._max_queued = max(self._max_queued, queued)
         self._work()
 
     def _worker_free(self) -> None:
-        """A job has ended: the next one starts at once."""
+        """A job has ended: start the next one at once."""
         self._queue.finish()
         self._work_time.ends(self.now)
         self._work()
@@ -190,7 +190,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         return self._loaded(message.version)
 
     def _loaded(self, version: int) -> HopOutcome | None:
-        """The whole part of `version` is here."""
+        """The part of `version` has arrived completely."""
         self.tell(Loaded(version))
         if self.state is not HopState.LOADING:
             return None
@@ -214,7 +214,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
     def _accept(self, message: Accept) -> None:
         copy = self.copies.get(message.device)
         if copy is None or copy.attempt != message.attempt or copy.steps != message.batches:
-            self.drop(message, "of a copy that is not here")
+            self.drop(message, "of an unknown copy")
             return
         del self.copies[message.device]
         self._folded += 1
@@ -235,7 +235,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
     # The pipeline
 
     def _copy_for(self, message: Activation | Gradient) -> CopyProgress | None:
-        """The copy that a tensor is for; early activations wait for their admission, late tensors are dropped."""
+        """Return the copy of a tensor's device. Early activations wait for admission; late tensors are dropped."""
         ticket = message.ticket
         copy = self.copies.get(ticket.device)
         if copy is not None and copy.attempt == ticket.attempt:
@@ -284,7 +284,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
             self._queue_job(ForwardProbe(message.device, message.attempt, message.batch, message.round, message.tensor))
 
     def _neighbour(self, device: str, step: int) -> Address:
-        """The address one place up (+1) or down (-1) the chain of `device`; beyond its ends sits the device itself."""
+        """Return the next (+1) or previous (-1) address in `device`'s chain; at both ends that is the device itself."""
         chain = self.plan.chain(device)
         place = self._seat.stage - 1 + step
         return chain[place] if 0 <= place < len(chain) else device
@@ -298,7 +298,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
     # Results of jobs
 
     def job_done(self, job: WorkerJob, result: Result) -> HopOutcome | None:
-        """The worker is free: give it the next job at once, and send what it made."""
+        """The worker is free: give it the next job at once, and send the result of the last one."""
         self._memory = result.memory or self._memory
         if isinstance(job, Prepare):
             assert isinstance(result, Prepared)
@@ -338,7 +338,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
             self._probe(probe)
 
     def fault(self, job: WorkerJob, reason: str) -> Message:
-        """What fails for one device's tensors is its own affair: the run can go on without it."""
+        """A failure with one device's tensors concerns only that device; the run can go on without it."""
         match job:
             case Forward(ticket) | Backward(ticket):
                 return CopyFailed(ticket.device, ticket.attempt, reason)
@@ -347,7 +347,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         return Fault(reason)
 
     def job_failed(self, job: WorkerJob) -> None:
-        """A job raised: the worker is free again, and the orchestrator leaves the device out, or ends the run."""
+        """A job has failed: the worker is free, and the orchestrator leaves the device out or gives up the seat."""
         self._worker_free()
 
     def _is_alive(self, ticket: Ticket) -> bool:
@@ -362,7 +362,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
             self._queue_job(CheckCopy(ticket.round, ticket.device, ticket.attempt))
 
     def _checked(self, job: CheckCopy) -> None:
-        """A copy is finite after its last step: it may be folded."""
+        """A copy is finite after its last step, so it may be folded."""
         copy = self.copies.get(job.device)
         if copy is not None and copy.attempt == job.attempt:
             self.tell(Finished(job.round, job.device, job.attempt, copy.steps))

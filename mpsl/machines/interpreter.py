@@ -31,7 +31,7 @@ TimerKey = tuple[SessionId | None, str]
 
 
 class DrivenMachine(Protocol):
-    """What is driven."""
+    """The machine that an interpreter drives."""
 
     @property
     def will(self) -> Publish: ...
@@ -40,7 +40,7 @@ class DrivenMachine(Protocol):
 
 
 class Performer(Protocol):
-    """Does the jobs. `perform` runs on the worker, `write` at once; `session` is None for jobs of the process."""
+    """Performs the jobs. `perform` runs on the worker, `write` at once; `session` is None for jobs of the process."""
 
     def perform(self, job: WorkerJob, session: SessionId | None) -> Result: ...
 
@@ -48,16 +48,16 @@ class Performer(Protocol):
 
 
 class Host(Protocol):
-    """The process that a machine lives in, real or simulated."""
+    """The process that runs a machine, real or simulated."""
 
     def now(self) -> float:
-        """Seconds of a monotonic clock."""
+        """Return the seconds of a monotonic clock."""
 
     def send(self, effect: Publish | Subscribe | Unsubscribe) -> None:
         """Hand an effect to the connection, or keep it until there is one."""
 
     def start(self, work: Run) -> None:
-        """Start a job on the idle worker; `Interpreter.job_ended` hears of its end."""
+        """Start a job on the idle worker, and call `Interpreter.job_ended` at its end."""
 
     def wake_at(self, at: float) -> None:
         """Call `Interpreter.fire_timers` at time `at`, or earlier."""
@@ -70,14 +70,14 @@ class Host(Protocol):
 
 
 class Interpreter:
-    """Gives events to one machine and performs what it wants, until it stops."""
+    """Passes events to one machine and performs its effects, until it stops."""
 
     def __init__(
         self, machine: DrivenMachine, write: Callable[[str, Slice, SessionId | None], None], host: Host
     ) -> None:
         self.stopped = False
         self.running: Run | None = None
-        """The job that the worker has."""
+        """The running job."""
         self._machine = machine
         self._write = write
         self._host = host
@@ -88,16 +88,16 @@ class Interpreter:
 
     @property
     def unfinished_jobs(self) -> int:
-        """Jobs that wait or run."""
+        """The number of jobs that wait or run."""
         return len(self._jobs) + (self.running is not None)
 
     @property
     def timers(self) -> dict[TimerKey, float]:
-        """When each timer is due."""
+        """The due time of each timer."""
         return self._timers
 
     def handle(self, event: Event) -> None:
-        """Give an event to the machine, unless it has stopped."""
+        """Pass an event to the machine, unless it has stopped."""
         if self.stopped:
             return
         try:
@@ -107,7 +107,7 @@ class Interpreter:
             return
         send = self._host.send
         for effect in effects:
-            # Nearly all effects are publishes, one for every chunk: no search for their case.
+            # Nearly all effects are publishes, one for every chunk, so they are tested for first.
             if type(effect) is Publish:
                 send(effect)
             else:
@@ -142,7 +142,7 @@ class Interpreter:
 
     @property
     def next_timer(self) -> float | None:
-        """When the earliest timer is due."""
+        """The due time of the earliest timer."""
         return min(self._timers.values(), default=None)
 
     def fire_timers(self) -> None:
@@ -159,7 +159,7 @@ class Interpreter:
     # Jobs
 
     def job_ended(self, outcome: JobDone | JobFailed) -> None:
-        """The worker has finished `running`: the machine hears of it, unless its session has ended meanwhile."""
+        """Pass the result of `running` to the machine, unless its session has ended since."""
         self.running = None
         session = outcome.session
         if session in self._ended:

@@ -1,6 +1,6 @@
-"""The jobs that machines ask for, and their results: the whole interface between the protocol and the computing.
+"""The jobs that machines ask for, and their results: the whole interface between protocol and computation.
 
-Each role performs its jobs with torch. The simulator performs the same jobs, or only takes the time that they take.
+Each role performs its jobs with torch. The simulator performs the same jobs, or only simulates their duration.
 """
 
 from collections.abc import Mapping, Sequence

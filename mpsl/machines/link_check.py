@@ -1,7 +1,8 @@
-"""A participant's side of having its link measured: asked on its `cmd` topic, it answers in a session of its own.
+"""A participant's side of a link measurement: asked on its `cmd` topic, it answers in a separate session.
 
-It says how far the broker is (a small message to itself and back), sends bursts when asked to, and times those that
-come in. The orchestrator decides what follows from that. Nothing of it outlives the orchestrator, a plan, or silence.
+It measures the latency to the broker (a small message to itself and back), sends bursts on request, and times those
+that arrive. The orchestrator evaluates the figures. The session ends with the orchestrator, with a plan, or after
+silence.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,10 +25,10 @@ from mpsl.topics import BinaryTopic
 from mpsl.wire import Buffer
 
 COMMAND = "link"
-"""What `do` says in the command."""
+"""The value of `do` in the command."""
 QUIET_TIMER = "quiet"
 QUIET_S = 10.0
-"""How long the orchestrator may say nothing before it counts as gone."""
+"""How long the orchestrator may be silent before it counts as gone."""
 ECHOES = 5
 
 
@@ -42,7 +43,7 @@ def limits_of(chunk_bytes: int) -> Limits:
 
 
 class LinkCheck:
-    """The measurement that goes on in the process `identity`, if any; `emit` takes the effects that it wants."""
+    """The present measurement in the process `identity`, if any; `emit` receives its effects."""
 
     def __init__(self, identity: Identity, emit: Callable[[Effect], None]) -> None:
         self._identity = identity
@@ -50,7 +51,7 @@ class LinkCheck:
         self._session: Session | None = None
         self._question: LinkQuestion | None = None
         self._ended: LinkQuestion | None = None
-        """The last question that was dealt with: it may come again, late."""
+        """The last question that was handled; a late repeat of it is ignored."""
         self._arrival = Arrival()
         self._asked_at = self._sent_at = 0.0
         self._shortest_s = inf
@@ -71,10 +72,10 @@ class LinkCheck:
         return [identity.topics.binary(self.run, identity.id, "+", "+")] if self.run else []
 
     def commanded(self, content: Mapping[str, Any], where: str, now: float, max_packet: int | None) -> None:
-        """Begin to be measured, unless that goes on or is over. Raises UsageError for what is no command to us."""
+        """Start a measurement, unless the question is a repeat. Raises UsageError if it is for another process."""
         identity = self._identity
         if content.get("boot") != identity.boot:
-            raise UsageError(f"{where}: no command to this process")
+            raise UsageError(f"{where}: the command is for another process")
         question = facts.read(LinkQuestion, content.get("link"), where)
         if self._session is not None or self._is_over(question):
             return
@@ -101,7 +102,7 @@ class LinkCheck:
         return same and ended is not None and question.term <= ended.term
 
     def receive(self, topic: BinaryTopic, payload: Buffer, now: float) -> None:
-        """Something on our own address in that run."""
+        """Take a payload on this process's address in that run."""
         session = self._session
         if session is None:
             return
@@ -137,7 +138,7 @@ class LinkCheck:
         session.send(self._identity.id, Echo(number), now)
 
     def timer_fired(self, name: str, now: float) -> None:
-        """Something is to be sent again, or the orchestrator has fallen silent."""
+        """A timer has fired: resend, or end because the orchestrator is silent."""
         session = self._session
         if session is None:
             return
@@ -150,18 +151,18 @@ class LinkCheck:
             self.stop()
 
     def _quiet_at(self, session: Session) -> float:
-        """When the orchestrator counts as gone: what is on its way to it gets the time that it takes, within bounds."""
+        """When the orchestrator counts as gone. Bytes in flight to it extend the time, up to a maximum."""
         under_way_s = session.channel.seconds_under_way(ORCHESTRATOR)
         heard_at = session.channel.heard_at.get(ORCHESTRATOR, self._asked_at)
         return heard_at + QUIET_S + min(QUIET_S, under_way_s)
 
     def back_online(self) -> None:
-        """The link sends again what was lost with the connection."""
+        """Have the link resend what was lost with the connection."""
         if self._session is not None:
             self._session.wake()
 
     def stop(self) -> None:
-        """End it: it is over, or no longer wanted."""
+        """End the measurement, because it is over or no longer wanted."""
         if self._session is not None:
             self._emit(Unsubscribe(tuple(self.filters())))
             self._session.end()

@@ -1,4 +1,4 @@
-"""Whose links are measured where there are too many, and what those of the others count as. Sums up; asks nobody."""
+"""Chooses whose links are measured in a large fleet, and estimates those of the others. It sends nothing."""
 
 import statistics
 from collections import Counter
@@ -13,7 +13,7 @@ MAX_MEASURED = 32
 
 
 def sample(members: Sequence[Presence]) -> list[Presence]:
-    """At most so many of each branch: of every machine one before a second of any, and of every kind alike many."""
+    """Return at most MAX_MEASURED members of each branch, spread evenly over machines and kinds."""
     chosen: list[Presence] = []
     for branch in ("node", "dev"):
         of_branch = [member for member in members if member.branch == branch]
@@ -33,7 +33,7 @@ def sample(members: Sequence[Presence]) -> list[Presence]:
 def filled(
     members: Sequence[Presence], measured: Mapping[str, LinkFigures], silent: Sequence[str]
 ) -> dict[str, LinkFigures]:
-    """The figures of all: who was not asked counts as the median of those like it; who has not answered has none."""
+    """Return the figures of all. A member that was not asked gets the median of those like it; a silent one none."""
     groups: dict[tuple[str, ...], list[LinkFigures]] = {}
     for member in members:
         if member.id in measured:

@@ -1,6 +1,6 @@
-"""What all state machines share: events in, effects out, invariants checked.
+"""The base of all state machines: events in, effects out, invariants checked.
 
-Synchronous and total: no I/O, no clock, no chance. An event that comes after the stop raises IllegalEvent before
+Synchronous and total: no I/O, no clock, no randomness. An event that comes after the stop raises IllegalEvent before
 anything has changed.
 """
 
@@ -17,15 +17,15 @@ from mpsl.wire import Buffer
 
 
 def as_json(content: Mapping[str, Any]) -> bytes:
-    """How every JSON topic is written: one line, keys in the order given."""
+    """Write the payload of a JSON topic: one line, keys in the given order."""
     return strict_json.dumps(content, compact=True).encode()
 
 
 def from_json(payload: Buffer) -> dict[str, Any] | None:
-    """The object in a JSON payload; None for anything else (foreign, empty, truncated)."""
+    """Return the object in a JSON payload, or None for anything else (foreign, empty, truncated)."""
     try:
         content = json.loads(bytes(payload))
-    except (ValueError, RecursionError):  # a thousand brackets, one in the other
+    except (ValueError, RecursionError):  # a thousand nested brackets
         return None
     return content if isinstance(content, dict) else None
 
@@ -44,18 +44,18 @@ class Machine(ABC):
     @property
     @abstractmethod
     def will(self) -> Publish:
-        """The last will: what the broker publishes when this process vanishes."""
+        """The last will, which the broker publishes when this process vanishes."""
 
     @abstractmethod
     def _take(self, event: Event) -> None:
-        """Do what follows from an event."""
+        """Handle an event."""
 
     @abstractmethod
     def validate(self) -> None:
-        """Raise AssertionError where an invariant does not hold."""
+        """Raise AssertionError if an invariant does not hold."""
 
     def handle(self, event: Event, now: float) -> list[Effect]:
-        """Take one event at time `now` (seconds, monotonic) and return what is to be done."""
+        """Take one event at time `now` (seconds, monotonic) and return the effects."""
         if self.stopped:
             raise IllegalEvent(f"{type(self).__name__}: {type(event).__name__} came after the stop")
         self.now = now
@@ -66,13 +66,13 @@ class Machine(ABC):
         return self._effects
 
     def emit(self, *effects: Effect) -> None:
-        """Want these effects, after those of this event so far."""
+        """Add these effects to those of the present event."""
         self._effects += effects
 
     def publish_json(
         self, topic: str, content: Mapping[str, Any], retain: bool = False, subject: str | None = None
     ) -> None:
-        """Publish JSON at QoS 1; while it waits to be sent, a newer one on the same topic and subject replaces it."""
+        """Publish JSON at QoS 1. While it waits to be sent, a newer one on the same topic and subject replaces it."""
         self.emit(Publish(topic, as_json(content), 1, retain, subject=subject))
 
     def log(self, level: LogLevel, event: str, **facts: object) -> None:

@@ -1,6 +1,6 @@
-"""The devices of a run at the orchestrator, and the ledger of a round: who waits, is admitted, accepted or out.
+"""The devices of a run at the orchestrator, and the ledger of a round: waiting, admitted, accepted, discarding or out.
 
-It decides who is admitted next and who contributes. It sends nothing.
+It decides which device is admitted next and which contribute. It sends nothing.
 """
 
 import enum
@@ -13,7 +13,7 @@ from mpsl.plan import Plan
 from mpsl.topics import Address
 
 MAX_TRIES = 5
-"""How often a device may be admitted to one round: one that fails every time must not hold it up for ever."""
+"""How often a device may be admitted to one round, so that one that always fails cannot hold it up for ever."""
 
 
 class Place(enum.Enum):
@@ -36,12 +36,12 @@ class Member:
     id: str
     boot: str
     revision: int = 0
-    """The revision of the plan that named this process of it: the seats must know that one before it is admitted."""
+    """The revision of the plan that named this process. The seats must know it before the device is admitted."""
     joined: bool = False
     discard_acked: bool = True
     refusal: str = ""
     unfit: bool = False
-    """Whether the run cannot go on with this process of it, whatever it says."""
+    """Whether this process has failed for good, whatever it reports later."""
     left_out: str = ""
     """Why it was left out of the round."""
     samples: int = 0
@@ -50,7 +50,7 @@ class Member:
     tries: int = 0
     """How often it was admitted to the open round."""
     returned_at: float | None = None
-    """When a new process of it came, in whose place an earlier one was in the open round."""
+    """When the device came back as a new process, if an earlier one was in the open round."""
     place: Place = Place.OUT
     held: int = -1
     update: Update | None = None
@@ -63,7 +63,7 @@ class Member:
     complete_at: float | None = None
     """When its update was known to be complete and finite."""
     present: bool = False
-    """Whether its `info` has said that it is in this run."""
+    """Whether its `info` has reported this run."""
     progress: tuple[int, str, int] = (0, "", 0)
     """Batches of the round, state, and bytes received, from its telemetry."""
     progress_at: float = 0.0
@@ -80,10 +80,10 @@ class Passage:
     """
 
     tries: int = 0
-    """How often it was admitted."""
+    """The number of admissions."""
     admitted_s: float | None = None
     complete_s: float | None = None
-    """Its update was known to be complete and finite."""
+    """When its update was known to be complete and finite."""
     accepted_s: float | None = None
     left_out_s: float | None = None
 
@@ -132,7 +132,7 @@ class RoundLedger:
                 self.leave_out(member, Place.OUT, self.opened_at, member.refusal or "was not there")
 
     def add(self, member: Member) -> None:
-        """Take in a device that came in the middle of the round: it is out until it is ready."""
+        """Add a device that came in the middle of the round. It is out until it is ready."""
         self._counts[member.place] += 1
         self.members[member.id] = member
         self.passages[member.id] = Passage()
@@ -149,12 +149,12 @@ class RoundLedger:
             member.tries += 1
 
     def has_turn(self, member: Member) -> bool:
-        """Whether the order of acceptance still has a place for a device that is out."""
+        """Whether a device that is out may still be accepted in the order of acceptance."""
         ids = list(self.members)
         return not self.in_order or all(ids.index(id) < ids.index(member.id) for id in self.accepted)
 
     def readmit(self, member: Member) -> bool:
-        """Let a device that is out wait for admission again; False where its turn in the roster is over."""
+        """Let a device that is out wait for admission again. Returns False if its turn in the roster is over."""
         if not self.has_turn(member):
             return False
         self.move(member, Place.WAITING)
@@ -169,7 +169,7 @@ class RoundLedger:
         passage.tries, passage.admitted_s = member.tries, now - self.opened_at
 
     def accept(self, member: Member, now: float) -> None:
-        """An admitted member is through with its round."""
+        """An admitted member has finished its round."""
         passage = self.passages[member.id]
         passage.complete_s = self._since_opening(member.complete_at)
         passage.accepted_s = now - self.opened_at
@@ -228,7 +228,7 @@ class RoundLedger:
         if self.count(Place.ADMITTED) + self.count(Place.DISCARDING) >= self.most or not self.count(Place.WAITING):
             return None
         occupying = self.at(Place.ADMITTED) + self.at(Place.DISCARDING)
-        # Strictly in order: a later device must not take the place that an earlier one of the same replica waits for.
+        # Strictly in order: a later device must not take a place that an earlier one of the same replica waits for.
         waiting = self.at(Place.WAITING)[:1] if self.in_order else self.at(Place.WAITING)
         if not self.plan.replicated:
             return max(waiting, key=lambda member: (member.last_seconds, member.samples))

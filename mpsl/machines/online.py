@@ -1,7 +1,7 @@
-"""Being online under one id: announces the process once its subscriptions are granted, and tells how it is.
+"""Presence under one id: announces the process once its subscriptions are granted, and publishes its telemetry.
 
-A process ends where another live process has its id, in either role, and where the broker does not bring its own status
-back. What the role does, and in which run, this must never know.
+A process ends if another live process has its id, in either role, or if the broker does not echo its own status. This
+file must never know what the role does, nor in which run.
 """
 
 from abc import abstractmethod
@@ -17,23 +17,23 @@ from mpsl.topics import Branch, Topics
 from mpsl.wire import Buffer
 
 ANNOUNCE_AFTER_S = 0.3
-"""How long after the subscription a process looks for another one of its id before it announces itself."""
+"""How long after the subscription a process listens for another one with its id before it announces itself."""
 RIVAL_S = 6.0
-"""How long a status `online` of another boot is believed without its telemetry."""
+"""How long a status `online` of another boot is trusted without its telemetry."""
 TELEMETRY_S = 2.0
 ECHO_S = 10.0
-"""How long a process waits for its own status to come back before it publishes it again."""
+"""How long a process waits for the echo of its own status before it publishes it again."""
 MAX_ECHO_WAITS = 3
-"""After so many waits the process ends: nobody would see it."""
+"""After this many waits the process ends, because nobody would see it."""
 
 ANNOUNCE = "announce"
-"""What a command says that asks for status and info once more."""
+"""The value of `do` in a command that asks for status and info once more."""
 
 OTHER_BRANCH: dict[Branch, Branch] = {"dev": "node", "node": "dev"}
 
 
 class Online(Machine):
-    """Base of whoever has an id; `described` is what it tells about itself beside its runs."""
+    """Base of all processes with an id; `described` is the fixed content of `info`."""
 
     branch: ClassVar[Branch]
     role: ClassVar[str]
@@ -53,12 +53,12 @@ class Online(Machine):
         self._echo_waits = 0
         self._started = 0.0
 
-    # What being in runs adds
+    # What the runs add
 
     @property
     @abstractmethod
     def run_names(self) -> list[str]:
-        """The runs that the process is in, the oldest first."""
+        """The runs of the process, the oldest first."""
 
     @abstractmethod
     def run_filters(self) -> list[str]:
@@ -66,21 +66,21 @@ class Online(Machine):
 
     @abstractmethod
     def telemetry(self) -> list[dict[str, Any]]:
-        """What the telemetry says beside who we are: one for each run, or one without a run."""
+        """Return the telemetry: one entry for each run, or a single one outside of runs."""
 
     @abstractmethod
     def info(self) -> dict[str, Any]:
-        """What `info` says beside what it said at the start."""
+        """Return the changing content of `info`."""
 
     @abstractmethod
     def back_online(self) -> None:
-        """We are connected, subscribed and announced: for the first time, or again."""
+        """The process is connected, subscribed and announced, for the first time or again."""
 
     # Being online
 
     @property
     def will(self) -> Publish:
-        """The last will: what the broker publishes when this process vanishes."""
+        """The last will, which the broker publishes when this process vanishes."""
         return Publish(self._own("status"), as_json(self._status("lost")), 1, True)
 
     def _own(self, leaf: str) -> str:
@@ -109,7 +109,7 @@ class Online(Machine):
 
     def _announce(self) -> None:
         if self._rivals:
-            # It said `online`, perhaps long ago: if it lives, its telemetry is due.
+            # Its status `online` may be old. If it is alive, its telemetry arrives soon.
             self.emit(SetTimer("rival", self.now + RIVAL_S))
             return
         self._announced = True
@@ -135,12 +135,12 @@ class Online(Machine):
             self.publish_info()
 
     def commanded_to_announce(self, content: Mapping[str, Any]) -> None:
-        """Publish status and info again: someone has our telemetry, but not what the broker should have retained."""
+        """Publish status and info again, for a reader that did not get the retained ones."""
         if content.get("boot") == self.boot:
             self._publish_presence()
 
     def publish_info(self) -> None:
-        """Publish `info`, retained; where there is no connection, being back does it."""
+        """Publish `info`, retained. Without a connection, the next announcement does it."""
         if self._online:
             runs = self.run_names
             said = {"boot": self.boot, "run": runs[0] if runs else None, **self.described, **self.info()}
@@ -176,13 +176,13 @@ class Online(Machine):
                 self._echo_missing()
 
     def _echo_missing(self) -> None:
-        """Our own status has not come back: nobody may see us."""
+        """The process has not received its own status, so perhaps nobody else has either."""
         self._echo_waits += 1
         topic = self._own("status")
         if self._echo_waits >= MAX_ECHO_WAITS:
             self.quit(
                 1,
-                f"{topic}: the broker has not brought back our own status for {self._echo_waits * ECHO_S:.0f} s, so "
+                f"{topic}: the broker has not returned our own status for {self._echo_waits * ECHO_S:.0f} s, so "
                 f"nobody sees this process; do its access rules let {self.id} write and read this topic?",
             )
             return
@@ -191,7 +191,7 @@ class Online(Machine):
         self.emit(SetTimer("echo", self.now + ECHO_S))
 
     def _seen_own_id(self, branch: Branch, leaf: str, payload: Buffer) -> None:
-        """Something under our id: ours comes back to us; another boot's means that another process has our id."""
+        """Take a status or telemetry under our id: our own echo, or that of another process with the same id."""
         content = from_json(payload)
         other = content.get("boot") if content else None
         if content is None or not isinstance(other, str):
@@ -201,7 +201,7 @@ class Online(Machine):
                 self.emit(CancelTimer("echo"))
             return
         if leaf == "tele" or (leaf == "status" and content.get("state") == "online" and self._announced):
-            # Both announced at once: the smaller boot gives way, so that one stays.
+            # Both have announced themselves at once: the smaller boot gives way, so that one of them stays.
             if not self._announced or self.boot < other:
                 self._announced = False
                 their_role = "node" if branch == "node" else "device"
@@ -216,5 +216,5 @@ class Online(Machine):
             else:
                 self._rivals.pop(branch, None)
             if self._online and branch == self.branch:
-                # The last will of our former process came late and is retained now: say again that we are here.
+                # The last will of an earlier process came late and is now retained: announce this process again.
                 self._publish_status("online")

@@ -1,8 +1,8 @@
-"""What a device and a compute node have in common: the process, and its sessions.
+"""The common base of the device's and the compute node's process: it holds the sessions.
 
 It routes what arrives to the session of its run, joins the runs whose plans name it (id and boot), and replaces a
-session by one of a higher term. Presence, telemetry and self-measurement belong to the process. What a role does in a
-run it must never know.
+session by one of a higher term. Presence, telemetry and self-measurement belong to the process. This file must never
+know what a role does in a run.
 """
 
 from abc import abstractmethod
@@ -39,16 +39,16 @@ from mpsl.wire import Buffer
 AnySession = ParticipantSession[Any, Any]
 
 MAX_REMEMBERED = 256
-"""Runs that were left and are remembered, the newest: their orchestrators may never clear their plans."""
+"""The number of left runs to remember, because an orchestrator may never clear its plan."""
 MAX_DECLINED = 16
-"""Plans that are kept because there was no room for them."""
+"""The number of plans to keep for which there was no room."""
 
 
 class Participant(Online):
     """Base of the device's and the hop's machine; `once`: stop after the first run."""
 
     max_sessions: ClassVar[int]
-    """In how many runs the process may be at a time."""
+    """The number of runs that the process may be in at a time."""
 
     def __init__(self, id: str, boot: str, topics: Topics, described: Mapping[str, Any], once: bool = False) -> None:
         super().__init__(id, boot, topics, described)
@@ -59,9 +59,9 @@ class Participant(Online):
         self._left: dict[str, int] = {}
         """The highest term of each run that was left and whose plan is still there."""
         self._declined: dict[str, Plan] = {}
-        """By run, the plan for which there was no room: it is looked at again when a session ends."""
+        """By run, a plan for which there was no room. It is tried again when a session ends."""
         self._links_used: dict[SessionId, int] = {}
-        """Links of sessions that may be joined again."""
+        """The number of links of each session that may be joined again."""
         self._coding_s = 0.0
         self._profile = SelfProfile(boot, lambda job: self.emit(Run(job)))
         self._link_check = LinkCheck(self.identity, self.emit)
@@ -70,30 +70,30 @@ class Participant(Online):
 
     @abstractmethod
     def named_in(self, plan: Plan) -> bool:
-        """Whether the plan has a place for this very process."""
+        """Whether the plan names this process, by id and boot."""
 
     @abstractmethod
     def session_for(self, plan: Plan, links_before: int) -> AnySession:
-        """A new session of the plan."""
+        """Make a session for the plan."""
 
     @abstractmethod
     def idle_progress(self) -> dict[str, Any]:
-        """What the telemetry says outside of a run."""
+        """Return the telemetry fields of a process outside of a run."""
 
-    # What the process tells
+    # Presence
 
     @property
     def run_names(self) -> list[str]:
-        """The runs that we are in."""
+        """The runs of the process, the oldest first."""
         return list(self.sessions)
 
     def run_filters(self) -> list[str]:
-        """What the sessions and the measurement of the link need."""
+        """The subscriptions of the sessions and of the link measurement."""
         of_sessions = [filter for session in self.sessions.values() for filter in session.filters]
         return of_sessions + self._link_check.filters()
 
     def telemetry(self) -> list[dict[str, Any]]:
-        """Each run's progress, messages dropped, and CPU seconds that codecs took since the process began."""
+        """Return each run's progress, the dropped messages, and the CPU seconds of codecs since the process began."""
         return [self._telemetry_of(session) for session in self.sessions.values()] or [
             {"run": None, "dropped": self.dropped.total(), "coding_s": self._coding_s, **self.idle_progress()}
         ]
@@ -105,21 +105,21 @@ class Participant(Online):
         return {"run": session.id.run, "dropped": dropped, "coding_s": self._coding_s, **session.progress(), **waiting}
 
     def info(self) -> dict[str, Any]:
-        """How fast we are, once we have been asked."""
+        """Return the self-measured times, once they have been asked for."""
         return self._profile.info()
 
     def back_online(self) -> None:
-        """The links send again what was lost with the connection."""
+        """Have the links resend what was lost with the connection."""
         for session in self.sessions.values():
             session.wake()
         self._link_check.back_online()
 
     def validate(self) -> None:
-        """Every session is of its run and goes on; no more than may be; a measurement only outside of a run."""
+        """Check that sessions are open and no more than allowed, and that links are measured only outside of a run."""
         assert len(self.sessions) <= self.max_sessions
         for run, session in self.sessions.items():
             assert session.id.run == run
-            assert not session.over, f"{session.id} is over and still here"
+            assert not session.over, f"{session.id} is over but still held"
             assert self._left.get(run, -1) < session.id.term
             session.validate()
         assert not (self.sessions and self._link_check.run)
@@ -218,7 +218,7 @@ class Participant(Online):
             return
         content = from_json(payload)
         if content is None:
-            self.dropped["plan is no JSON object"] += 1
+            self.dropped["plan is not a JSON object"] += 1
             return
         if not isinstance(content.get("protocol"), int):
             self.dropped["plan is malformed"] += 1
@@ -244,7 +244,7 @@ class Participant(Online):
     def _follow_plan(self, plan: Plan) -> None:
         session = self.sessions.get(plan.run)
         if session is not None and plan.term < session.id.term:
-            self.dropped["plan of a former term"] += 1
+            self.dropped["plan of an earlier term"] += 1
         elif session is not None and plan.term == session.id.term:
             if self.named_in(plan):
                 session.replan(plan)
@@ -262,7 +262,7 @@ class Participant(Online):
                 self._decline(plan)
 
     def _decline(self, plan: Plan) -> None:
-        """There is no room: `info` says which run we are in."""
+        """There is no room for the run: keep its plan; `info` names the present runs."""
         before = self._declined.get(plan.run)
         if before is None and len(self._declined) >= MAX_DECLINED:
             return
@@ -280,7 +280,7 @@ class Participant(Online):
         self.publish_info()
 
     def _seems_named_in(self, content: Mapping[str, Any]) -> bool:
-        """Whether a plan of another protocol, whose form we cannot know, seems to mean us."""
+        """Whether a plan of another protocol, whose format is unknown, seems to name this process."""
         devices = content.get("devices")
         seats = content.get("seats")
         named = isinstance(devices, dict) and self.id in devices
@@ -289,7 +289,7 @@ class Participant(Online):
         )
 
     def _remove_ended(self, replaced: bool = False) -> None:
-        """Forget the sessions that are over; with `--once` the process ends with its first run."""
+        """Forget the sessions that are over. With `--once` the process ends with its first run."""
         for run, session in [(run, session) for run, session in self.sessions.items() if session.over]:
             ending = session.ending or SessionEnd(1, "the session ended")
             level, term = ("info" if ending.status == 0 or replaced else "warning"), session.id.term
@@ -315,7 +315,7 @@ class Participant(Online):
                 self._follow_plan(plan)
 
     def _publish_last_telemetry(self, session: AnySession) -> None:
-        """Say how far a session came, as it is forgotten now."""
+        """Publish the last progress of a session that is now forgotten."""
         if self._online:
             said = {"boot": self.boot, "run": session.id.run, "uptime_s": round(self.now - self._started, 1)}
             self.publish_json(self._own("tele"), said | self._telemetry_of(session))
@@ -323,11 +323,11 @@ class Participant(Online):
 
 @lru_cache(maxsize=4)
 def _read_plan(payload: bytes, topic: str) -> Plan:
-    """The plan in a payload; a simulation has a thousand readers of the same one. Raises UsageError."""
+    """Parse a plan. Cached, because a simulation has a thousand readers of the same one. Raises UsageError."""
     return facts.read(Plan, from_json(payload), topic)
 
 
 @lru_cache(maxsize=4)
 def _read_state(payload: bytes) -> Mapping[str, Any] | None:
-    """The state of a run; a simulation has a thousand readers of the same one."""
+    """Parse the state of a run. Cached, because a simulation has a thousand readers of the same one."""
     return from_json(payload)

@@ -1,7 +1,7 @@
-"""A device's or node's session: being in one run under one term, whatever the role does in it.
+"""The common base of a device's and a node's session in one run under one term.
 
-Takes the plan's messages by the role's transition table, answers reports, ends when the orchestrator ends the run, is
-lost or falls silent. What the role does in the run it must never know.
+It accepts messages by the role's transition table, answers reports, and ends when the orchestrator ends the run, is
+lost or falls silent. It must never know what the role does in the run.
 """
 
 import enum
@@ -25,7 +25,7 @@ from mpsl.topics import Address, BinaryTopic, Topics
 from mpsl.wire import Buffer
 
 SILENCE_S = 45.0
-"""How long a session hears nothing of its orchestrator, neither `state` nor anything on the link, until it says so."""
+"""How long the orchestrator may be silent, both on `state` and on the link, before the session reports it."""
 SILENCE_TIMER = "silence"
 
 S = TypeVar("S", bound=enum.Enum)
@@ -34,7 +34,7 @@ O = TypeVar("O", bound=enum.Enum)  # noqa: E741  (an outcome)
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a process is: id, boot, and the topics of its net."""
+    """The identity of a process: id, boot, and the topics of its net."""
 
     id: str
     boot: str
@@ -48,7 +48,7 @@ class SessionEnd:
     status: int
     reason: str
     may_rejoin: bool = False
-    """Whether the process joins again where the plan is still there: the two had only lost sight of each other."""
+    """Whether the process joins again if the plan is still retained, because the two had only lost contact."""
 
 
 class ParticipantSession(Session, ABC, Generic[S, O]):
@@ -78,14 +78,14 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         self._orphaned_at: float | None = None
         """Since when the session waits for an orchestrator that is lost or silent."""
         self._told: SessionEnd | None = None
-        """How the run has ended, where the orchestrator's state said so before its `End` came."""
+        """How the run has ended, if the orchestrator's state said so before its `End` arrived."""
         self._orchestrator_lost = False
 
     # What a role adds
 
     @abstractmethod
     def enter(self, state: S) -> O | None:
-        """Do what a state begins with; the outcome where that is already its end."""
+        """Enter a state. Returns its outcome if the state ends at once."""
 
     @abstractmethod
     def take(self, source: str, message: Message) -> O | None:
@@ -101,26 +101,26 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
 
     @abstractmethod
     def fault(self, job: WorkerJob, reason: str) -> Message:
-        """What the orchestrator is told of a job that failed."""
+        """Return the message that reports a failed job to the orchestrator."""
 
     @abstractmethod
     def progress(self) -> dict[str, Any]:
-        """What the telemetry says of the role's work."""
+        """Return the telemetry fields about the role's work."""
 
     @abstractmethod
     def validate(self) -> None:
-        """Raise AssertionError where an invariant does not hold."""
+        """Raise AssertionError if an invariant does not hold."""
 
-    # Being in a run
+    # Membership
 
     @property
     def state(self) -> S:
-        """Where the role is."""
+        """The present state of the role."""
         return self._states.state
 
     @property
     def filters(self) -> tuple[str, ...]:
-        """The subscriptions that the session needs: its address, and what its orchestrator says."""
+        """The subscriptions of the session: its address, and its orchestrator's state."""
         topics, run = self.identity.topics, self.id.run
         return (topics.binary(run, self.address, "+", "+"), topics.run(run, "state"))
 
@@ -140,18 +140,18 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
             self.end(replaced)
 
     def replan(self, plan: Plan) -> None:
-        """The plan of this term again, perhaps with other boots."""
+        """Take the plan of this term again, perhaps with other boots."""
         if plan.revision >= self.plan.revision:
             self.plan = plan
             self.set_peers(peers_of(plan))
 
     def plan_cleared(self) -> None:
-        """The orchestrator has cleared its plan."""
+        """The orchestrator has cleared its plan, so the run is over."""
         told = self._told or SessionEnd(1, "the run was cleared before it ended")
         self.finish(told.status, told.reason)
 
     def state_seen(self, content: Mapping[str, Any], now: float) -> None:
-        """The orchestrator's `state`."""
+        """Take the orchestrator's `state`."""
         self.now = now
         if content.get("state") == "lost":
             if content.get("boot") == self.plan.orchestrator and not self._orchestrator_lost:
@@ -162,7 +162,7 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         self._orchestrator_lost = False
         self._find_orchestrator()
         if content.get("outcome") in ("done", "failed"):
-            # `End` is on its way; where it gets lost with the orchestrator's connection, the plan's end is ours too.
+            # `End` follows. If it is lost with the orchestrator's connection, clearing the plan ends the session.
             done = content["outcome"] == "done"
             self._told = SessionEnd(0, "done") if done else SessionEnd(1, str(content.get("reason")))
         self.set_timer(SILENCE_TIMER, now + SILENCE_S)
@@ -170,7 +170,7 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
     # Events
 
     def received(self, topic: BinaryTopic, payload: Buffer, now: float) -> None:
-        """A payload on the session's address."""
+        """Take a payload on the session's address."""
         self.now = now
         for message in self.receive(topic, payload, now):
             if self.over:
@@ -182,7 +182,7 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         self.wake()
 
     def timer_fired(self, name: str, now: float) -> None:
-        """A timer of this session."""
+        """A timer of this session has fired."""
         self.now = now
         if name == LINK_TIMER:
             self.flush(now)
@@ -197,15 +197,15 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         return self._orphaned_at is not None
 
     def _find_orchestrator(self) -> None:
-        """The orchestrator is there: where the session has waited for it, that is over."""
+        """The orchestrator is alive: end a wait for it."""
         if self._orphaned_at is not None:
             self.log(Log("info", "orchestrator-back", {"seconds": round(self.now - self._orphaned_at, 1)}))
             self._orphaned_at = None
 
     def _miss_orchestrator(self) -> None:
-        """Wait for the orchestrator, which may be started again; leave once patience_s is over, or the run was."""
+        """Wait for the orchestrator, which may be restarted. Leave once patience_s is over or the run has ended."""
         patience = self.plan.job.fleet.patience_s
-        what = "is lost" if self._orchestrator_lost else f"has said nothing for {SILENCE_S:.0f} s"
+        what = "is lost" if self._orchestrator_lost else f"has been silent for {SILENCE_S:.0f} s"
         if self._told is not None:
             self.finish(self._told.status, self._told.reason, self._told.may_rejoin)
         elif self._orphaned_at is None:
@@ -213,12 +213,12 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
             self.log(Log("warning", "orchestrator-missing", {"reason": what, "patience_s": patience}))
             self.set_timer(SILENCE_TIMER, self.now + patience)
         else:
-            self.finish(1, f"the orchestrator {what}, and was not back within patience_s = {patience:g} s", True)
+            self.finish(1, f"the orchestrator {what}, and did not come back within patience_s = {patience:g} s", True)
 
     def _silent_at(self) -> float:
-        """Until when the link says that the orchestrator is there; a last will, or an end that was told, overrules it.
+        """Return until when the link shows that the orchestrator is alive. A last will or a reported end overrules it.
 
-        What is on its way to it gets the time that it takes, but the wait is never more than twice as long.
+        Bytes in flight to the orchestrator extend the wait, at most to twice its length.
         """
         heard_at = self.channel.heard_at.get(ORCHESTRATOR)
         if heard_at is None or self._orchestrator_lost or self._told is not None:
@@ -231,7 +231,7 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         self._follow(self.job_done(job, result))
 
     def failed(self, job: WorkerJob, reason: str, now: float) -> None:
-        """A job has raised: the orchestrator hears of it."""
+        """A job has failed: tell the orchestrator."""
         self.now = now
         self.tell(Joined(reason) if isinstance(job, Prepare) else self.fault(job, reason))
         if not isinstance(job, Store):
@@ -243,7 +243,7 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
 
     def _deliver(self, source: str, message: Message) -> None:
         if not may_send(self.plan, source, self.address, message):
-            self.drop(message, "from one who may not send it")
+            self.drop(message, "from a wrong sender")
         elif isinstance(message, Report):
             self.tell(Counters(message.round, self.channel.sent_bytes, self.channel.received_bytes))
         elif isinstance(message, End):

@@ -1,8 +1,8 @@
 """Decides who may send which message to whom in a run, before the message reaches a state machine.
 
-The link has made sure that the source is in the plan, with its boot. Here it is its place in the plan that counts:
-a device speaks for itself alone, a tensor comes from the neighbour in its device's chain, and who counts is the
-orchestrator's word. It must never look at a state.
+The link has made sure that the source is in the plan, with its boot. This file checks its place in the plan: a device
+speaks only for itself, a tensor comes from the neighbour in its device's chain, and only the orchestrator decides who
+counts. It must never look at a state.
 """
 
 from mpsl.messages import (

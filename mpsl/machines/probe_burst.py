@@ -1,4 +1,4 @@
-"""Bursts that measure a link: consecutive pieces, whose spacing at the receiver shows the rate of the path between.
+"""Bursts that measure a link: consecutive pieces, whose spacing at the receiver shows the rate of the path.
 
 The receiver times a burst from its first piece to its last with its own clock, so the time includes neither latency nor
 another machine's clock. The bytes have no meaning and cannot be compressed. Nothing is sent from here.

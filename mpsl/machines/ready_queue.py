@@ -1,4 +1,4 @@
-"""The work of a compute node that is ready, by rank and then by arrival. Decides what is next; does nothing."""
+"""The ready work of a compute node, by rank and then by arrival. It chooses the next job and performs nothing."""
 
 import heapq
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from mpsl.machines.jobs import Backward, Forward, ForwardProbe, WorkerJob
 
 @dataclass
 class ReadyQueue:
-    """Work that is ready, and what is being worked on."""
+    """Holds the ready jobs and the running one."""
 
     running: WorkerJob | None = None
     tensor_bytes: int = 0
@@ -24,20 +24,20 @@ class ReadyQueue:
         self.tensor_bytes += _tensor_bytes(job)
 
     def take(self) -> WorkerJob | None:
-        """The next job, when the worker is free."""
+        """Return the next job, if the worker is free."""
         if self.running is not None or not self._waiting:
             return None
         self.running = heapq.heappop(self._waiting)[2]
         return self.running
 
     def finish(self) -> None:
-        """What was being worked on is done."""
+        """The running job has ended."""
         if self.running is not None:
             self.tensor_bytes -= _tensor_bytes(self.running)
         self.running = None
 
     def drop(self, unwanted: Callable[[WorkerJob], bool]) -> None:
-        """Forget what waits and is not wanted any more."""
+        """Forget the waiting jobs that are no longer wanted."""
         self.tensor_bytes -= sum(_tensor_bytes(job) for _, _, job in self._waiting if unwanted(job))
         self._waiting = [entry for entry in self._waiting if not unwanted(entry[2])]
         heapq.heapify(self._waiting)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mpsl.admission_limit import MARGIN, largest_admission, seat_admission, starting_admission
+from mpsl.admission_limit import CYCLE_MARGIN, largest_admission, seat_admission, starting_admission
 from mpsl.codecs import parse
 from mpsl.cuts import even_cuts
 from mpsl.errors import UsageError
@@ -137,7 +137,7 @@ def _admission(job: Job, model: ModelBuilt, demands: list[_Demand], devices: int
     cycle = sum(model.block_costs)
     slowest = max((demand.cost for demand in demands), default=0.0)
     wanted = min(devices, job.fleet.admit or starting_admission(devices, cycle, slowest))
-    cover = min(wanted, MARGIN * cycle / slowest) if slowest else float(wanted)
+    cover = min(wanted, CYCLE_MARGIN * cycle / slowest) if slowest else float(wanted)
     admit, tightest = wanted, 0
     for number, demand in enumerate(demands):
         if demand.budget is None:
@@ -147,12 +147,12 @@ def _admission(job: Job, model: ModelBuilt, demands: list[_Demand], devices: int
             return (
                 f"seat {demand.seat.address} on {demand.seat.node}: its part needs "
                 f"{min(option.needed(1) for option in demand.options):,} bytes for one admitted device, the node's "
-                f"--memory-budget is {demand.budget:,}; raise it, make batch_size smaller, or use more hops"
+                f"--memory-budget is {demand.budget:,}; raise it, reduce batch_size, or use more hops"
             )
         possible = largest_admission(strategy.copies(demand.budget), demand.share, devices)
         if possible < admit:
             admit, tightest = possible, number
-    # The tightest seat has decided G; the others take the fastest strategy that has room for it.
+    # The tightest seat has determined G; the others take the fastest strategy that has room for it.
     chosen = [
         next(
             option

@@ -1,6 +1,6 @@
-"""A participant's answer to how fast it is: asked on its `cmd` topic, measured by its worker, told in its `info`.
+"""A participant's self-measurement: asked for on its `cmd` topic, made by its worker, published in its `info`.
 
-The question comes again until `info` answers it; a participant in a run measures nothing.
+The question is repeated until `info` answers it. A participant in a run measures nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from mpsl.machines.jobs import BlocksMeasured, MeasureBlocks, Result
 from mpsl.profile_questions import Answer, Question
 
 COMMAND = "profile"
-"""What `do` says in the command."""
+"""The value of `do` in the command."""
 
 
 def command(boot: str, question: Question) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def command(boot: str, question: Question) -> dict[str, Any]:
 
 
 class SelfProfile:
-    """Which question is being measured, and the last answer; `measure` asks the worker."""
+    """Holds the question that is being measured, and the last answer; `measure` asks the worker."""
 
     def __init__(self, boot: str, measure: Callable[[MeasureBlocks], None]) -> None:
         self._boot = boot
@@ -30,13 +30,13 @@ class SelfProfile:
         self._answer: Answer | None = None
 
     def info(self) -> dict[str, Any]:
-        """What `info` says of it."""
+        """Return the content of `info` about it."""
         return {} if self._answer is None else {"profile": facts.plain(self._answer)}
 
     def commanded(self, content: Mapping[str, Any], where: str) -> bool:
-        """Take a command in; whether `info` answers it already. Raises UsageError for what is no command to us."""
+        """Take a command. Returns whether `info` answers it already. Raises UsageError if it is for another process."""
         if content.get("do") != COMMAND or content.get("boot") != self._boot:
-            raise UsageError(f"{where}: no command to this process")
+            raise UsageError(f"{where}: the command is for another process")
         question = facts.read(Question, content.get("question"), where)
         if self._answer is not None and self._answer.question == question.digest:
             return True
@@ -51,5 +51,5 @@ class SelfProfile:
         self._answer, self._measuring = Answer(self._measuring, result.times), ""
 
     def failed(self, reason: str) -> None:
-        """The worker could not."""
+        """The worker has failed to measure."""
         self._answer, self._measuring = Answer(self._measuring, error=reason), ""

@@ -1,8 +1,8 @@
 """A session: everything that belongs to one run under one term in one process.
 
-Its links, timers, jobs and counts end with it, so what belongs to a former term has nobody to be delivered to. Used by
-the orchestrator, devices and nodes in a run, and by both ends while a link is measured. It must never know what a
-message means.
+Its links, timers, jobs and counts end with it, so nothing of an earlier term can be delivered. The orchestrator,
+devices and nodes use it in a run, and both ends use it while a link is measured. It must never know what a message
+means.
 """
 
 from collections import Counter
@@ -19,25 +19,25 @@ from mpsl.wire import Buffer
 
 LINK_TIMER = "link"
 LOST_GRACE_S = 10.0
-"""How long a last will is provisional: a broker that restarts publishes it, and the process is back in a moment."""
+"""How long a last will is provisional: a restarting broker publishes it, and the process is back soon."""
 PACKET_HEADROOM = 1024
-"""Bytes of a packet that are not the chunk: the topic, the properties, the headers of MQTT."""
+"""Bytes of a packet beside the chunk: the topic, the properties, the MQTT headers."""
 
 
 def chunk_limit(wanted: int, max_packet: int | None) -> int:
-    """Bytes of a chunk: what the job wants, as far as the broker's Maximum Packet Size (None: no limit) allows."""
+    """Return the bytes of a chunk: the job's, within the broker's Maximum Packet Size (None: no limit)."""
     return min(wanted, (max_packet or CHUNK_BYTES * 1024) - PACKET_HEADROOM)
 
 
 def peers_of(plan: Plan) -> dict[str, Peer]:
-    """Everyone of a plan, with boot and the address of acknowledgements."""
+    """Return all participants of a plan, with boot and the address of acknowledgements."""
     return {id: Peer(boot, address) for id, (boot, address) in plan.boots().items()}
 
 
 class Session:
-    """The session `id` of process (`source`, `boot`); `emit` takes the effects that it wants.
+    """The session `id` of process (`source`, `boot`); `emit` receives its effects.
 
-    `links_before`: links that former sessions of this id began, for a process that left and joins again.
+    `links_before`: links that earlier sessions of this id started, for a process that left and joins again.
     """
 
     def __init__(
@@ -68,24 +68,24 @@ class Session:
         self.wake()
 
     def receive(self, topic: BinaryTopic, payload: Buffer, now: float) -> list[Message]:
-        """The messages that a payload completes; acknowledgements go out. Call `wake` once they are handled."""
+        """Return the messages that a payload completes, and acknowledge it. Call `wake` once they are handled."""
         messages, outbound = self.channel.receive(topic, payload, now)
         self._publish(outbound)
         return messages
 
     def flush(self, now: float) -> None:
-        """Send acknowledgements and repeats that are due; at `now` = infinity, all of them."""
+        """Send the acknowledgements and repeats that are due; at `now` = infinity, all of them."""
         self._publish(self.channel.due(now))
         if not self.over:
             self.wake()
 
     def wake(self) -> None:
-        """Set the timer of the links to when they next want it."""
+        """Set the timer of the links to their next deadline."""
         if not self.over and (at := self.channel.next_due()) is not None:
             self.set_timer(LINK_TIMER, at)
 
     def drop(self, message: Message, why: str) -> None:
-        """Count a message that comes too late, too early, twice, or from one who may not send it."""
+        """Count a message that is late, early or repeated, or whose sender may not send it."""
         self.dropped[f"{message.kind} {why}"] += 1
 
     @property
@@ -104,7 +104,7 @@ class Session:
         self._emit(Run(job, self.id))
 
     def write(self, source: str, message: Slice) -> None:
-        """Have a slice of weights copied to where it belongs."""
+        """Have a slice of weights copied into its tensor."""
         self._emit(Write(source, message, self.id))
 
     def set_timer(self, name: str, at: float) -> None:
@@ -112,15 +112,15 @@ class Session:
         self._emit(SetTimer(name, at, self.id))
 
     def cancel_timer(self, name: str) -> None:
-        """Forget a timer of this session."""
+        """Cancel a timer of this session."""
         self._emit(CancelTimer(name, self.id))
 
     def log(self, line: Log) -> None:
-        """Write a line that names run and term."""
+        """Write a log line that names run and term."""
         self._emit(Log(line.level, line.event, {"run": self.id.run, "term": self.id.term, **line.facts}))
 
     def end(self, replaced: bool = False) -> None:
-        """End it: its timers and waiting jobs go, and what the performer holds for it, unless a successor takes it."""
+        """End the session with its timers and jobs. The performer frees its memory, unless a successor takes it."""
         if not self.over:
             self.over = True
             self._emit(EndSession(self.id, replaced))

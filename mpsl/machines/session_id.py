@@ -1,4 +1,4 @@
-"""The name of a session: one run under one term in one process. Holds nothing else, so that effects can name it."""
+"""The name of a session: one run under one term in one process. It holds nothing else, so that effects can name it."""
 
 from typing import NamedTuple
 

@@ -111,7 +111,7 @@ def profile_of(job: Job, model: ModelBuilt, members: Sequence[Presence]) -> Prof
             answers.setdefault(machine.kind, []).append(answer.times)
     missing = sorted(machines.keys() - answers.keys())
     if missing:
-        raise UsageError(f"nobody of the kind {missing[0]!r} has measured")
+        raise UsageError(f"no participant of the kind {missing[0]!r} has measured")
     hardware = {}
     for kind, found in answers.items():
         places = [n for first, end in asked[_branch(kind)].blocks for n in range(first, end)]

@@ -1,6 +1,6 @@
-"""What is on disk of an unfinished run: enough for another orchestrator to go on from its last committed round.
+"""The durable state of an unfinished run: enough for another orchestrator to go on from its last committed round.
 
-Plain data; who reads and writes the files is the performer's business. Nothing in it may be needed from a broker.
+Plain data; the performer reads and writes the files. Nothing else may be needed from a broker.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is written before a plan is published: the next orchestrator of the run must raise the term above it."""
+    """Written before a plan is published. The next orchestrator of the run must use a higher term."""
 
     run: str
     term: int
@@ -33,12 +33,12 @@ class Manifest:
 
 @dataclass(frozen=True)
 class CommittedRound:
-    """What is written with the model of a round, in the same file: its metrics so far, and the updates that count."""
+    """Written with the model of a round, in the same file: its metrics so far, and the updates that count."""
 
     metrics: dict[str, Any]
     contributions: dict[str, dict[str, Any]]
     passages: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """When each device was in the round, or why it was left out."""
+    """When each device passed through the round, or why it was left out."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ MAY_CHANGE = (
     ("fleet", "start_timeout_s"),
     ("fleet", "patience_s"),
 )
-"""Keys of a job that may be another when its run goes on."""
+"""Keys of a job that may change when its run goes on."""
 
 
 def changed_key(before: Job, now: Job) -> str | None:
-    """The first key that differs and may not, with both values in words; None where there is none."""
+    """Return the first key that may not differ but does, with both values in words; None if there is none."""
     ours, theirs = facts.plain(before), facts.plain(now)
     for section in theirs:
         for key in sorted(ours[section].keys() | theirs[section].keys()):
@@ -82,12 +82,12 @@ def changed_key(before: Job, now: Job) -> str | None:
 
 
 def go_on(found: Unfinished, job: Job, planned: PlannedRun | None, where: str) -> Unfinished:
-    """The same run with the job as it is now. Raises UsageError where it is another job, or has no round left."""
+    """Return the run with the present job. Raises UsageError if it is another job, or has no round left."""
     manifest = found.manifest
     if (key := changed_key(manifest.job, job)) is not None:
         raise UsageError(f"{where}: holds the unfinished run {manifest.run} of another job: {key}")
     if manifest.planned != planned:
-        raise UsageError(f"{where}: holds the unfinished run {manifest.run}, which had another --plan")
+        raise UsageError(f"{where}: holds the unfinished run {manifest.run}, which used another --plan")
     if job.run.rounds <= found.reported:
         done, asked = found.reported, job.run.rounds
         raise UsageError(f"{where}: holds run {manifest.run} with {done} rounds; run.rounds = {asked} asks for no more")

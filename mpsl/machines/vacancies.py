@@ -1,7 +1,7 @@
 """Fills the seats of lost nodes: present nodes keep their seats, and standbys take the others.
 
-Where standbys are missing and the job leaves the cuts open, the chain can be shorter instead; that is planned
-elsewhere. It must never change what is computed: which node sits where does not matter to the average.
+If standbys are missing and the job leaves the cuts open, the chain can be shorter instead, which is planned elsewhere.
+This must never change the result: the average does not depend on which node has which seat.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class Filled:
 
 
 def fill(plan: Plan, model: ModelBuilt, free: Sequence[Presence]) -> Filled:
-    """Give every seat its own node where that is free, else the first free one whose budget is large enough."""
+    """Give every seat its own node if that is free, else the first free one whose budget is large enough."""
     by_id = {node.id: node for node in free}
     nodes = {seat: by_id[seat.node] for seat in plan.seats if seat.node in by_id}
     seated = {seat.node for seat in plan.seats}
@@ -44,7 +44,7 @@ def fill(plan: Plan, model: ModelBuilt, free: Sequence[Presence]) -> Filled:
 
 
 def seating_of(plan: Plan, filled: Filled, devices: Mapping[str, Presence], boot: str) -> Seating:
-    """The seating of the same chain with the nodes that were found; `boot` is the orchestrator's."""
+    """Return the seating of the same chain with the nodes that were found; `boot` is the orchestrator's."""
     places = tuple(PlannedSeat(seat.stage, seat.replica, filled.nodes[seat].id, seat.blocks) for seat in plan.seats)
     served = {id: entry.replicas for id, entry in plan.devices.items()}
     planned = PlannedRun(plan.cuts, places, served, min(plan.admit, len(served)))
@@ -53,7 +53,7 @@ def seating_of(plan: Plan, filled: Filled, devices: Mapping[str, Presence], boot
 
 
 def shorter(job: Job, nodes: int) -> Job | None:
-    """The job for so few nodes, cut anew; None where there is no node, or the job says where to cut."""
+    """Return the job with as many hops as `nodes` allow; None if there is no node, or the job fixes the cuts."""
     if nodes == 0 or job.model.cuts is not None:
         return None
     replicas = min(job.fleet.replicas, nodes)

@@ -1,4 +1,4 @@
-"""Counts how long a hop's worker has worked: in its run, and between the first and the last batch of a round.
+"""Measures how long a hop's worker has worked: in its run, and between the first and the last batch of a round.
 
 The worker is busy from the moment that it is asked for a job until the result is received. This file must never know
 what the jobs do, except for the first one of a round.

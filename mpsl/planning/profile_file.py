@@ -46,7 +46,7 @@ class HardwareTimes:
     def __post_init__(self) -> None:
         for key in ("forward_ms", "backward_ms", "step_ms"):
             if any(not 0 <= value < float("inf") for value in getattr(self, key)):
-                raise ValueError(f"{key} has a value that is no time; measure again")
+                raise ValueError(f"{key} has a value that is negative or not finite; measure again")
         if not 0 <= self.wire_cpu_s_per_gb < float("inf"):
             raise ValueError(f"wire_cpu_s_per_gb is {self.wire_cpu_s_per_gb}; it is 0 or more")
         if self.copy_gb_per_s is not None and not self.copy_gb_per_s > 0:

@@ -1,4 +1,4 @@
-"""Backward before forward: a backward frees an activation and lets a device step, a forward makes a new one."""
+"""Backward before forward: a backward frees an activation and lets a device step; a forward adds an activation."""
 
 from mpsl.machines.jobs import Backward, Forward, ForwardProbe, WorkerJob
 from mpsl.schedules import schedules

@@ -123,7 +123,7 @@ def _arguments(text: str) -> dict[str, Any]:
     try:
         args = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UsageError(f"--args {text!r}: is no JSON: {error}") from None
+        raise UsageError(f"--args {text!r}: is not JSON: {error}") from None
     if not isinstance(args, dict):
         raise UsageError(f"--args {text!r}: give an object, such as '{{\"num_classes\": 10}}'")
     return args

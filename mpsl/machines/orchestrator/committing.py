@@ -8,7 +8,7 @@ from mpsl.messages import Commit, Committed, Loaded, Message
 
 
 class Committing(Phase):
-    """Until every seat serves the committed part of the round."""
+    """Lasts until every seat serves the committed part of the round."""
 
     def __init__(self, context: RunContext, exports: PartExports) -> None:
         super().__init__(context)

@@ -1,4 +1,4 @@
-"""What every phase of a run works with: the shared state, who is there, the session, and ways to want something.
+"""What every phase of a run works with: the shared state, the census, the session, and methods that emit effects.
 
 It decides nothing. Phases reach each other only through it.
 """
@@ -22,7 +22,7 @@ from mpsl.topics import Address, Branch, Topics
 
 
 class RunContext:
-    """One run at its orchestrator; `emit` takes the effects that it wants."""
+    """One run at its orchestrator; `emit` receives its effects."""
 
     def __init__(self, state: RunState, topics: Topics, emit: Callable[[Effect], None]) -> None:
         self.state = state
@@ -34,7 +34,7 @@ class RunContext:
         self.now = 0.0
         self.online = False
         self.is_plan_known = False
-        """Whether we have seen, since we connected, which plan of the run is retained: it may be a successor's."""
+        """Whether this process knows, since it connected, which plan is retained; it may be a successor's."""
         self.max_packet: int | None = None
         self.dropped: Counter[str] = Counter()
 
@@ -42,11 +42,11 @@ class RunContext:
 
     @property
     def chunk_bytes(self) -> int:
-        """Of a chunk that this process sends."""
+        """The maximum size of a chunk that this process sends."""
         return chunk_limit(self.state.job.wire.chunk_bytes, self.max_packet)
 
     def begin_session(self) -> None:
-        """Begin the session of the plan; the one before ends."""
+        """End the present session and begin that of the plan."""
         self.end_session()
         plan, state = self.state.need_plan(), self.state
         limits = Limits(self.chunk_bytes, message=plan.message_bytes)
@@ -55,7 +55,7 @@ class RunContext:
         self.session.set_peers(peers_of(plan))
 
     def replan(self) -> None:
-        """The plan names another process: the links and the open round follow."""
+        """Take over a changed plan into the links and the open round."""
         if self.state.ledger is not None:
             self.state.ledger.plan = self.state.need_plan()
         if self.session is not None:
@@ -68,28 +68,28 @@ class RunContext:
             self.session = None
 
     def heard(self, session: Session, source: str) -> None:
-        """Something has come on a link: where a peer sent it, that is a sign of its life."""
+        """Count what a peer sent over a link as a sign of its life."""
         if session.channel.heard_at.get(source) == self.now:
             self.census.heard(source, session.channel.peers[source].boot, self.now)
 
-    # What phases want
+    # Effects of the phases
 
     def send(self, to: Address, message: Message) -> None:
-        """Send over the link; before there is a plan nobody can be sent to."""
+        """Send over the link. Before there is a plan, there is no link and nothing is sent."""
         if self.session is not None:
             self.session.send(to, message, self.now)
 
     def send_slices(self, to: Address, exported: Exported) -> None:
-        """Send a part."""
+        """Send all slices of a part."""
         for each in exported.slices:
             self.send(to, each)
 
     def start_job(self, job: WorkerJob) -> None:
-        """Ask the worker for a job of the session, or of the run where there is no session yet."""
+        """Ask the worker for a job of the session, or of the run if there is no session yet."""
         self.emit(Run(job, self.session.id if self.session else None))
 
     def start_run_job(self, job: WorkerJob) -> None:
-        """Ask the worker for a job that no new plan makes void."""
+        """Ask the worker for a job that stays valid under a new plan."""
         self.emit(Run(job))
 
     def set_timer(self, name: str, seconds: float) -> None:
@@ -97,7 +97,7 @@ class RunContext:
         self.emit(SetTimer(name, self.now + seconds))
 
     def cancel_timer(self, name: str) -> None:
-        """Forget a timer of the run."""
+        """Cancel a timer of the run."""
         self.emit(CancelTimer(name))
 
     def log(self, level: LogLevel, event: str, **said: object) -> None:
@@ -108,7 +108,7 @@ class RunContext:
     def publish(self, leaf: str, content: Mapping[str, Any] | None, retain: bool = False) -> None:
         """Publish on a JSON topic of the run; None clears a retained one.
 
-        What is retained replaces what waits to be sent there; the clearing does not, for the last word counts as well.
+        A retained publish replaces one that waits to be sent on the topic. A clearing follows it instead.
         """
         payload = b"" if content is None else as_json(content)
         subject = "" if retain and content is not None else None
@@ -119,19 +119,19 @@ class RunContext:
         self.publish("plan", facts.plain(self.state.need_plan()), retain=True)
 
     def command(self, branch: Branch, id: str, content: Mapping[str, Any]) -> None:
-        """Publish a command to a device or node; it replaces one of its kind that waits to be sent."""
+        """Publish a command to a device or node. It replaces a waiting one of the same kind."""
         self.emit(Publish(self.topics.participant(branch, id, "cmd"), as_json(content), 1, subject=str(content["do"])))
 
     def fail(self, reason: str) -> None:
-        """The run cannot go on; the first reason stands."""
+        """End the run as failed. Only the first reason is kept."""
         self.state.failure = self.state.failure or reason
 
     def lose_seat(self, node: str, why: str, unfit: bool = False) -> None:
-        """A node cannot go on at its seat; `unfit`: nor may this process of it take another one in this run."""
+        """Give up the node of a seat. `unfit`: this process may take no other seat in this run either."""
         if unfit and (seat := self.state.seat_of(node)) is not None:
             self.state.unfit_nodes[node] = seat.boot
         self.state.lost_nodes.setdefault(node, why)
 
     def drop(self, message: Message, why: str) -> None:
-        """Count a message that comes too late, too early, twice, or from one who may not send it."""
+        """Count a message that is late, early or repeated, or whose sender may not send it."""
         self.dropped[f"{message.kind} {why}"] += 1

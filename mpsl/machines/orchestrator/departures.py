@@ -1,4 +1,4 @@
-"""Those who go: a lost or silent node gives up its seat; a lost, silent or stuck device is left out of the round."""
+"""Departures: a lost or silent node loses its seat; a lost, silent or stuck device is left out of the round."""
 
 from mpsl.machines.census import Presence
 from mpsl.machines.members import MAX_TRIES, Member, Place
@@ -11,18 +11,18 @@ from mpsl.plan import Seat
 S = OrchestratorState
 
 STALL_S = 90.0
-"""How long a step that waits for seats may go without anything new from any of them."""
+"""How long a phase waits for seats while none of them sends anything new."""
 FIRST_PATIENCE_S = 300.0
-"""How long a device may make no progress before anyone has made a batch."""
+"""How long a device may make no progress while no device has finished a batch yet."""
 STANDBY_AFTER_S = 2.5
 """How long a lost node has to come back before a standby takes its seat."""
 MIN_PATIENCE_S = 90.0
-PATIENCE = 20.0
-"""How long afterwards: at least so many seconds, and so many times the longest batch that was seen."""
+PATIENCE_BATCHES = 20.0
+"""Afterwards: the larger of MIN_PATIENCE_S and this multiple of the longest batch so far."""
 
 
 class Departures:
-    """Watches over everyone of the plan, and clears up after a device that is left out."""
+    """Watches all participants of the plan, and cleans up after a device that is left out."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -30,12 +30,12 @@ class Departures:
         self._patience = Patience(context)
         self._slowest_batch = 0.0
         self._present_nodes: set[tuple[int, str]] = set()
-        """Nodes whose `info` has said that they are in this run, by term: what they left before does not count."""
+        """Nodes whose `info` has reported this run, by term: sessions of earlier terms do not count."""
 
     # Noticing
 
     def seen(self, presence: Presence) -> None:
-        """Someone's status, info or telemetry has changed."""
+        """A participant's status, info or telemetry has changed."""
         if self._state.plan is None or not presence.status:
             return
         if presence.branch == "node":
@@ -55,7 +55,7 @@ class Departures:
         elif self._has_left(presence, member.present):
             member.joined = member.present = False
             self._gone(member, "is no longer in the run")
-            # It left by itself while one of us had no connection: it may join again.
+            # It left by itself while one side had no connection, so it may join again.
             if self._context.session is not None:
                 self._context.session.channel.forget(member.id)
             member.held = -1
@@ -67,7 +67,7 @@ class Departures:
     def _seen_node(self, presence: Presence, seat: Seat) -> None:
         why = ""
         if presence.boot != seat.boot:
-            # Once the new process is there, it takes the seat again.
+            # The new process takes the seat once it is available.
             why = "replaced by another process" if presence.free(self._context.now, self._state.run) else ""
         elif not presence.online:
             why = self._node_gone(presence)
@@ -79,7 +79,7 @@ class Departures:
             self._context.lose_seat(seat.node, f"node {seat.node} (seat {seat.address}) is {why}")
 
     def _node_gone(self, presence: Presence) -> str:
-        """Why a node that is not online will not be waited for; where a standby could take over, not for long."""
+        """Return why the run stops waiting for an offline node, or "". A possible standby shortens the wait."""
         now, state = self._context.now, str(presence.status.get("state"))
         if presence.gone(now):
             return state
@@ -95,7 +95,7 @@ class Departures:
         return presence.info.get("boot") == presence.boot and self._state.run in presence.runs
 
     def _has_left(self, presence: Presence, was_present: bool) -> bool:
-        """Whether it has left by itself: it fell out with us while one of us had no connection."""
+        """Whether it has left by itself, which happens while one side has no connection."""
         return was_present and presence.info.get("boot") == presence.boot and not self._is_present(presence)
 
     def _note_progress(self, member: Member, presence: Presence) -> None:
@@ -115,7 +115,7 @@ class Departures:
         member.progress_at = now
 
     def watch(self, phase: OrchestratorState, waiting_for: list[str]) -> None:
-        """Check the deadlines of everyone who is waited for."""
+        """Check the deadlines of all participants that the run waits for."""
         for seat in self._state.seats.values():
             presence = self._context.census.get("node", seat.node)
             if presence is None:
@@ -131,7 +131,7 @@ class Departures:
 
     def _watch_device(self, member: Member) -> None:
         seen = self._slowest_batch
-        patience = max(MIN_PATIENCE_S, PATIENCE * seen) if seen else FIRST_PATIENCE_S
+        patience = max(MIN_PATIENCE_S, PATIENCE_BATCHES * seen) if seen else FIRST_PATIENCE_S
         progress_at = self._patience.progress_at(member)
         presence = self._context.census.get("dev", member.id)
         if presence is not None and self._patience.is_silent(presence, member.id):
@@ -166,10 +166,10 @@ class Departures:
             "chunk_bytes under [wire] in the job"
         )
 
-    # Faults that are told
+    # Reported faults
 
     def fault(self, source: str, message: Fault) -> None:
-        """A job failed there: a device is left out from now on, without a node the run cannot go on."""
+        """A participant reports a failed job: a device is left out for good, a node loses its seat."""
         member = self._state.members.get(source)
         if member is None:
             self._context.lose_seat(source, f"node {source}: {message.reason}", unfit=True)
@@ -177,7 +177,7 @@ class Departures:
         self.unfit(member, message.reason)
 
     def copy_failed(self, source: str, message: CopyFailed) -> None:
-        """A seat cannot compute with what came from a device, or with its copy: it is left out from now on."""
+        """A seat cannot compute with a device's tensors or copy: leave the device out for good."""
         member = self._state.members.get(message.device)
         if member is None or message.attempt != member.attempt:
             self._context.drop(message, "of another attempt")
@@ -185,13 +185,13 @@ class Departures:
         self.unfit(member, f"{source}: {message.reason}")
 
     def unfit(self, member: Member, reason: str) -> None:
-        """A device with which the run cannot go on."""
+        """Leave a device out for the rest of the run."""
         member.refusal, member.unfit = reason, True
         self._context.log("error", "device-fault", device=member.id, reason=reason)
         self._gone(member, reason)
 
     def _gone(self, member: Member, why: str) -> None:
-        """A device cannot go on now: it is left out of the open round, and not waited for before the first."""
+        """Leave a device out of the open round. Before the first round, stop waiting for it."""
         ledger = self._state.ledger
         if ledger is not None and member.place is Place.ADMITTED:
             self.discard(member, why)
@@ -202,7 +202,7 @@ class Departures:
             member.refusal = why
 
     def _came_back(self, member: Member, boot: str) -> None:
-        """A new process of a known id: its former attempt is void; it joins again by the plan."""
+        """A device is back as a new process: void its attempt and put its boot into the plan; it joins again."""
         if member.place in (Place.ADMITTED, Place.WAITING):
             self._gone(member, "was replaced by another process")
             member.returned_at = self._context.now
@@ -217,10 +217,10 @@ class Departures:
         self._context.replan()
         self._context.publish_plan()
 
-    # Clearing up
+    # Cleaning up
 
     def discard(self, member: Member, why: str) -> None:
-        """Leave a device out of the open round: everyone forgets its attempt, then its place is free."""
+        """Leave a device out of the open round. Its place is free once every seat has forgotten the attempt."""
         state, context = self._state, self._context
         context.log("warning", "left-out", device=member.id, round=state.round, reason=why)
         state.need_ledger().leave_out(member, Place.DISCARDING, context.now, why)
@@ -257,4 +257,4 @@ class Departures:
 
 
 def _silence(presence: Presence) -> str:
-    return "has said nothing for too long" if presence.online else f"is {presence.status.get('state')}"
+    return "has been silent for too long" if presence.online else f"is {presence.status.get('state')}"

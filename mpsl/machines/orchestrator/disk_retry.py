@@ -1,6 +1,6 @@
-"""A full disk, or a folder that is gone: the run pauses, says which file it cannot write, and tries again.
+"""Handles a full disk or a missing folder: the run pauses, reports which file it cannot write, and retries.
 
-Nothing is lost meanwhile, since every file is written whole or not at all. `patience_s` ends the wait.
+Nothing is lost meanwhile, because every file is written whole or not at all. `patience_s` ends the wait.
 """
 
 from mpsl.machines.events import JobFailed
@@ -8,12 +8,12 @@ from mpsl.machines.jobs import Checkpoint, LayOut, RecordRound, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
 
 DISK_TIMER = "disk"
-AGAIN_S = 2.0
-"""Pause between two tries."""
+DISK_RETRY_S = 2.0
+"""Seconds between two tries."""
 
 
 class DiskRetry:
-    """At most one job at a time waits for the disk, since the run waits for each of them."""
+    """Holds the job that waits for the disk. There is at most one, because the run waits for each such job."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -21,7 +21,7 @@ class DiskRetry:
         self._since = 0.0
 
     def failed(self, event: JobFailed) -> bool:
-        """A job could not write its file; False where the run is to fail of it."""
+        """Handle a job that could not write its file. Returns False if the run must fail."""
         context = self._context
         if not isinstance(event.job, LayOut | Checkpoint | RecordRound):
             return False
@@ -34,11 +34,11 @@ class DiskRetry:
             self._waiting = None
             return False
         self._waiting = event
-        context.set_timer(DISK_TIMER, AGAIN_S)
+        context.set_timer(DISK_TIMER, DISK_RETRY_S)
         return True
 
     def again(self) -> None:
-        """Try the job once more, unless its term is over."""
+        """Retry the job, unless its term is over."""
         event, context = self._waiting, self._context
         if event is None:
             return
@@ -50,7 +50,7 @@ class DiskRetry:
             self._waiting = None
 
     def done(self, job: WorkerJob) -> None:
-        """A job has ended well."""
+        """A job has succeeded."""
         if self._waiting is not None and type(self._waiting.job) is type(job):
             self._waiting = None
             self._context.log("info", "disk-again", seconds=round(self._context.now - self._since, 1))

@@ -1,4 +1,4 @@
-"""The end of a run, good or bad: the summary is written, everyone hears of it, the retained topics are cleared."""
+"""Ending, after success or failure: writes the summary, tells all participants, clears the retained topics."""
 
 from mpsl.machines.effects import Stop
 from mpsl.machines.jobs import Finish, Result, WorkerJob
@@ -6,18 +6,18 @@ from mpsl.machines.orchestrator.phase import Phase
 from mpsl.messages import End
 
 FAREWELL_S = 5.0
-"""How long everyone has to acknowledge the end."""
+"""How long the participants have to acknowledge the end."""
 MAX_REASON = 1000
 
 
 class Ending(Phase):
-    """Stops the machine once the summary is written and everyone has heard, or has had the time to."""
+    """Stops the machine once the summary is written and all have acknowledged the end, or FAREWELL_S is over."""
 
     _summary_written = False
     _farewell_over = False
 
     def enter(self) -> None:
-        """Write the summary and tell everyone."""
+        """Write the summary and tell all participants."""
         state, context = self.state, self.context
         for timer in ("start", "round", "report", "profiling", "patience", "quorum", "disk"):
             context.cancel_timer(timer)
@@ -38,23 +38,23 @@ class Ending(Phase):
         self._summary_written = self._summary_written or isinstance(job, Finish)
 
     def job_failed(self, job: WorkerJob, reason: str) -> bool:
-        """The summary cannot be written: say so, and end all the same."""
+        """The summary cannot be written: log it, and end nevertheless."""
         if isinstance(job, Finish):
             self.context.log("error", "summary-not-written", reason=reason)
             self._summary_written = True
         return True
 
     def timer_fired(self, name: str) -> None:
-        """Nobody is waited for any longer."""
+        """The time for acknowledgements is over."""
         self._farewell_over = self._farewell_over or name in ("farewell", "broker")
 
     def waiting_for(self) -> list[str]:
-        """Who has yet to acknowledge the end."""
+        """Return the participants that have not acknowledged the end."""
         session = self.context.session
         return [] if session is None else [self.state.node_at(address) for address in session.channel.waiting_for()]
 
     def goodbye(self) -> Stop | None:
-        """The stop of the machine, where the end has been heard and written."""
+        """Return the machine's stop, or None while the summary or an acknowledgement is missing."""
         context = self.context
         heard = self._farewell_over or context.session is None or context.session.channel.idle
         if not self._summary_written or not heard:

@@ -12,7 +12,7 @@ from mpsl.messages import Message, Score
 
 
 class Evaluation(Phase):
-    """Goes on like a round: G devices at a time, and who is lost is left out."""
+    """Runs like a round: G devices at a time, and a lost device is left out."""
 
     def __init__(self, context: RunContext, admissions: Admissions, departures: Departures) -> None:
         super().__init__(context)
@@ -20,19 +20,19 @@ class Evaluation(Phase):
         self._departures = departures
 
     def enter(self) -> None:
-        """Open it to all ready devices that have test data."""
+        """Open the evaluation to all ready devices that have test data."""
         members = self.state.members
         self._admissions.open_evaluation([id for id in self._admissions.ready() if members[id].test_batches])
 
     def take(self, source: str, message: Message) -> None:
-        """A device is through its test data."""
+        """A device reports the score of its test data."""
         assert isinstance(message, Score)
         ledger, member = self.state.need_ledger(), self.state.members.get(source)
         if member is None or member.place is not Place.ADMITTED or message.attempt != member.attempt:
             self.context.drop(message, "of another attempt")
         elif not 0 <= message.correct <= message.total or message.loss < 0:
             said = f"{message.correct} of {message.total} right, loss {message.loss:g}"
-            self._departures.unfit(member, f"its score cannot be: {said}")
+            self._departures.unfit(member, f"its score is impossible: {said}")
         else:
             if not isfinite(message.loss):
                 # The model is finite, its output is not: that is a result, and may be another device's fault.
@@ -42,7 +42,7 @@ class Evaluation(Phase):
             self._admissions.admit_more()
 
     def outcome(self) -> RunOutcome | None:
-        """Everyone has a score or is out."""
+        """Every device has a score or is out."""
         ledger = self.state.need_ledger()
         if not self._admissions.has_begun:
             return None
@@ -59,5 +59,5 @@ class Evaluation(Phase):
         return RunOutcome.ALL_SCORED
 
     def waiting_for(self) -> list[str]:
-        """The admitted devices, and the seats that have yet to forget one."""
+        """Return the admitted devices, and the seats that have not yet acknowledged a discard."""
         return self._admissions.waiting_for()

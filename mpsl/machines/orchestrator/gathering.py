@@ -1,4 +1,4 @@
-"""Gathering: waits until the fleet of the job or of its plan is there and the model's facts are known."""
+"""Gathering: waits until the fleet of the job or of its plan is present and the model's facts are known."""
 
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import BuildModel, ModelBuilt, Result, WorkerJob
@@ -12,14 +12,14 @@ from mpsl.topics import Branch
 
 
 class Gathering(Phase):
-    """From the first connection until there is a fleet to seat, or to measure first."""
+    """Lasts from the first connection until there is a fleet to seat, or to measure first."""
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
         self._strangers: set[str] = set()
 
     def connected(self) -> None:
-        """We are online; the first time this starts the run's clock and the making of the model."""
+        """Note a connection. The first one starts the run's clock and the job that builds the model."""
         if self.state.started_at is None:
             self.state.started_at = self.context.now
             self.context.set_timer("start", self.state.job.fleet.start_timeout_s)
@@ -37,7 +37,7 @@ class Gathering(Phase):
         self._gather()
 
     def outcome(self) -> RunOutcome | None:
-        """The fleet is there; a run that goes on knows its fleet, and only needs the model."""
+        """The fleet is present. A resumed run knows its fleet and only needs the model."""
         if self.state.unfinished is not None:
             return RunOutcome.RESUMED if self.state.model is not None else None
         if self.state.seating is None:
@@ -55,7 +55,7 @@ class Gathering(Phase):
             )
 
     def waiting_for(self) -> list[str]:
-        """Whom the plan names and who is not there; without a plan how many devices and nodes, in words."""
+        """Return the missing participants of the plan, or without a plan how many devices and nodes are missing."""
         fleet, census, now = self.state.job.fleet, self.context.census, self.context.now
         if self.state.unfinished is not None:
             return []
@@ -68,7 +68,7 @@ class Gathering(Phase):
         return [f"{count} more {what}{'s' if count > 1 else ''}" for count, what in missing if count > 0]
 
     def _gather(self) -> None:
-        """Choose whom to seat once the fleet is there and the model's facts are known."""
+        """Choose the participants once the fleet is present and the model's facts are known."""
         state, census, now = self.state, self.context.census, self.context.now
         other = census.of_other_protocol()
         if other is not None:
@@ -88,10 +88,10 @@ class Gathering(Phase):
         state.seating = (state.job, Seating(nodes, devices, state.run, state.boot, state.planned))
 
     def _is_profile_wanted(self, seating: Seating) -> bool:
-        """Whether the fleet is to be measured: the job leaves the cuts open, and everyone can be asked.
+        """Whether to measure the fleet first: the job leaves the cuts open, and all participants can be asked.
 
-        A job that asks for replicas is dealt its nodes in turn; a plan of so many hops has none. A node that serves
-        another run measures nothing meanwhile.
+        A job with replicas gets its nodes in turn instead, because the planner's chains for a run have no replicas. A
+        node that serves another run cannot measure.
         """
         job = self.state.job
         chain = job.hops > 0 and job.fleet.replicas == 1
@@ -104,7 +104,7 @@ class Gathering(Phase):
         return presence is not None and presence.free(self.context.now, self.state.run)
 
     def _note_strangers(self) -> None:
-        """Say once of each who could take part that the plan has no place for it."""
+        """Log, once for each, the available participants that have no place in the plan."""
         if self.state.planned is None:
             return
         named = _named_by(self.state.planned)
@@ -119,6 +119,6 @@ class Gathering(Phase):
 
 
 def _named_by(planned: PlannedRun) -> dict[tuple[Branch, str], None]:
-    """Everyone of a plan: its nodes, then its devices."""
+    """Return all participants of a plan: its nodes, then its devices."""
     nodes: list[tuple[Branch, str]] = [("node", seat.node) for seat in planned.seats]
     return dict.fromkeys([*nodes, *(("dev", id) for id in planned.devices)])

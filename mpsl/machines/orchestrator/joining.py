@@ -1,4 +1,4 @@
-"""Joining: makes the plan of a new term, tells everyone, and hears whether they can take part."""
+"""Joining: makes the plan of a new term, publishes it, and waits for the answers of the participants."""
 
 from dataclasses import replace
 
@@ -16,14 +16,14 @@ from mpsl.topics import Address
 
 
 class Joining(Phase):
-    """From the plan until everyone of it has answered and the model is laid out by its parts."""
+    """Lasts from the plan until all its participants have answered and the model is laid out by its parts."""
 
     _joined_seats: set[Address]
     _taken_by: dict[str, str]
-    """Devices of the plan that are in another run, and which."""
+    """The other run of each device of the plan that is in one."""
 
     def enter(self) -> None:
-        """Seat the fleet under a new term, and tell everyone."""
+        """Seat the fleet under a new term."""
         state, context = self.state, self.context
         self._joined_seats, self._taken_by = set(), {}
         assert state.seating is not None
@@ -55,7 +55,7 @@ class Joining(Phase):
         context.start_job(LayOut(plan, manifest, state.predicted, state.links))
 
     def joined(self, source: str, message: Joined) -> None:
-        """Someone of the plan can, or cannot, take part."""
+        """A participant of the plan reports whether it can take part."""
         seat = self.state.seat_of(source)
         if seat is not None:
             if message.refusal:
@@ -74,7 +74,7 @@ class Joining(Phase):
             self.context.log("error", "refused", device=source, reason=message.refusal)
 
     def _refused(self, seat: Seat, refusal: str) -> None:
-        """A node cannot take its seat: another one may, where there is one."""
+        """A node refuses its seat: another one may take it, if there is one."""
         why = f"node {seat.node} cannot take seat {seat.address}: {refusal}"
         seated = {other.node for other in self.state.seats.values()}
         spare = [node for node in self.context.census.free("node", self.context.now) if node.id not in seated]
@@ -84,7 +84,7 @@ class Joining(Phase):
             self.context.fail(why)
 
     def job_done(self, job: WorkerJob, result: Result) -> None:
-        """The model is laid out by the plan's parts, and the term is on disk: everyone may know of it."""
+        """The model is laid out by the plan's parts and the term is on disk, so the plan may be published."""
         if isinstance(result, LaidOut):
             self.context.publish_plan()
             self.state.device_bytes = result.device_bytes
@@ -94,7 +94,7 @@ class Joining(Phase):
                 self.state.part_digests = {address: result.digests[seat.stage - 1] for address, seat in seats.items()}
 
     def seen(self, presence: Presence) -> None:
-        """A device of the plan may have been taken by another run in the same moment."""
+        """Notice a device of the plan that another run has taken at the same moment."""
         member = self.state.members.get(presence.id) if presence.branch == "dev" else None
         if member is not None and presence.info.get("boot") == member.boot:
             others = [run for run in presence.runs if run != self.state.run]
@@ -114,16 +114,16 @@ class Joining(Phase):
             self.context.fail(f"the run could not go on within patience_s = {limit:g} s; waiting for: {missing}")
 
     def waiting_for(self) -> list[str]:
-        """Who has not answered the plan yet; a device that is in another run, with its name."""
+        """Return who has not answered the plan yet. A device in another run is shown with that run's name."""
         nodes = [seat.node for address, seat in self.state.seats.items() if address not in self._joined_seats]
         devices = [m.id for m in self.state.members.values() if self._is_awaited(m)]
         if not nodes and not devices and len(self._joined_members()) < self.state.job.quorum:
-            # Under a later term whoever is away may still come back.
+            # Under a later term, absent participants may still come back.
             devices = [m.id for m in self.state.members.values() if not m.joined and not m.refusal]
         return nodes + [f"{id} (in {self._taken_by[id]})" if id in self._taken_by else id for id in devices]
 
     def outcome(self) -> RunOutcome | None:
-        """Everyone has answered and the parts are laid out; or a device of the plan is in another run."""
+        """All have answered and the parts are laid out; or another run has a device of the plan."""
         if self._taken_by and self.state.term == 1:
             return self._yield_to_others()
         if not self.state.device_bytes or len(self._joined_seats) < len(self.state.seats):
@@ -148,7 +148,7 @@ class Joining(Phase):
         return RunOutcome.ALL_JOINED
 
     def _is_awaited(self, member: Member) -> bool:
-        """Whether a device has yet to answer; under a later term only those that are there are waited for."""
+        """Whether the phase waits for a device's answer. Under a later term it waits only for present devices."""
         if member.joined or member.refusal:
             return False
         if self.state.term == 1:
@@ -161,9 +161,9 @@ class Joining(Phase):
         return [member for member in self.state.members.values() if member.joined]
 
     def _yield_to_others(self) -> RunOutcome | None:
-        """Two runs want the same device: take another one, or give way to the run whose name comes first.
+        """Resolve a conflict over a device: take another one, or give way to the run whose name sorts first.
 
-        The one that comes first holds its devices and waits, so the two never wait for each other.
+        The run whose name sorts first keeps its devices and waits, so two runs never wait for each other.
         """
         free = self.context.census.free("dev", self.context.now)
         others = [presence for presence in free if presence.id not in self.state.members]
@@ -172,14 +172,14 @@ class Joining(Phase):
             return None
         self.context.log("warning", "taken-by-another-run", devices=self._taken_by)
         self.context.end_session()
-        # Between two plans nobody belongs to the run: who leaves now is not called back.
+        # Between two plans nobody belongs to the run, so a process that leaves now is not called back.
         self.state.plan, self.state.members, self.state.seats = None, {}, {}
         if not replaceable:
             self.context.publish("plan", None, retain=True)
         return RunOutcome.MEMBER_TAKEN
 
     def _one_value_norm(self) -> str:
-        """A BatchNorm that would see one value per channel, as a reason; empty where there is none."""
+        """Return the refusal for a BatchNorm that would see one value per channel; "" if there is none."""
         model, run = self.state.need_model(), self.state.job.run
         for member in self.state.members.values():
             if member.samples and model.single_value_norms:
@@ -189,13 +189,13 @@ class Joining(Phase):
                         f"{member.id} has {member.samples} samples: with batch_size = {run.batch_size} and "
                         f"micro_batches = {run.micro_batches} a micro-batch of 1 comes up, and "
                         f"{model.single_value_norms[0]} would see one value per channel; "
-                        "choose a batch_size that leaves another rest"
+                        "choose a batch_size that leaves another remainder"
                     )
         return ""
 
 
 def _member(id: str, boot: str, before: Member | None) -> Member:
-    """A device under a new term: what it did under the one before still counts for its turn and its fitness."""
+    """Return a device's entry for a new term. It keeps its attempt, its last time and a refusal of this process."""
     if before is None:
         return Member(id, boot)
     unfit = before.unfit and before.boot == boot

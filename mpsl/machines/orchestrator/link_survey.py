@@ -1,6 +1,6 @@
-"""The links of a fleet, measured one after the other, for all lead to the orchestrator and would share its own.
+"""Measures the links of a fleet, one after the other, because all of them share the orchestrator's own link.
 
-Nothing here may stop a run: who does not answer in time counts as if nobody had asked, and the log says so.
+Nothing here may stop a run: a participant that does not answer in time is left out of the figures, and the log says so.
 """
 
 from math import inf
@@ -15,18 +15,18 @@ from mpsl.topics import BinaryTopic
 from mpsl.wire import Buffer
 
 TIMER = "links"
-AGAIN_S = 2.0
-"""How often one is asked who has not answered."""
-PATIENCE_S = 8.0
-"""How long the answer is waited for."""
+ASK_AGAIN_S = 2.0
+"""Seconds between two questions to a participant that has not answered."""
+ANSWER_S = 8.0
+"""How long the survey waits for an answer."""
 VISIT_S = 20.0
-"""How long one link is then measured at most: what is known by then counts."""
+"""The longest measurement of one link. Whatever is known by then counts."""
 SURVEY_S = 60.0
-"""And all of them; never more than half of what is left for the start."""
+"""The longest survey. It also takes at most half of the time that is left for the start."""
 
 
 class LinkSurvey:
-    """Whom it has yet to turn to, whom it measures, and what it has found."""
+    """Holds the members that wait for their measurement, the present one, and the figures so far."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -34,16 +34,16 @@ class LinkSurvey:
         self._waiting: list[Presence] = []
         self._visit: LinkVisit | None = None
         self._found: dict[str, LinkFigures | None] = {}
-        """By boot; None of those who did not answer. Nobody is asked again."""
+        """By boot; None if there was no answer. No process is measured twice."""
         self._term = FIRST_TERM
         self._began = 0.0
         self._until = 0.0
         self.done = False
-        """Whether all have been measured, or had the time to be."""
+        """Whether the survey is over: all are measured, or the time is up."""
 
     @property
     def figures(self) -> dict[str, LinkFigures]:
-        """What the plan is made from, by id; who is missing counts as fast."""
+        """The figures for the planner, by id. A link without figures counts as fast."""
         measured = {member.id: figures for member in self._members if (figures := self._found.get(member.boot))}
         return filled(self._members, measured, self._silent())
 
@@ -51,11 +51,11 @@ class LinkSurvey:
         return [member.id for member in self._members if self._found.get(member.boot, self) is None]
 
     def waiting_for(self) -> list[str]:
-        """Whose link is being measured."""
+        """Return the participant whose link is being measured."""
         return [self._visit.id] if self._visit else []
 
     def begin(self, members: list[Presence]) -> None:
-        """Measure those of these who have not been measured."""
+        """Measure the members that have not been measured yet."""
         state, now = self._context.state, self._context.now
         self._members = members
         self._waiting = [member for member in sample(members) if member.boot not in self._found]
@@ -67,14 +67,14 @@ class LinkSurvey:
         self._turn_to_next()
 
     def abandon(self) -> None:
-        """The fleet has changed, or the run is over: nobody is waited for."""
+        """Stop, because the fleet has changed or the run is over."""
         if self._visit is not None:
             self._end_visit(self._visit)
             self._context.cancel_timer(TIMER)
         self._waiting = []
 
     def receive(self, topic: BinaryTopic, payload: Buffer) -> None:
-        """Something on our address, before there is a plan."""
+        """Take a payload on the orchestrator's address, before there is a plan."""
         if self._visit is not None:
             answered = self._visit.answered
             self._visit.receive(topic, payload, self._context.now)
@@ -84,7 +84,7 @@ class LinkSurvey:
             self._go_on(self._visit)
 
     def timer_fired(self, session: SessionId | None) -> None:
-        """A timer of the survey (session None) or of its present visit."""
+        """A timer of the survey (session None) or of the present visit has fired."""
         if self._visit is not None and session in (None, self._visit.session.id):
             self._visit.session.flush(self._context.now)
             self._go_on(self._visit)
@@ -92,10 +92,10 @@ class LinkSurvey:
     def _go_on(self, visit: LinkVisit) -> None:
         context, until = self._context, min(self._given_up_at(visit), self._until)
         if not visit.over and context.now < until:
-            if not visit.answered and context.now >= visit.asked_at + AGAIN_S:
+            if not visit.answered and context.now >= visit.asked_at + ASK_AGAIN_S:
                 visit.asked_at = context.now
                 context.command(visit.branch, visit.id, visit.command())
-            again = inf if visit.answered else visit.asked_at + AGAIN_S
+            again = inf if visit.answered else visit.asked_at + ASK_AGAIN_S
             context.set_timer(TIMER, min(until, again) - context.now)
             return
         self._found[visit.boot] = visit.figures()
@@ -103,7 +103,7 @@ class LinkSurvey:
         self._turn_to_next()
 
     def _given_up_at(self, visit: LinkVisit) -> float:
-        """What is on its way to the participant gets the time that it takes, but no more than VISIT_S."""
+        """Return the visit's deadline. It allows for bytes in flight to the participant, but at most VISIT_S more."""
         return visit.until + min(VISIT_S, visit.session.channel.seconds_under_way(visit.id))
 
     def _end_visit(self, visit: LinkVisit) -> None:
@@ -119,7 +119,7 @@ class LinkSurvey:
             member = self._waiting.pop(0)
             self._term += 1
             question = LinkQuestion(state.run, state.boot, self._term, context.chunk_bytes)
-            until = context.now + PATIENCE_S
+            until = context.now + ANSWER_S
             self._visit = LinkVisit(
                 context.topics, question, member.branch, member.id, member.boot, until, context.emit
             )
@@ -127,11 +127,11 @@ class LinkSurvey:
             return
         self._waiting = []
         context.cancel_timer(TIMER)
-        self._say()
+        self._log_figures()
         self.done = True
 
-    def _say(self) -> None:
-        """What has been found, for people."""
+    def _log_figures(self) -> None:
+        """Log the slowest and the farthest link, and who has not answered."""
         context, figures, silent = self._context, self.figures, self._silent()
         if silent:
             context.log("warning", "links-not-measured", ids=silent, reason="no answer in time")

@@ -1,6 +1,6 @@
-"""One participant's link being measured: trains pulled from it and sent to it in turn, until both directions are known.
+"""Measures one participant's link with probe bursts, up and down in turn, until both directions are known.
 
-Who is measured, when, and how long that may take is the survey's. It is told the time and returns what to publish.
+The survey decides who is measured, when, and for how long. The clock comes from outside.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from mpsl.wire import Buffer
 
 
 class LinkVisit:
-    """The measuring of participant `id`, in boot `boot`; `until` is when it is given up."""
+    """The measurement of participant `id` with boot `boot`; it is given up at `until`."""
 
     def __init__(
         self,
@@ -47,19 +47,19 @@ class LinkVisit:
         self._up, self._down = Direction(question.chunk_bytes), Direction(question.chunk_bytes)
         self._arrival = Arrival()
         self._number = 0
-        """Of the last burst; odd ones go up, from the participant, and even ones down."""
+        """The number of the last burst. Odd bursts go up, from the participant; even ones go down."""
 
     def command(self) -> dict[str, Any]:
-        """What the participant is told."""
+        """Return the command for the participant."""
         return command(self.boot, self._question)
 
     @property
     def answered(self) -> bool:
-        """Whether the participant has said that it is ready."""
+        """Whether the participant has reported that it is ready."""
         return self._latency_s is not None
 
     def figures(self) -> LinkFigures | None:
-        """What is known so far: where there was time for one direction only, the other counts as much."""
+        """Return the figures so far. If only one direction was measured, the other counts as equal."""
         up = self._up.bytes_per_s or self._down.bytes_per_s
         down = self._down.bytes_per_s or up
         if up is None or down is None or self._latency_s is None:
@@ -67,12 +67,12 @@ class LinkVisit:
         return LinkFigures(_mbps(up), _mbps(down), _rounded(self._latency_s * 1e3))
 
     def end(self, now: float) -> None:
-        """Tell the participant that this was all; where that is lost, its own deadline tells it."""
+        """Tell the participant that the measurement is over. If the message is lost, its own deadline ends it."""
         self.over = True
         self.session.send(self.id, End("done", ""), now)
 
     def receive(self, topic: BinaryTopic, payload: Buffer, now: float) -> None:
-        """Something on our address."""
+        """Take a payload on the orchestrator's address."""
         for message in self.session.receive(topic, payload, now):
             if may_measure(self.id, topic.source, ORCHESTRATOR, message):
                 self._take(message, now)
@@ -93,7 +93,7 @@ class LinkVisit:
                 self._next(now)
 
     def _next(self, now: float) -> None:
-        """The directions take turns, so that little time shows something of both."""
+        """Start the next burst. Directions take turns, so that even a short measurement covers both."""
         if self._up.done and self._down.done:
             self.end(now)
             return
@@ -113,5 +113,5 @@ def _mbps(bytes_per_s: float) -> float:
 
 
 def _rounded(figure: float) -> float:
-    """Four digits: the rest is chance."""
+    """Round to four significant digits; the others are noise."""
     return float(f"{figure:.4g}")

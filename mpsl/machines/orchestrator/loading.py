@@ -8,14 +8,14 @@ from mpsl.messages import Keep, Loaded, Message
 
 
 class Loading(Phase):
-    """Until every seat holds its part."""
+    """Lasts until every seat holds its part."""
 
     def __init__(self, context: RunContext, exports: PartExports) -> None:
         super().__init__(context)
         self._exports = exports
 
     def enter(self) -> None:
-        """Send every seat its part, unless it holds that from the term before."""
+        """Send every seat its part, unless it still holds that part from the term before."""
         state = self.state
         state.progress_at = self.context.now
         state.waiting_seats = set(state.seats)
@@ -32,7 +32,7 @@ class Loading(Phase):
             self.state.waiting_seats.discard(seat.address)
 
     def outcome(self) -> RunOutcome | None:
-        """Every seat holds its part; a committed round that is not reported yet comes before the next one."""
+        """Every seat holds its part. A committed round that is not reported yet comes before the next round."""
         state = self.state
         if state.waiting_seats:
             return None

@@ -1,4 +1,4 @@
-"""The orchestrator's machine: gives events to the phase that they concern, and follows the table from phase to phase.
+"""The orchestrator's machine: passes events to the phase that they concern, and follows the table between phases.
 
 It must never see a sample or a label, nor take part in a batch update. It always reports which participants it is
 waiting for. Its transitions are in `tables/run.py`; every phase is a file of its own.
@@ -56,9 +56,9 @@ from mpsl.wire import Buffer
 
 WATCH_S = 1.0
 PLAN_S = 2.0
-"""How long after the subscription a retained plan of the run may take to arrive."""
+"""How long a retained plan of the run may take to arrive after the subscription."""
 FROZEN_S = 3.0
-"""A look around that comes so late means that this process stood still."""
+"""A periodic check that is this late means that this process was suspended."""
 
 S = OrchestratorState
 
@@ -112,23 +112,23 @@ class OrchestratorMachine(Machine):
 
     @property
     def state(self) -> OrchestratorState:
-        """Where the run is."""
+        """The present state of the run."""
         state: OrchestratorState = self._states.state
         return state
 
     @property
     def phase(self) -> Phase:
-        """What goes on there."""
+        """The phase of the present state."""
         return self._phases[self._states.state]
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What summary.json says."""
+        """The content of summary.json."""
         return self.run_state.summary
 
     @property
     def will(self) -> Publish:
-        """The last will: everyone in the run hears that it is over."""
+        """The last will: it tells all participants that the orchestrator is lost."""
         state = {"state": "lost", "boot": self.boot}
         return Publish(self.topics.run(self.run_state.run, "state"), as_json(state), 1, True)
 
@@ -172,7 +172,7 @@ class OrchestratorMachine(Machine):
                 self._publish_status(force=True)
                 self.emit(SetTimer("plan", self.now + PLAN_S))
                 if self.run_state.device_bytes and self.context.session is not None and self.state is not S.ENDING:
-                    # The broker may have been started anew, without what it had retained.
+                    # The broker may have restarted and lost its retained messages.
                     self.context.publish_plan()
             case StopRequested():
                 self.context.fail("interrupted")
@@ -180,7 +180,7 @@ class OrchestratorMachine(Machine):
             self._follow()
 
     def _follow(self) -> None:
-        """Follow the outcomes of phases until one waits for something; stop once the end is said."""
+        """Follow the outcomes of phases until one is None; stop once the end is acknowledged."""
         while (outcome := self._outcome()) is not None:
             self._states.advance(outcome)
             self.phase.enter()
@@ -219,7 +219,7 @@ class OrchestratorMachine(Machine):
         self._gathering.connected()
 
     def _own_filters(self) -> tuple[str, str]:
-        """What is said to this run, and who else says that he conducts it."""
+        """Filters for messages to this run, and for plans of other orchestrators of it."""
         run = self.run_state.run
         return self.topics.binary(run, ORCHESTRATOR, "+", "+"), self.topics.run(run, "plan")
 
@@ -256,17 +256,17 @@ class OrchestratorMachine(Machine):
                 self.context.dropped["topic"] += 1
 
     def _seen_plan(self, payload: Buffer) -> None:
-        """A plan of our run by another orchestrator: one of a higher term ends us, one of a lower term is replaced."""
+        """Handle a plan by another orchestrator of this run: a higher term ends this process."""
         self.context.is_plan_known = True
         content = from_json(payload) or {}
         term, boot = content.get("term"), content.get("orchestrator")
         if not isinstance(term, int) or not isinstance(boot, str) or boot == self.boot:
             return
         state = self.run_state
-        # Until our own plan is out, the one that is there is that of the orchestrator before us.
+        # Until this process publishes its own plan, the retained one is its predecessor's.
         ours = self.boot if self.context.session is not None and state.device_bytes else "~"
         if (term, boot) > (state.term, ours) and state.term > 0:
-            other = f"another orchestrator (boot {boot}) conducts it under term {term}"
+            other = f"another orchestrator (boot {boot}) runs it under term {term}"
             reason = f"run {state.run}: {other}, this one (boot {self.boot}) had term {state.term}"
             self.log("error", "superseded", run=state.run, term=state.term, other=boot, other_term=term)
             state.summary |= {"state": "failed", "reason": reason}
@@ -291,7 +291,7 @@ class OrchestratorMachine(Machine):
 
     def _deliver(self, source: str, message: Message) -> None:
         if self.run_state.plan is None or not may_send(self.run_state.plan, source, ORCHESTRATOR, message):
-            self.context.drop(message, "from one who may not send it")
+            self.context.drop(message, "from a wrong sender")
             return
         if not self._states.takes(message):
             self.context.drop(message, "not in this state")
@@ -337,7 +337,7 @@ class OrchestratorMachine(Machine):
     def _watch(self) -> None:
         late = self.now - self._watched_at - WATCH_S if self._watched_at is not None else 0.0
         if late > FROZEN_S:
-            # This process stood still, so everyone seems to have been silent.
+            # This process was suspended, so all participants seem to have been silent.
             self.context.census.excuse(late)
             self.log("warning", "stood-still", run=self.run_state.run, term=self.run_state.term, seconds=round(late, 1))
         self._watched_at = self.now
@@ -363,15 +363,15 @@ class OrchestratorMachine(Machine):
             name = type(event.job).__name__
             self.context.fail(event.reason if isinstance(event.job, BuildModel) else f"{name}: {event.reason}")
 
-    # For those who show a run
+    # Progress
 
     def _publish_status(self, force: bool = False) -> None:
         self._status.publish(self.state, self.waiting_for(), force)
 
     def waiting_for(self) -> list[str]:
-        """Whom (or what) the run waits for at this moment."""
+        """Return the participants (or things) that the run waits for at this moment."""
         return self._disk.waiting_for() or self.phase.waiting_for()
 
     def snapshot(self) -> dict[str, Any]:
-        """Where the run is: counts and names."""
+        """Return the progress of the run: counts and names."""
         return self._status.snapshot(self.state, self.waiting_for())

@@ -1,7 +1,7 @@
-"""Newcomers: devices that appear in the middle of a run take part from then on, where its job says `join = "open"`.
+"""Newcomers: devices that appear during a run take part from then on, if its job says `join = "open"`.
 
-Devices that were there at its start and were not chosen stay free for other runs, as long as the run has as many
-devices as its job asks for.
+Devices that were present at the start but not chosen stay free for other runs, as long as the run has as many devices
+as its job asks for.
 """
 
 from mpsl.machines.census import Presence
@@ -16,12 +16,12 @@ class Newcomers:
         self._context = context
 
     def seen(self, presence: Presence) -> None:
-        """Someone's status, info or telemetry has changed."""
+        """A participant's status, info or telemetry has changed."""
         state, context = self._context.state, self._context
         if presence.branch != "dev" or presence.id in state.members or state.plan is None:
             return
         fleet = state.job.fleet
-        # A plan that was given says who takes part.
+        # A plan given with --plan names all participants.
         if fleet.join == "closed" or state.planned is not None or not presence.free(context.now, state.run):
             return
         few = sum(member.joined for member in state.members.values()) < fleet.devices

@@ -1,4 +1,4 @@
-"""The open round: takes the updates of the admitted devices and accepts what agrees with every hop's count."""
+"""The open round: receives the updates of admitted devices and accepts those that agree with every hop's count."""
 
 from math import inf
 
@@ -15,7 +15,7 @@ from mpsl.messages import Accept, Finished, Message, Slice, Update
 
 
 class OpenRound(Phase):
-    """Until everyone is accepted or out."""
+    """Lasts until every device is accepted or out."""
 
     def __init__(self, context: RunContext, admissions: Admissions, departures: Departures) -> None:
         super().__init__(context)
@@ -23,14 +23,14 @@ class OpenRound(Phase):
         self._departures = departures
         self._began = False
         self._late = False
-        """Whether round_timeout_s is over: nobody is admitted any more."""
+        """Whether round_timeout_s is over, so that no device is admitted any more."""
         self._is_waiting = False
-        """Whether the quorum depends on devices that are away."""
+        """Whether the quorum depends on absent devices."""
         self._is_over = False
-        """Whether patience_s is over meanwhile."""
+        """Whether patience_s is over while the quorum is missing."""
 
     def enter(self) -> None:
-        """Open the next round, where enough devices are left."""
+        """Open the next round, if enough devices are left."""
         self._began = self._late = self._is_waiting = self._is_over = False
         self.state.ledger = None
         for member in self.state.members.values():
@@ -38,7 +38,7 @@ class OpenRound(Phase):
         self._begin()
 
     def _begin(self) -> None:
-        """Open the round once the quorum is there; those who are away may come back within patience_s."""
+        """Open the round once the quorum is present. Absent devices may come back within patience_s."""
         state, context = self.state, self.context
         ready, quorum, number = self._admissions.ready(), state.job.quorum, state.round + 1
         if len(ready) < quorum:
@@ -61,12 +61,12 @@ class OpenRound(Phase):
         return f"round {round}: {have} left, quorum is {self.state.job.quorum}; {what}: {named}{self.state.suspects}"
 
     def _reachable(self) -> int:
-        """How many are accepted, may be, or may come back."""
+        """Return how many devices are accepted, may still be, or may come back."""
         members = self.state.members.values()
         return sum(m.place is Place.ACCEPTED or (not m.refusal and m.tries < MAX_TRIES) for m in members)
 
     def _lacking(self) -> bool:
-        """Whether the round cannot reach its quorum: nobody else may come, or nobody came within patience_s."""
+        """Whether the round cannot reach its quorum: no other device may come, or none came within patience_s."""
         if self._late or self._is_over or self._reachable() < self.state.job.quorum:
             return True
         if not self._is_waiting:
@@ -81,7 +81,7 @@ class OpenRound(Phase):
             self.context.cancel_timer("quorum")
 
     def take(self, source: str, message: Message) -> None:
-        """A piece of an update, its end, or a seat's word that a device's steps are made."""
+        """Take a slice of an update, its end, or a seat's report that a device's steps are done."""
         match message:
             case Slice():
                 member = self._admitted(source, message)
@@ -102,7 +102,7 @@ class OpenRound(Phase):
                     self._consider(member)
 
     def _admitted(self, device: str, message: Slice | Update | Finished) -> Member | None:
-        """The device, where it is in its round with the attempt that the message names."""
+        """Return the device if it is admitted with the attempt that the message names."""
         member = self.state.members.get(device)
         if member is not None and member.place is Place.ADMITTED and message.attempt == member.attempt:
             return member
@@ -110,7 +110,7 @@ class OpenRound(Phase):
         return None
 
     def _consider(self, member: Member) -> None:
-        """Have a whole update checked, where it agrees with what every hop counted."""
+        """Have a complete update checked if it agrees with every hop's count."""
         update, due = member.update, self._admissions.batches_of(member)
         if update is None or member.checking or member.arrivals.bytes != self.state.device_bytes:
             return
@@ -126,7 +126,7 @@ class OpenRound(Phase):
             self.context.start_job(CheckUpdate(member.id, member.attempt))
 
     def job_done(self, job: WorkerJob, result: Result) -> None:
-        """An update is known to be finite, or has been added up."""
+        """An update has been checked, or has been folded."""
         match job:
             case CheckUpdate(device, attempt):
                 member = self.state.members.get(device)
@@ -137,7 +137,7 @@ class OpenRound(Phase):
                 self.state.folding -= 1
 
     def job_failed(self, job: WorkerJob, reason: str) -> bool:
-        """An update is not finite: its device is left out, by name."""
+        """An update is not finite: leave its device out, by name."""
         if not isinstance(job, CheckUpdate):
             return False
         member = self.state.members.get(job.device)
@@ -146,7 +146,7 @@ class OpenRound(Phase):
         return True
 
     def _accept_complete(self) -> None:
-        """Accept complete updates: as they come, or in the order of the roster where the run is deterministic."""
+        """Accept complete updates: as they come, or in roster order if the run is deterministic."""
         ledger = self.state.need_ledger()
         for member in ledger.acceptable():
             self.state.held_up_since = None
@@ -169,7 +169,7 @@ class OpenRound(Phase):
         self._admissions.seen(presence)
 
     def timer_fired(self, name: str) -> None:
-        """round_timeout_s is over: whoever is not accepted is left out."""
+        """round_timeout_s is over: leave out every device that is not accepted."""
         if name == "quorum" and self._is_waiting:
             self._is_over = True
         if name == "round":
@@ -182,20 +182,20 @@ class OpenRound(Phase):
                 self._departures.discard(member, f"was not done after round_timeout_s = {limit:g} s")
 
     def watch(self) -> None:
-        """In a deterministic round a complete update may wait for one that has been left out meanwhile."""
+        """Accept complete updates that waited, in a deterministic round, for a device that is now left out."""
         if not self._began:
             self._begin()
         else:
             self._accept_complete()
 
     def outcome(self) -> RunOutcome | None:
-        """Everyone is accepted or out; fails below the quorum, else gives free places away."""
+        """Every device is accepted or out. Until then, fail below the quorum or give away free places."""
         state, ledger = self.state, self.state.ledger
         if not self._began or ledger is None or not self._admissions.has_begun:
             return None
         if not self._late:
             self._admissions.readmit()
-        # Who is being discarded may yet name the seat that does not forget it.
+        # A device that is being discarded may still reveal a seat that never acknowledges it.
         if ledger.possible + ledger.count(Place.DISCARDING) < state.job.quorum:
             if not self._lacking():
                 return None
@@ -209,7 +209,7 @@ class OpenRound(Phase):
         return RunOutcome.ALL_DECIDED
 
     def waiting_for(self) -> list[str]:
-        """The admitted devices, and the seats that have yet to forget one; below the quorum those who are away."""
+        """Return the admitted devices and the seats with an open discard; below the quorum, the absent devices."""
         if self._is_waiting:
             away = [m.id for m in self.state.members.values() if m.place is Place.OUT and not m.refusal]
             return self._admissions.waiting_for() + away

@@ -1,24 +1,24 @@
-"""How many devices are in their round at once: the plan's G, raised while the busiest seat idles with all places taken.
+"""How many devices are admitted at once: the plan's G, raised while the busiest seat idles with all places taken.
 
-Judges by what the nodes' telemetry says of their workers' seconds. It must never go beyond the budgets of the nodes,
-nor touch a G that the job chose.
+It judges by the busy seconds in the nodes' telemetry. It must never exceed the nodes' budgets, nor change a G that the
+job chose.
 """
 
 from dataclasses import dataclass
 
 BUSY_SHARE = 0.95
-"""Below this share of busy time a seat idles."""
+"""A seat idles if its share of busy time is below this."""
 
 MIN_BUSY_SHARE_GAIN = 0.02
-"""A raise that makes the busiest seat busier by no more than this was of no use: something else sets the pace."""
+"""A raise of G that lifts the busiest seat's share by no more than this was useless: the bottleneck is elsewhere."""
 
 MIN_OBSERVED_S = 3.0
-"""Telemetry apart by less than this says too little."""
+"""The shortest time between two telemetry messages that are compared."""
 
 
 @dataclass(frozen=True)
 class SeatProgress:
-    """What a node has said of its seat: seconds since its start, of which busy in this run, and steps made."""
+    """A node's telemetry about its seat: seconds since its start, busy seconds in this run, and steps made."""
 
     at: float
     busy_s: float
@@ -26,7 +26,7 @@ class SeatProgress:
 
 
 class Pace:
-    """G, as it is and at most may be; told of every telemetry of a seat."""
+    """The present G and its maximum `most`; `seen` takes every telemetry of a seat."""
 
     def __init__(self, admit: int, most: int) -> None:
         self.admit = admit
@@ -36,15 +36,15 @@ class Pace:
         self._before: float | None = None
 
     def interrupted(self) -> None:
-        """A place is free, or the round is ending: what follows is compared with nothing that was before."""
+        """Start the comparison again, because a place is free or the round is ending."""
         self._first.clear()
         self._shares.clear()
 
     def seen(self, seat: str, reading: SeatProgress, seats: int, places: int) -> bool:
-        """Take in what one of `seats` seats did while all its `places` were taken; whether G is one more now."""
+        """Take the progress of one of `seats` seats, whose `places` are all taken. Returns whether G was raised."""
         first = self._first.setdefault(seat, reading)
         seconds = reading.at - first.at
-        # Everyone's batch has passed twice, so that a long one does not look like an idle seat.
+        # Each admitted device has made two batches, so that a long batch does not look like an idle seat.
         if self.admit >= self._most or seconds < MIN_OBSERVED_S or reading.steps - first.steps < 2 * places:
             return False
         self._shares[seat] = (reading.busy_s - first.busy_s) / seconds

@@ -1,4 +1,4 @@
-"""The slices of committed parts, for every phase that sends some: asks the worker and hands them on."""
+"""Fetches the slices of committed parts from the worker, for every phase that sends them."""
 
 from collections.abc import Callable
 
@@ -9,13 +9,13 @@ from mpsl.topics import Address
 
 
 class PartExports:
-    """Who waits for the slices of which part."""
+    """Holds, by part, the callbacks that wait for its slices."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._awaiting: dict[Address | None, Callable[[Exported], None]] = {}
         self._session: Session | None = None
-        """The session that they are for: what was asked for under a former term is not answered."""
+        """The session of the requests; requests of an earlier term are not answered."""
 
     def send_part(self, address: Address) -> None:
         """Send a seat its committed part."""
@@ -31,7 +31,7 @@ class PartExports:
         self._context.start_job(Export("global", version, 0, part))
 
     def done(self, part: int, exported: Exported) -> None:
-        """The slices of a stage's part (0: the device's) are there."""
+        """The worker has delivered the slices of a stage's part (0: the device's)."""
         seats = self._context.state.seats
         for address in [a for a in self._awaiting if (seats[a].stage if a else 0) == part]:
             self._awaiting.pop(address)(exported)

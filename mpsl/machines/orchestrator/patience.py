@@ -1,8 +1,8 @@
-"""How long the orchestrator waits for someone: longer where bytes are on their way over a slow link.
+"""How long the orchestrator waits for a participant: longer while bytes are in flight over a slow link.
 
-What is on its way is about two seconds of a link (`mpsl/link/rate.py`), so that whoever is dead is noticed as soon as
-on a fast link; never is the wait more than twice as long. Whoever brings or acknowledges something new is at work.
-It decides nothing.
+Bytes in flight last about two seconds on any link (`mpsl/link/rate.py`), so a dead participant is noticed nearly as
+soon as on a fast link. The wait is never more than twice as long. A participant that sends or acknowledges something
+new is making progress. Nothing is decided here.
 """
 
 from mpsl.machines.census import STALE_S, Presence
@@ -18,26 +18,26 @@ class Patience:
         self._context = context
 
     def allowance_s(self, seconds: float, *addresses: Address) -> float:
-        """The time that what is in flight to the slowest of these takes: at most `seconds`, as the deadline itself."""
+        """Return the seconds that the bytes in flight to the slowest of these addresses take, at most `seconds`."""
         session = self._context.session
         if session is None:
             return 0.0
         return min(seconds, max(map(session.channel.seconds_under_way, addresses), default=0.0))
 
     def is_over(self, since: float, seconds: float, *addresses: Address) -> bool:
-        """Whether `seconds` have passed since then, and the allowance of these addresses."""
+        """Whether `seconds` and the allowance of these addresses have passed since `since`."""
         over_s = self._context.now - since - seconds
         return over_s > 0 and over_s > self.allowance_s(seconds, *addresses)
 
     def is_silent(self, presence: Presence, address: Address) -> bool:
-        """Whether someone who is waited for gives no sign of life, or has gone."""
+        """Whether a participant has stopped, or its last sign of life is too old."""
         now = self._context.now
         if not presence.online:
             return presence.gone(now)
         return not presence.alive(now) and not presence.alive(now, self.allowance_s(STALE_S, address))
 
     def progress_at(self, member: Member) -> float:
-        """When a device last got on: by its telemetry, or by what it brought or acknowledged on our link."""
+        """When a device last made progress, according to its telemetry or to its link."""
         session = self._context.session
         brought_at = 0.0 if session is None else session.channel.progress_at.get(member.id, 0.0)
         return max(member.progress_at, brought_at)

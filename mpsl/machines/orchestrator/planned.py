@@ -1,4 +1,4 @@
-"""A plan that a run has made for itself: what the log and the summary say of it, and who chose it."""
+"""Reports a plan that a run has made for itself, in the log and the summary, with the judge that chose it."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from mpsl.planning.plan_file import Choice, PlanFile
 
 
 def log_choice(context: RunContext, choice: Choice) -> None:
-    """Log a plan that was found; a warning where the simulator has not judged it."""
+    """Log a plan that was found, as a warning if the simulator has not judged it."""
     predicted = choice.plan.predicted
     bottleneck = f"{predicted.bottleneck.kind} {predicted.bottleneck.id}"
     said = told(choice)
@@ -16,14 +16,14 @@ def log_choice(context: RunContext, choice: Choice) -> None:
 
 
 def take(context: RunContext, choice: Choice | None) -> None:
-    """The run takes the plan, or, with None, one that is not made from measured times."""
+    """Note the run's plan in the summary; None stands for a plan that is not made from measured times."""
     state = context.state
     state.predicted = None if choice is None else choice.plan.predicted
     state.summary["planned"] = None if choice is None else told(choice)
 
 
 def told(choice: Choice) -> dict[str, Any]:
-    """Who chose the plan and what is predicted of it; also of the formula's best where it is another one."""
+    """Return the judge and the predictions of the plan, and those of the formula's best if that is another plan."""
     found: dict[str, Any] = {"chosen_by": choice.chosen_by, "simulated_plans": choice.simulated}
     if choice.reason:
         found["reason"] = choice.reason

@@ -1,7 +1,7 @@
-"""Profiling: where the job has no cuts, everyone measures, then the links are measured, and the plan is made from that.
+"""Profiling: if the job has no cuts, measures the participants, then their links, and plans from the figures.
 
-Nothing here may stop a run: where someone does not answer in time, or nothing can be planned, the model is cut evenly
-by estimated compute, and the log says why.
+Nothing here may stop a run: if a participant does not answer in time, or no plan is found, the model is cut evenly by
+estimated compute, and the log says why.
 """
 
 from dataclasses import replace
@@ -21,14 +21,14 @@ from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.profile_file import Profile
 from mpsl.topics import Branch
 
-PATIENCE_S = 120.0
-"""How long answers are waited for."""
-AGAIN_S = 5.0
-"""How often one is asked who has not answered."""
+ANSWER_S = 120.0
+"""How long the phase waits for the answers of all participants."""
+ASK_AGAIN_S = 5.0
+"""Seconds between two questions to a participant that has not answered."""
 
 
 class Profiling(Phase):
-    """Who takes part, who has been asked, and the plan once it is found."""
+    """Holds the participants, the questions asked, and the plan once it is found."""
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
@@ -45,7 +45,7 @@ class Profiling(Phase):
         self._outcome: RunOutcome | None = None
 
     def enter(self) -> None:
-        """Ask for what has not been answered yet."""
+        """Ask every kind of participant whose answer is not known yet."""
         assert self.state.seating is not None
         _, seating = self.state.seating
         self.state.seating = None
@@ -59,11 +59,11 @@ class Profiling(Phase):
         self._planning = False
         self._found = None
         self._outcome = None
-        self.context.set_timer("profiling", PATIENCE_S)
+        self.context.set_timer("profiling", ANSWER_S)
         self._go_on()
 
     def seen(self, presence: Presence) -> None:
-        """Someone has said something."""
+        """A participant's status, info or telemetry has changed."""
         self._go_on()
 
     def watch(self) -> None:
@@ -77,7 +77,7 @@ class Profiling(Phase):
         return self._outcome
 
     def _go_on(self) -> None:
-        """Ask whom there is room for; sum up once all have answered."""
+        """Ask those whose machine has cores left; evaluate once all have answered."""
         state, context = self.state, self.context
         if self._planning or self._outcome is not None:
             return
@@ -94,23 +94,23 @@ class Profiling(Phase):
             self._asked.pop(key, None)
         for key in self._waiting:
             busy = [self._members[other] for other in self._asked if other != key]
-            if context.now - self._asked.get(key, -AGAIN_S) >= AGAIN_S and may_ask(self._members[key], busy):
+            if context.now - self._asked.get(key, -ASK_AGAIN_S) >= ASK_AGAIN_S and may_ask(self._members[key], busy):
                 self._asked[key] = context.now
                 context.command(*key, command(self._boots[key], asked[key[0]]))
         if not self._waiting:
             self._sum_up()
 
     def waiting_for(self) -> list[str]:
-        """Who has yet to answer, or whose link is being measured, or the plan that is being looked for."""
+        """Return who has not answered, or whose link is being measured; or the plan, while it is being searched for."""
         if self._planning:
             return ["the plan"]
         return self.links.waiting_for() or [id for _, id in self._waiting]
 
     def timer_fired(self, name: str) -> None:
-        """PATIENCE_S is over, or start_timeout_s."""
+        """ANSWER_S or start_timeout_s is over."""
         missing = ", ".join(self.waiting_for())
         if name == "profiling":
-            self._cut_evenly(f"no times from {missing} within {PATIENCE_S:g} s")
+            self._cut_evenly(f"no times from {missing} within {ANSWER_S:g} s")
         elif name == "start":
             limit = self.state.job.fleet.start_timeout_s
             self.context.fail(f"not everyone was there after start_timeout_s = {limit:g} s; waiting for: {missing}")
@@ -138,7 +138,7 @@ class Profiling(Phase):
             self._seat()
 
     def _sum_up(self) -> None:
-        """All have answered: of the links is only asked where a plan can come of it."""
+        """Merge the answers into a profile. The links are measured only if that succeeds."""
         state = self.state
         self.context.cancel_timer("profiling")
         asked = questions(state.job, len(state.need_model().block_costs))

@@ -1,6 +1,6 @@
-"""A re-cut: the chain of a job without cuts is planned anew over other nodes.
+"""Re-cuts the chain of a job without cuts over other nodes.
 
-It is planned from what everyone has measured before the run, where that is known of all of them; else the model is cut
+The new plan uses what the participants measured before the run. If that is not known of all of them, the model is cut
 evenly by estimated compute.
 """
 
@@ -22,27 +22,27 @@ Key = tuple[tuple[str, str], ...]
 
 
 class Recut:
-    """At most one plan is being looked for."""
+    """Searches for at most one plan at a time."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self._search: tuple[Key, FindPlan] | None = None
-        """The nodes for which a plan is being looked for, and the job that looks."""
+        """The nodes of the present search, and its job."""
         self._found: dict[Key, Choice | None] = {}
-        """What came of the search; None where there is no plan from measured times."""
+        """Results of searches; None if there is no plan from measured times."""
 
     def reset(self) -> None:
-        """Forget what was found before, and what is being looked for: its answer will be ignored."""
+        """Forget the results, and ignore that of the present search."""
         self._search = None
         self._found.clear()
 
     @property
     def planning(self) -> bool:
-        """Whether a plan is being looked for."""
+        """Whether a search is running."""
         return self._search is not None
 
     def seating(self, job: Job, nodes: Sequence[Presence], devices: Sequence[Presence]) -> tuple[Job, Seating] | None:
-        """The job with its cuts and who sits where; None while the plan is being looked for."""
+        """Return the job with its cuts, and the seating; None while the search is running."""
         state = self._context.state
         key = tuple((node.id, node.boot) for node in nodes)
         if key not in self._found and not self._begin(job, nodes, devices, key):
@@ -57,7 +57,7 @@ class Recut:
         return job, Seating(list(nodes[: job.seats]), list(devices), state.run, state.boot, planned)
 
     def found(self, job: FindPlan, choice: Choice) -> None:
-        """The worker has found a plan; one that was asked for before another loss names nodes that may be gone."""
+        """The worker has found a plan. A plan of an abandoned search is ignored: its nodes may be gone."""
         if self._search is not None and self._search[1] is job:
             self._found[self._search[0]] = choice
             self._search = None
@@ -72,7 +72,7 @@ class Recut:
         self._context.log("warning", "not-profiled", reason=f"{reason}; cut by estimated compute")
 
     def _begin(self, job: Job, nodes: Sequence[Presence], devices: Sequence[Presence], key: Key) -> bool:
-        """Have a plan looked for, where everyone has measured."""
+        """Start a search, if all participants have measured. Returns whether it has started."""
         state = self._context.state
         if job.fleet.replicas > 1 or job.hops == 0:
             return False

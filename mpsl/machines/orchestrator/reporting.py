@@ -1,4 +1,4 @@
-"""The report of a round: how many bytes it took, asked from everyone, then one line of metrics."""
+"""Reporting: collects the byte counts of all participants, then records the metrics of the round."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,19 +15,22 @@ from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Counters, Report
 
 REPORT_S = 5.0
-"""Who has not answered by then counts as before."""
+"""How long the phase waits for counts. A missing count keeps its last value."""
 
 
 @dataclass
 class ByteCount:
-    """Payload bytes that someone sent and received in the run, over all of its sessions: each counts from 0."""
+    """Payload bytes that a participant has sent and received in the run, summed over its sessions.
+
+    Each session counts from 0.
+    """
 
     sent: int = 0
     received: int = 0
     _last: tuple[int, int] = (0, 0)
 
     def said(self, sent: int, received: int) -> None:
-        """Take in what a session has counted so far."""
+        """Take the present counts of a session."""
         before = self._last if sent >= self._last[0] and received >= self._last[1] else (0, 0)
         self.sent += sent - before[0]
         self.received += received - before[1]
@@ -35,15 +38,15 @@ class ByteCount:
 
 
 class Reporting(Phase):
-    """Bytes of everyone as last reported."""
+    """Holds the last reported bytes of every participant."""
 
     def __init__(self, context: RunContext, admissions: Admissions) -> None:
         super().__init__(context)
         self._admissions = admissions
         self._bytes: dict[str, ByteCount] = {}
-        """Of each device and node."""
+        """By id, of each device and node."""
         self._unanswered: set[str] = set()
-        """Devices and nodes that have yet to answer."""
+        """Devices and nodes that have not answered yet."""
         self._before: dict[str, int] = {"device_up": 0, "device_down": 0, "nodes_out": 0}
         self._late = False
         self._asked = False
@@ -51,7 +54,7 @@ class Reporting(Phase):
         self._recorded = False
 
     def enter(self) -> None:
-        """Ask everyone."""
+        """Ask all participants for their counts."""
         devices = self._admissions.ready()
         self._unanswered = {*devices, *(seat.node for seat in self.state.seats.values())}
         self._late = self._asked = self._recorded = False
@@ -60,7 +63,7 @@ class Reporting(Phase):
         self.context.set_timer("report", REPORT_S)
 
     def seen(self, presence: Presence) -> None:
-        """A device that is gone is not waited for."""
+        """Stop waiting for a device that is gone."""
         if presence.branch == "dev" and presence.gone(self.context.now):
             self._unanswered.discard(presence.id)
 
@@ -69,21 +72,21 @@ class Reporting(Phase):
         self._recorded = self._recorded or isinstance(job, RecordRound)
 
     def waiting_for(self) -> list[str]:
-        """Who has not answered."""
+        """Return the participants that have not answered."""
         return sorted(self._unanswered)
 
     def counters(self, source: str, message: Counters) -> None:
-        """Someone's bytes since it joined."""
+        """Take a participant's bytes since it joined."""
         self._bytes.setdefault(source, ByteCount()).said(message.sent, message.received)
         if message.round == self.state.round:
             self._unanswered.discard(source)
 
     def timer_fired(self, name: str) -> None:
-        """The rest is not waited for."""
+        """REPORT_S is over: stop waiting for the other counts."""
         self._late = self._late or name == "report"
 
     def outcome(self) -> RunOutcome | None:
-        """Record the round once all have answered, or had the time to."""
+        """Record the round once all have answered or REPORT_S is over."""
         if self._unanswered and not self._late:
             return None
         if not self._asked:
@@ -126,7 +129,7 @@ class Reporting(Phase):
         self.context.start_run_job(RecordRound(metrics, tuple(self._devices())))
 
     def _devices(self) -> Iterator[dict[str, Any]]:
-        """A line for each device of the run: the counts and sums that it said, and when it passed through the round."""
+        """Yield a line for each device of the run: its counts and sums, and when it passed through the round."""
         state = self.state
         for id in dict.fromkeys([*state.contributions, *state.scores, *state.passages]):
             update, score = state.contributions.get(id), state.scores.get(id)

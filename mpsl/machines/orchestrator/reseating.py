@@ -1,7 +1,7 @@
-"""Reseating: a node is lost, so everyone gets a new term; the run goes on from the last committed round.
+"""Reseating: after the loss of a node, finds a seating for a new term, which goes on from the last committed round.
 
-The same node may come back, a standby may take its seat, or, where the job has no cuts, the chain is cut anew over the
-nodes that are left. Otherwise the run waits, and says for whom.
+The same node may come back, a standby may take its seat, or, if the job has no cuts, the chain is re-cut over the nodes
+that are left. Otherwise the run waits, and reports for whom.
 """
 
 from mpsl.job import Job
@@ -16,24 +16,24 @@ from mpsl.machines.vacancies import fill, seating_of, shorter
 from mpsl.plan import Seat
 
 RETURN_S = 5.0
-"""How long a node has to come back before the chain is cut anew without it."""
+"""How long a node has to come back before the chain is re-cut without it."""
 
 
 class Reseating(Phase):
-    """From the loss of a seat until everyone can be seated again."""
+    """Lasts from the loss of a seat until all seats can be filled again."""
 
     def __init__(self, context: RunContext) -> None:
         super().__init__(context)
         self._recut = Recut(context)
         self._lost: dict[str, str] = {}
-        """Nodes whose seats are to be filled, and why."""
+        """Nodes that have lost their seats, and why."""
         self._vacant: dict[Seat, int] = {}
         self._began = 0.0
         self._refusal = ""
-        """Why the nodes that are there cannot be seated."""
+        """Why the present nodes cannot be seated."""
 
     def enter(self) -> None:
-        """The term is over: forget the open round, and look for nodes."""
+        """End the term: forget the open round, and look for nodes."""
         state, context = self.state, self.context
         self._lost, state.lost_nodes = dict(state.lost_nodes), {}
         if self._lost:
@@ -45,7 +45,7 @@ class Reseating(Phase):
         state.round, state.ledger, state.folding, state.waiting_seats = state.committed, None, 0, set()
         for timer in ("start", "round", "report", "quorum"):
             context.cancel_timer(timer)
-        # A node that fails again and again must not hold the run up for ever: the time counts from its first loss.
+        # The time counts from the first loss, so that a node that fails repeatedly cannot hold up the run for ever.
         if state.held_up_since is None:
             state.held_up_since = context.now
         context.set_timer("patience", max(0.0, state.held_up_since + state.job.fleet.patience_s - context.now))
@@ -53,7 +53,7 @@ class Reseating(Phase):
         self._look()
 
     def seen(self, presence: Presence) -> None:
-        """A node may have come."""
+        """Look again, because a node may be available."""
         if presence.branch == "node":
             self._look()
 
@@ -62,11 +62,11 @@ class Reseating(Phase):
         self._look()
 
     def outcome(self) -> RunOutcome | None:
-        """Everyone can be seated."""
+        """All seats can be filled."""
         return RunOutcome.SEATED if self.state.seating is not None else None
 
     def waiting_for(self) -> list[str]:
-        """The nodes that are missing, with the seats and what these need."""
+        """Return the missing nodes, with their seats and the bytes that these need."""
         if self._recut.planning:
             return ["a plan for the nodes that are left"]
         if self._refusal:
@@ -82,13 +82,13 @@ class Reseating(Phase):
             self.context.fail(f"{why}; the run could not go on within patience_s = {limit:g} s; waiting for: {missing}")
 
     def job_done(self, job: WorkerJob, result: Result) -> None:
-        """The chain is cut anew."""
+        """The search for a new chain has ended."""
         if isinstance(job, FindPlan) and isinstance(result, PlanFound):
             self._recut.found(job, result.choice)
             self._look()
 
     def job_failed(self, job: WorkerJob, reason: str) -> bool:
-        """There is no plan from measured times: the model is cut evenly."""
+        """There is no plan from measured times, so the model is cut evenly."""
         if isinstance(job, FindPlan):
             self._recut.failed(job, reason)
             self._look()
@@ -96,7 +96,7 @@ class Reseating(Phase):
         return super().job_failed(job, reason)
 
     def _look(self) -> None:
-        """Seat everyone, if that is possible now."""
+        """Fill all seats, if that is possible now."""
         state, plan = self.state, self.state.need_plan()
         if state.seating is not None or self._recut.planning or not self.context.is_plan_known:
             return
@@ -125,7 +125,7 @@ class Reseating(Phase):
         return self.state.unfit_nodes.get(node.id) != node.boot
 
     def _devices(self) -> dict[str, Presence]:
-        """Everyone of the plan; those who are away have the boot that they had."""
+        """Return all devices of the plan. An absent one keeps its last boot."""
         found = {}
         for id, entry in self.state.need_plan().devices.items():
             presence = self.context.census.get("dev", id)

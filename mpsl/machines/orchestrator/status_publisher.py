@@ -1,4 +1,4 @@
-"""Says where a run is and whom it waits for: run/<run>/state and the retained plan. Changes nothing."""
+"""Publishes the progress of a run and whom it waits for: run/<run>/state and the retained plan. Changes nothing."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ HEARTBEAT_S = 5.0
 
 
 class StatusPublisher:
-    """What is said about a run while it goes on."""
+    """Publishes `state` at most once in MIN_PAUSE_S and at least once in HEARTBEAT_S."""
 
     def __init__(self, context: RunContext, admissions: Admissions) -> None:
         self._context = context
@@ -26,7 +26,7 @@ class StatusPublisher:
         self._published_at = float("-inf")
 
     def snapshot(self, phase: OrchestratorState, waiting_for: list[str]) -> dict[str, Any]:
-        """What run/<run>/state says: counts and names, nothing of the data; the outcome once there is one."""
+        """Return the content of run/<run>/state: counts and names, no data; the outcome once there is one."""
         state, ledger = self._context.state, self._context.state.ledger
         over = phase is S.ENDING
         members = state.members.values()
@@ -51,7 +51,7 @@ class StatusPublisher:
         }
 
     def publish(self, phase: OrchestratorState, waiting_for: list[str], force: bool = False) -> None:
-        """Publish `state` where it is due, and while devices join the plan as well."""
+        """Publish `state` if it is due; while devices join, publish the plan as well."""
         context = self._context
         state = self.snapshot(phase, waiting_for)
         since = context.now - self._published_at

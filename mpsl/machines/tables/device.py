@@ -7,7 +7,7 @@ from mpsl.messages import Accept, Activation, Admit, Discard, Evaluate, Gradient
 
 
 class DeviceState(enum.Enum):
-    """Where a device is in a run; IDLE is a process without a run."""
+    """The states of a device in a run; IDLE is a process without a run."""
 
     IDLE = "idle"
     PREPARING = "preparing"
@@ -63,7 +63,7 @@ TABLE = Table(
         S.IDLE: frozenset(),
         S.PREPARING: frozenset(),
         S.WAITING: _BETWEEN_ROUNDS,
-        # Admitted or called, but the committed weights are still on their way.
+        # Admitted or called to evaluate, but the committed weights have not arrived yet.
         S.ADMITTED: frozenset({Slice, Discard}),
         S.CALLED: frozenset({Slice, Discard}),
         S.TRAINING: frozenset({Activation, Gradient, Discard}),

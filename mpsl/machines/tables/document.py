@@ -1,6 +1,6 @@
 """Writes docs/state-machines.md from the tables: `python -m mpsl.machines.tables.document > docs/state-machines.md`.
 
-The page shows what the tables say and nothing else, so it can never be right where they are wrong.
+The page shows the content of the tables and nothing else, so the two always agree.
 """
 
 import sys

@@ -7,7 +7,7 @@ from mpsl.messages import Accept, Activation, Admit, Close, Commit, Discard, Gra
 
 
 class HopState(enum.Enum):
-    """Where a compute node is in a run; IDLE is a process without a run."""
+    """The states of a compute node in a run; IDLE is a process without a run."""
 
     IDLE = "idle"
     PREPARING = "preparing"

@@ -1,7 +1,7 @@
 """Transitions as data, and their interpreter: the only writer of a machine's state.
 
-A table says which outcome leads from which state to which, and which messages each state takes. What a machine does in
-a state is its own business. Nothing here may know a particular machine.
+A table says which outcome leads from which state to which, and which messages each state takes. A machine alone decides
+what it does in a state. Nothing here may know a particular machine.
 """
 
 import enum
@@ -29,7 +29,7 @@ class Table(Generic[S, O]):
 
 
 class StateMachine(Generic[S, O]):
-    """Holds the state of one machine; `on_transition(state, outcome, next)` hears of every change."""
+    """Holds the state of one machine; `on_transition(state, outcome, next)` is called at every change."""
 
     def __init__(self, table: Table[S, O], on_transition: Callable[[S, O, S], None] | None = None) -> None:
         self.table = table
@@ -38,7 +38,7 @@ class StateMachine(Generic[S, O]):
 
     @property
     def state(self) -> S:
-        """Where the machine is."""
+        """The present state."""
         return self._state
 
     def takes(self, message: Message) -> bool:
@@ -47,14 +47,14 @@ class StateMachine(Generic[S, O]):
         return kind in self.table.messages[self._state] or kind in self.table.always
 
     def leads_to(self, outcome: O) -> S:
-        """The state that an outcome leads to; raises IllegalTransition where the table has no such row."""
+        """Return the state that an outcome leads to. Raises IllegalTransition if the table has no such row."""
         following = self.table.transitions.get((self._state, outcome))
         if following is None:
             raise IllegalTransition(f"{self.table.name}: {outcome.name} is no outcome of {self._state.name}")
         return following
 
     def advance(self, outcome: O) -> S:
-        """Follow an outcome to the next state; raises IllegalTransition, and then nothing has changed."""
+        """Follow an outcome to the next state. Raises IllegalTransition before anything has changed."""
         before, following = self._state, self.leads_to(outcome)
         self._state = following
         if self._on_transition is not None:
@@ -63,7 +63,7 @@ class StateMachine(Generic[S, O]):
 
 
 def diagram(table: Table[S, O]) -> str:
-    """The table as a Mermaid state diagram, one line a transition."""
+    """Return the table as a Mermaid state diagram, one line per transition."""
     lines = ["stateDiagram-v2", f"    [*] --> {table.initial.value}"]
     lines += [
         f"    {before.value} --> {after.value}: {outcome.value}"
