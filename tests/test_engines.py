@@ -172,7 +172,7 @@ def test_the_command_warns_before_it_serves_everyone_without_a_password() -> Non
             assert b"listens on mqtt://" in process.stdout.readline()
             process.terminate()
             _, errors = process.communicate(timeout=PATIENCE_S)
-        assert (b"everyone" in errors) is warned
+        assert (b"anyone" in errors) is warned
 
 
 def test_auto_prefers_mosquitto_then_the_embedded_broker_then_explains(monkeypatch: pytest.MonkeyPatch) -> None:

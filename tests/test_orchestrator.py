@@ -225,7 +225,7 @@ def test_a_score_that_cannot_be_costs_its_device_the_evaluation_and_nobody_else(
     members = found.machine.run_state.members
     found.say("dev-1", Score(1, members["dev-1"].attempt, correct, total, loss))
     found.say("dev-2", Score(1, members["dev-2"].attempt, 1, 4, 2.0))
-    assert "score cannot be" in members["dev-1"].refusal
+    assert "score is impossible" in members["dev-1"].refusal
     assert found.machine.summary["accuracy"] == 0.25
 
 

@@ -131,7 +131,7 @@ def changed(part: str, **values: Any) -> dict[str, Any]:
         (changed("broker", link_mbps=None), "broker: link_mbps missing"),
         (changed("nodes", host="attic"), "unknown host 'attic'"),
         (changed("nodes", id="other", count=1), "'other' stands twice"),
-        (changed("devices", id="Pi"), "no id"),
+        (changed("devices", id="Pi"), "is not an id"),
         (changed("devices", samples=0), "samples is 0"),
         (changed("job", optimizer="adma"), "did you mean 'adam'"),
         (changed("job", admit=0), "admit is 0"),
