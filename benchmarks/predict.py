@@ -29,12 +29,12 @@ from mpsl.planning.plan_file import PlanFile
 from mpsl.planning.planner import plan
 from mpsl.planning.system import system_of
 from mpsl.topics import Topics
+from mpsl.whole_file import write_whole
 from orchestrator.commands.simulate import analytic_seconds
 from orchestrator.commands.train import orchestrate
 from orchestrator.job_file import check_job
 from orchestrator.plan_option import job_as_planned
 from orchestrator.processes import children
-from orchestrator.whole_file import write_whole
 
 PREDICTIONS = ("simulated", "objective", "closed_form", "simulated_at_that_speed")
 MODELS = (BenchmarkModel("resnet18", 32), BenchmarkModel("vgg11", 32, "small"))

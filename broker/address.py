@@ -1,5 +1,6 @@
 """The broker's address and how to talk to it, parsed from the URL and options that every command takes."""
 
+import ipaddress
 import os
 import ssl
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,8 @@ class BrokerAddress:
     cert: str | None = None
     key: str | None = None
     version: MqttVersion = "5"
+    insecure: bool = False
+    """Whether a connection without TLS to another machine was asked for."""
     link: LinkSpeed | None = None
     """The emulated speed of the link to it; None: the real one."""
     alternatives: tuple["BrokerAddress", ...] = ()
@@ -48,9 +51,30 @@ class BrokerAddress:
         found = ["--broker", self.shown.replace("://", f"://{user}", 1), "--mqtt", self.version]
         for other in self.alternatives:
             found += other.options[:2]
+        found += ["--insecure"] if self.insecure else []
         for option, file in (("--ca", self.ca), ("--cert", self.cert), ("--key", self.key)):
             found += [option, file] if file else []
         return found
+
+    @property
+    def stays_here(self) -> bool:
+        """Whether nothing leaves this machine on the way: the host is a name or number of loopback."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def check_encrypted(self) -> None:
+        """Raise UsageError where messages would pass a network in the clear, and nobody asked for that."""
+        for broker in (self, *self.alternatives):
+            if not (broker.tls or broker.stays_here or self.insecure):
+                raise UsageError(
+                    f"--broker {broker.shown}: without TLS everyone on the way reads and changes what is sent; "
+                    "use mqtts:// (`mpsl fleet` makes the certificates), or allow it in a network that you trust: "
+                    "--insecure"
+                )
 
     def context(self) -> ssl.SSLContext | None:
         """Return the TLS context. Raises UsageError for unusable files."""

@@ -30,6 +30,9 @@ HELP = {
         "node": "Compute a part of the model for the devices of a run.",
         "broker": "Run an MQTT broker in the foreground.",
     },
+    "Secure": {
+        "fleet": "Make the identities of devices, nodes and the others.",
+    },
     "Watch": {
         "ls": "List devices, nodes and runs.",
         "tap": "Show every message, one line each.",

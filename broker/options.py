@@ -5,20 +5,27 @@ import re
 import secrets
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from broker.address import DEFAULT_URL, BrokerAddress, MqttVersion, parse_brokers
 from broker.log import Logger, stderr_logger
+from broker.own_certificate import member_of
 from mpsl.errors import UsageError
+from mpsl.identity.fleet_member import FleetMember
 from mpsl.names import MAX_ID, check_id, nearest
 from mpsl.text_file import read_toml
 from mpsl.topics import Topics
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+CONFIG = "MPSL_CONFIG"
+FILES = ("ca", "cert", "key")
+"""Options whose values in a file are relative to that file."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,8 @@ class NetworkOptions:
     verbose: int
     named: bool = False
     """Whether --broker was given. If not, commands that can start their own broker do so."""
+    member: FleetMember | None = None
+    """Who our certificate says that we are; None without one that a fleet has made."""
 
     def logger(self, **always: object) -> Logger:
         """Return a logger at the level that -v sets."""
@@ -38,7 +47,10 @@ class NetworkOptions:
 
 
 def _read_config(context: click.Context, _: click.Parameter, value: Path | None) -> None:
-    """Make the values in the file the defaults of the options with the same names."""
+    """Make the values in the file the defaults of the options with the same names; its files lie beside it.
+
+    `id` may be there for every command: the file describes a process, and some commands only look.
+    """
     if value is None:
         return
     settings = read_toml(value, f"--config {value}")
@@ -47,13 +59,27 @@ def _read_config(context: click.Context, _: click.Parameter, value: Path | None)
     for key, setting in settings.items():
         parameter = known.get(key.replace("_", "-"))
         if parameter is None or parameter.name is None:
+            if key == "id":
+                continue
             raise UsageError(f"--config {value}: unknown key {key!r}; {nearest(key, known)}")
-        defaults[parameter.name] = [setting] if parameter.multiple and isinstance(setting, str) else setting
+        text = isinstance(setting, str)
+        found = str(value.parent / setting) if text and parameter.name in FILES else setting
+        defaults[parameter.name] = [found] if text and parameter.multiple else found
     context.default_map = defaults
 
 
+def _go_with_tls(given: dict[str, str | None], broker: tuple[str, ...]) -> dict[str, str | None]:
+    """The certificates, without those of --config where a --broker beside it asks for no TLS."""
+    context = click.get_current_context()
+    plain = broker and not any(url.startswith("mqtts:") for url in broker)
+    if not plain or context.get_parameter_source("broker") is ParameterSource.DEFAULT_MAP:
+        return given
+    from_file = {name for name in given if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
+    return {name: None if name in from_file else value for name, value in given.items()}
+
+
 def network_options(command: Command) -> Command:
-    """Add --broker, --ca, --cert, --key, --mqtt, --net, --json, -v and --config; the function gets `network`."""
+    """Add --broker, --net, --config and the others that say how to connect; the function gets `network`."""
     return _with_network(command, own_broker=False)
 
 
@@ -67,12 +93,16 @@ def own_broker_options(command: Command) -> Command:
 
 def _with_network(command: Command, own_broker: bool) -> Command:
     def wrapped(
-        broker: tuple[str, ...], ca: str | None, cert: str | None, key: str | None, mqtt: MqttVersion, net: str,
-        as_json: bool, verbose: int, **rest: Any,
+        broker: tuple[str, ...], ca: str | None, cert: str | None, key: str | None, insecure: bool, mqtt: MqttVersion,
+        net: str, as_json: bool, verbose: int, **rest: Any,
     ) -> Any:  # fmt: skip
         environment = {} if own_broker and not broker else os.environ
-        address = parse_brokers(broker, ca, cert, key, mqtt, environment)
-        network = NetworkOptions(address, Topics(check_id(net, "--net")), as_json, verbose, bool(broker))
+        files = _go_with_tls({"ca": ca, "cert": cert, "key": key}, broker)
+        address = replace(parse_brokers(broker, **files, version=mqtt, environment=environment), insecure=insecure)
+        address.check_encrypted()
+        topics = Topics(check_id(net, "--net"))
+        member = member_of(address.cert, topics.net)
+        network = NetworkOptions(address, topics, as_json, verbose, bool(broker), member)
         return command(network=network, **rest)
 
     wrapped.__doc__ = command.__doc__
@@ -87,13 +117,16 @@ def _with_network(command: Command, own_broker: bool) -> Command:
         click.option("--ca", metavar="FILE", help="Certificate authority of an mqtts:// broker."),
         click.option("--cert", metavar="FILE", help="Client certificate, for a broker that requires one."),
         click.option("--key", metavar="FILE", help="Its private key."),
+        click.option("--insecure", is_flag=True, help="Allow mqtt:// to another machine, readable on the way."),
         click.option("--mqtt", type=click.Choice(["5", "3.1.1"]), default="5", show_default=True, help="MQTT version."),
         click.option("--net", default="main", show_default=True, help="Net, in all topics: mpsl/v1/NET/…"),
         click.option("--json", "as_json", is_flag=True, help="The last line of stdout is one JSON object."),
         click.option("-v", "--verbose", count=True, help="Print more on stderr."),
         click.option(
             "--config", type=click.Path(path_type=Path), is_eager=True, expose_value=False, callback=_read_config,
-            metavar="FILE.toml", help="File with options of the same names.",
+            metavar="FILE.toml", envvar=None if own_broker else CONFIG,
+            help="File with options of the same names, such as a member's agent.toml."
+            + ("" if own_broker else f"  [default: ${CONFIG}]"),
         ),
     ]  # fmt: skip
     decorated: Any = wrapped

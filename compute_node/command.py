@@ -11,6 +11,7 @@ import click
 from broker.driver import Driver
 from broker.hardware import cache_directory, machine_info
 from broker.options import NetworkOptions, default_id, network_options, new_boot
+from broker.own_certificate import own_id
 from broker.service import drive, run_service
 from broker.sizes import parse_bytes
 from broker.slow_link import parse_link
@@ -19,7 +20,6 @@ from mpsl import strict_json
 from mpsl.errors import UsageError
 from mpsl.machines.effects import Stop
 from mpsl.machines.hop import HopMachine
-from mpsl.names import check_id
 from mpsl.topics import client_id
 
 
@@ -49,7 +49,7 @@ def node(
     threads: int | None,
 ) -> int:
     """Compute a part of the model for the devices of a run."""
-    id = check_id(id or default_id("node"), "--id")
+    id = own_id(network.member, id, default_id("node"), "node")
     budget = parse_bytes(memory_budget, "--memory-budget") if memory_budget else None
     if link:
         network = replace(network, address=replace(network.address, link=parse_link(link)))

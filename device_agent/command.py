@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from broker.options import NetworkOptions, default_id, network_options
+from broker.own_certificate import own_id
 from broker.slow_link import parse_link
 from device_agent.shard_source import Shard, load_shard
 from mpsl import strict_json
@@ -51,7 +52,7 @@ def device(
     if link:
         network = replace(network, address=replace(network.address, link=parse_link(link)))
     if count is None:
-        shards = {check_id(id or default_id("device"), "--id"): load_shard(data)}
+        shards = {own_id(network.member, id, default_id("device"), "device"): load_shard(data)}
     elif id is not None:
         raise UsageError("--id names one device; with --count the ids are the names of the files in --data")
     else:

@@ -28,6 +28,10 @@ class BrokerError(MpslError):
     """The broker cannot be reached, refuses us, or left. Names host, port and cause."""
 
 
+class IdentityError(MpslError):
+    """A certificate, key or request that does not prove what it should. The text goes on from the name of its file."""
+
+
 class RunFailed(MpslError):
     """A run ended without its result; the text is the reason that the person who started it reads."""
 

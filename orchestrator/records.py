@@ -18,8 +18,8 @@ from mpsl import PROTOCOL, VERSION, facts, strict_json
 from mpsl.errors import DiskError
 from mpsl.job import Job, ModelSection
 from mpsl.machines.unfinished import CommittedRound, Manifest
+from mpsl.whole_file import put, write_whole
 from orchestrator.run_folder import MANIFEST
-from orchestrator.whole_file import put, write_whole
 
 
 def now() -> str:

@@ -20,8 +20,8 @@ from mpsl.machines.unfinished import FORMAT, CommittedRound, Manifest, Unfinishe
 from mpsl.messages import Update
 from mpsl.planning.plan_file import PlannedRun
 from mpsl.text_file import read_json
+from mpsl.whole_file import write_whole
 from orchestrator.run_folder import MANIFEST
-from orchestrator.whole_file import write_whole
 
 MODEL = "model.safetensors"
 

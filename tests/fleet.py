@@ -80,6 +80,7 @@ def run_fleet(
     info: dict[str, Any] | None = None,
     profiler: Profiler | None = None,
     orchestrator_last: bool = False,
+    net: str | None = None,
 ) -> Outcome:
     """Run a job with these shards over the broker (by id where each has a user) and wait till all have left.
 
@@ -88,7 +89,20 @@ def run_fleet(
     """
     address = broker if callable(broker) else _same(parse_broker(broker) if isinstance(broker, str) else broker)
     return asyncio.run(
-        _run(address, job, shards, out, nodes, timeout, memory_budget, planned, info or {}, profiler, orchestrator_last)
+        _run(
+            address,
+            job,
+            shards,
+            out,
+            nodes,
+            timeout,
+            memory_budget,
+            planned,
+            info or {},
+            profiler,
+            orchestrator_last,
+            net,
+        )
     )
 
 
@@ -108,8 +122,9 @@ async def _run(
     info: dict[str, Any],
     profiler: Profiler | None,
     orchestrator_last: bool,
+    net: str | None,
 ) -> Outcome:
-    topics = Topics(f"t-{secrets.token_hex(6)}")
+    topics = Topics(net or f"t-{secrets.token_hex(6)}")
     executor = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
     worker = SharedWorker(executor)
     log: list[tuple[str, str, dict[str, Any]]] = []

@@ -64,7 +64,7 @@ def test_options_reach_the_network() -> None:
 def test_a_file_gives_options_of_the_same_names(config: Path) -> None:
     config.write_text(
         'broker = "mqtt://there:7"\nnet = "lab"\njson = true\nverbose = 1\ndata = "dev-1.npz"\nthreads = 2\n'
-        'memory_budget = "1GiB"\nonce = true\n'
+        'memory_budget = "1GiB"\nonce = true\ninsecure = true\n'
     )
     found = called("--config", str(config))
     network = found["network"]
@@ -86,7 +86,7 @@ def test_the_command_line_goes_before_the_file_wherever_it_stands(config: Path) 
 
 def test_the_file_goes_before_the_environment(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPSL_BROKER", "mqtt://elsewhere")
-    config.write_text('broker = "mqtt://there"\ndata = "a"')
+    config.write_text('broker = "mqtts://there"\ndata = "a"')
     assert called("--config", str(config))["network"].address.host == "there"
 
 

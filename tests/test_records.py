@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from mpsl import VERSION
 from mpsl.errors import RunFailed, UsageError
 from mpsl.job import ModelSection
+from mpsl.whole_file import write_whole
 from orchestrator.records import Records
 from orchestrator.run_folder import run_folder
-from orchestrator.whole_file import write_whole
 
 MODEL = ModelSection("mlp", {"hidden": [3]})
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z")

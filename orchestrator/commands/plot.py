@@ -8,12 +8,12 @@ import click
 from mpsl.drawing.svg import short_seconds
 from mpsl.errors import UsageError
 from mpsl.planning.report import count
+from mpsl.whole_file import write_whole
 from orchestrator.plots.device_bars import worst_first
 from orchestrator.plots.measured_round import slowest_first
 from orchestrator.plots.run_picture import run_picture
 from orchestrator.run_folder import RUN_FILES
 from orchestrator.run_records import DEVICES, DeviceRecord, RunRecords, read_records
-from orchestrator.whole_file import write_whole
 
 PICTURE = "plot.svg"
 MAX_NAMED = 4

@@ -14,9 +14,9 @@ from mpsl.errors import UsageError
 from mpsl.job import ModelSection
 from mpsl.planning.profile_file import HardwareTimes, Profile, merged, profile_data
 from mpsl.profile_questions import optimizer_kinds
+from mpsl.whole_file import write_whole
 from orchestrator.commands.plan import read_profile
 from orchestrator.measuring import Measured, MeasuringTask, measure
-from orchestrator.whole_file import write_whole
 from orchestrator.wire_cost import wire_cost
 
 

@@ -21,10 +21,10 @@ from mpsl.sim.gantt import Row, gantt
 from mpsl.sim.metrics import RehearsalMetrics, metrics_of
 from mpsl.sim.rehearsal import Rehearsal
 from mpsl.sim.timeline import Timeline
+from mpsl.whole_file import write_whole
 from orchestrator.chosen_plan import chosen_plan
 from orchestrator.commands.plan import read_fleet, read_profile
 from orchestrator.plan_option import load_plan
-from orchestrator.whole_file import write_whole
 
 
 @click.command()

@@ -10,6 +10,7 @@ import click
 
 from broker.driver import Driver
 from broker.options import NetworkOptions, network_options, new_boot
+from broker.own_certificate import check_own_role
 from broker.service import drive
 from broker.worker import Worker
 from mpsl import strict_json
@@ -38,6 +39,7 @@ PATIENCE_S = 10.0
 @plan_option
 def train(*, network: NetworkOptions, job: Path, out: Path, force: bool, plan: Path | None) -> int:
     """Wait for the nodes and devices of JOB, train, and write model, metrics and summary to DIR."""
+    check_own_role(network.member, "orchestrator", "train")
     planned = None
     if plan is None:
         training = load_job(job)

@@ -1,0 +1,44 @@
+"""Who our own certificate says that we are, and how long it does: read for every command, and watched by services."""
+
+from pathlib import Path
+
+from mpsl.errors import IdentityError, UsageError
+from mpsl.identity.fleet_member import FleetMember, Role
+from mpsl.names import check_id
+
+
+def member_of(cert: str | None, net: str) -> FleetMember | None:
+    """The member of a fleet that `--cert` names; None without a certificate, or with one that no fleet has made.
+
+    Raises UsageError where it is one of another net. A file that cannot be read is reported where TLS needs it.
+    """
+    if cert is None:
+        return None
+    from mpsl.identity.certificate import read_certificate
+
+    try:
+        member = read_certificate(Path(cert).read_bytes()).member
+    except (OSError, IdentityError):
+        return None
+    if member is not None and member.net != net:
+        raise UsageError(f"--net {net}: the certificate {cert} is for the net {member.net}")
+    return member
+
+
+def check_own_role(member: FleetMember | None, role: Role, command: str) -> None:
+    """Raise UsageError where our certificate is for another role: the broker would let us connect, and then refuse."""
+    if member is not None and member.role != role:
+        raise UsageError(
+            f"--cert: it is the certificate of {member}, and `mpsl {command}` needs one of role {role}: "
+            f"`mpsl fleet add ID --role {role}`"
+        )
+
+
+def own_id(member: FleetMember | None, given: str | None, default: str, role: Role) -> str:
+    """The id of this device or node: as given, else that of its certificate, else `default`. Raises UsageError."""
+    check_own_role(member, role, role)
+    if member is None:
+        return check_id(given or default, "--id")
+    if given is not None and given != member.id:
+        raise UsageError(f"--id {given}: the certificate is that of {member.id}, and the broker knows us by that name")
+    return member.id
