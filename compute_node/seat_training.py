@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from compute_node.memory_usage import MemoryPeaks
@@ -169,15 +170,18 @@ class SeatTraining:
 
     @_perform.register
     def _export(self, job: Export) -> Result:
+        storage = self._sum if job.purpose == "sum" else self.committed
         chunk = self._job.wire.chunk_bytes
-        found = list(weights.slices(self._sum.arrays, "sum", job.version, 0, self._seat.stage, chunk))
-        return Exported(found, weights.digest(self._sum.each()))
+        found = list(weights.slices(storage.arrays, job.purpose, job.version, 0, self._seat.stage, chunk))
+        return Exported(found, weights.digest(storage.each()))
 
     @_perform.register
     def _commit(self, job: CommitPart) -> Result:
         for total, array in zip(self._sum.each(), self.committed.each(), strict=True):
             if not job.merged:
                 self._rule.close(total, job.weight)
+                if array.dtype.kind == "f" and not np.isfinite(total).all():
+                    raise RunFailed(f"the part of seat {self._seat.address} is not finite after round {job.round}")
             array[...] = total
             self._reset(total)
         self._version = job.round

@@ -5,5 +5,5 @@ imports torch.
 """
 
 VERSION = "0.1.0"
-PROTOCOL = 3
+PROTOCOL = 4
 """Raised whenever the bytes on the wire or the meaning of a topic change."""

@@ -47,6 +47,10 @@ class Tensor(Struct, frozen=True, gc=False):
         return sum(plane.nbytes for plane in self.planes)
 
 
+Purpose = Literal["global", "update", "sum", "part"]
+"""What a slice of weights is for."""
+
+
 class Message(Struct, frozen=True, gc=False):
     """Base of all kinds: `kind` names it on the wire, `lane` is the link it travels on."""
 
@@ -100,13 +104,14 @@ class Probe(Message, frozen=True):
 class Slice(Message, frozen=True):
     """Elements `offset` and on of tensor number `index` of a part; `version` is the committed round that it belongs to.
 
-    `purpose`: global (orchestrator to a seat or device), update (device to orchestrator, with its attempt), or sum
-    (seat to orchestrator).
+    `purpose`: global (orchestrator to a seat or device), update (device to orchestrator, with its attempt), sum (of a
+    replica, to be merged) or part (the committed one, for the checkpoint); the last two go from a seat to the
+    orchestrator.
     """
 
     kind = "slice"
     lane = "weights"
-    purpose: Literal["global", "update", "sum"]
+    purpose: Purpose
     version: int
     attempt: int
     part: int
@@ -224,40 +229,54 @@ class Discarded(Message, frozen=True):
 
 @_kind
 class Close(Message, frozen=True):
-    """The round has no more updates; `devices` were accepted. A seat sends its part's sum."""
+    """No more updates in this round; `devices` of those accepted were this seat's, `weight` is that of all of them.
+
+    The seat divides its sum by `weight`: that is the committed part from now on. With `merge` (a stage with replicas)
+    it sends its sum instead, and gets the merged part.
+    """
 
     kind = "close"
     round: int
     devices: int
+    weight: int
+    merge: bool = False
 
 
 @_kind
 class Closed(Message, frozen=True):
-    """A seat's sum is on its way: `weight` samples, `devices` updates, and the digest of the sum's bytes."""
+    """A seat has closed the round: it folded `devices` updates of `weight` samples together.
+
+    Unless it is to be merged, it serves the committed part now. A refusal says why it cannot.
+    """
 
     kind = "closed"
     round: int
     devices: int
     weight: int
+    refusal: str = ""
+
+
+@_kind
+class Sent(Message, frozen=True):
+    """A seat has sent all slices of this purpose and version; `digest` is that of their bytes."""
+
+    kind = "sent"
+    purpose: Purpose
+    version: int
     digest: str
 
 
 @_kind
 class Commit(Message, frozen=True):
-    """The round is on the orchestrator's disk. The sum divided by `weight` is the committed part from now on.
-
-    `merged`: the orchestrator sends the merged part as slices instead (a stage with replicas).
-    """
+    """The merged part of `round`, which the seat has loaded, is the committed one from now on."""
 
     kind = "commit"
     round: int
-    weight: int
-    merged: bool = False
 
 
 @_kind
 class Committed(Message, frozen=True):
-    """A seat now serves the committed part of `round`."""
+    """A replica now serves the merged part of `round`."""
 
     kind = "committed"
     round: int

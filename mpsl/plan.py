@@ -108,6 +108,12 @@ class Plan:
         return len(self.seats) > self.hops
 
     @cached_property
+    def merging(self) -> frozenset[Address]:
+        """The seats of all stages that have replicas: their sums are merged."""
+        stages = {seat.stage for seat in self.seats if seat.replica > 0}
+        return frozenset(seat.address for seat in self.seats if seat.stage in stages)
+
+    @cached_property
     def _served(self) -> Counter[Address]:
         return Counter(address for device in self.devices for address in self.chain(device))
 

@@ -1,7 +1,7 @@
 """The orchestrator's jobs: build the model, lay out its parts, fold and divide sums, write checkpoints and records."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mpsl.aggregation import aggregations, is_foldable
 from mpsl.errors import RunFailed
 from mpsl.job import Job
 from mpsl.machines.jobs import (
+    Average,
     BuildModel,
     Checkpoint,
     CheckUpdate,
@@ -58,16 +59,17 @@ class OrchestratorPerformer:
         self._unfinished = unfinished
         self._plan: Plan | None = None
         self._staged: dict[tuple[str, int], list[Arrays]] = {}
-        self._seat_sums: dict[str, Arrays] = {}
-        self._divided: list[tuple[Arrays, Arrays]] | None = None
-        """The averages of a round that is not on disk yet, beside the committed parts."""
+        self._seat_parts: dict[str, Arrays] = {}
+        """What a seat sends: its sum where that is to be merged, else its committed part."""
+        self._version = 0 if unfinished is None else unfinished.committed
+        """The round of the devices' parts, which may be one ahead of what is on disk."""
 
     def write(self, source: str, message: Slice, session: SessionId | None = None) -> None:
-        """Store a slice: of a device's update in its staging memory, of a seat's sum in the memory of that sum."""
+        """Store a slice: of a device's update in its staging memory, of a seat's part in the memory for that."""
         plan = self._need()
         seat = plan.seat_of(source)
         if seat is not None:
-            weights.write(self._seat_sums[seat.address], message)
+            weights.write(self._seat_parts[seat.address], message)
         else:
             self._device_parts.write_update(self._staging(source, message.attempt), message)
 
@@ -85,10 +87,10 @@ class OrchestratorPerformer:
         torch.manual_seed(training.run.seed)
         self._model = build(training.model.name, **training.model.args)
         self._section = training.model
-        if self._unfinished is None:
+        if self._unfinished is None or self._unfinished.committed == 0:
             self._records.save_model("initial.safetensors", dict(state_tensors(self._model)), self._section, 0)
-        elif self._unfinished.committed:
-            load_model(self._out / "model.safetensors", state_tensors(self._model))
+        else:
+            self._load(self._unfinished.committed)
         return facts_of_model(training, self._model)
 
     @_perform.register
@@ -98,14 +100,16 @@ class OrchestratorPerformer:
     @_perform.register
     def _lay_out(self, job: LayOut) -> Result:
         plan = job.plan
+        if plan.round != self._version:
+            self._load(plan.round)
         self._plan = plan
         self._rule = aggregations.get(plan.job.run.algorithm)
         wire = plan.job.wire
         parts = (self._tensors(blocks) for blocks in (plan.first_blocks, plan.last_blocks))
         self._device_parts = DeviceParts(parts, WeightCodec(wire.weights), wire.chunk_bytes)
-        self._device_sums, self._divided = self._empty_sums(), None
+        self._device_sums = self._empty_sums()
         self._stages = {seat.stage: weights.arrays_of(self._tensors(seat.blocks)) for seat in plan.seats}
-        self._seat_sums = {seat.address: [np.empty_like(a) for a in self._stages[seat.stage]] for seat in plan.seats}
+        self._seat_parts = {seat.address: [np.empty_like(a) for a in self._stages[seat.stage]] for seat in plan.seats}
         predicted = {} if job.predicted is None else {"predicted": facts.plain(job.predicted)}
         links = {"links": facts.plain(job.links)} if job.links else {}
         self._records.save_plan(facts.plain(plan) | predicted | links)
@@ -142,39 +146,53 @@ class OrchestratorPerformer:
         return Result()
 
     @_perform.register
-    def _checkpoint(self, job: Checkpoint) -> Result:
-        """Divide every part's sum. The last committed model stays untouched until the new one is on disk."""
-        if self._divided is None:
-            self._divided = self._divide(job)
-        named = self._named(self._divided)
-        self._records.save_model("model.safetensors", named, self._section, job.round, job.commit)
-        for arrays, sums_of_part in self._divided:
-            for array, total in zip(arrays, sums_of_part, strict=True):
-                array[...] = total
-        self._divided = None
+    def _average(self, job: Average) -> Result:
+        """Divide the sums that are here. The last committed parts stay untouched until all averages are finite."""
+        averages = list(zip(self._device_parts.arrays, self._device_sums, strict=True))
+        averages += self._merged(job.digests)
+        for _, sums in averages:
+            for total in sums:
+                self._rule.close(total, job.weight)
+        self._device_parts.round_to_received(self._device_sums)
+        _refuse([sums for _, sums in averages], _is_finite, f"the model of round {job.round} is not finite")
+        for arrays, sums in averages:
+            _copy(sums, arrays)
+        self._version = job.round
         self._device_sums = self._empty_sums()
         self._staged.clear()
         return Result()
 
-    def _divide(self, job: Checkpoint) -> list[tuple[Arrays, Arrays]]:
-        """The committed arrays of every part with the averages that replace them, which take the sums' memory."""
-        plan = self._need()
-        for address, arrays in self._seat_sums.items():
-            if weights.digest(arrays) != job.digests[address]:
-                raise RunFailed(f"the sum of seat {address} did not arrive as it was sent")
-        averages: list[tuple[Arrays, Arrays]] = list(zip(self._device_parts.arrays, self._device_sums, strict=True))
+    def _merged(self, digests: Mapping[str, str]) -> list[tuple[Arrays, Arrays]]:
+        """The committed parts of the stages with replicas, and the merged sums of these."""
+        merged = []
         for stage, arrays in sorted(self._stages.items()):
-            sums = [self._seat_sums[s.address] for s in sorted(plan.seats, key=lambda s: s.replica) if s.stage == stage]
+            seats = sorted((seat for seat in self._need().seats if seat.stage == stage), key=lambda seat: seat.replica)
+            if seats[0].address not in digests:
+                continue
+            sums = [self._received(seat.address, digests, "sum") for seat in seats]
             for other in sums[1:]:
                 for total, array in zip(sums[0], other, strict=True):
                     self._rule.merge(total, array)
-            averages.append((arrays, sums[0]))
-        for _, sums_of_part in averages:
-            for total in sums_of_part:
-                self._rule.close(total, job.weight)
-        self._device_parts.round_to_received(self._device_sums)
-        _refuse([sums for _, sums in averages], _is_finite, f"the model of round {job.round} is not finite")
-        return averages
+            merged.append((arrays, sums[0]))
+        return merged
+
+    def _received(self, address: str, digests: Mapping[str, str], what: str) -> Arrays:
+        """What a seat has sent."""
+        arrays = self._seat_parts[address]
+        if weights.digest(arrays) != digests[address]:
+            raise RunFailed(f"the {what} of seat {address} did not arrive as it was sent")
+        return arrays
+
+    @_perform.register
+    def _checkpoint(self, job: Checkpoint) -> Result:
+        """Write the model. The parts of the seats stay as they were until it is on disk."""
+        stages = {seat.address: self._stages[seat.stage] for seat in self._need().seats}
+        parts = [(stages[address], self._received(address, job.digests, "part")) for address in job.digests]
+        _refuse([arrays for _, arrays in parts], _is_finite, f"the model of round {job.round} is not finite")
+        self._records.save_model("model.safetensors", self._named(parts), self._section, job.round, job.commit)
+        for arrays, received in parts:
+            _copy(received, arrays)
+        return Result()
 
     @_perform.register
     def _record(self, job: RecordRound) -> Result:
@@ -204,14 +222,20 @@ class OrchestratorPerformer:
     def _empty_sums(self) -> list[Arrays]:
         return [[self._rule.empty(array) for array in arrays] for arrays in self._device_parts.arrays]
 
-    def _named(self, committed: list[tuple[Arrays, Arrays]]) -> dict[str, torch.Tensor]:
-        """Return the new values under the model's own names and shapes."""
-        pairs = (pair for arrays, sums in committed for pair in zip(arrays, sums, strict=True))
-        by_memory = {array.ctypes.data: total for array, total in pairs}
-        return {
-            name: torch.from_numpy(by_memory[tensor.data_ptr()]).reshape(tensor.shape)
-            for name, tensor in state_tensors(self._model)
-        }
+    def _named(self, parts: list[tuple[Arrays, Arrays]]) -> dict[str, torch.Tensor]:
+        """Return the model's tensors by name, with the values that are to replace those of some parts."""
+        pairs = (pair for arrays, received in parts for pair in zip(arrays, received, strict=True))
+        by_memory = {array.ctypes.data: value for array, value in pairs}
+        found = {}
+        for name, tensor in state_tensors(self._model):
+            value = by_memory.get(tensor.data_ptr())
+            found[name] = tensor if value is None else torch.from_numpy(value).reshape(tensor.shape)
+        return found
+
+    def _load(self, round: int) -> None:
+        """Read the model of a round that is on disk."""
+        load_model(self._out / ("model.safetensors" if round else "initial.safetensors"), state_tensors(self._model))
+        self._version = round
 
     def _staging(self, device: str, attempt: int) -> list[Arrays]:
         key = (device, attempt)
@@ -220,6 +244,11 @@ class OrchestratorPerformer:
                 del self._staged[old]
             self._staged[key] = self._device_parts.empty()
         return self._staged[key]
+
+
+def _copy(values: Arrays, arrays: Arrays) -> None:
+    for array, value in zip(arrays, values, strict=True):
+        array[...] = value
 
 
 def _refuse(parts: list[Arrays], is_sound: Callable[[NDArray[Any]], bool], what: str) -> None:

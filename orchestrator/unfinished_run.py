@@ -40,8 +40,11 @@ def unfinished_run(out: Path, job: Job, planned: PlannedRun | None) -> Unfinishe
         raise UsageError(f"{out / MANIFEST}: format {version}, this version reads {FORMAT}; --restart begins anew")
     manifest = facts.read(Manifest, data, str(out / MANIFEST))
     committed, commit = _committed(out / MODEL, manifest.run)
-    rounds = _rounds(out, manifest.run, committed)
-    return go_on(Unfinished(manifest, committed, commit, tuple(rounds)), job, planned, where)
+    # A run that was killed before it had ended reports its last round once more, and then ends.
+    rounds = _rounds(out, manifest.run, min(committed, job.run.rounds - 1))
+    found = go_on(Unfinished(manifest, committed, commit, tuple(rounds)), job, planned, where)
+    _keep_only(out, manifest.run, len(rounds))
+    return found
 
 
 def load_model(path: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -71,14 +74,18 @@ def _committed(path: Path, run: str) -> tuple[int, CommittedRound | None]:
         raise UsageError(f"{path}: cannot be read: {error}; start again with --restart") from None
 
 
-def _rounds(out: Path, run: str, committed: int) -> list[dict[str, Any]]:
-    """The metrics of the recorded rounds; whatever a kill has left beyond them is removed from both records."""
+def _rounds(out: Path, run: str, last: int) -> list[dict[str, Any]]:
+    """The metrics of the recorded rounds up to `last`."""
     rounds = [entry for entry in _lines(out / "metrics.jsonl") if entry.get("run") == run]
-    rounds = [entry for number, entry in enumerate(rounds, start=1) if entry.get("round") == number <= committed]
-    devices = _lines(out / "devices.jsonl")
-    _rewrite(out / "metrics.jsonl", rounds)
-    _rewrite(out / "devices.jsonl", [entry for entry in devices if entry.get("round", 0) <= len(rounds)])
+    rounds = [entry for number, entry in enumerate(rounds, start=1) if entry.get("round") == number <= last]
     return [{key: value for key, value in entry.items() if key not in ("run", "time")} for entry in rounds]
+
+
+def _keep_only(out: Path, run: str, rounds: int) -> None:
+    """Remove from both records what stands beyond the first rounds of the run: a kill may have left it."""
+    for name in ("metrics.jsonl", "devices.jsonl"):
+        entries = [entry for entry in _lines(out / name) if entry.get("run") == run]
+        _rewrite(out / name, [entry for entry in entries if entry.get("round", 0) <= rounds])
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from mpsl.link.channel import Channel, Limits, Peer
 from mpsl.machines.effects import Effect, Log, Publish, Run, Stop
 from mpsl.machines.events import Connected, JobDone, JobFailed, Received, Subscribed, TimerFired
 from mpsl.machines.jobs import (
+    Average,
     BuildModel,
     Checkpoint,
     CheckUpdate,
@@ -24,8 +25,9 @@ from mpsl.machines.jobs import (
 )
 from mpsl.machines.machine import as_json, from_json
 from mpsl.machines.orchestrator import OrchestratorMachine, OrchestratorState
-from mpsl.messages import Closed, Committed, Finished, Joined, Loaded, Message, Score, Slice, Tensor, Update
+from mpsl.messages import Closed, Committed, Finished, Joined, Loaded, Message, Score, Sent, Slice, Tensor, Update
 from mpsl.names import ORCHESTRATOR
+from mpsl.plan import Seat
 from mpsl.topics import BinaryTopic, Branch, Topics
 
 TOPICS = Topics("o")
@@ -36,6 +38,8 @@ TENSOR = Tensor("raw", "float32", (2,), (memoryview(bytes(8)),))
 PART_BYTES = 8
 """Of the node's part, and of the device's two parts together: one slice each."""
 BOOTS = {"node-1": "n1", "dev-1": "d1", "dev-2": "d2"}
+REPLICAS: dict[str, Any] = {"fleet__nodes": 2, "fleet__replicas": 2}
+"""Changes of a job with a second node, whose sums are merged with those of the first."""
 
 
 def job(**changes: Any) -> dict[str, Any]:
@@ -100,7 +104,7 @@ class OrchestratorRig:
 
     def tell(self, branch: Branch, id: str, leaf: str, **content: Any) -> None:
         """Publish JSON of a process."""
-        payload = as_json({"boot": BOOTS[id], **content})
+        payload = as_json({"boot": {**BOOTS, "node-2": "n2"}[id], **content})
         self.handle(Received(TOPICS.participant(branch, id, leaf), payload))
 
     def be_online(self, id: str, run: str | None = None, state: str = "online") -> None:
@@ -147,7 +151,7 @@ class OrchestratorRig:
         self.handle(Connected())
         self.handle(Subscribed())
         self.handle(TimerFired("plan"))
-        for id in BOOTS:
+        for id in [*BOOTS, "node-2"][: 2 + self.machine.run_state.job.fleet.nodes]:
             self.be_online(id)
         none = (0, 0, 0)
         self.done(BuildModel, ModelBuilt((1.0,) * 3, none, none, none, none, (), (5,), 3, 0))
@@ -172,38 +176,71 @@ class OrchestratorRig:
 
     def load(self) -> None:
         """Until the first round is open and its devices are admitted."""
+        for number, seat in enumerate(self._seats()):
+            self.export(number)
+            self.say(seat.node, Loaded(0))
         self.export()
-        self.say("node-1", Loaded(0))
-        self.export()
+
+    def _seats(self) -> tuple[Seat, ...]:
+        return self.machine.run_state.need_plan().seats
 
     def open(self) -> None:
         """Until the first round is open, from the start."""
         self.join()
         self.load()
 
-    def export(self) -> None:
-        """The slices that were asked for last are there."""
-        work = self.jobs(Export)[-1].job
+    def export(self, number: int = -1) -> None:
+        """The slices that were asked for last, or with this number, are there."""
+        work = self.jobs(Export)[number].job
         assert isinstance(work, Export)
-        self.done(Export, Exported((Slice("global", work.version, 0, work.part, 0, 0, TENSOR),)))
+        exported = Exported((Slice("global", work.version, 0, work.part, 0, 0, TENSOR),))
+        self.done(Export, exported, number)
 
     def finish(self, id: str, **changes: Any) -> None:
         """A device's round: its slice, the hop's word, its update; `changes` are the update's."""
         member, round = self.machine.run_state.members[id], self.machine.run_state.round
         self.say(id, Slice("update", round, member.attempt, 0, 0, 0, TENSOR))
-        self.say("node-1", Finished(round, id, member.attempt, BATCHES[id]))
+        for address in self.machine.run_state.chain(id):
+            node = self.machine.run_state.node_at(address)
+            self.say(node, Finished(round, id, member.attempt, BATCHES[id]))
         facts = {"batches": BATCHES[id], "samples": SAMPLES[id], "loss": 1.0, "seconds": 1.0} | changes
         self.say(id, Update(round, member.attempt, **facts))
 
-    def close(self, weight: int = 12) -> None:
-        """The seat's sum."""
-        round = self.machine.run_state.round
-        self.say("node-1", Slice("sum", round, 0, 1, 0, 0, TENSOR))
-        self.say("node-1", Closed(round, 2, weight, "digest"))
+    def close(self, weight: int | None = None) -> None:
+        """Every seat has closed the round, and sent its sum where that is to be merged."""
+        state = self.machine.run_state
+        for seat in self._seats():
+            served = [id for id in BATCHES if seat.address in state.chain(id)]
+            folded = sum(SAMPLES[id] for id in served) if weight is None else weight
+            self.say(seat.node, Closed(state.round, len(served), folded))
+            if seat.address in state.need_plan().merging:
+                self.say(seat.node, Slice("sum", state.round, 0, 1, 0, 0, TENSOR))
+                self.say(seat.node, Sent("sum", state.round, "digest"))
+
+    def average(self) -> None:
+        """The devices' parts are averaged: the round is closed."""
+        self.done(Average)
 
     def commit(self) -> None:
-        """The seat serves the committed part."""
-        self.say("node-1", Committed(self.machine.run_state.round))
+        """The replicas serve the merged part."""
+        round = self.machine.run_state.round
+        for number, seat in enumerate(self._seats()):
+            if seat.address in self.machine.run_state.need_plan().merging:
+                self.export(number - 2)
+                self.say(seat.node, Loaded(round))
+                self.say(seat.node, Committed(round))
+
+    def send_part(self) -> None:
+        """The seat's committed part is here."""
+        round = self.machine.run_state.committed
+        self.say("node-1", Slice("part", round, 0, 1, 0, 0, TENSOR))
+        self.say("node-1", Sent("part", round, "digest"))
+
+    def checkpoint(self) -> None:
+        """The seat's committed part is here, where it is not merged, and the round is on disk."""
+        if not self.jobs(Checkpoint):
+            self.send_part()
+        self.done(Checkpoint)
 
     def accept_all(self) -> None:
         """Every device's update is accepted and added up."""
@@ -227,7 +264,7 @@ class OrchestratorRig:
             self.load,
             self.accept_all,
             self.close,
-            lambda: self.done(Checkpoint),
+            self.average,
             self.commit,
             self.score_all,
         ]

@@ -15,7 +15,7 @@ from mpsl.link.channel import Limits, Outbound, Peer
 from mpsl.link.chunk import Ack, ChunkHeader
 from mpsl.link.receiver import ACK_DELAY_S
 from mpsl.link.sender import FIRST_RETRY_S, HEADER_ALLOWANCE
-from mpsl.messages import Activation, Admit, Commit, Discarded
+from mpsl.messages import Activation, Admit, Discarded, Keep
 from mpsl.topics import BinaryTopic
 
 
@@ -271,7 +271,7 @@ def test_what_foreigners_send_makes_no_new_keys() -> None:
     network = Network()
     a, b = network.join("a", limits()), network.join("b", limits())
     chance = random.Random(0)
-    [(_, good)] = publishes(a.send("b", Commit(1, 2), 0.0))
+    [(_, good)] = publishes(a.send("b", Keep(1), 0.0))
 
     def attacks() -> Iterator[bytes]:
         for number in range(2000):
@@ -292,13 +292,13 @@ def test_what_foreigners_send_makes_no_new_keys() -> None:
     assert set(b.dropped) <= KEYS
     assert sum(b.dropped.values()) > 10_000
     messages, _ = b.receive(BinaryTopic("run-1", "b", "ctl", "a"), good, 1.0)
-    assert messages == [Commit(1, 2)]
+    assert messages == [Keep(1)]
 
 
 def test_messages_on_the_wrong_lane_are_dropped() -> None:
     network = Network()
     a, b = network.join("a", limits()), network.join("b", limits())
-    [(topic, payload)] = publishes(a.send("b", Commit(1, 2), 0.0))
+    [(topic, payload)] = publishes(a.send("b", Keep(1), 0.0))
     messages, _ = b.receive(BinaryTopic("run-1", "b", "weights", "a"), payload, 0.0)
     assert messages == []
     assert b.dropped == Counter({"lane": 1})

@@ -278,7 +278,7 @@ def test_of_early_activations_only_the_newest_attempts_are_kept_and_a_discard_dr
 def test_an_accept_that_does_not_fit_shows_at_the_close_at_the_latest() -> None:
     rig = hop()
     rig.say("orch", Accept(1, "dev-1", 1, 1, 4, 1))
-    rig.say("orch", Close(1, 1))
+    rig.say("orch", Close(1, 1, 8))
     assert any(isinstance(message, Fault) and "folded 0 devices" in message.reason for message in rig.said)
 
 

@@ -13,7 +13,20 @@ from mpsl.machines.orchestrator.admissions import REJOIN_S
 from mpsl.machines.orchestrator.departures import FIRST_PATIENCE_S, STALL_S
 from mpsl.machines.orchestrator.pace import Pace
 from mpsl.machines.session import LOST_GRACE_S
-from mpsl.messages import Accept, Closed, Counters, Discarded, Evaluate, Finished, Keep, Score, Slice, Update
+from mpsl.messages import (
+    Accept,
+    Closed,
+    Counters,
+    Discarded,
+    Evaluate,
+    Finished,
+    Keep,
+    Purpose,
+    Score,
+    Sent,
+    Slice,
+    Update,
+)
 
 
 def opened(**changes: object) -> OrchestratorRig:
@@ -135,14 +148,14 @@ def test_an_update_that_is_not_finite_costs_its_device_the_run_and_nobody_else()
 # Closing and committing
 
 
-def test_a_round_is_saved_once_the_sum_is_whole_and_every_update_is_added_up() -> None:
+def test_a_round_is_averaged_once_every_seat_has_closed_and_every_update_is_added_up() -> None:
     found = accepted()
     found.close()
     assert found.state is S.CLOSING, "two updates have yet to be added up"
     found.done(FoldUpdate, number=0)
     assert found.state is S.CLOSING
     found.done(FoldUpdate)
-    assert found.state is S.SAVING
+    assert found.state is S.AVERAGING
 
 
 @pytest.mark.parametrize("weight", [11, 13, 0, 2**62])
@@ -153,12 +166,20 @@ def test_a_seat_that_has_folded_another_weight_fails_the_run(weight: int) -> Non
     assert f"seat 1_0 folded {weight} samples, 12 were accepted" in found.machine.summary["reason"]
 
 
-def test_a_sum_of_another_round_is_dropped() -> None:
+def test_the_word_of_another_round_is_dropped() -> None:
     found = accepted()
-    found.say("node-1", Slice("sum", 0, 0, 1, 0, 0, TENSOR))
-    found.say("node-1", Closed(1, 2, 12, "digest"))
+    found.say("node-1", Closed(0, 2, 12))
     assert found.machine.run_state.waiting_seats == {"1_0"}
-    assert found.machine.context.dropped["slice of another attempt"] == 1
+    assert found.machine.context.dropped["closed of another attempt"] == 1
+
+
+@pytest.mark.parametrize("purpose", ["sum", "part"])
+def test_a_part_of_another_round_is_dropped(purpose: Purpose) -> None:
+    found = accepted()
+    found.say("node-1", Slice(purpose, 0, 0, 1, 0, 0, TENSOR))
+    found.say("node-1", Sent(purpose, 0, "digest"))
+    assert found.machine.context.dropped["slice of another round"] == 1
+    assert found.machine.context.dropped["sent of another round"] == 1
 
 
 def test_the_last_round_is_evaluated_whatever_evaluate_every_says() -> None:
@@ -170,8 +191,7 @@ def test_the_last_round_is_evaluated_whatever_evaluate_every_says() -> None:
     found.close()
     for number in (0, 1):
         found.done(FoldUpdate, number=number)
-    found.done(Checkpoint)
-    found.commit()
+    found.average()
     assert found.state is S.EVALUATING
 
 
@@ -184,8 +204,7 @@ def evaluating() -> OrchestratorRig:
     found.close()
     for number in (0, 1):
         found.done(FoldUpdate, number=number)
-    found.done(Checkpoint)
-    found.commit()
+    found.average()
     found.export()
     assert found.state is S.EVALUATING
     assert any(isinstance(message, Evaluate) for message in found.heard["dev-1"])
@@ -207,9 +226,11 @@ def test_a_run_that_ends_says_so_once_everyone_has_heard_and_the_summary_is_writ
     members = found.machine.run_state.members
     for id in BATCHES:
         found.say(id, Score(1, members[id].attempt, 1, 2, 1.0))
+    assert found.machine.waiting_for() == ["node-1"], "its part is not here yet"
+    found.checkpoint()
     for id in ("dev-1", "dev-2", "node-1"):
         found.say(id, Counters(1, 10, 10))
-    assert found.state is S.REPORTING, "the round is not on disk yet"
+    assert found.state is S.REPORTING, "the round is not recorded yet"
     found.done(RecordRound)
     assert found.state is S.ENDING
     assert len(found.metrics()) == 1
@@ -256,6 +277,7 @@ def test_every_device_has_its_own_line() -> None:
     members = found.machine.run_state.members
     found.say("dev-1", Score(1, members["dev-1"].attempt, 1, 2, 3.0))
     found.say("dev-2", Score(1, members["dev-2"].attempt, 3, 4, 2.0))
+    found.checkpoint()
     for id in ("dev-1", "dev-2", "node-1"):
         found.say(id, Counters(1, 10, 10))
     (work,) = found.jobs(RecordRound)
@@ -276,12 +298,12 @@ def test_a_device_that_is_left_out_has_its_own_line_with_the_reason() -> None:
     assert found.state is S.CLOSING
     found.done(FoldUpdate)
     found.close(weight=8)
-    found.done(Checkpoint)
-    found.commit()
+    found.average()
     found.export()
     found.say("dev-1", Score(1, found.machine.run_state.members["dev-1"].attempt, 1, 2, 3.0))
     for id in ("dev-1", "node-1"):
         found.say(id, Counters(1, 10, 10))
+    found.checkpoint()
     (work,) = found.jobs(RecordRound)
     assert isinstance(work.job, RecordRound)
     first, second = work.job.devices
@@ -301,6 +323,102 @@ def test_who_is_still_waiting_when_the_time_of_a_round_is_over_is_left_out_with_
     assert members["dev-2"].left_out == "was not admitted within round_timeout_s = 60 s"
     assert passages["dev-2"].admitted_s is None
     assert 60.0 < (passages["dev-2"].left_out_s or 0.0) < 61.0
+
+
+# Durable
+
+
+def closed(**changes: object) -> OrchestratorRig:
+    """A run whose first round is closed and whose second one is open; the first is not on disk."""
+    found = accepted(run__evaluate_every=2, **changes)
+    found.close()
+    for number in (0, 1):
+        found.done(FoldUpdate, number=number)
+    found.average()
+    assert found.state is S.REPORTING
+    for id in ("dev-1", "dev-2", "node-1"):
+        found.say(id, Counters(1, 10, 10))
+    assert found.state is S.OPEN
+    found.export()
+    assert (found.machine.run_state.round, found.machine.run_state.durable) == (2, 0)
+    return found
+
+
+def test_the_next_round_opens_before_the_last_one_is_on_disk_which_is_recorded_only_then() -> None:
+    found = closed()
+    assert not found.metrics()
+    found.send_part()
+    assert not found.metrics(), "the part is here, but not on disk"
+    found.done(Checkpoint)
+    (metrics,) = found.metrics()
+    assert metrics["round"] == 1
+    assert metrics["durable_s"] > 0
+
+
+@pytest.mark.parametrize("missing", ["slice", "sent"])
+def test_a_part_of_which_something_is_missing_is_not_written(missing: str) -> None:
+    found = closed()
+    if missing != "slice":
+        found.say("node-1", Slice("part", 1, 0, 1, 0, 0, TENSOR))
+    if missing != "sent":
+        found.say("node-1", Sent("part", 1, "digest"))
+    assert not found.jobs(Checkpoint)
+
+
+def test_a_round_closes_only_once_the_one_before_is_on_disk_and_recorded() -> None:
+    found = closed()
+    for id in BATCHES:
+        found.finish(id)
+        found.done(CheckUpdate)
+    assert found.state is S.OPEN
+    assert found.machine.waiting_for() == ["node-1"]
+    found.send_part()
+    assert found.machine.waiting_for() == ["the disk"]
+    found.done(Checkpoint)
+    assert found.state is S.OPEN
+    found.done(RecordRound)
+    assert found.state is S.CLOSING
+
+
+def test_a_seat_that_never_sends_its_committed_part_is_lost_once_only_that_is_waited_for() -> None:
+    found = closed()
+    for id in BATCHES:
+        found.finish(id)
+        found.done(CheckUpdate)
+    keep_alive(found, STALL_S + 20.0)
+    assert "has sent nothing new for 90 s" in found.machine.run_state.term_reason or found.state is S.ENDING
+
+
+def test_a_closed_round_is_made_again_where_a_seat_is_lost_before_its_part_is_here() -> None:
+    found = closed()
+    found.lose_node()
+    state = found.machine.run_state
+    assert (state.committed, state.round, state.durable) == (0, 0, 0)
+    found.be_online("node-1")
+    assert state.need_plan().round == 0
+    assert not found.metrics()
+
+
+def test_a_closed_round_that_is_being_written_when_a_seat_is_lost_is_kept() -> None:
+    found = closed()
+    found.send_part()
+    found.lose_node()
+    found.be_online("node-1")
+    assert found.state is S.RESEATING
+    assert found.machine.waiting_for() == ["the disk"]
+    found.done(Checkpoint)
+    found.done(RecordRound)
+    assert found.state is S.JOINING
+    assert found.machine.run_state.need_plan().round == 1
+    assert [entry["round"] for entry in found.metrics()] == [1]
+
+
+def test_a_part_that_is_not_finite_ends_the_run_and_the_last_model_stays() -> None:
+    found = accepted()
+    found.say("node-1", Closed(1, 2, 12, "the part of seat 1_0 is not finite after round 1"))
+    assert found.state is S.ENDING
+    assert found.machine.summary["reason"] == "the part of seat 1_0 is not finite after round 1"
+    assert not found.jobs(Checkpoint)
 
 
 # Waiting
@@ -332,7 +450,7 @@ def test_a_step_in_which_nothing_new_comes_fails_and_names_a_likely_cause() -> N
 
 def test_messages_that_are_only_repeated_are_no_progress() -> None:
     found = accepted()
-    outbound = found.voices["node-1"].send("orch", Closed(1, 2, 12, "digest"), found.now)
+    outbound = found.voices["node-1"].send("orch", Closed(0, 2, 12), found.now)
 
     for _ in range(int((STALL_S + 20.0) / 10)):
         for id in BOOTS:

@@ -18,7 +18,7 @@ COMMIT = CommittedRound({"round": 1}, {})
 
 
 def prepared(out: Path, value: float | None = None) -> tuple[OrchestratorPerformer, str]:
-    """A performer whose seat has sent its part's weights as the round's sum, and their digest."""
+    """A performer to which a seat has sent its committed part, and the digest of that."""
     orchestrator = rig()
     orchestrator.join()
     plan = orchestrator.machine.run_state.need_plan()
@@ -29,27 +29,27 @@ def prepared(out: Path, value: float | None = None) -> tuple[OrchestratorPerform
     exported = performer.perform(Export("global", 0, 0, 1))
     assert isinstance(exported, Exported)
     for each in exported.slices:
-        performer.write("node-1", as_sum(each))
-    sums = performer._seat_sums["1_0"]
+        performer.write("node-1", as_committed(each))
+    part = performer._seat_parts["1_0"]
     if value is not None:
-        sums[0].reshape(-1)[0] = value
+        part[0].reshape(-1)[0] = value
     digest = hashlib.blake2b(digest_size=16)
-    for array in sums:
+    for array in part:
         digest.update(np.ascontiguousarray(array).data.cast("B"))
     return performer, digest.hexdigest()
 
 
-def as_sum(message: Slice) -> Slice:
+def as_committed(message: Slice) -> Slice:
     """The same slice as a seat sends it."""
-    return replace(message, purpose="sum", version=1)
+    return replace(message, purpose="part", version=1)
 
 
-def test_a_sum_that_did_not_arrive_as_it_was_sent_is_not_committed(tmp_path: Path) -> None:
+def test_a_part_that_did_not_arrive_as_it_was_sent_is_not_written(tmp_path: Path) -> None:
     performer, digest = prepared(tmp_path)
-    with pytest.raises(RunFailed, match="the sum of seat 1_0 did not arrive as it was sent"):
-        performer.perform(Checkpoint(1, 12, {"1_0": "0" * len(digest)}, COMMIT))
+    with pytest.raises(RunFailed, match="the part of seat 1_0 did not arrive as it was sent"):
+        performer.perform(Checkpoint(1, {"1_0": "0" * len(digest)}, COMMIT))
     assert not (tmp_path / "model.safetensors").exists()
-    performer.perform(Checkpoint(1, 12, {"1_0": digest}, COMMIT))
+    performer.perform(Checkpoint(1, {"1_0": digest}, COMMIT))
     assert (tmp_path / "model.safetensors").exists()
 
 
@@ -58,5 +58,5 @@ def test_a_model_that_is_not_finite_never_takes_the_place_of_the_last_one(tmp_pa
     performer, digest = prepared(tmp_path, value)
     (tmp_path / "model.safetensors").write_bytes(b"the last good model")
     with pytest.raises(RunFailed, match="the model of round 1 is not finite"):
-        performer.perform(Checkpoint(1, 12, {"1_0": digest}, COMMIT))
+        performer.perform(Checkpoint(1, {"1_0": digest}, COMMIT))
     assert (tmp_path / "model.safetensors").read_bytes() == b"the last good model"

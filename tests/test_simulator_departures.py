@@ -18,7 +18,7 @@ from mpsl.machines.jobs import Backward, Encoded, Forward, ForwardProbe, HeadFor
 from mpsl.machines.participant_session import SILENCE_S
 from mpsl.machines.session import LOST_GRACE_S
 from mpsl.machines.tables.device import DeviceOutcome
-from mpsl.messages import Accept, Commit, Discard, Discarded, Message
+from mpsl.messages import Accept, Close, Discard, Discarded, Message
 from mpsl.plan import Plan
 from mpsl.sim.faults import Faults, InjectedFault
 from mpsl.sim.network import NOTICE_S
@@ -253,7 +253,7 @@ def test_a_device_cannot_speak_for_another(tmp_path: Path) -> None:
             return [
                 Accept(1, "dev-1", attempt, 1, 9, 3),
                 Discard(1, "dev-1", attempt),
-                Commit(self._round, 1),
+                Close(self._round, 1, 9),
             ]
 
     class Rogue(DeviceMachine):

@@ -91,18 +91,18 @@ def test_two_orchestrators_of_one_run_do_not_fight(tmp_path: Path) -> None:
         ("fleet", "patience_s", 5.0, ""),
         ("run", "batch_size", 3, "run.batch_size was 4 and is 3"),
         ("optimizer", "lr", 0.5, "optimizer.lr was 0.05 and is 0.5"),
-        ("run", "rounds", 1, "asks for no more"),
+        ("run", "rounds", 1, "asks for fewer"),
     ],
 )
 def test_only_rounds_and_deadlines_of_the_job_may_change(
     tmp_path: Path, section: str, key: str, value: Any, refused: str
 ) -> None:
-    outcome = run_and_check(befall(THREE, InjectedFault("crash", "orch", 150, math.inf)), tmp_path)
+    outcome = run_and_check(befall(THREE, InjectedFault("crash", "orch", 220, math.inf)), tmp_path)
     assert "orch" not in outcome.status
     content = THREE.job()
     found = unfinished_run(tmp_path, read_job(content, "job"), None)
     assert found is not None
-    assert 0 < found.reported <= found.committed < THREE.rounds
+    assert 1 < found.committed < THREE.rounds
     content[section][key] = value
     job = read_job(content, "job")
     if refused:

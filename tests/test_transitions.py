@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from orchestrator_rig import OrchestratorRig, rig
+from orchestrator_rig import REPLICAS, OrchestratorRig, rig
 from participant_rig import TOPICS, Rig, slice_of
 from scenarios import Scenario, random_faults
 from self_profiles import Surveyed, WithoutCuts, ran
@@ -24,6 +24,11 @@ from mpsl.sim.faults import Faults, InjectedFault
 
 TABLES: list[Table[Any, Any]] = [run.TABLE, device.TABLE, hop.TABLE]
 MAX_SEEDS = 40
+CHANGES: dict[OrchestratorState, dict[str, Any]] = {
+    OrchestratorState.PROFILING: {"model__cuts": None},
+    OrchestratorState.COMMITTING: REPLICAS,
+}
+"""Of the job, for the states that not every run comes by."""
 ROOT = Path(__file__).parent.parent
 
 
@@ -107,7 +112,7 @@ def play_a_device_that_is_discarded_everywhere() -> None:
 
 def run_in(state: OrchestratorState) -> OrchestratorRig:
     """A run that has come as far as this state."""
-    found = rig(model__cuts=None) if state is OrchestratorState.PROFILING else rig()
+    found = rig(**CHANGES.get(state, {}))
     found.reach(state)
     return found
 
@@ -125,8 +130,10 @@ def play_runs_that_lose_their_node_wherever_it_is_needed() -> None:
         for state in SEATED_STATES:
             if (evaluate_every, state) == (2, OrchestratorState.EVALUATING):
                 continue
-            played = rig(run__evaluate_every=evaluate_every)
+            played = rig(run__evaluate_every=evaluate_every, **CHANGES.get(state, {}))
             played.reach(state)
+            if played.machine.run_state.committed:
+                played.checkpoint()
             played.lose_node()
             assert played.state is OrchestratorState.RESEATING
             played.be_online("node-1")

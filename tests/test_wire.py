@@ -19,7 +19,7 @@ from mpsl import PROTOCOL, wire
 from mpsl.errors import WireError
 from mpsl.link import chunk
 from mpsl.link.chunk import Ack, ChunkHeader
-from mpsl.messages import KINDS, Activation, Commit, Fault, Message, Tensor, Ticket
+from mpsl.messages import KINDS, Activation, Close, Fault, Message, Tensor, Ticket
 
 GOLDEN = Path(__file__).parent / "golden"
 CLASSES = {"truncated", "header", "kind", "fields", "tensor", "foreign", "protocol", "chunk", "ack", "type"}
@@ -293,15 +293,15 @@ def test_a_long_reason_is_cut_not_refused() -> None:
 
 def test_types_are_not_coerced() -> None:
     for fields in (
-        {"round": "1", "weight": 2},
-        {"round": 1.0, "weight": 2},
-        {"round": 1, "weight": 2, "more": 3},
+        {"round": "1", "devices": 2, "weight": 3},
+        {"round": 1.0, "devices": 2, "weight": 3},
+        {"round": 1, "devices": 2, "weight": 3, "more": 4},
         {"round": 1},
     ):
-        packed = msgpack.packb({"k": "commit", "f": fields})
+        packed = msgpack.packb({"k": "close", "f": fields})
         assert refused(wire.decode, len(packed).to_bytes(4, "little") + packed) == "fields"
-    packed = msgpack.packb({"k": "commit", "f": {"round": 1, "weight": 2}})
-    assert wire.decode(len(packed).to_bytes(4, "little") + packed) == Commit(1, 2, merged=False)
+    packed = msgpack.packb({"k": "close", "f": {"round": 1, "devices": 2, "weight": 3}})
+    assert wire.decode(len(packed).to_bytes(4, "little") + packed) == Close(1, 2, 3, merge=False)
 
 
 @pytest.mark.parametrize(

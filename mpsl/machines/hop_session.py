@@ -51,6 +51,7 @@ from mpsl.messages import (
     Loaded,
     Message,
     Probe,
+    Sent,
     Slice,
     Ticket,
 )
@@ -148,7 +149,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
             case Close():
                 self._close(message)
             case Commit():
-                self._queue_job(CommitPart(message.round, message.weight, message.merged))
+                self._queue_job(CommitPart(message.round, 0, merged=True))
         return None
 
     def replan(self, plan: Plan) -> None:
@@ -293,7 +294,11 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         if message.devices != self._folded:
             self.tell(Fault(f"folded {self._folded} devices in round {message.round}, not {message.devices}"))
             return
-        self._queue_job(Export("sum", message.round))
+        if message.merge:
+            self.tell(Closed(message.round, self._folded, self._folded_samples))
+            self._queue_job(Export("sum", message.round))
+        else:
+            self._queue_job(CommitPart(message.round, message.weight, merged=False))
 
     # Results of jobs
 
@@ -321,18 +326,23 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
                 self._checked(job)
             case DropCopy(device, attempt), _:
                 self.tell(Discarded(device, attempt))
-            case Export(version=round), Exported(slices, digest):
+            case Export(purpose, round), Exported(slices, digest):
                 for each in slices:
                     self.tell(each)
-                self.tell(Closed(round, self._folded, self._folded_samples, digest))
-            case CommitPart(round), _:
-                self._committed(round)
+                self.tell(Sent(purpose, round, digest))
+            case CommitPart(round, merged=merged), _:
+                self._committed(round, merged)
         return None
 
-    def _committed(self, round: int) -> None:
+    def _committed(self, round: int, merged: bool) -> None:
+        """The committed part is that of `round`. It goes to the checkpoint while the next round is under way."""
         self._version = round
+        if merged:
+            self.tell(Committed(round))
+        else:
+            self.tell(Closed(round, self._folded, self._folded_samples))
+            self._queue_job(Export("part", round))
         self._folded = self._folded_samples = 0
-        self.tell(Committed(round))
         early, self.early_probes = self.early_probes, {}
         for probe in early.values():
             self._probe(probe)
@@ -344,6 +354,8 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
                 return CopyFailed(ticket.device, ticket.attempt, reason)
             case ForwardProbe(device, attempt) | CheckCopy(_, device, attempt):
                 return CopyFailed(device, attempt, reason)
+            case CommitPart(round, merged=False):
+                return Closed(round, self._folded, self._folded_samples, reason)
         return Fault(reason)
 
     def job_failed(self, job: WorkerJob) -> None:

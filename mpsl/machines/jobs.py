@@ -9,7 +9,7 @@ from typing import Any
 
 from mpsl.job import Job
 from mpsl.machines.unfinished import CommittedRound, Manifest
-from mpsl.messages import Slice, Tensor, Ticket
+from mpsl.messages import Purpose, Slice, Tensor, Ticket
 from mpsl.plan import Plan
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.plan_file import Choice, Predicted
@@ -183,7 +183,7 @@ class Scored(Result):
 class Export(WorkerJob):
     """Make slices of all tensors of the part(s), as views of their memory. `purpose` is that of messages.Slice."""
 
-    purpose: str
+    purpose: Purpose
     version: int
     attempt: int = 0
     part: int = 0
@@ -264,7 +264,10 @@ class Fold(WorkerJob):
 
 @dataclass(frozen=True)
 class CommitPart(WorkerJob):
-    """Divide the sum by `weight`, which gives the committed part of `round`. `merged`: it came as slices instead."""
+    """Divide the sum by `weight`, which gives the committed part of `round`. `merged`: it came as slices instead.
+
+    Raises RunFailed if it is not finite.
+    """
 
     round: int
     weight: int
@@ -360,15 +363,27 @@ class FoldUpdate(WorkerJob):
 
 
 @dataclass(frozen=True)
-class Checkpoint(WorkerJob):
-    """Merge the sums of all parts, divide them by `weight`, and write the whole model to disk (write, fsync, rename).
+class Average(WorkerJob):
+    """Divide the sums of the devices' parts by `weight`, and the merged sums of every stage with replicas.
 
-    `commit` is written in the same file.
-    `digests`: the digest of each seat's sum, as the seat computed it, by the seat's address.
+    They are the committed parts of `round` from then on. `digests`: of the replicas' sums, as the seats computed them,
+    by their addresses. Raises RunFailed if a sum did not arrive as it was sent, or an average is not finite.
     """
 
     round: int
     weight: int
+    digests: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Checkpoint(WorkerJob):
+    """Write the whole model of `round` to disk (write, fsync, rename), and `commit` in the same file.
+
+    `digests`: the digest of each part that a seat has sent, as the seat computed it, by the seat's address. Raises
+    RunFailed if one did not arrive as it was sent, or is not finite.
+    """
+
+    round: int
     digests: dict[str, str]
     commit: CommittedRound
 

@@ -33,6 +33,7 @@ from mpsl.messages import (
     Pull,
     Report,
     Score,
+    Sent,
     Slice,
     Took,
     Update,
@@ -86,7 +87,7 @@ def _may_tell(plan: Plan, source: str, message: Message) -> bool:
     match message:
         case Joined() | Fault() | Counters():
             return seat is not None or source in plan.devices
-        case Loaded() | Closed() | Committed():
+        case Loaded() | Closed() | Committed() | Sent(purpose="sum" | "part"):
             return seat is not None
         case Finished(device=device) | CopyFailed(device=device):
             return seat is not None and _serves(plan, seat.address, device)
@@ -95,7 +96,7 @@ def _may_tell(plan: Plan, source: str, message: Message) -> bool:
         case Update() | Score():
             return source in plan.devices
         case Slice(purpose=purpose):
-            return (purpose == "sum" and seat is not None) or (purpose == "update" and source in plan.devices)
+            return (purpose in ("sum", "part") and seat is not None) or (purpose == "update" and source in plan.devices)
     return False
 
 

@@ -87,8 +87,8 @@ def go_on(found: Unfinished, job: Job, planned: PlannedRun | None, where: str) -
     if (key := changed_key(manifest.job, job)) is not None:
         raise UsageError(f"{where}: holds the unfinished run {manifest.run} of another job: {key}")
     if manifest.planned != planned:
-        raise UsageError(f"{where}: holds the unfinished run {manifest.run}, which used another --plan")
-    if job.run.rounds <= found.reported:
-        done, asked = found.reported, job.run.rounds
-        raise UsageError(f"{where}: holds run {manifest.run} with {done} rounds; run.rounds = {asked} asks for no more")
+        raise UsageError(f"{where}: holds the unfinished run {manifest.run}, which had another --plan")
+    if job.run.rounds < found.committed:
+        done, asked = found.committed, job.run.rounds
+        raise UsageError(f"{where}: holds run {manifest.run} with {done} rounds; run.rounds = {asked} asks for fewer")
     return found

@@ -9,7 +9,7 @@ ends use the same codec for each tensor, and a slice in another codec is refused
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mpsl.codecs import parse
 from mpsl.errors import WireError
-from mpsl.messages import Slice, Tensor
+from mpsl.messages import Purpose, Slice, Tensor
 from mpsl.wire import padding
 
 RAW = "raw"
@@ -102,7 +102,7 @@ def coded_bytes(arrays: Arrays, codecs: Sequence[str], chunk_bytes: int) -> int:
 
 def slices(
     arrays: Arrays,
-    purpose: Literal["global", "update", "sum"],
+    purpose: Purpose,
     version: int,
     attempt: int,
     part: int,

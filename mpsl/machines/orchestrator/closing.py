@@ -1,92 +1,97 @@
-"""Closing a round: every seat sends its sum; then the whole model goes to disk.
+"""Closing a round: every seat divides its sum, and serves the committed part from then on.
 
-Until the checkpoint is on disk every seat keeps the last committed part.
+Where a stage has replicas, they send their sums, and get the merged part (`committing.py`). The committed parts of the
+others go to the checkpoint while the next round is under way (`durability.py`).
 """
 
-from msgspec import structs
-
-from mpsl.machines.arrivals import Arrivals
-from mpsl.machines.jobs import Checkpoint, FoldUpdate, Result, WorkerJob
+from mpsl.machines.jobs import Average, FoldUpdate, Result, WorkerJob
 from mpsl.machines.members import Place
 from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator.durability import Durability
 from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.orchestrator.seat_parts import SeatParts
 from mpsl.machines.tables.run import RunOutcome
-from mpsl.machines.unfinished import CommittedRound
-from mpsl.messages import Close, Closed, Message, Slice
+from mpsl.messages import Close, Closed, Message, Sent, Slice
 from mpsl.plan import Plan
 from mpsl.topics import Address
 
 
 class Closing(Phase):
-    """What has arrived of the round's sums."""
+    """Until every seat has closed, and the sums of replicas are here."""
 
-    def __init__(self, context: RunContext) -> None:
+    def __init__(self, context: RunContext, durability: Durability) -> None:
         super().__init__(context)
-        self.digests: dict[Address, str] = {}
-        """Of the sums, as the seats computed them."""
-        self._sums: dict[Address, Arrivals] = {}
-        self._closed_by: dict[Address, Closed] = {}
+        self._durability = durability
+        self._sums = SeatParts(context, "sum", 0, ())
+        self._closed: set[Address] = set()
+
+    @property
+    def digests(self) -> dict[Address, str]:
+        """Of the replicas' sums, as they computed them."""
+        return self._sums.digests
 
     def enter(self) -> None:
-        """Everyone is accepted or out: ask every seat for its sum."""
+        """Everyone is accepted or out: tell every seat."""
         state, ledger = self.state, self.state.need_ledger()
         self.context.cancel_timer("round")
         state.progress_at = self.context.now
         state.waiting_seats = set(state.seats)
-        self._sums = {address: Arrivals() for address in state.seats}
-        self._closed_by = {}
+        merging = state.need_plan().merging
+        self._sums = SeatParts(self.context, "sum", state.round, merging)
+        self._closed = set()
+        self._durability.begin()
         for address in state.seats:
             served = [id for id in ledger.accepted if address in state.chain(id)]
-            self.context.send(address, Close(state.round, len(served)))
+            self.context.send(address, Close(state.round, len(served), ledger.weight, address in merging))
 
     def take(self, source: str, message: Message) -> None:
-        """A piece of a seat's sum, or its end."""
+        """A piece of a replica's sum, or a seat's word that it has closed."""
         seat = self.state.seat_of(source)
         match message:
-            case Slice() if seat is not None and message.version == self.state.round and self.context.session:
-                self._sums[seat.address].add(message)
-                self.context.session.write(source, message)
-                self._check(seat.address)
+            case Slice() | Sent() if seat is not None:
+                self._sums.take(seat, message)
             case Closed() if seat is not None and message.round == self.state.round:
-                self._closed_by[seat.address] = message
-                self._check(seat.address)
+                self._check(seat.address, message)
             case _:
                 self.context.drop(message, "of another attempt")
+        self.state.waiting_seats -= self._closed - self._sums.missing
 
     def job_done(self, job: WorkerJob, result: Result) -> None:
         """The worker has added up an update."""
         if isinstance(job, FoldUpdate):
             self.state.folding -= 1
 
-    def _check(self, address: Address) -> None:
-        """A seat's sum is whole: its weight has to be that of the accepted devices."""
-        state, closed = self.state, self._closed_by.get(address)
-        if closed is None or self._sums[address].bytes != state.part_bytes[address]:
-            return
-        state.waiting_seats.discard(address)
-        accepted = state.need_ledger().accepted
+    def _check(self, address: Address, closed: Closed) -> None:
+        """A seat has closed: the weight of its sum has to be that of the accepted devices."""
+        state, accepted = self.state, self.state.need_ledger().accepted
         due = sum(samples for id, samples in accepted.items() if address in state.chain(id))
-        if closed.weight != due:
+        if closed.refusal:
+            self.context.fail(closed.refusal)
+        elif closed.weight != due:
             self.context.fail(f"seat {address} folded {closed.weight} samples, {due} were accepted")
-        self.digests = {each: said.digest for each, said in self._closed_by.items()}
+        self._closed.add(address)
+
+    def awaited_seats(self) -> set[Address]:
+        """Those that have yet to answer."""
+        return self.state.waiting_seats
 
     def outcome(self) -> RunOutcome | None:
-        """All sums are here whole, and the devices' parts are added up."""
-        return RunOutcome.SUMS_COMPLETE if not self.state.waiting_seats and self.state.folding == 0 else None
+        """Every seat has closed, and the devices' parts are added up."""
+        return RunOutcome.ALL_CLOSED if not self.state.waiting_seats and self.state.folding == 0 else None
 
 
-class Saving(Phase):
-    """The whole model goes to disk: from then on the round is committed."""
+class Averaging(Phase):
+    """The devices' parts, and those of stages with replicas, are averaged here."""
 
     def __init__(self, context: RunContext, closing: Closing) -> None:
         super().__init__(context)
         self._closing = closing
-        self._saved = False
+        self._is_averaged = False
 
     def enter(self) -> None:
-        """Divide all sums and write the model."""
+        """Divide the sums."""
         state, ledger = self.state, self.state.need_ledger()
-        self._saved = False
+        self._is_averaged = False
         state.metrics = {
             "round": state.round,
             "loss": ledger.loss(),
@@ -105,18 +110,15 @@ class Saving(Phase):
         state.contributions = {id: update for id, update in updates.items() if update is not None}
         if state.job.run.deterministic:
             state.metrics["held_s"] = ledger.held_s
-        counted = {id: structs.asdict(update) for id, update in state.contributions.items()}
-        passages = {id: vars(passage) for id, passage in ledger.passages.items()}
-        commit = CommittedRound(state.metrics, counted, passages)
-        self.context.start_job(Checkpoint(state.round, ledger.weight, dict(self._closing.digests), commit))
+        self.context.start_job(Average(state.round, ledger.weight, dict(self._closing.digests)))
 
     def job_done(self, job: WorkerJob, result: Result) -> None:
-        """The model is on disk."""
-        self._saved = self._saved or isinstance(job, Checkpoint)
+        """The averages are there."""
+        self._is_averaged = self._is_averaged or isinstance(job, Average)
 
     def outcome(self) -> RunOutcome | None:
-        """The model is on disk."""
-        return RunOutcome.SAVED if self._saved else None
+        """The averages are there."""
+        return RunOutcome.AVERAGED if self._is_averaged else None
 
 
 def additions(plan: Plan, accepted: list[str]) -> dict[str, list[list[str]]]:

@@ -7,8 +7,7 @@ from mpsl.machines.orchestrator.patience import Patience
 from mpsl.machines.tables.run import OrchestratorState
 from mpsl.messages import CopyFailed, Discard, Discarded, Fault
 from mpsl.plan import Seat
-
-S = OrchestratorState
+from mpsl.topics import Address
 
 STALL_S = 90.0
 """How long a phase waits for seats while none of them sends anything new."""
@@ -114,8 +113,8 @@ class Departures:
         member.progress = progress
         member.progress_at = now
 
-    def watch(self, phase: OrchestratorState, waiting_for: list[str]) -> None:
-        """Check the deadlines of all participants that the run waits for."""
+    def watch(self, phase: OrchestratorState, waiting_for: list[str], awaited: set[Address]) -> None:
+        """Check the deadlines of all who are waited for; `awaited`: the seats without which the phase cannot end."""
         for seat in self._state.seats.values():
             presence = self._context.census.get("node", seat.node)
             if presence is None:
@@ -126,8 +125,8 @@ class Departures:
                 self._context.lose_seat(seat.node, why)
         for member in list(self._state.members.values()):
             self._watch_device(member)
-        if phase in (S.LOADING, S.CLOSING, S.COMMITTING):
-            self._watch_stall(phase, waiting_for)
+        if awaited:
+            self._watch_stall(phase, waiting_for, sorted(awaited))
 
     def _watch_device(self, member: Member) -> None:
         seen = self._slowest_batch
@@ -148,8 +147,7 @@ class Departures:
                 why = f"node {node} (seat {address}) has not forgotten {member.id}, left out {STALL_S:.0f} s ago"
                 self._context.lose_seat(node, why, unfit=True)
 
-    def _watch_stall(self, phase: OrchestratorState, waiting_for: list[str]) -> None:
-        waiting = sorted(self._state.waiting_seats)
+    def _watch_stall(self, phase: OrchestratorState, waiting_for: list[str], waiting: list[Address]) -> None:
         if not self._patience.is_over(self._state.progress_at, STALL_S, *waiting):
             return
         if self._state.committed or self._has_standby():

@@ -13,7 +13,7 @@ DISK_RETRY_S = 2.0
 
 
 class DiskRetry:
-    """Holds the job that waits for the disk. There is at most one, because the run waits for each such job."""
+    """At most one job at a time waits for the disk: the next one begins once the one before is done."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context

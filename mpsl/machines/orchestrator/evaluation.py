@@ -25,8 +25,10 @@ class Evaluation(Phase):
         self._admissions.open_evaluation([id for id in self._admissions.ready() if members[id].test_batches])
 
     def take(self, source: str, message: Message) -> None:
-        """A device reports the score of its test data."""
-        assert isinstance(message, Score)
+        """A device is through its test data."""
+        if not isinstance(message, Score):
+            super().take(source, message)
+            return
         ledger, member = self.state.need_ledger(), self.state.members.get(source)
         if member is None or member.place is not Place.ADMITTED or message.attempt != member.attempt:
             self.context.drop(message, "of another attempt")

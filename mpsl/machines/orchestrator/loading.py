@@ -5,6 +5,7 @@ from mpsl.machines.orchestrator.part_exports import PartExports
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Keep, Loaded, Message
+from mpsl.topics import Address
 
 
 class Loading(Phase):
@@ -30,6 +31,10 @@ class Loading(Phase):
         seat = self.state.seat_of(source)
         if isinstance(message, Loaded) and seat is not None:
             self.state.waiting_seats.discard(seat.address)
+
+    def awaited_seats(self) -> set[Address]:
+        """Those that have yet to answer."""
+        return self.state.waiting_seats
 
     def outcome(self) -> RunOutcome | None:
         """Every seat holds its part. A committed round that is not reported yet comes before the next round."""

@@ -20,15 +20,16 @@ from mpsl.machines.events import (
     Subscribed,
     TimerFired,
 )
-from mpsl.machines.jobs import BuildModel, Export, Exported
+from mpsl.machines.jobs import BuildModel, Checkpoint, Export, Exported, RecordRound
 from mpsl.machines.machine import Machine, as_json, from_json
 from mpsl.machines.online import ANNOUNCE
 from mpsl.machines.orchestrator.admissions import Admissions
-from mpsl.machines.orchestrator.closing import Closing, Saving
+from mpsl.machines.orchestrator.closing import Averaging, Closing
 from mpsl.machines.orchestrator.committing import Committing
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.departures import Departures
 from mpsl.machines.orchestrator.disk_retry import DISK_TIMER, DiskRetry
+from mpsl.machines.orchestrator.durability import Durability
 from mpsl.machines.orchestrator.ending import Ending
 from mpsl.machines.orchestrator.evaluation import Evaluation
 from mpsl.machines.orchestrator.gathering import Gathering
@@ -48,7 +49,7 @@ from mpsl.machines.session import LINK_TIMER
 from mpsl.machines.tables.run import SEATED_STATES, TABLE, OrchestratorState, RunOutcome
 from mpsl.machines.tables.table import StateMachine
 from mpsl.machines.unfinished import Unfinished
-from mpsl.messages import CopyFailed, Counters, Discarded, Fault, Joined, Message
+from mpsl.messages import CopyFailed, Counters, Discarded, Fault, Joined, Message, Sent, Slice
 from mpsl.names import ORCHESTRATOR
 from mpsl.planning.plan_file import PlannedRun
 from mpsl.topics import BinaryTopic, ParticipantTopic, RunTopic, Topics
@@ -89,21 +90,22 @@ class OrchestratorMachine(Machine):
         self._gathering = Gathering(context)
         self._profiling = Profiling(context)
         self._joining = Joining(context)
-        self._reporting = Reporting(context, admissions)
+        self._durability = durability = Durability(context)
+        self._reporting = Reporting(context, admissions, durability)
         self._ending = Ending(context)
-        closing = Closing(context)
+        closing = Closing(context, durability)
         self._phases: Mapping[OrchestratorState, Phase] = {
             S.GATHERING: self._gathering,
             S.PROFILING: self._profiling,
             S.JOINING: self._joining,
             S.LOADING: Loading(context, self._exports),
-            S.OPEN: OpenRound(context, admissions, self._departures),
+            S.OPEN: OpenRound(context, admissions, self._departures, durability),
             S.CLOSING: closing,
-            S.SAVING: Saving(context, closing),
-            S.COMMITTING: Committing(context, self._exports),
+            S.AVERAGING: Averaging(context, closing),
+            S.COMMITTING: Committing(context, self._exports, durability),
             S.EVALUATING: Evaluation(context, admissions, self._departures),
             S.REPORTING: self._reporting,
-            S.RESEATING: Reseating(context),
+            S.RESEATING: Reseating(context, durability),
             S.ENDING: self._ending,
         }
         self._status = StatusPublisher(context, admissions)
@@ -147,9 +149,10 @@ class OrchestratorMachine(Machine):
         if state in (S.OPEN, S.EVALUATING) and run.ledger is not None:
             assert run.need_ledger().training is (state is S.OPEN)
         assert run.folding >= 0
-        assert len(run.summary["rounds"]) == run.reported <= run.committed <= run.round
+        assert len(run.summary["rounds"]) == run.reported <= run.durable <= run.committed <= run.round
+        assert run.committed - run.durable <= 1
         assert run.evaluated <= run.committed
-        assert not run.lost_nodes or state in (S.SAVING, S.ENDING)
+        assert not run.lost_nodes or state in (S.AVERAGING, S.ENDING)
 
     # Events
 
@@ -307,6 +310,9 @@ class OrchestratorMachine(Machine):
                 self._departures.discarded(source, message)
             case Counters():
                 self._reporting.counters(source, message)
+            case Slice(purpose="part") | Sent(purpose="part"):
+                if (seat := self.run_state.seat_of(source)) is not None:
+                    self._durability.take(seat, message)
             case _:
                 self.phase.take(source, message)
         self._follow()
@@ -346,13 +352,15 @@ class OrchestratorMachine(Machine):
             self.context.command(branch, id, {"do": ANNOUNCE, "boot": boot})
         self.phase.watch()
         if self.run_state.plan is not None and self.context.session is not None and self.state is not S.ENDING:
-            self._departures.watch(self.state, self.phase.waiting_for())
+            self._departures.watch(self.state, self.phase.waiting_for(), self.phase.awaited_seats())
 
     def _job_done(self, event: JobDone) -> None:
         self._disk.done(event.job)
         match event.job, event.result:
             case Export(part=part), Exported() as exported:
                 self._exports.done(part, exported)
+            case (Checkpoint() | RecordRound()) as job, result:
+                self._durability.job_done(job, result)
             case job, result:
                 self.phase.job_done(job, result)
 

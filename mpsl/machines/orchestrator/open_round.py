@@ -8,17 +8,22 @@ from mpsl.machines.members import MAX_TRIES, Member, Place
 from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.departures import Departures
+from mpsl.machines.orchestrator.durability import Durability
 from mpsl.machines.orchestrator.outliers import MAX_LOSS
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Accept, Finished, Message, Slice, Update
+from mpsl.topics import Address
 
 
 class OpenRound(Phase):
     """Lasts until every device is accepted or out."""
 
-    def __init__(self, context: RunContext, admissions: Admissions, departures: Departures) -> None:
+    def __init__(
+        self, context: RunContext, admissions: Admissions, departures: Departures, durability: Durability
+    ) -> None:
         super().__init__(context)
+        self._durability = durability
         self._admissions = admissions
         self._departures = departures
         self._began = False
@@ -100,6 +105,8 @@ class OpenRound(Phase):
                 if member is not None and seat is not None and message.batches == self._admissions.batches_of(member):
                     member.finished.add(seat.address)
                     self._consider(member)
+            case _:
+                self.context.drop(message, "of another round")
 
     def _admitted(self, device: str, message: Slice | Update | Finished) -> Member | None:
         """Return the device if it is admitted with the attempt that the message names."""
@@ -188,8 +195,12 @@ class OpenRound(Phase):
         else:
             self._accept_complete()
 
+    def awaited_seats(self) -> set[Address]:
+        """Those whose committed part is not here, once only that is waited for."""
+        return self._durability.missing if self.state.ledger is not None and self.state.ledger.decided else set()
+
     def outcome(self) -> RunOutcome | None:
-        """Every device is accepted or out. Until then, fail below the quorum or give away free places."""
+        """Everyone is accepted or out, and the round before is on disk; fails below the quorum."""
         state, ledger = self.state, self.state.ledger
         if not self._began or ledger is None or not self._admissions.has_begun:
             return None
@@ -206,6 +217,8 @@ class OpenRound(Phase):
         self._admissions.admit_more()
         if not ledger.decided or (not self._late and self._admissions.returning()):
             return None
+        if not self._durability.is_settled:
+            return None
         return RunOutcome.ALL_DECIDED
 
     def waiting_for(self) -> list[str]:
@@ -213,4 +226,4 @@ class OpenRound(Phase):
         if self._is_waiting:
             away = [m.id for m in self.state.members.values() if m.place is Place.OUT and not m.refusal]
             return self._admissions.waiting_for() + away
-        return self._admissions.waiting_for() or self._admissions.returning()
+        return self._admissions.waiting_for() or self._admissions.returning() or self._durability.waiting_for()

@@ -3,12 +3,12 @@
 A phase works on the shared `RunState` through its context. It must never import another phase, nor the machine.
 """
 
-from mpsl.errors import IllegalEvent
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import CheckUpdate, Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Message
+from mpsl.topics import Address
 
 
 class Phase:
@@ -27,7 +27,7 @@ class Phase:
 
     def take(self, source: str, message: Message) -> None:
         """Take a message that the table allows in this phase."""
-        raise IllegalEvent(f"{type(self).__name__} does not take {message.kind}")
+        self.context.drop(message, "not in this state")
 
     def job_done(self, job: WorkerJob, result: Result) -> None:
         """A job of the run has ended."""
@@ -45,6 +45,10 @@ class Phase:
 
     def watch(self) -> None:
         """A second has passed."""
+
+    def awaited_seats(self) -> set[Address]:
+        """The seats without which the phase cannot end: they must get on within STALL_S."""
+        return set()
 
     def waiting_for(self) -> list[str]:
         """Return the participants (or things) that the run waits for at this moment."""

@@ -1,18 +1,22 @@
-"""Reporting: collects the byte counts of all participants, then records the metrics of the round."""
+"""The report of a round: how many bytes it took, asked from everyone.
+
+The figures are recorded once the round is on disk (`durability.py`); the last round's come after that.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import RecordRound, Result, WorkerJob
 from mpsl.machines.members import Passage
 from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator.durability import Durability
 from mpsl.machines.orchestrator.outliers import outliers, suspects
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Counters, Report
+from mpsl.topics import Address
 
 REPORT_S = 5.0
 """How long the phase waits for counts. A missing count keeps its last value."""
@@ -40,24 +44,36 @@ class ByteCount:
 class Reporting(Phase):
     """Holds the last reported bytes of every participant."""
 
-    def __init__(self, context: RunContext, admissions: Admissions) -> None:
+    def __init__(self, context: RunContext, admissions: Admissions, durability: Durability) -> None:
         super().__init__(context)
         self._admissions = admissions
+        self._durability = durability
         self._bytes: dict[str, ByteCount] = {}
         """By id, of each device and node."""
         self._unanswered: set[str] = set()
         """Devices and nodes that have not answered yet."""
         self._before: dict[str, int] = {"device_up": 0, "device_down": 0, "nodes_out": 0}
         self._late = False
-        self._asked = False
-        """Whether the worker has been asked to record the round."""
-        self._recorded = False
+        self._has_asked = False
+        self._has_reported = False
+
+    @property
+    def _is_last(self) -> bool:
+        return self.state.round == self.state.job.run.rounds
 
     def enter(self) -> None:
-        """Ask all participants for their counts."""
+        """Ask everyone. In the last round their bytes include those of the parts that go to the checkpoint."""
+        self._unanswered = set()
+        self._late = self._has_asked = self._has_reported = False
+        self.state.progress_at = self.context.now
+        self._ask()
+
+    def _ask(self) -> None:
+        if self._is_last and self.state.durable < self.state.committed:
+            return
+        self._has_asked = True
         devices = self._admissions.ready()
         self._unanswered = {*devices, *(seat.node for seat in self.state.seats.values())}
-        self._late = self._asked = self._recorded = False
         for address in [*devices, *self.state.seats]:
             self.context.send(address, Report(self.state.round))
         self.context.set_timer("report", REPORT_S)
@@ -67,13 +83,9 @@ class Reporting(Phase):
         if presence.branch == "dev" and presence.gone(self.context.now):
             self._unanswered.discard(presence.id)
 
-    def job_done(self, job: WorkerJob, result: Result) -> None:
-        """The round is recorded."""
-        self._recorded = self._recorded or isinstance(job, RecordRound)
-
     def waiting_for(self) -> list[str]:
-        """Return the participants that have not answered."""
-        return sorted(self._unanswered)
+        """Who has not answered; before that, whose part of the last round is still to come."""
+        return sorted(self._unanswered) or self._durability.waiting_for()
 
     def counters(self, source: str, message: Counters) -> None:
         """Take a participant's bytes since it joined."""
@@ -85,20 +97,25 @@ class Reporting(Phase):
         """REPORT_S is over: stop waiting for the other counts."""
         self._late = self._late or name == "report"
 
-    def outcome(self) -> RunOutcome | None:
-        """Record the round once all have answered or REPORT_S is over."""
-        if self._unanswered and not self._late:
-            return None
-        if not self._asked:
-            self._asked = True
-            self.context.cancel_timer("report")
-            self._record()
-        if not self._recorded:
-            return None
-        last = self.state.round == self.state.job.run.rounds
-        return RunOutcome.LAST_REPORTED if last else RunOutcome.REPORTED
+    def awaited_seats(self) -> set[Address]:
+        """Those whose committed part is not here, once only that is waited for."""
+        return self._durability.missing if not self._has_asked else set()
 
-    def _record(self) -> None:
+    def outcome(self) -> RunOutcome | None:
+        """Everyone has answered, or had the time to; the last round is on disk and recorded as well."""
+        if not self._has_asked:
+            self._ask()
+        if not self._has_asked or (self._unanswered and not self._late):
+            return None
+        if not self._has_reported:
+            self._has_reported = True
+            self.context.cancel_timer("report")
+            self._report()
+        if not self._is_last:
+            return RunOutcome.REPORTED
+        return RunOutcome.LAST_REPORTED if self._durability.is_settled else None
+
+    def _report(self) -> None:
         state = self.state
         devices = [count for id, count in self._bytes.items() if id in state.members]
         now = {
@@ -110,23 +127,10 @@ class Reporting(Phase):
         self._before = now
         if state.predicted is not None:
             metrics["predicted_s"] = state.predicted.round_s
-        state.summary["rounds"].append(metrics)
-        state.reported = state.round
-        self.context.publish("metrics", metrics)
-        shown = {
-            "loss": round(metrics["loss"], 4),
-            "accuracy": metrics["accuracy"],
-            "seconds": round(metrics["seconds"], 2),
-        }
-        if state.predicted is not None:
-            shown["predicted_s"] = round(state.predicted.round_s, 2)
-        if "held_s" in metrics:
-            shown["held_s"] = round(metrics["held_s"], 2)
-        self.context.log("info", "round", round=state.round, **shown)
         for id, figures in outliers(state.contributions).items():
             self.context.log("warning", "loss-far-from-others", device=id, round=state.round, figures=figures)
         state.suspects = suspects(state.contributions, state.suspects)
-        self.context.start_run_job(RecordRound(metrics, tuple(self._devices())))
+        self._durability.report(metrics, tuple(self._devices()))
 
     def _devices(self) -> Iterator[dict[str, Any]]:
         """Yield a line for each device of the run: its counts and sums, and when it passed through the round."""

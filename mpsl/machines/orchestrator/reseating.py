@@ -8,6 +8,7 @@ from mpsl.job import Job
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import FindPlan, PlanFound, Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator.durability import Durability
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.orchestrator.recut import Recut
 from mpsl.machines.seating import Seating, seat_everyone
@@ -22,8 +23,9 @@ RETURN_S = 5.0
 class Reseating(Phase):
     """Lasts from the loss of a seat until all seats can be filled again."""
 
-    def __init__(self, context: RunContext) -> None:
+    def __init__(self, context: RunContext, durability: Durability) -> None:
         super().__init__(context)
+        self._durability = durability
         self._recut = Recut(context)
         self._lost: dict[str, str] = {}
         """Nodes that have lost their seats, and why."""
@@ -42,6 +44,7 @@ class Reseating(Phase):
         for node, why in self._lost.items():
             context.log("warning", "seat-lost", node=node, reason=why, round=state.round, committed=state.committed)
         context.end_session()
+        self._durability.interrupted()
         state.round, state.ledger, state.folding, state.waiting_seats = state.committed, None, 0, set()
         for timer in ("start", "round", "report", "quorum"):
             context.cancel_timer(timer)
@@ -62,13 +65,15 @@ class Reseating(Phase):
         self._look()
 
     def outcome(self) -> RunOutcome | None:
-        """All seats can be filled."""
-        return RunOutcome.SEATED if self.state.seating is not None else None
+        """Everyone can be seated, and what was whole of the round before is on disk."""
+        return RunOutcome.SEATED if self.state.seating is not None and not self._durability.is_busy else None
 
     def waiting_for(self) -> list[str]:
         """Return the missing nodes, with their seats and the bytes that these need."""
         if self._recut.planning:
             return ["a plan for the nodes that are left"]
+        if self.state.seating is not None:
+            return self._durability.waiting_for()
         if self._refusal:
             return [f"nodes with a larger --memory-budget ({self._refusal})"]
         return [f"{seat.node} or a standby for seat {seat.address} ({needed:,} bytes)" for seat, needed in

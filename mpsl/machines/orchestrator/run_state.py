@@ -55,11 +55,13 @@ class RunState:
     round: int = 0
     """The open round, or the last one."""
     committed: int = 0
-    """The last round that is on disk."""
+    """The last round that is closed: every seat serves its committed part."""
+    durable: int = 0
+    """The last round that is on disk: the committed one, or the one before."""
     evaluated: int = 0
     """The last round that was evaluated."""
     reported: int = 0
-    """The last round whose metrics are recorded."""
+    """The last round whose metrics are recorded: it is on disk."""
     held_up_since: float | None = None
     """When the run first lost a seat since an update was last accepted; None while it gets on."""
     term_reason: str = ""
@@ -112,7 +114,7 @@ class RunState:
         self.plan = replace(manifest.plan, job=job, run=self.run, orchestrator=self.boot)
         self.seats = {seat.address: seat for seat in self.plan.seats}
         self.bystanders = {(id, boot) for id, boot in manifest.bystanders}
-        self.round = self.committed = found.committed
+        self.round = self.committed = self.durable = found.committed
         self.reported = found.reported
         self.contributions = found.contributions
         rounds = [dict(entry) for entry in found.rounds]

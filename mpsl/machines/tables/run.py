@@ -1,6 +1,7 @@
 """The table of a run at its orchestrator: the phases in their order; OPEN to REPORTING repeat every round.
 
-A lost seat leads back to JOINING, under a higher term. A round that is being written is finished first.
+A lost seat leads back to JOINING, under a higher term. The parts of a closed round come in, and are written, from
+CLOSING until the next CLOSING (`orchestrator/durability.py`).
 """
 
 import enum
@@ -18,6 +19,7 @@ from mpsl.messages import (
     Loaded,
     Message,
     Score,
+    Sent,
     Slice,
     Update,
 )
@@ -32,7 +34,7 @@ class OrchestratorState(enum.Enum):
     LOADING = "loading"
     OPEN = "open"
     CLOSING = "closing"
-    SAVING = "saving"
+    AVERAGING = "averaging"
     COMMITTING = "committing"
     EVALUATING = "evaluating"
     REPORTING = "reporting"
@@ -52,8 +54,8 @@ class RunOutcome(enum.Enum):
     ALL_JOINED = "all joined"
     ALL_LOADED = "all loaded"
     ALL_DECIDED = "all accepted or out"
-    SUMS_COMPLETE = "sums complete"
-    SAVED = "saved"
+    ALL_CLOSED = "all closed"
+    AVERAGED = "averaged"
     EVALUATION_DUE = "evaluation due"
     ALL_COMMITTED = "all committed"
     ALL_SCORED = "all scored or out"
@@ -69,10 +71,12 @@ SEATED_STATES = (S.JOINING, S.LOADING, S.OPEN, S.CLOSING, S.COMMITTING, S.EVALUA
 
 _MESSAGES: dict[OrchestratorState, frozenset[type[Message]]] = {
     S.LOADING: frozenset({Loaded}),
-    S.OPEN: frozenset({Slice, Update, Finished}),
-    S.CLOSING: frozenset({Slice, Closed}),
-    S.COMMITTING: frozenset({Committed, Loaded}),
-    S.EVALUATING: frozenset({Score}),
+    S.OPEN: frozenset({Slice, Sent, Update, Finished}),
+    S.CLOSING: frozenset({Slice, Sent, Closed}),
+    S.AVERAGING: frozenset({Slice, Sent}),
+    S.COMMITTING: frozenset({Slice, Sent, Committed, Loaded}),
+    S.EVALUATING: frozenset({Slice, Sent, Score}),
+    S.REPORTING: frozenset({Slice, Sent}),
 }
 
 TABLE = Table(
@@ -91,8 +95,8 @@ TABLE = Table(
         (S.LOADING, O.EVALUATION_DUE): S.EVALUATING,
         (S.LOADING, O.ALL_COMMITTED): S.REPORTING,
         (S.OPEN, O.ALL_DECIDED): S.CLOSING,
-        (S.CLOSING, O.SUMS_COMPLETE): S.SAVING,
-        (S.SAVING, O.SAVED): S.COMMITTING,
+        (S.CLOSING, O.ALL_CLOSED): S.AVERAGING,
+        (S.AVERAGING, O.AVERAGED): S.COMMITTING,
         (S.COMMITTING, O.EVALUATION_DUE): S.EVALUATING,
         (S.COMMITTING, O.ALL_COMMITTED): S.REPORTING,
         (S.EVALUATING, O.ALL_SCORED): S.REPORTING,
