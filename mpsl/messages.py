@@ -62,12 +62,13 @@ KINDS: dict[str, type[Message]] = {}
 _M = TypeVar("_M", bound=Message)
 
 
-def _kind(kind: type[_M]) -> type[_M]:
+def message_kind(kind: type[_M]) -> type[_M]:
+    """Register a kind of message under its name."""
     KINDS[kind.kind] = kind
     return kind
 
 
-@_kind
+@message_kind
 class Activation(Message, frozen=True):
     """The output of a part on its way to the next part (training)."""
 
@@ -77,7 +78,7 @@ class Activation(Message, frozen=True):
     tensor: Tensor
 
 
-@_kind
+@message_kind
 class Gradient(Message, frozen=True):
     """The gradient of the loss by an activation, on its way back."""
 
@@ -87,7 +88,7 @@ class Gradient(Message, frozen=True):
     tensor: Tensor
 
 
-@_kind
+@message_kind
 class Probe(Message, frozen=True):
     """An activation of the committed model in evaluation mode: batch `batch` of `device`'s test data."""
 
@@ -100,7 +101,7 @@ class Probe(Message, frozen=True):
     tensor: Tensor
 
 
-@_kind
+@message_kind
 class Slice(Message, frozen=True):
     """Elements `offset` and on of tensor number `index` of a part; `version` is the committed round that it belongs to.
 
@@ -120,7 +121,7 @@ class Slice(Message, frozen=True):
     tensor: Tensor
 
 
-@_kind
+@message_kind
 class Joined(Message, frozen=True):
     """A seat or device has built its part and subscribed; a refusal says why it cannot take part.
 
@@ -137,7 +138,7 @@ class Joined(Message, frozen=True):
     revision: int = 0
 
 
-@_kind
+@message_kind
 class Keep(Message, frozen=True):
     """The part that the seat holds is the committed one of `version`, so it is not sent again."""
 
@@ -145,7 +146,7 @@ class Keep(Message, frozen=True):
     version: int
 
 
-@_kind
+@message_kind
 class Loaded(Message, frozen=True):
     """A seat holds the whole committed part of `version`."""
 
@@ -153,7 +154,7 @@ class Loaded(Message, frozen=True):
     version: int
 
 
-@_kind
+@message_kind
 class Admit(Message, frozen=True):
     """`device` is admitted: a seat makes a copy, and the device begins once it holds the weights of `round` - 1.
 
@@ -168,7 +169,7 @@ class Admit(Message, frozen=True):
     batches: int
 
 
-@_kind
+@message_kind
 class Finished(Message, frozen=True):
     """A seat has made all of a device's steps of the round."""
 
@@ -179,7 +180,7 @@ class Finished(Message, frozen=True):
     batches: int
 
 
-@_kind
+@message_kind
 class Update(Message, frozen=True):
     """A device has made all its steps and sent the weights of its parts.
 
@@ -195,7 +196,7 @@ class Update(Message, frozen=True):
     seconds: float
 
 
-@_kind
+@message_kind
 class Accept(Message, frozen=True):
     """The orchestrator took a device's update as number `number` (from 1) of the round; a seat folds its copy."""
 
@@ -208,7 +209,7 @@ class Accept(Message, frozen=True):
     batches: int
 
 
-@_kind
+@message_kind
 class Discard(Message, frozen=True):
     """Forget a device's attempt, with its copy, activations and pending sends."""
 
@@ -218,7 +219,7 @@ class Discard(Message, frozen=True):
     attempt: int
 
 
-@_kind
+@message_kind
 class Discarded(Message, frozen=True):
     """A seat has forgotten the attempt, so its place is free."""
 
@@ -227,7 +228,7 @@ class Discarded(Message, frozen=True):
     attempt: int
 
 
-@_kind
+@message_kind
 class Close(Message, frozen=True):
     """No more updates in this round; `devices` of those accepted were this seat's, `weight` is that of all of them.
 
@@ -242,7 +243,7 @@ class Close(Message, frozen=True):
     merge: bool = False
 
 
-@_kind
+@message_kind
 class Closed(Message, frozen=True):
     """A seat has closed the round: it folded `devices` updates of `weight` samples together.
 
@@ -256,7 +257,7 @@ class Closed(Message, frozen=True):
     refusal: str = ""
 
 
-@_kind
+@message_kind
 class Sent(Message, frozen=True):
     """A seat has sent all slices of this purpose and version; `digest` is that of their bytes."""
 
@@ -266,7 +267,7 @@ class Sent(Message, frozen=True):
     digest: str
 
 
-@_kind
+@message_kind
 class Commit(Message, frozen=True):
     """The merged part of `round`, which the seat has loaded, is the committed one from now on."""
 
@@ -274,7 +275,7 @@ class Commit(Message, frozen=True):
     round: int
 
 
-@_kind
+@message_kind
 class Committed(Message, frozen=True):
     """A replica now serves the merged part of `round`."""
 
@@ -282,7 +283,7 @@ class Committed(Message, frozen=True):
     round: int
 
 
-@_kind
+@message_kind
 class Evaluate(Message, frozen=True):
     """Run your test data through the committed model of `round`."""
 
@@ -291,7 +292,7 @@ class Evaluate(Message, frozen=True):
     attempt: int
 
 
-@_kind
+@message_kind
 class Score(Message, frozen=True):
     """All that leaves a device of its test data: the numbers of samples and correct ones, and the sum of the losses."""
 
@@ -303,7 +304,7 @@ class Score(Message, frozen=True):
     loss: float
 
 
-@_kind
+@message_kind
 class Report(Message, frozen=True):
     """Say how many payload bytes you sent and received in this run so far."""
 
@@ -311,7 +312,7 @@ class Report(Message, frozen=True):
     round: int
 
 
-@_kind
+@message_kind
 class Counters(Message, frozen=True):
     """MQTT payload bytes since the run was joined."""
 
@@ -321,7 +322,7 @@ class Counters(Message, frozen=True):
     received: int
 
 
-@_kind
+@message_kind
 class Fault(Message, frozen=True):
     """A job has failed, so the run cannot go on with this seat (or this device)."""
 
@@ -329,7 +330,7 @@ class Fault(Message, frozen=True):
     reason: str
 
 
-@_kind
+@message_kind
 class CopyFailed(Message, frozen=True):
     """A job for one device's copy has failed at this seat: its input or its result is unusable.
 
@@ -342,60 +343,10 @@ class CopyFailed(Message, frozen=True):
     reason: str
 
 
-@_kind
+@message_kind
 class End(Message, frozen=True):
     """The run is over; the exit status of a `--once` process follows `state`."""
 
     kind = "end"
     state: Literal["done", "failed"]
     reason: str
-
-
-# Before there is a plan: the measurement of a participant's link.
-
-
-@_kind
-class Echo(Message, frozen=True):
-    """A participant sends it to itself, to time the way to the broker and back."""
-
-    kind = "echo"
-    number: int
-
-
-@_kind
-class Linked(Message, frozen=True):
-    """A participant is ready for the measurement of its link; `latency_s` is half of its shortest round trip."""
-
-    kind = "linked"
-    latency_s: float
-
-
-@_kind
-class Pull(Message, frozen=True):
-    """Send burst `number`, of `size` bytes."""
-
-    kind = "pull"
-    number: int
-    size: int
-
-
-@_kind
-class ProbeBurst(Message, frozen=True):
-    """Piece `index` of the `count` pieces of burst `number`; its bytes have no meaning."""
-
-    kind = "probe-burst"
-    lane = "weights"
-    number: int
-    index: int
-    count: int
-    tensor: Tensor
-
-
-@_kind
-class Took(Message, frozen=True):
-    """Burst `number` has arrived: `received` bytes in the `seconds` from its first piece to its last."""
-
-    kind = "took"
-    number: int
-    received: int
-    seconds: float

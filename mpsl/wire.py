@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import msgpack
 import msgspec
 
+from mpsl import link_messages  # noqa: F401  (registers its kinds)
 from mpsl.errors import WireError
 from mpsl.messages import KINDS, Message, Tensor
 

@@ -4,7 +4,7 @@ from torch import nn
 
 from mpsl.cuts import check_cuts
 from mpsl.job import Job
-from mpsl.machines.jobs import ModelBuilt
+from mpsl.machines.orchestrator_jobs import ModelBuilt
 from mpsl.nn.block_bytes import block_bytes, costs_in
 from mpsl.nn.cost import single_value_norms
 from mpsl.nn.models import describe

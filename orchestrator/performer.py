@@ -13,23 +13,19 @@ from mpsl import facts
 from mpsl.aggregation import aggregations, is_foldable
 from mpsl.errors import RunFailed
 from mpsl.job import Job
-from mpsl.machines.jobs import (
+from mpsl.machines.jobs import Export, Exported, Leave, Result, WorkerJob
+from mpsl.machines.orchestrator_jobs import (
     Average,
     BuildModel,
     Checkpoint,
     CheckUpdate,
-    Export,
-    Exported,
     FindPlan,
     Finish,
     FoldUpdate,
     LaidOut,
     LayOut,
-    Leave,
     PlanFound,
     RecordRound,
-    Result,
-    WorkerJob,
 )
 from mpsl.machines.session_id import SessionId
 from mpsl.machines.unfinished import Unfinished

@@ -9,22 +9,19 @@ from mpsl.job import read_job
 from mpsl.link.channel import Channel, Limits, Peer
 from mpsl.machines.effects import Effect, Log, Publish, Run, Stop
 from mpsl.machines.events import Connected, JobDone, JobFailed, Received, Subscribed, TimerFired
-from mpsl.machines.jobs import (
+from mpsl.machines.jobs import Export, Exported, Result, WorkerJob
+from mpsl.machines.machine import as_json, from_json
+from mpsl.machines.orchestrator import OrchestratorMachine, OrchestratorState
+from mpsl.machines.orchestrator_jobs import (
     Average,
     BuildModel,
     Checkpoint,
     CheckUpdate,
-    Export,
-    Exported,
     FoldUpdate,
     LaidOut,
     LayOut,
     ModelBuilt,
-    Result,
-    WorkerJob,
 )
-from mpsl.machines.machine import as_json, from_json
-from mpsl.machines.orchestrator import OrchestratorMachine, OrchestratorState
 from mpsl.messages import Closed, Committed, Finished, Joined, Loaded, Message, Score, Sent, Slice, Tensor, Update
 from mpsl.names import ORCHESTRATOR
 from mpsl.plan import Seat

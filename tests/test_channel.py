@@ -1,5 +1,6 @@
 """All the links of a process: who counts, what is fenced, how much is in flight."""
 
+import dataclasses
 import heapq
 import itertools
 import random
@@ -11,16 +12,20 @@ from links import KEYS, TOPICS, Network, activation, fault
 from msgspec.structs import replace
 
 from mpsl.link import chunk
-from mpsl.link.channel import Limits, Outbound, Peer
+from mpsl.link.channel import YIELD_S, Limits, Outbound, Peer
 from mpsl.link.chunk import Ack, ChunkHeader
 from mpsl.link.receiver import ACK_DELAY_S
 from mpsl.link.sender import FIRST_RETRY_S, HEADER_ALLOWANCE
-from mpsl.messages import Activation, Admit, Discarded, Keep
+from mpsl.messages import Activation, Admit, Discarded, Keep, Slice, Tensor
 from mpsl.topics import BinaryTopic
 
 
 def limits(**changed: int) -> Limits:
     return Limits(**({"chunk_bytes": 1256, "window": 10_000, "in_flight": 40_000, "message": 10**6} | changed))
+
+
+def replace_limits(**changed: bool) -> Limits:
+    return dataclasses.replace(limits(), **changed)
 
 
 def publishes(outbound: list[Outbound]) -> list[tuple[BinaryTopic, bytes]]:
@@ -303,3 +308,49 @@ def test_messages_on_the_wrong_lane_are_dropped() -> None:
     assert messages == []
     assert b.dropped == Counter({"lane": 1})
     assert topic.lane == "ctl"
+
+
+def a_part(bytes_: int) -> Slice:
+    """A slice of a committed part."""
+    return Slice("part", 1, 0, 1, 0, 0, Tensor("raw", "uint8", (bytes_,), (memoryview(bytes(bytes_)),)))
+
+
+def chunks_out(outbound: list[Outbound], lane: str) -> int:
+    return sum(topic.lane == lane for topic, _ in publishes(outbound))
+
+
+def test_weights_that_yield_have_one_chunk_in_flight_while_activations_go_out() -> None:
+    network = Network()
+    seat, orchestrator = network.join("a", replace_limits(yielding=True)), network.join("b", limits())
+    seat.send("b", activation(1, bytes(8)), 0.0)
+    assert chunks_out(seat.send("b", a_part(8000), 0.1), "weights") == 1
+    assert chunks_out(seat.send("b", a_part(8000), 0.1), "weights") == 0
+    assert chunks_out(seat.send("b", activation(2, bytes(8)), 0.2), "fwd") >= 1, "it waits for nothing but the one chunk"
+    assert orchestrator.idle
+
+
+def test_weights_that_yield_fill_their_window_once_no_activation_goes_out() -> None:
+    network = Network()
+    seat = network.join("a", replace_limits(yielding=True))
+    network.join("b", limits())
+    seat.send("b", activation(1, bytes(8)), 0.0)
+    assert chunks_out(seat.send("b", a_part(8000), YIELD_S + 0.1), "weights") > 1
+
+
+def test_everyone_elses_weights_do_not_yield() -> None:
+    network = Network()
+    device = network.join("a", limits())
+    network.join("b", limits())
+    device.send("b", activation(1, bytes(8)), 0.0)
+    assert chunks_out(device.send("b", a_part(8000), 0.1), "weights") > 1
+
+
+def test_a_yielding_part_arrives_whole_while_activations_go_on() -> None:
+    network = Network(seed=3, loss=0.1, double=0.1)
+    network.join("a", replace_limits(yielding=True, paced=False))
+    network.join("b", limits())
+    for number in range(40):
+        network.send("a", "b", a_part(3000))
+        network.send("a", "b", activation(number, bytes(8)))
+    network.run()
+    assert sum(isinstance(message, Slice) for _, message in network.received["b"]) == 40

@@ -15,7 +15,7 @@ from surveys import linked, said
 
 from mpsl import facts
 from mpsl.errors import OutOfTime, RunFailed
-from mpsl.machines.jobs import FindPlan, PlanFound
+from mpsl.machines.orchestrator_jobs import FindPlan, PlanFound
 from mpsl.planning.alternatives import alternatives
 from mpsl.planning.fleet import Fleet
 from mpsl.planning.objective import Shape

@@ -6,7 +6,8 @@ from typing import Any
 from mpsl.machines.effects import CancelTimer, Effect, EndSession, Log, Publish, Run, SetTimer, Stop
 from mpsl.machines.events import Connected, Event, JobDone, TimerFired
 from mpsl.machines.interpreter import Interpreter
-from mpsl.machines.jobs import Leave, Prepared, RecordRound, Result
+from mpsl.machines.jobs import Leave, Prepared, Result
+from mpsl.machines.orchestrator_jobs import RecordRound
 from mpsl.machines.session_id import SessionId
 
 FIRST, SECOND = SessionId("r", 1), SessionId("r", 2)

@@ -20,6 +20,7 @@ from broker.slow_link import parse_link
 from mpsl import facts
 from mpsl.job import read_job
 from mpsl.link.channel import Channel, Peer
+from mpsl.link_messages import Linked
 from mpsl.machines.census import Presence
 from mpsl.machines.effects import Effect, EndSession, Publish, SetTimer, Subscribe, Unsubscribe
 from mpsl.machines.events import Connected, Received, TimerFired
@@ -35,7 +36,7 @@ from mpsl.machines.probe_burst import MAX_BYTES, START_BYTES, Direction
 from mpsl.machines.session import LINK_TIMER
 from mpsl.machines.session_id import SessionId
 from mpsl.machines.survey import merge_nearly_equal
-from mpsl.messages import End, Linked
+from mpsl.messages import End
 from mpsl.names import ORCHESTRATOR
 from mpsl.profile_questions import FIRST_TERM, NO_LIMIT_MBPS, LinkFigures, LinkQuestion
 from mpsl.sim.faults import Faults

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mpsl.machines.jobs import ModelBuilt
+from mpsl.machines.orchestrator_jobs import ModelBuilt
 from mpsl.planning.seat_memory import (
     SLACK_BYTES,
     WINDOW_BYTES,

@@ -6,12 +6,13 @@ from orchestrator_rig import BATCHES, BOOTS, PART_BYTES, RUN, TENSOR, Orchestrat
 from mpsl import PROTOCOL
 from mpsl.machines.effects import SetTimer
 from mpsl.machines.events import Connected, Received, TimerFired
-from mpsl.machines.jobs import Checkpoint, CheckUpdate, Export, Finish, FoldUpdate, RecordRound
+from mpsl.machines.jobs import Export
 from mpsl.machines.members import Place
 from mpsl.machines.orchestrator import OrchestratorState as S
 from mpsl.machines.orchestrator.admissions import REJOIN_S
 from mpsl.machines.orchestrator.departures import FIRST_PATIENCE_S, STALL_S
 from mpsl.machines.orchestrator.pace import Pace
+from mpsl.machines.orchestrator_jobs import Checkpoint, CheckUpdate, Finish, FoldUpdate, RecordRound
 from mpsl.machines.session import LOST_GRACE_S
 from mpsl.messages import (
     Accept,

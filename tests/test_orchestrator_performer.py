@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from orchestrator_rig import RUN, rig
 
 from mpsl.errors import RunFailed
-from mpsl.machines.jobs import BuildModel, Checkpoint, Export, Exported, LayOut
+from mpsl.machines.jobs import Export, Exported
+from mpsl.machines.orchestrator_jobs import BuildModel, Checkpoint, LayOut
 from mpsl.machines.unfinished import CommittedRound, Manifest
 from mpsl.messages import Slice
 from orchestrator.performer import OrchestratorPerformer

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from plans import plan
 
+from mpsl.link_messages import Echo, Linked, ProbeBurst, Pull, Took
 from mpsl.machines.permissions import may_measure, may_send
 from mpsl.messages import (
     KINDS,
@@ -20,7 +21,6 @@ from mpsl.messages import (
     Counters,
     Discard,
     Discarded,
-    Echo,
     End,
     Evaluate,
     Fault,
@@ -28,19 +28,15 @@ from mpsl.messages import (
     Gradient,
     Joined,
     Keep,
-    Linked,
     Loaded,
     Message,
     Probe,
-    ProbeBurst,
-    Pull,
     Report,
     Score,
     Sent,
     Slice,
     Tensor,
     Ticket,
-    Took,
     Update,
 )
 

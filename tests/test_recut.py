@@ -7,9 +7,9 @@ import pytest
 from orchestrator_rig import BOOTS, rig
 
 from mpsl.machines.effects import Run
-from mpsl.machines.jobs import FindPlan
 from mpsl.machines.orchestrator import recut
 from mpsl.machines.orchestrator.recut import Recut
+from mpsl.machines.orchestrator_jobs import FindPlan
 
 
 @pytest.fixture

@@ -70,7 +70,8 @@ def test_one_device_and_one_hop_are_the_sum_of_everything_on_the_way() -> None:
     up, down, link = megabytes["up"], megabytes["down"], megabytes["link"]
     links = a / up + a / link + g / link + g / down + g / up + g / link + a / link + a / down
     latencies = 4 * 0.005
-    weights = 4.0 / down + 4.0 / up + 2.0 / link + 2 * 0.005
+    # The node's part goes to the checkpoint after the close.
+    weights = 4.0 / down + 4.0 / up + 2 * 0.005
     found = seconds(profile(), fleet(**mbps, latency=5.0))
     assert found == pytest.approx(compute + links + latencies + weights, rel=1e-6)
 
@@ -78,13 +79,13 @@ def test_one_device_and_one_hop_are_the_sum_of_everything_on_the_way() -> None:
 def test_the_cpu_of_a_byte_is_spent_at_either_end_and_nobody_else_waits_for_it() -> None:
     wired = replace(HARDWARE, wire_cpu_s_per_gb=100.0)
     crossing = 2 * (OUTPUTS[0] + OUTPUTS[1])
-    # Every crossing has two ends; the weights of device (down and up) and node (up) have one that counts.
-    cpu = (2 * crossing + 2 * 4_000_000 + 2_000_000) * 100e-9
+    # Every crossing has two ends; the weights of the device (down and up) have one that counts.
+    cpu = (2 * crossing + 2 * 4_000_000) * 100e-9
     assert seconds(profile(wired), fleet()) == pytest.approx(seconds(profile(), fleet()) + cpu, rel=1e-4)
 
 
 def test_copies_and_folds_take_their_time() -> None:
-    # Copied while the device computes its first part; folded before the sum goes.
+    # Copied while the device computes its first part; folded before the seat closes.
     copying = replace(HARDWARE, copy_gb_per_s=0.5)
     assert seconds(profile(copying), fleet()) == pytest.approx(seconds(profile(), fleet()) + 0.004, rel=1e-4)
 
@@ -119,7 +120,7 @@ def test_devices_on_one_host_share_its_cores(cores: int, times: float) -> None:
 
 def test_a_broker_that_takes_its_time_takes_it_once_for_every_byte() -> None:
     slow = fleet(broker=FleetBroker(1e12, 0.0, max_mb_per_s=10.0))
-    passed = 2 * (OUTPUTS[0] + OUTPUTS[1]) + 2 * 4_000_000 + 2_000_000
+    passed = 2 * (OUTPUTS[0] + OUTPUTS[1]) + 2 * 4_000_000
     assert seconds(profile(), slow) == pytest.approx(seconds(profile(), fleet()) + passed / 10e6, rel=1e-4)
 
 
@@ -133,7 +134,7 @@ def test_a_trunk_that_all_share_sets_the_pace() -> None:
 
 def test_micro_batches_overlap() -> None:
     whole, cut = (seconds(profile(), fleet(link=80.0, job=FleetJob(micro_batches=m))) for m in (1, 4))
-    assert 0.5 * whole < cut < 0.95 * whole
+    assert 0.4 * whole < cut < 0.95 * whole
 
 
 def test_later_rounds_are_like_the_first_where_nothing_has_changed() -> None:
@@ -163,7 +164,7 @@ def test_memory_is_the_part_and_what_is_admitted() -> None:
     held = [size for _, size in found.memory["node"]]
     assert held[0] == held[-1] == fixed
     assert max(held) == fixed + 2 * copy + 2 * stored
-    assert found.in_flight[-1][1] == 0
+    assert found.in_flight[-1][1] == 2_000_000, "the part is under way to the checkpoint"
     assert max(size for _, size in found.in_flight) >= 4_000_000
 
 

@@ -9,7 +9,7 @@ import pytest
 from mpsl import PROTOCOL, facts
 from mpsl.job import Job, read_job
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import ModelBuilt
+from mpsl.machines.orchestrator_jobs import ModelBuilt
 from mpsl.machines.seating import Seating, seat_everyone
 from mpsl.plan import Plan
 from mpsl.planning.seat_memory import memory_strategies, part_sizes

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from operator import itemgetter
 
 from mpsl import wire
 from mpsl.errors import WireError
@@ -22,6 +23,10 @@ WINDOW = 8 * 1024 * 1024
 MAX_IN_FLIGHT = 64 * 1024 * 1024
 CHUNK_BYTES = 1040 * 1024
 """A MiB of tensor plus headers: tensor sizes are powers of two, and a small remainder would cost another publish."""
+
+
+YIELD_S = 1.0
+"""How long after a tensor of a batch weights still yield to the next one."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Limits:
     message: int = 1 << 30
     paced: bool = True
     """Whether a link holds only about two seconds of its measured rate in flight, and cuts its chunks accordingly."""
+    yielding: bool = False
+    """Whether weights have one chunk in flight, or two on a fast link, while activations or gradients go out."""
 
 
 Outbound = Publish
@@ -84,6 +91,8 @@ class Channel:
         self._unacknowledged: dict[tuple[Address, Lane], Sender] = {}
         self._retry_at = inf
         self._ack_due: dict[tuple[str, Lane], Receiver] = {}
+        self._tensor_at = -inf
+        """When an activation or gradient was last handed over."""
         self.links_used = links_before
         """The number of links that this process has started in the run and term; a later link has a higher number."""
 
@@ -131,10 +140,12 @@ class Channel:
             self._senders[key] = Sender(
                 self._boot, self._term, self.links_used, limits.window, limits.chunk_bytes, topic, limits.paced
             )
+        if message.lane in ("fwd", "bwd"):
+            self._tensor_at = now
         sender = self._senders[key]
         sender.send(wire.encode(message), label(message))
         self._unacknowledged[key] = sender
-        return self._sent_by(sender, now, self._limits.in_flight - self.in_flight_bytes)
+        return self._sent_by(key, now, self._limits.in_flight - self.in_flight_bytes)
 
     def receive(self, topic: BinaryTopic, payload: wire.Buffer, now: float) -> tuple[list[Message], list[Publish]]:
         """Return messages that are now complete, and publishes in answer. Anything else is counted and dropped."""
@@ -208,16 +219,20 @@ class Channel:
         """Share the free room among waiting links, least in flight first, so that none starves."""
         outbound = []
         room = self._limits.in_flight - self.in_flight_bytes
-        waiting = [sender for sender in self._unacknowledged.values() if sender.waiting]
-        waiting.sort(key=lambda sender: sender.in_flight_bytes)
-        for number, sender in enumerate(waiting):
+        waiting = [(sender.in_flight_bytes, key) for key, sender in self._unacknowledged.items() if sender.waiting]
+        waiting.sort(key=itemgetter(0))
+        for number, (_, key) in enumerate(waiting):
             share = max(room // (len(waiting) - number), min(room, self._limits.chunk_bytes))
             before = self.in_flight_bytes
-            outbound += self._sent_by(sender, now, share)
+            outbound += self._sent_by(key, now, share)
             room -= self.in_flight_bytes - before
         return outbound
 
-    def _sent_by(self, sender: Sender, now: float, allowance: int) -> list[Publish]:
+    def _sent_by(self, key: tuple[Address, Lane], now: float, allowance: int) -> list[Publish]:
+        sender = self._senders[key]
+        if self._limits.yielding and key[1] == "weights" and now - self._tensor_at < YIELD_S:
+            # One chunk may go all the same. On a fast link a second one saves the delay of the acknowledgement.
+            allowance = min(allowance, 2 * self._limits.chunk_bytes - sender.in_flight_bytes if sender.is_fast else 0)
         before = sender.in_flight_bytes
         outbound = self._counted(sender.fill(now, allowance))
         self.in_flight_bytes += sender.in_flight_bytes - before

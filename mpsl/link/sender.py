@@ -71,7 +71,8 @@ class Sender:
         self._boot = boot
         self._term = term
         self._topic = topic
-        self.rate = DeliveryRate(window, max(1, chunk_bytes - HEADER_ALLOWANCE), paced)
+        self._max_chunk = max(1, chunk_bytes - HEADER_ALLOWANCE)
+        self.rate = DeliveryRate(window, self._max_chunk, paced)
         self._queue: deque[OutgoingMessage] = deque()
         self._queued_index = 0
         self._messages = 0
@@ -93,6 +94,11 @@ class Sender:
     def waiting(self) -> bool:
         """Whether something is queued that has not been sent even once."""
         return bool(self._queue)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the link carries the largest chunks in no time that anybody would notice."""
+        return self.rate.chunk_bytes >= self._max_chunk
 
     @property
     def retry_at(self) -> float | None:

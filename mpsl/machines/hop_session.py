@@ -73,6 +73,9 @@ class CopyProgress:
 class HopSession(ParticipantSession[HopState, HopOutcome]):
     """One seat in one run."""
 
+    yields = True
+    """A committed part goes to the checkpoint while the next round is under way."""
+
     def __init__(
         self,
         identity: Identity,

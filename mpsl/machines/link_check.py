@@ -12,13 +12,14 @@ from typing import Any
 from mpsl import facts
 from mpsl.errors import UsageError
 from mpsl.link.channel import Limits, Peer
+from mpsl.link_messages import Echo, Linked, ProbeBurst, Pull, Took
 from mpsl.machines.effects import Effect, Log, Subscribe, Unsubscribe
 from mpsl.machines.participant_session import Identity
 from mpsl.machines.permissions import may_measure
 from mpsl.machines.probe_burst import MAX_BYTES, Arrival, probe_burst
 from mpsl.machines.session import LINK_TIMER, Session, chunk_limit
 from mpsl.machines.session_id import SessionId
-from mpsl.messages import Echo, End, Linked, Message, ProbeBurst, Pull, Took
+from mpsl.messages import End, Message
 from mpsl.names import ORCHESTRATOR
 from mpsl.profile_questions import LinkQuestion
 from mpsl.topics import BinaryTopic

@@ -54,6 +54,9 @@ class SessionEnd:
 class ParticipantSession(Session, ABC, Generic[S, O]):
     """The session of `plan` in the process `identity`; `ending` is set once it is over."""
 
+    yields = False
+    """Whether the weights that it sends yield to activations and gradients."""
+
     def __init__(
         self,
         identity: Identity,
@@ -64,7 +67,8 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         max_packet: int | None,
         links_before: int = 0,
     ) -> None:
-        limits = Limits(chunk_limit(plan.job.wire.chunk_bytes, max_packet), message=plan.message_bytes)
+        chunk_bytes = chunk_limit(plan.job.wire.chunk_bytes, max_packet)
+        limits = Limits(chunk_bytes, message=plan.message_bytes, yielding=self.yields)
         session_id = SessionId(plan.run, plan.term)
         super().__init__(session_id, identity.topics, identity.id, identity.boot, limits, emit, links_before)
         self.set_peers(peers_of(plan))

@@ -5,6 +5,7 @@ speaks only for itself, a tensor comes from the neighbour in its device's chain,
 counts. It must never look at a state.
 """
 
+from mpsl.link_messages import Echo, Linked, ProbeBurst, Pull, Took
 from mpsl.messages import (
     Accept,
     Activation,
@@ -17,7 +18,6 @@ from mpsl.messages import (
     Counters,
     Discard,
     Discarded,
-    Echo,
     End,
     Evaluate,
     Fault,
@@ -25,17 +25,13 @@ from mpsl.messages import (
     Gradient,
     Joined,
     Keep,
-    Linked,
     Loaded,
     Message,
     Probe,
-    ProbeBurst,
-    Pull,
     Report,
     Score,
     Sent,
     Slice,
-    Took,
     Update,
 )
 from mpsl.names import ORCHESTRATOR

@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Iterator
 from math import inf
 
-from mpsl.messages import ProbeBurst, Tensor
+from mpsl.link_messages import ProbeBurst
+from mpsl.messages import Tensor
 
 PIECES = 8
 START_BYTES = 16 * 1024

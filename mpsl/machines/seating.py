@@ -9,7 +9,7 @@ from mpsl.cuts import even_cuts
 from mpsl.errors import UsageError
 from mpsl.job import Job
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import ModelBuilt
+from mpsl.machines.orchestrator_jobs import ModelBuilt
 from mpsl.plan import DeviceEntry, Plan, Seat
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
 from mpsl.planning.seat_memory import SeatMemory, best_strategy, memory_strategies, part_sizes

@@ -15,7 +15,7 @@ from mpsl import facts
 from mpsl.errors import UsageError
 from mpsl.job import Job
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import ModelBuilt
+from mpsl.machines.orchestrator_jobs import ModelBuilt
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetHost, FleetJob, FleetNode
 from mpsl.planning.profile_file import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.seat_memory import GIB

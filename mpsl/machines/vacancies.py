@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from mpsl.job import Job
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import ModelBuilt
+from mpsl.machines.orchestrator_jobs import ModelBuilt
 from mpsl.machines.seating import Seating, budget_of, needed_bytes
 from mpsl.plan import Plan, Seat
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat

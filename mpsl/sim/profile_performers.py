@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from mpsl.machines.jobs import (
     Backward,
-    BuildModel,
     CopyPart,
     DropCopy,
     Encoded,
@@ -18,9 +17,6 @@ from mpsl.machines.jobs import (
     Forward,
     HeadBackward,
     HeadForward,
-    LaidOut,
-    LayOut,
-    ModelBuilt,
     Prepare,
     Prepared,
     Result,
@@ -30,6 +26,7 @@ from mpsl.machines.jobs import (
     WholeBatch,
     WorkerJob,
 )
+from mpsl.machines.orchestrator_jobs import BuildModel, LaidOut, LayOut, ModelBuilt
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice, Tensor
 from mpsl.sim.simulated_performer import SimulatedResult

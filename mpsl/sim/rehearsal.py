@@ -71,7 +71,7 @@ class Rehearsal:
         self._failure = ""
 
     def run(self, rounds: int, is_late: Callable[[], bool] = lambda: False) -> Timeline:
-        """`rounds` rounds, from the opening of the first to the last one's checkpoint.
+        """`rounds` rounds, from the opening of the first to the close of the last one.
 
         Raises RunFailed, and OutOfTime once `is_late`, which is asked now and then, says so.
         """

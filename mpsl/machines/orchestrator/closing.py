@@ -4,12 +4,13 @@ Where a stage has replicas, they send their sums, and get the merged part (`comm
 others go to the checkpoint while the next round is under way (`durability.py`).
 """
 
-from mpsl.machines.jobs import Average, FoldUpdate, Result, WorkerJob
+from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.members import Place
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.durability import Durability
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.orchestrator.seat_parts import SeatParts
+from mpsl.machines.orchestrator_jobs import Average, FoldUpdate
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Close, Closed, Message, Sent, Slice
 from mpsl.plan import Plan

@@ -4,8 +4,9 @@ Nothing is lost meanwhile, because every file is written whole or not at all. `p
 """
 
 from mpsl.machines.events import JobFailed
-from mpsl.machines.jobs import Checkpoint, LayOut, RecordRound, WorkerJob
+from mpsl.machines.jobs import WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator_jobs import Checkpoint, LayOut, RecordRound
 
 DISK_TIMER = "disk"
 DISK_RETRY_S = 2.0

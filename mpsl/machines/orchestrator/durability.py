@@ -8,9 +8,10 @@ from typing import Any
 
 from msgspec import structs
 
-from mpsl.machines.jobs import Checkpoint, RecordRound, Result, WorkerJob
+from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.seat_parts import SeatParts
+from mpsl.machines.orchestrator_jobs import Checkpoint, RecordRound
 from mpsl.machines.unfinished import CommittedRound
 from mpsl.messages import Sent, Slice
 from mpsl.plan import Seat

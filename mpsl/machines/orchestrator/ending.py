@@ -1,8 +1,9 @@
 """Ending, after success or failure: writes the summary, tells all participants, clears the retained topics."""
 
 from mpsl.machines.effects import Stop
-from mpsl.machines.jobs import Finish, Result, WorkerJob
+from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.orchestrator_jobs import Finish
 from mpsl.messages import End
 
 FAREWELL_S = 5.0

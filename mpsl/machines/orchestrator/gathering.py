@@ -1,9 +1,10 @@
 """Gathering: waits until the fleet of the job or of its plan is present and the model's facts are known."""
 
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import BuildModel, ModelBuilt, Result, WorkerJob
+from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.orchestrator_jobs import BuildModel, ModelBuilt
 from mpsl.machines.seating import Seating
 from mpsl.machines.survey import machine_of
 from mpsl.machines.tables.run import RunOutcome

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from mpsl.batches import smallest_micro_batch
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import LaidOut, LayOut, Result, WorkerJob
+from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.members import Member
 from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.orchestrator_jobs import LaidOut, LayOut
 from mpsl.machines.seating import seat_everyone
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.machines.unfinished import Manifest

@@ -8,13 +8,14 @@ from math import inf
 from typing import Any
 
 from mpsl.link.channel import Peer
+from mpsl.link_messages import Linked, ProbeBurst, Pull, Took
 from mpsl.machines.effects import Effect
 from mpsl.machines.link_check import command, limits_of
 from mpsl.machines.permissions import may_measure
 from mpsl.machines.probe_burst import Arrival, Direction, probe_burst
 from mpsl.machines.session import Session
 from mpsl.machines.session_id import SessionId
-from mpsl.messages import End, Linked, Message, ProbeBurst, Pull, Took
+from mpsl.messages import End, Message
 from mpsl.names import ORCHESTRATOR
 from mpsl.profile_questions import NO_LIMIT_MBPS, LinkFigures, LinkQuestion
 from mpsl.topics import BinaryTopic, Branch, Topics

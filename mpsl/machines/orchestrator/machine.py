@@ -20,7 +20,7 @@ from mpsl.machines.events import (
     Subscribed,
     TimerFired,
 )
-from mpsl.machines.jobs import BuildModel, Checkpoint, Export, Exported, RecordRound
+from mpsl.machines.jobs import Export, Exported
 from mpsl.machines.machine import Machine, as_json, from_json
 from mpsl.machines.online import ANNOUNCE
 from mpsl.machines.orchestrator.admissions import Admissions
@@ -44,6 +44,7 @@ from mpsl.machines.orchestrator.reporting import Reporting
 from mpsl.machines.orchestrator.reseating import Reseating
 from mpsl.machines.orchestrator.run_state import RunState
 from mpsl.machines.orchestrator.status_publisher import StatusPublisher
+from mpsl.machines.orchestrator_jobs import BuildModel, Checkpoint, RecordRound
 from mpsl.machines.permissions import may_send
 from mpsl.machines.session import LINK_TIMER
 from mpsl.machines.tables.run import SEATED_STATES, TABLE, OrchestratorState, RunOutcome

@@ -3,7 +3,7 @@
 from math import inf
 
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import CheckUpdate, FoldUpdate, Result, WorkerJob
+from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.members import MAX_TRIES, Member, Place
 from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.context import RunContext
@@ -11,6 +11,7 @@ from mpsl.machines.orchestrator.departures import Departures
 from mpsl.machines.orchestrator.durability import Durability
 from mpsl.machines.orchestrator.outliers import MAX_LOSS
 from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.orchestrator_jobs import CheckUpdate, FoldUpdate
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Accept, Finished, Message, Slice, Update
 from mpsl.topics import Address

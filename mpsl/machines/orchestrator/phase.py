@@ -4,8 +4,9 @@ A phase works on the shared `RunState` through its context. It must never import
 """
 
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import CheckUpdate, Result, WorkerJob
+from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
+from mpsl.machines.orchestrator_jobs import CheckUpdate
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Message
 from mpsl.topics import Address

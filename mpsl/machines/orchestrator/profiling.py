@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from mpsl.errors import UsageError
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import FindPlan, PlanFound, Result, WorkerJob
+from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.link_survey import LinkSurvey
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.orchestrator.planned import log_choice, take
+from mpsl.machines.orchestrator_jobs import FindPlan, PlanFound
 from mpsl.machines.seating import Seating
 from mpsl.machines.self_profile import command
 from mpsl.machines.survey import answer_of, fleet_of, may_ask, profile_of, questions, representatives

@@ -10,9 +10,9 @@ from dataclasses import replace
 from mpsl.errors import UsageError
 from mpsl.job import Job
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import FindPlan
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.planned import log_choice, take
+from mpsl.machines.orchestrator_jobs import FindPlan
 from mpsl.machines.seating import Seating
 from mpsl.machines.survey import fleet_of, profile_of
 from mpsl.planning.plan_file import Choice

@@ -6,11 +6,12 @@ that are left. Otherwise the run waits, and reports for whom.
 
 from mpsl.job import Job
 from mpsl.machines.census import Presence
-from mpsl.machines.jobs import FindPlan, PlanFound, Result, WorkerJob
+from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.durability import Durability
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.orchestrator.recut import Recut
+from mpsl.machines.orchestrator_jobs import FindPlan, PlanFound
 from mpsl.machines.seating import Seating, seat_everyone
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.machines.vacancies import fill, seating_of, shorter

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mpsl.job import Job
-from mpsl.machines.jobs import ModelBuilt
 from mpsl.machines.members import Member, Passage, RoundLedger
+from mpsl.machines.orchestrator_jobs import ModelBuilt
 from mpsl.machines.seating import Seating
 from mpsl.machines.unfinished import Unfinished
 from mpsl.messages import Score, Update
