@@ -41,9 +41,9 @@ class ThroughputSetting:
         return BenchmarkModel(self.model, self.batch_size).args
 
     def job(self) -> Job:
-        """Return a job of two rounds of `batches` batches per device. Without test data, nothing is evaluated."""
+        """Return a job of three rounds of `batches` batches per device. Without test data, nothing is evaluated."""
         return Job(
-            RunSection("bench", 2, self.batch_size),
+            RunSection("bench", 3, self.batch_size),
             ModelSection(self.model, self.args, self.cuts or None),
             OptimizerSection("sgd", 0.01, momentum=0.9),
             FleetSection(self.devices, self.hops, start_timeout_s=120.0),
@@ -83,13 +83,14 @@ def command(
     for number in range(1, repeats + 1):
         run = _system(setting, threads)
         after = References.of(setting, cores)
+        run["whole_of_steady"] = run["whole"] / run["steady"]
         runs.append(run | before.beside(after, run["steady"]))
         before = after
         click.echo(_line(number, runs[-1]), err=True)
     click.echo(_where_time_went(runs[-1]["processes"]), err=True)
     figures = {
         key: spread([run[key] for run in runs])
-        for key in ("steady", "with_round_ends", "plain", "ceiling", "of_plain", "of_ceiling")
+        for key in ("steady", "whole", "whole_of_steady", "plain", "ceiling", "of_plain", "of_ceiling")
     }
     result = {
         "benchmark": "throughput",
@@ -129,7 +130,7 @@ class References:
 
 def _line(number: int, run: dict[str, Any]) -> str:
     return (
-        f"{number}: steady {run['steady']:.1f}, with round ends {run['with_round_ends']:.1f}, "
+        f"{number}: steady {run['steady']:.1f}, whole {run['whole']:.1f} ({run['whole_of_steady']:.3f} of it), "
         f"plain {run['plain']:.1f}, ceiling {run['ceiling']:.1f} samples/s; "
         f"{run['of_plain']:.3f} of plain, {run['of_ceiling']:.3f} of the ceiling"
     )
@@ -161,10 +162,10 @@ def _system(setting: ThroughputSetting, threads: int) -> dict[str, Any]:
         raise click.ClickException("the round was too short to see a steady state; raise --batches")
     first, end = window
     batches_per_s = rate(first, end, last)
-    second = observed.summary["rounds"][1]
+    second, third = observed.summary["rounds"][1:]
     return {
         "steady": batches_per_s * setting.batch_size,
-        "with_round_ends": second["samples"] / second["seconds"],
+        "whole": second["samples"] / (third["opened_s"] - second["opened_s"]),
         "processes": _processes(observed, first, end, batches_per_s),
     }
 

@@ -99,6 +99,7 @@ class Averaging(Phase):
             "accuracy": None,
             "test_loss": None,
             "samples": ledger.weight,
+            "opened_s": ledger.opened_at - (state.started_at or 0.0),
             "seconds": self.context.now - ledger.opened_at,
             "devices": list(ledger.accepted),
             "left_out": {m.id: m.left_out or m.refusal for m in ledger.at(Place.OUT)},
