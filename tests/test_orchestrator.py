@@ -259,6 +259,7 @@ def test_a_test_loss_that_is_not_finite_is_the_model_s_and_does_not_cost_the_dev
     found.say("dev-2", Score(1, members["dev-2"].attempt, 1, 2, 1.0))
     assert not members["dev-1"].refusal
     assert found.machine.summary["accuracy"] == 0.5
+    found.checkpoint()
     for id in ("dev-1", "dev-2", "node-1"):
         found.say(id, Counters(1, 10, 10))
     assert [round["test_loss"] for round in found.metrics()] == [None]
