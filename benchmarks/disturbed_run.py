@@ -108,7 +108,7 @@ async def disturbed_run(folder: Path, plan: Sequence[Planned], engine: str, quie
     shards = split(load("digits", 0, None), DEVICES, 0, None)
     write(shards, folder / "shards")
     job, port = folder / "job.toml", _free_port()
-    job.write_text(JOB.format(rounds=UNENDING))
+    job.write_text(JOB.format(rounds=UNENDING), encoding="utf-8")
     network = NetworkOptions(parse_broker(f"mqtt://127.0.0.1:{port}"), Topics("main"), as_json=False, verbose=0)
     async with supervising(folder / "logs", environment) as supervisor:
         run = _DisturbedRun(supervisor, folder, job, quiet)
@@ -124,8 +124,8 @@ async def disturbed_run(folder: Path, plan: Sequence[Planned], engine: str, quie
         own_ends = supervisor.own_ends
     out = folder / "out"
     left += [f"file {path}" for path in (*temporary.rglob("*"), *out.glob(".*"))]
-    summary = json.loads((out / "summary.json").read_text())
-    rounds = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    rounds = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     run.say("comparing with the reference")
     different = differences(summary, rounds, {id: (each.x, each.y) for id, each in shards.items()}, out)
     return Outcome(faults, watched.batches, summary, rounds, began, different, left, own_ends)
@@ -198,7 +198,7 @@ class _DisturbedRun:
         """Kill the orchestrator once more, so that it reads when to end, and wait for the end. Returns that fault."""
         orchestrator = self._supervisor.services["orch"]
         rounds = self._recorded() + 1 + LAST_ROUNDS
-        self._job.write_text(JOB.format(rounds=rounds))
+        self._job.write_text(JOB.format(rounds=rounds), encoding="utf-8")
         self.say(f"the last round is {rounds}")
         await self._until(watched, partial(_is_due, orchestrator, 0.0))
         fault = Disturbance(orchestrator.role, orchestrator.name, time.monotonic())
@@ -209,7 +209,7 @@ class _DisturbedRun:
     def _recorded(self) -> int:
         """Rounds that are in the records."""
         path = self._folder / "out" / "metrics.jsonl"
-        return path.read_text().count("\n") if path.exists() else 0
+        return path.read_text(encoding="utf-8").count("\n") if path.exists() else 0
 
     async def _until(self, watched: Watched, condition: Callable[[], bool]) -> None:
         """Wait; raise RunFailed if no batch comes for too long."""

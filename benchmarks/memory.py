@@ -146,7 +146,7 @@ async def measure(setting: MemorySetting, devices: int) -> MemoryReadings:
                     raise click.ClickException(f"{devices} devices: {summary['reason']}")
             seen.take(followed)
             seen.seconds = summary["rounds"][0]["seconds"]
-            seen.plan = json.loads((directory / "out" / "plan.json").read_text())
+            seen.plan = json.loads((directory / "out" / "plan.json").read_text(encoding="utf-8"))
     return seen
 
 

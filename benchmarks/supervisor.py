@@ -162,7 +162,7 @@ def descendants(pid: int) -> list[int]:
     found = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            for child in (task / "children").read_text().split():
+            for child in (task / "children").read_text(encoding="utf-8").split():
                 found += [int(child), *descendants(int(child))]
     return found
 

@@ -120,6 +120,10 @@ def parse_broker(
     more = parts.path.strip("/") or parts.query or parts.fragment
     if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname or more or port == 0:
         raise UsageError(f"--broker {text}: {form}")
+    try:
+        parts.hostname.encode("idna")  # as the resolver does, which raises no error of its own kind
+    except UnicodeError as error:
+        raise UsageError(f"--broker {text!r}: {parts.hostname!r} is no host name ({error}); {form}") from None
     tls = parts.scheme == "mqtts"
     user = None if parts.username is None else unquote(parts.username)
     if (ca or cert or key) and not tls:

@@ -19,6 +19,13 @@ import click
 from mpsl.errors import MpslError, UsageError
 
 FAILED, WRONG_USE = 1, 2
+SHORTAGES = {
+    errno.EMFILE: "this process has as many files and connections open as it may; see `ulimit -n`",
+    errno.ENFILE: "the machine has as many files and connections open as it may",
+    errno.EAGAIN: "no further process or thread may be started now; see `ulimit -u`",
+    errno.ENOMEM: "there is not enough memory",
+}
+"""What the system is short of, and where its limit is set, by the number of the error."""
 
 
 def is_verbose(arguments: Sequence[str]) -> bool:
@@ -54,6 +61,10 @@ def words(error: BaseException) -> str:
         return text
     if _is_about_the_working_directory(error):
         return "the working directory has been removed; change to another one"
+    if isinstance(error, MemoryError):
+        return "not enough memory" + (f": {text}" if text else "")
+    if isinstance(error, OSError) and error.errno in SHORTAGES:
+        return f"{error.strerror}: {SHORTAGES[error.errno]}"
     if isinstance(error, OSError) and error.strerror:
         places = [str(name) for name in (error.filename, error.filename2) if name is not None]
         return ": ".join([" -> ".join(places), error.strerror]) if places else error.strerror
@@ -63,8 +74,8 @@ def words(error: BaseException) -> str:
 def is_foreseen(error: BaseException) -> bool:
     """Whether the text of an error is enough to act on."""
     if isinstance(error, OSError) and error.filename is None:
-        return error.errno in (errno.ENOSPC, errno.EDQUOT) or _is_about_the_working_directory(error)
-    return isinstance(error, MpslError | OSError)
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, *SHORTAGES) or _is_about_the_working_directory(error)
+    return isinstance(error, MpslError | OSError | MemoryError)
 
 
 def _is_about_the_working_directory(error: BaseException) -> bool:

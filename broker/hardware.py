@@ -12,7 +12,7 @@ def machine_info(threads: int, kernel: Path = Path("/proc/sys/kernel/random/boot
     """Return for `info`: hardware (equal on machines of a kind), host (equal if cores are shared), cores, threads."""
     try:
         # All containers of a machine share it and, unlike a host name, two machines never do.
-        host = kernel.read_text().strip()[:13]
+        host = kernel.read_text(encoding="utf-8").strip()[:13]
     except OSError:
         host = socket.gethostname()
     return {"hardware": hardware_name(), "host": host, "cores": os.cpu_count() or 1, "threads": threads}
@@ -46,14 +46,14 @@ def hardware_name(board: Path = Path("/proc/device-tree/model"), cpu: Path = Pat
 
 def _board(path: Path) -> str:
     try:
-        return path.read_text(errors="replace").strip("\0\n ")
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0\n ")
     except OSError:
         return ""
 
 
 def _processor(path: Path) -> str:
     try:
-        named = re.search(r"(?m)^model name\s*:\s*(.+)$", path.read_text(errors="replace"))
+        named = re.search(r"(?m)^model name\s*:\s*(.+)$", path.read_text(encoding="utf-8", errors="replace"))
     except OSError:
         named = None
     return named[1] if named else ""

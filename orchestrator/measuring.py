@@ -78,7 +78,8 @@ def _process(role: str, task: MeasuringTask) -> Iterator["subprocess.Popen[str]"
         [sys.executable, "-m", "orchestrator.measuring", role, strict_json.dumps(asdict(task))],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
     )
     try:

@@ -28,7 +28,7 @@ def read_process(pid: int) -> CpuSeconds:
     loop = others = 0.0
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
-            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            fields = (task / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
             seconds = (int(fields[11]) + int(fields[12])) * _TICK_S
             if task.name == str(pid):
                 loop = seconds
@@ -42,7 +42,7 @@ def read_process(pid: int) -> CpuSeconds:
 def peak_resident(pid: int) -> int:
     """The highest resident memory of a process so far, in bytes (VmHWM); 0 for one that has ended."""
     try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:

@@ -33,16 +33,19 @@ class Child:
     reading: "asyncio.Task[None] | None" = None
 
     async def read(self, log: Path | None) -> None:
-        """Keep the end of stderr, and write all of it to the file `log` where there is one."""
+        """Keep the end of stderr, and write all of it to the file `log` where there is one and the disk has room.
+
+        It is read in any case: a process whose stderr nobody reads stands still.
+        """
         stream = self.process.stderr
         assert stream is not None
         with contextlib.ExitStack() as stack:
-            file = stack.enter_context(log.open("wb")) if log else None
+            file = stack.enter_context(log.open("wb", buffering=0)) if log else None
             while data := await stream.read(65536):
                 self.tail = (self.tail + data)[-TAIL_BYTES:]
                 if file is not None:
-                    file.write(data)
-                    file.flush()
+                    with contextlib.suppress(OSError):
+                        file.write(data)
 
     def last_words(self) -> str:
         """The last line of stderr that is not empty."""

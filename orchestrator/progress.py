@@ -34,7 +34,7 @@ class Progress:
             if self._verbose:
                 plain(level, event, facts)
             elif event == "round":
-                self._console.print(_round_line(facts))
+                self._console.print(round_line(facts))
             elif level in ("warning", "error"):
                 plain(level, event, facts)
 
@@ -79,12 +79,14 @@ def state_line(state: Mapping[str, Any]) -> str:
     return " · ".join(parts)
 
 
-def _round_line(facts: Mapping[str, Any]) -> str:
+def round_line(facts: Mapping[str, Any]) -> str:
+    """One line about a committed round."""
     accuracy = facts["accuracy"]
     shown = "" if accuracy is None else f" · accuracy {accuracy:.2%}"
     predicted = f" (predicted {facts['predicted_s']:.2f})" if "predicted_s" in facts else ""
     loss = loss_shown(facts["loss"])
-    return f"round {facts['round']} · loss {loss}{shown} · {facts['seconds']:.2f} s{predicted}"
+    held = f" · updates held {facts['held_s']:.2f} s for their turn" if "held_s" in facts else ""
+    return f"round {facts['round']} · loss {loss}{shown} · {facts['seconds']:.2f} s{predicted}{held}"
 
 
 def loss_shown(loss: float) -> str:

@@ -93,7 +93,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     found = []
-    for line in path.read_text().split("\n"):
+    for line in path.read_text(encoding="utf-8").split("\n"):
         try:
             entry = json.loads(line)
         except ValueError:
@@ -106,5 +106,5 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _rewrite(path: Path, entries: list[dict[str, Any]]) -> None:
     text = "".join(f"{strict_json.dumps(entry)}\n" for entry in entries)
-    if path.exists() and path.read_text() != text:
+    if path.exists() and path.read_text(encoding="utf-8") != text:
         write_whole(path, text)

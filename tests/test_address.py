@@ -46,7 +46,7 @@ def test_the_environment_names_the_broker_where_no_option_does(monkeypatch: pyte
     [
         "broker", "broker:1883", "http://broker", "mqtt://", "mqtt://:1883", "mqtt://broker:port", "mqtt://broker:0",
         "mqtt://broker:70000", "mqtt://broker:-1", "mqtt://[::1", "mqtt://broker/path", "mqtt://broker?a=b",
-        "mqtt://broker#c", "//broker",
+        "mqtt://broker#c", "//broker", "mqtt://broker\udcff", f"mqtt://{'a' * 64}.example", "mqtt://a..example",
     ],
 )  # fmt: skip
 def test_bad_urls_are_refused_with_the_right_form(url: str) -> None:

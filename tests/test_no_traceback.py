@@ -18,7 +18,7 @@ from driving import PATIENCE_S
 
 from broker import command as command_module
 from broker.command import HELP, mpsl, run
-from broker.command_errors import cause, is_verbose, words
+from broker.command_errors import cause, is_verbose, report, words
 from broker.hardware import cache_directory
 from mpsl.errors import BrokerError, MeasurementError, MpslError, RunFailed, UsageError
 from orchestrator.commands.fleet_template import FLEET_TEMPLATE
@@ -327,10 +327,19 @@ def test_of_a_group_the_error_of_ours_is_shown() -> None:
         (FileNotFoundError(2, "No such file or directory", "a.toml"), "a.toml: No such file or directory"),
         (OSError(18, "Cross-device link", "a", None, "b"), "a -> b: Cross-device link"),
         (OSError("just words"), "OSError: just words"),
+        (OSError(24, "Too many open files"), "Too many open files: this process has as many files and connections"),
+        (BlockingIOError(11, "Resource temporarily unavailable"), "see `ulimit -u`"),
+        (MemoryError(), "not enough memory"),
     ],
 )
 def test_every_error_has_words(error: Exception, said: str) -> None:
-    assert words(error) == said
+    assert said in words(error)
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), OSError(12, "Cannot allocate"), MemoryError()])
+def test_a_shortage_of_the_machine_is_foreseen(error: Exception, capfd: pytest.CaptureFixture[str]) -> None:
+    assert report(error, verbose=False) == 1
+    assert "-v shows where" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

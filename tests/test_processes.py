@@ -57,3 +57,17 @@ def test_its_own_errors_come_through(tmp_path: Path) -> None:
                 await group.attend(fails())
 
     asyncio.run(scenario())
+
+
+def test_a_process_is_read_although_its_log_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "node-1.log").symlink_to("/dev/full")
+
+    async def scenario() -> str:
+        async with asyncio.timeout(PATIENCE_S), children(tmp_path) as group:
+            child = await group.start("node-1", BROKEN, {})
+            await child.process.wait()
+            assert child.reading is not None
+            await child.reading
+            return child.last_words()
+
+    assert "5parsecs" in asyncio.run(scenario())

@@ -1,5 +1,6 @@
 """Text and key files as people's editors, shells and key tools make them: read, or refused with what mends them."""
 
+import ast
 import codecs
 import contextlib
 import json
@@ -283,3 +284,33 @@ def test_the_command_in_the_error_mends_the_file(
     subprocess.run(command, shell=True, check=True, timeout=PATIENCE_S, stdin=subprocess.DEVNULL, env=dict(os.environ))
     assert context(keys, *mended) is not None
     (keys / "bom.pem").write_bytes(content)
+
+
+def test_text_files_are_read_and_written_as_utf_8_whatever_the_environment_says() -> None:
+    found = []
+    for package in ("mpsl", "broker", "device_agent", "compute_node", "orchestrator", "benchmarks"):
+        for path in sorted((Path(__file__).parents[1] / package).rglob("*.py")):
+            calls = (node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call))
+            found += [f"{path.name}:{call.lineno}" for call in calls if _depends_on_the_locale(call)]
+    assert found == []
+
+
+def _depends_on_the_locale(call: ast.Call) -> bool:
+    keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+    if "encoding" in keywords:
+        return False
+    if {"text", "universal_newlines"} & keywords.keys():
+        return True
+    match call.func:
+        case ast.Attribute(attr="read_text" | "write_text"):
+            return True
+        case ast.Name(id="open"):
+            mode = call.args[1] if len(call.args) > 1 else keywords.get("mode")
+        case ast.Attribute(value=value, attr="open") if not isinstance(value, ast.Name) or value.id not in (
+            "os",
+            "self",
+        ):
+            mode = call.args[0] if call.args else keywords.get("mode")
+        case _:
+            return False
+    return not (isinstance(mode, ast.Constant) and "b" in str(mode.value))

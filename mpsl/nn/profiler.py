@@ -123,7 +123,7 @@ def _fill(part: nn.Module, chance: torch.Generator) -> None:
 def _read(path: Path) -> BlockSeconds | None:
     """Return the kept answer, or None where it is missing or damaged."""
     try:
-        return facts.read(BlockSeconds, json.loads(path.read_text()), str(path))
+        return facts.read(BlockSeconds, json.loads(path.read_text(encoding="utf-8")), str(path))
     except (OSError, ValueError, UsageError):
         return None
 
@@ -133,5 +133,5 @@ def _write(path: Path, times: BlockSeconds) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(f".{os.getpid()}.new")
-        beside.write_text(strict_json.dumps(facts.plain(times)))
+        beside.write_text(strict_json.dumps(facts.plain(times)), encoding="utf-8")
         beside.replace(path)
