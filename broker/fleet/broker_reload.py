@@ -30,8 +30,8 @@ def reload_broker(folder: Path) -> str:
 def running_pid(folder: Path) -> int | None:
     """The process of the mosquitto that serves this folder; None where none runs on this machine."""
     try:
-        pid = int((folder / PID).read_text())
-        name = Path(f"/proc/{pid}/comm").read_text().strip()
+        pid = int((folder / PID).read_text(encoding="utf-8"))
+        name = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()
     except (OSError, ValueError):
         return None
     return pid if name == PROGRAM else None

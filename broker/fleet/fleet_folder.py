@@ -51,7 +51,7 @@ class FleetFolder:
     def changing(self) -> Iterator[None]:
         """Keep other processes from changing the folder; raises UsageError where one does so right now."""
         try:
-            lock = (self.path / LOCK).open("w")
+            lock = (self.path / LOCK).open("wb")
         except OSError as error:
             raise UsageError(f"--dir {self.path}: {error.strerror or error}") from None
         with lock:
