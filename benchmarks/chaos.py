@@ -19,18 +19,22 @@ Card = TypeVar("Card")
 
 STOPPED_S = (2.0, 8.0)
 ONE_STOP_IN = 4
-"""Of so many faults of a role one stops a process for a while (SIGSTOP); the others kill it."""
+"""One fault of a role in this many stops a process for a while (SIGSTOP); the others kill it."""
 ROLES = ("device", "node", "orchestrator", "broker")
 SHOWN = {"next_batch_s": "next batch", "beyond_s": "beyond restart or stop", "own_next_batch_s": "its own next"}
 
 
 @click.command()
-@click.option("--kills", type=click.IntRange(1), default=40, show_default=True, help="Faults, SIGSTOP included.")
-@click.option("--every", type=click.FloatRange(1.0), default=12.0, show_default=True, help="Seconds between two, mean.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Chooses victims, pauses and stops.")
+@click.option(
+    "--kills", type=click.IntRange(1), default=40, show_default=True, help="Number of faults, stops included."
+)
+@click.option(
+    "--every", type=click.FloatRange(1.0), default=12.0, show_default=True, help="Mean seconds between faults."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Determines victims, pauses and stops.")
 @click.option("--engine", type=click.Choice(["mosquitto", "embedded"]), default="mosquitto", show_default=True)
-@click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Keep logs and the run's folder there.")
-@click.option("--json", "as_json", is_flag=True, help="Print nothing but one JSON object.")
+@click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Keep logs and the run's folder in DIR.")
+@click.option("--json", "as_json", is_flag=True, help="Print only one JSON object.")
 def command(*, kills: int, every: float, seed: int, engine: str, keep: Path | None, as_json: bool) -> None:
     """Kill and stop processes of a run at random. Prints one JSON object last; status 1 if it is not exact."""
     choose(engine)
@@ -50,7 +54,7 @@ def command(*, kills: int, every: float, seed: int, engine: str, keep: Path | No
 
 
 def schedule(kills: int, every: float, seed: int) -> list[Planned]:
-    """The faults of a seed. Chance orders them; of four faults each role has one, and of its four one is a stop."""
+    """Return the faults of a seed, in random order. Of four faults each role has one; of its four, one is a stop."""
     chance = random.Random(seed)
     members = {
         "device": [f"dev-{number}" for number in range(1, DEVICES + 1)],
@@ -69,13 +73,13 @@ def schedule(kills: int, every: float, seed: int) -> list[Planned]:
 
 
 def _decks(chance: random.Random, cards: Sequence[Card]) -> Iterator[Card]:
-    """The cards, shuffled, one after the other; and again."""
+    """Yield the cards in random order, and again."""
     while True:
         yield from chance.sample(cards, len(cards))
 
 
 def lines(figures: Mapping[str, Any]) -> list[str]:
-    """The figures as people read them."""
+    """Return the figures for people."""
     found = []
     for name, row in figures["by_role"].items():
         parts = [f"{row['faults']} ({row['overlapped']} overlapped)"]
@@ -96,7 +100,7 @@ def lines(figures: Mapping[str, Any]) -> list[str]:
 
 
 def figures_of(outcome: Outcome) -> dict[str, Any]:
-    """What it cost, by role and in all."""
+    """Return the costs, by role and in total."""
     found = costs(outcome.faults, outcome.batches, outcome.rounds)
     counted = sorted(counting(outcome.batches, outcome.rounds).values())
     return {

@@ -1,4 +1,4 @@
-"""`mpsl bench NAME`: finds the benchmarks by their files and imports only the one asked for."""
+"""`mpsl bench NAME`: finds the benchmarks by their files and imports only the requested one."""
 
 import importlib
 import pkgutil
@@ -15,14 +15,14 @@ class Benchmarks(click.Group):
     """Sub-commands by file."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        """All names, sorted."""
+        """Return all names, sorted."""
         modules = pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__)
         return sorted(
             module.name for module in modules if hasattr(importlib.import_module(f"{PACKAGE}.{module.name}"), "command")
         )
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        """The benchmark called `name`."""
+        """Return the benchmark called `name`."""
         if name not in self.list_commands(context):
             raise UsageError(f"unknown benchmark {name!r}; {nearest(name, self.list_commands(context))}")
         command = importlib.import_module(f"{PACKAGE}.{name}").command

@@ -1,7 +1,7 @@
-"""One run of digits whose processes are killed and stopped: what is done to it, what it leaves, whether it is exact.
+"""Runs a job on the digits while processes are killed and stopped, and checks what is left and whether it is exact.
 
-Real processes over a real broker. The reference is FedAvg of the unsplit model over the sets and in the order that
-metrics.jsonl names (benchmarks/oracle.py).
+The processes and the broker are real. The reference is FedAvg of the unsplit model over the sets and in the order of
+metrics.jsonl (benchmarks/oracle.py).
 """
 
 import asyncio
@@ -33,15 +33,15 @@ from orchestrator.shards import split, write
 DEVICES, NODES = 5, 3
 """Two of the nodes have seats, the third is a standby."""
 WARM_ROUNDS = 3
-"""Rounds without faults; the first of them does not count."""
+"""Rounds without faults at the start; the first one does not count."""
 LAST_ROUNDS = 2
 """Rounds after the orchestrator has been told that the run is to end."""
 UNENDING = 1_000_000
 STUCK_S = 180.0
-"""The run has failed if no batch is seen for so long."""
+"""The run has failed if no batch is observed for this long."""
 RETAINED_S = 1.5
 MARK = "MPSL_BENCH_CHAOS"
-"""The variable by which the processes of a run are found again."""
+"""The environment variable that marks the processes of a run."""
 
 JOB = """\
 [run]
@@ -67,7 +67,7 @@ quorum = 3
 
 @dataclass(frozen=True)
 class Planned:
-    """A fault to come: so many seconds after the one before, `stopped_s` 0 for a kill."""
+    """A planned fault: seconds after the one before, and `stopped_s`, 0 for a kill."""
 
     pause_s: float
     victim: str
@@ -76,18 +76,18 @@ class Planned:
 
 @dataclass
 class Outcome:
-    """What a run with faults left."""
+    """The result of a run with faults."""
 
     faults: list[Disturbance]
     batches: dict[Batch, float]
     summary: dict[str, Any]
     rounds: list[dict[str, Any]]
     began: float
-    """When the second round began: until the first fault the run is undisturbed."""
+    """When the second round began. Until the first fault, the run is undisturbed."""
     different: list[str]
-    """Tensors that are not those of the reference, bit for bit."""
+    """Tensors that differ from the reference in any bit."""
     left: list[str] = field(default_factory=list)
-    """What was left over, in words."""
+    """Remains of the run, in words."""
     own_ends: list[str] = field(default_factory=list)
 
     @property
@@ -97,7 +97,7 @@ class Outcome:
 
 
 async def disturbed_run(folder: Path, plan: Sequence[Planned], engine: str, quiet: bool = False) -> Outcome:
-    """One run with these faults, its files in `folder`. Raises RunFailed if it gets stuck or does not end."""
+    """Run with these faults, with files in `folder`. Raises RunFailed if the run gets stuck or does not end."""
     temporary = folder / "tmp"
     temporary.mkdir()
     token = f"{time.time_ns():x}"
@@ -132,7 +132,7 @@ async def disturbed_run(folder: Path, plan: Sequence[Planned], engine: str, quie
 
 
 class _DisturbedRun:
-    """The processes of one run, and what is done to them."""
+    """The processes of one run, and the disturbances."""
 
     def __init__(self, supervisor: Supervisor, folder: Path, job: Path, quiet: bool) -> None:
         self._supervisor = supervisor
@@ -142,12 +142,12 @@ class _DisturbedRun:
         self._began = time.monotonic()
 
     def say(self, text: str) -> None:
-        """A line of progress."""
+        """Print a line of progress."""
         if not self._quiet:
             click.echo(f"{time.monotonic() - self._began:7.1f} s  {text}", err=True)
 
     def start(self, engine: str, port: int) -> None:
-        """Start everyone."""
+        """Start all processes."""
         start, shared = self._supervisor.start, ["--broker", f"mqtt://127.0.0.1:{port}"]
         start("broker", "broker", ["broker", "--engine", engine, "--port", str(port)])
         for number in range(1, NODES + 1):
@@ -159,7 +159,7 @@ class _DisturbedRun:
         start("orch", "orchestrator", ["train", str(self._job), "--out", str(self._folder / "out"), *shared])
 
     async def disturb(self, watched: Watched, plan: Sequence[Planned]) -> tuple[float, list[Disturbance]]:
-        """Let the run get warm, then do what is planned. Returns when its second round began, and the faults."""
+        """Warm up, then inject the planned faults. Returns when the second round began, and the faults."""
         await self._until(watched, lambda: self._recorded() >= 1)
         began = time.monotonic()
         await self._until(watched, lambda: self._recorded() >= WARM_ROUNDS)
@@ -183,7 +183,7 @@ class _DisturbedRun:
         return began, faults
 
     async def _do(self, service: Service, fault: Disturbance) -> None:
-        """One fault, until the process runs again."""
+        """Inject one fault and wait until the process runs again."""
         if fault.seconds:
             stopped = service.signal(signal.SIGSTOP)
             await asyncio.sleep(fault.seconds)
@@ -195,7 +195,7 @@ class _DisturbedRun:
         fault.restarted_at = service.spoke_at
 
     async def finish(self, watched: Watched) -> Disturbance:
-        """Kill the orchestrator once more, so that it reads when to end, and wait for the end. Returns that fault."""
+        """Kill the orchestrator again, so that it reads the last round, and wait for the end. Returns that fault."""
         orchestrator = self._supervisor.services["orch"]
         rounds = self._recorded() + 1 + LAST_ROUNDS
         self._job.write_text(JOB.format(rounds=rounds), encoding="utf-8")
@@ -207,12 +207,12 @@ class _DisturbedRun:
         return fault
 
     def _recorded(self) -> int:
-        """Rounds that are in the records."""
+        """The number of recorded rounds."""
         path = self._folder / "out" / "metrics.jsonl"
         return path.read_text(encoding="utf-8").count("\n") if path.exists() else 0
 
     async def _until(self, watched: Watched, condition: Callable[[], bool]) -> None:
-        """Wait; raise RunFailed if no batch comes for too long."""
+        """Wait. Raises RunFailed if no batch arrives for too long."""
         seen, since = len(watched.batches), time.monotonic()
         while not condition():
             await asyncio.sleep(0.05)
@@ -225,12 +225,12 @@ class _DisturbedRun:
 
 
 def _is_due(service: Service, due: float) -> bool:
-    """Whether the time has come, and there is a process."""
+    """Whether the time has come, and a process is running."""
     return time.monotonic() >= due and service.pid != 0
 
 
 async def retained(network: NetworkOptions) -> list[str]:
-    """What the broker still keeps and should not: anything but the status and info of those who have left."""
+    """Return the retained topics that should be gone: all except status and info of processes that have left."""
     found = []
     async with connect(network.address, f"mpsl-bench-{time.monotonic_ns()}") as connection:
         await connection.subscribe((f"{network.topics.root}/#",))
@@ -253,7 +253,7 @@ async def retained(network: NetworkOptions) -> list[str]:
 def differences(
     summary: Mapping[str, Any], rounds: Sequence[dict[str, Any]], shards: Mapping[str, Any], out: Path
 ) -> list[str]:
-    """The tensors of the model that differ from the reference by any bit, or whose rounds are not all there."""
+    """Return the tensors that differ from the reference in any bit, or a text if rounds are missing."""
     import torch
     from safetensors.torch import load_file
 

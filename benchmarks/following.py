@@ -20,14 +20,14 @@ LEAVING_S = 30.0
 
 @dataclass
 class Followed:
-    """What was received: the last telemetry of each node in the run, the nodes that have left, and the highest G."""
+    """The result: the last telemetry of each node in the run, the nodes that have left, and the highest G."""
 
     telemetry: dict[str, dict[str, Any]] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     admit: int = 0
 
     def hear(self, topic: ParticipantTopic | RunTopic, payload: Buffer) -> None:
-        """Take in one message."""
+        """Take one message."""
         content = from_json(payload) or {}
         match topic:
             case ParticipantTopic(_, node, "tele") if content.get("run") is not None:

@@ -1,7 +1,7 @@
 """The two ends of the link benchmark, each run as a process: `python -m benchmarks.link_ends ROLE …`.
 
 They use the real link with the real driver, or paho alone with pieces of a fixed size. Each prints its times. The first
-tensor does not count, because in a run too memory and code are warm from the second batch on.
+tensor does not count, because in a run, too, memory and code are warm from the second batch on.
 """
 
 import argparse

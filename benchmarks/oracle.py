@@ -1,7 +1,6 @@
-"""The reference: FedAvg of the unsplit model as a plain loop, in one process, from the words of the design alone.
+"""The reference: FedAvg of the unsplit model as a plain loop, in one process, written from docs/exactness.md alone.
 
-Shares nothing with the stages but the definition of the model. Whoever doubts a run reads this file. The tests and
-`mpsl bench chaos` compare bits with it.
+It shares only the definition of the model with the stages. The tests and `mpsl bench chaos` compare bits with it.
 """
 
 from binascii import crc32
@@ -18,7 +17,7 @@ from mpsl.nn.models import build
 
 @dataclass(frozen=True)
 class OracleSetting:
-    """What a run is made of, as the oracle needs it."""
+    """The parameters of a run that the oracle needs."""
 
     model: str
     args: dict[str, Any]
@@ -36,7 +35,7 @@ class OracleSetting:
 
 @dataclass(frozen=True)
 class Stage:
-    """Blocks [first, end) of the model, which replica of them serves each device, and how many replicas there are."""
+    """Blocks [first, end) of the model, the replica that serves each device, and the number of replicas."""
 
     first: int
     end: int
@@ -45,7 +44,7 @@ class Stage:
 
 
 def stages_of(entry: dict[str, Any]) -> list[Stage]:
-    """The stages of a round as its line of the metrics names them."""
+    """Return the stages of a round from its line of the metrics."""
     return [
         Stage(
             first,
@@ -63,7 +62,7 @@ def oracle(
     accepted: list[list[str]],
     stages: list[list[Stage]] | None = None,
 ) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The committed state and the rounds' losses, given in which order each round accepted which devices.
+    """Return the committed state and the rounds' losses, given the order of acceptance in each round.
 
     With `stages` (of each round) every replica adds up the devices that it serves, in that order; then the replicas'
     sums are added.
@@ -95,13 +94,13 @@ def oracle(
 
 
 def replica_of(name: str, device: str, stages: list[Stage]) -> int:
-    """Which replica holds the tensor `name` ('block.…') of a device's copy; the device's own parts have one sum."""
+    """Return which replica holds the tensor `name` ('block.…') of a device's copy; the device's parts have one sum."""
     block = int(name.split(".", maxsplit=1)[0])
     return next((stage.serving[device] for stage in stages if stage.first <= block < stage.end), 0)
 
 
 def added(total: torch.Tensor | None, more: torch.Tensor) -> torch.Tensor:
-    """A sum with one more; of integers the larger."""
+    """Return a sum with one more term; for integers the maximum."""
     if not more.is_floating_point():
         return (more if total is None else torch.maximum(total, more)).clone()
     return (torch.zeros_like(more) if total is None else total) + more
@@ -110,7 +109,7 @@ def added(total: torch.Tensor | None, more: torch.Tensor) -> torch.Tensor:
 def train(
     model: torch.nn.Sequential, setting: OracleSetting, device: str, number: int, x: np.ndarray, y: np.ndarray
 ) -> float:
-    """One device's round on the whole model; returns Σ batch loss × batch samples."""
+    """Run one device's round on the whole model. Returns Σ batch loss × batch samples."""
     model.train()
     if setting.optimizer == "adam":
         optimizer: Any = torch.optim.Adam(model.parameters(), lr=setting.lr, weight_decay=setting.weight_decay)
@@ -144,7 +143,7 @@ def train(
 
 
 def setting_of(job: dict[str, Any]) -> OracleSetting:
-    """The oracle's view of a job."""
+    """Return the oracle's parameters of a job."""
     run, optimizer = job["run"], job["optimizer"]
     return OracleSetting(
         job["model"]["name"], job["model"]["args"], optimizer["name"], optimizer["lr"],

@@ -1,7 +1,7 @@
-"""What faults cost a run: seconds to the next batch that counts, batches lost, and the share of useful time.
+"""The costs of faults in a run: seconds to the next batch that counts, lost batches, and the share of useful time.
 
-A batch is seen on its device's topic, where the last gradient of its update arrives. It counts if its round was
-committed under its term, with this attempt of its device. Nothing of the system is asked about itself.
+A batch is observed on its device's topic, where the last gradient of its update arrives. It counts if its round was
+committed under its term, with this attempt of its device. No process is asked about itself.
 """
 
 import asyncio
@@ -40,15 +40,15 @@ class Batch:
 
 @dataclass
 class Watched:
-    """When each batch was first seen (monotonic seconds), and the last state of the run."""
+    """The time at which each batch was first observed (monotonic seconds), and the last state of the run."""
 
     batches: dict[Batch, float] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
     seated: set[str] = field(default_factory=set)
-    """The nodes that have seats, by the last plan."""
+    """The nodes with seats in the last plan."""
 
     def see(self, topic: BinaryTopic | RunTopic, payload: Buffer, now: float) -> None:
-        """Take in one message."""
+        """Take one message."""
         if isinstance(topic, RunTopic) and topic.leaf == "plan":
             self.seated = {seat["node"] for seat in (from_json(payload) or {}).get("seats", ())} or self.seated
         elif isinstance(topic, RunTopic):
@@ -58,7 +58,7 @@ class Watched:
 
 
 def batch_of(payload: Buffer) -> Batch | None:
-    """The batch whose last gradient begins in this chunk; None for anything else."""
+    """Return the batch whose last gradient begins in this chunk; None for anything else."""
     try:
         decoded = chunk.decode(payload)
         if isinstance(decoded, chunk.Ack) or decoded[0].index:
@@ -74,7 +74,7 @@ def batch_of(payload: Buffer) -> Batch | None:
 
 @contextlib.asynccontextmanager
 async def watching_batches(network: NetworkOptions) -> AsyncIterator[Watched]:
-    """Watch the run of a block, through all deaths of its broker."""
+    """Watch the run during the block, through all failures of its broker."""
     watched = Watched()
     topics = network.topics
     filters = (topics.binary("+", "+", "bwd", "+"), topics.run("+", "state"), topics.run("+", "plan"))
@@ -100,7 +100,7 @@ async def watching_batches(network: NetworkOptions) -> AsyncIterator[Watched]:
 
 @dataclass
 class Disturbance:
-    """One fault. `seconds`: how long the process was stopped (SIGSTOP); 0 where it was killed."""
+    """One fault. `seconds`: how long the process was stopped (SIGSTOP); 0 if it was killed."""
 
     role: str
     victim: str
@@ -111,12 +111,12 @@ class Disturbance:
 
     @property
     def kind(self) -> str:
-        """What was done, as the figures name it."""
+        """The kind of disturbance in the figures."""
         return "stopped" if self.seconds else "killed"
 
 
 def counting(batches: Mapping[Batch, float], rounds: Sequence[Mapping[str, Any]]) -> dict[Batch, float]:
-    """Those of the batches that are in the committed rounds, which metrics.jsonl lists."""
+    """Return the batches in committed rounds, which metrics.jsonl lists."""
     last: dict[tuple[int, int, str], int] = {}
     for batch in batches:
         key = (batch.term, batch.round, batch.device)
@@ -131,7 +131,7 @@ def counting(batches: Mapping[Batch, float], rounds: Sequence[Mapping[str, Any]]
 
 
 def cost_of(fault: Disturbance, counted: Sequence[float], own: Sequence[float]) -> dict[str, Any]:
-    """What one fault cost. `counted` are the sorted times of all batches that count, `own` those of the victim."""
+    """Return the cost of one fault. `counted` are the sorted times of all batches that count, `own` the victim's."""
 
     def next_after(times: Sequence[float]) -> float | None:
         place = bisect_right(times, fault.at)
@@ -153,10 +153,10 @@ def cost_of(fault: Disturbance, counted: Sequence[float], own: Sequence[float]) 
 def costs(
     faults: Sequence[Disturbance], batches: Mapping[Batch, float], rounds: Sequence[Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """What each fault cost, in their order. A lost batch is charged to the fault not yet overcome, else to the next.
+    """Return the cost of each fault, in order. A lost batch is charged to the fault not yet overcome, else to the next.
 
-    A fault is overcome at the next batch that counts, and no longer stopped. Where one comes before the one before it
-    has been overcome, both are `overlapped`.
+    A fault is overcome at the next batch that counts, once the process is no longer stopped. If the next fault comes
+    earlier, both are `overlapped`.
     """
     counts = counting(batches, rounds)
     times = sorted(counts.values())
@@ -176,7 +176,7 @@ def costs(
 
 
 def _charged(faults: Sequence[Disturbance], found: Sequence[Mapping[str, Any]], at: float) -> int:
-    """The fault that cost a batch: the last one if it was not yet overcome, else the next."""
+    """Return the fault that a lost batch is charged to: the last one if it is not overcome, else the next."""
     before = bisect_right([fault.at for fault in faults], at) - 1
     if before >= 0:
         seconds = found[before]["next_batch_s"]
@@ -189,7 +189,7 @@ FIGURES = ("next_batch_s", "beyond_s", "own_next_batch_s", "batches_lost")
 
 
 def by_role(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The median and the worst of each figure by role and kind, of the faults that did not overlap."""
+    """Return the median and the worst of each figure by role and kind, without overlapped faults."""
     rows: dict[str, dict[str, Any]] = {}
     for name in sorted({f"{row['role']} {row['kind']}" for row in found}):
         all_of_it = [row for row in found if f"{row['role']} {row['kind']}" == name]
@@ -203,7 +203,7 @@ def by_role(found: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def useful_share(faults: Sequence[Disturbance], counted: Sequence[float], began: float) -> float:
-    """The rate of batches that count from the first fault to the last, compared with that from `began` to the first."""
+    """Return the rate of batches that count from first to last fault, relative to that from `began` to the first."""
     first, last = faults[0].at, faults[-1].at
     undisturbed = sum(began <= at < first for at in counted) / (first - began)
     disturbed = sum(first <= at < last for at in counted) / (last - first)

@@ -49,7 +49,7 @@ class ScalingSetting:
     rounds: int
 
     def job(self, devices: int) -> Job:
-        """The job for a number of devices. The first round warms up; processes may end during the last one."""
+        """Return the job for a number of devices. The first round warms up; processes may end during the last one."""
         return Job(
             RunSection("scaling", 2 + self.rounds, self.batch_size),
             ModelSection(self.model),
@@ -126,12 +126,12 @@ def command(
 
 
 def compared_with(counts: Sequence[int]) -> int:
-    """The number of devices that others are compared with: the smallest of at least FULL_FROM, or else the first."""
+    """Return the number of devices to compare with: the smallest of at least FULL_FROM, or else the first."""
     return min((devices for devices in counts if devices >= FULL_FROM), default=counts[0])
 
 
 def combined(found: Mapping[int, Sequence[Compared]]) -> list[dict[str, Any]]:
-    """A row for each number of devices: the medians of its runs, their spread, and their ratio to the reference."""
+    """Return a row for each number of devices: medians, spread, and the ratio to the reference."""
     reference = compared_with(tuple(found))
     rows = []
     for devices, pairs in found.items():

@@ -1,6 +1,6 @@
 """`mpsl bench slowlink`: a round with a device behind a slow link, whose parts take minutes to load and to upload.
 
-A device that is left out fails the benchmark: it asks whether such a device can take part, and what that takes.
+It measures whether such a device can take part, and at what cost. If the device is left out, the benchmark fails.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ from orchestrator.commands.train import orchestrate
 from orchestrator.locally import node_ids
 from orchestrator.processes import Children, children
 
-SLOW = "dev-2"
+SLOW_DEVICE = "dev-2"
 """The device behind the link; dev-1 and the node are beside the broker."""
-NARROW = 16
-"""Width of the blocks around the hop, so that activations weigh next to nothing."""
+HOP_WIDTH = 16
+"""The width of the blocks around the hop, so that activations are small."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class SlowLinkSetting:
 
     @property
     def width(self) -> int:
-        """Of the two wide blocks, 64 → width → width → NARROW, that make up the device's parts."""
-        each = 64 + 1 + NARROW + 1
+        """The width of the device's two wide blocks, 64 → width → width → HOP_WIDTH."""
+        each = 64 + 1 + HOP_WIDTH + 1
         numbers = self.part_bytes / 4
         return max(1, round((math.sqrt(each**2 + 4 * numbers) - each) / 2))
 
     @property
     def job(self) -> Job:
-        """One round of two devices, of which none may be left out."""
-        hidden = [self.width, self.width, NARROW, NARROW]
+        """Return a job of one round with two devices, none of which may be left out."""
+        hidden = [self.width, self.width, HOP_WIDTH, HOP_WIDTH]
         return Job(
             RunSection("slowlink", 1, 32),
             ModelSection("mlp", {"hidden": hidden}, cuts=(3, 4)),
@@ -64,13 +64,13 @@ class SlowLinkSetting:
 
     @property
     def bytes_s(self) -> float:
-        """Seconds that the parts take over the link: down before the round's batches, up after them."""
+        """The seconds of the parts over the link: down before the round's batches, up after them."""
         return 2 * self.part_bytes / parse_link(self.link).bytes_per_s
 
 
 @dataclass
 class Heard:
-    """The telemetry of the slow device: how it was spaced, and how much later than others the latest came."""
+    """The telemetry of the slow device: the times of arrival, and how late each was."""
 
     count: int = 0
     longest_gap_s: float = 0.0
@@ -78,7 +78,7 @@ class Heard:
     _ages: list[float] = field(default_factory=list)
 
     def note(self, uptime_s: float, now: float) -> None:
-        """One has come at `now`, said by the device `uptime_s` after its start."""
+        """Note telemetry that arrived at `now`, sent `uptime_s` after the device's start."""
         self.count += 1
         self._ages.append(now - uptime_s)
         if self._last is not None:
@@ -87,13 +87,13 @@ class Heard:
 
     @property
     def longest_delay_s(self) -> float:
-        """How much longer the slowest was on its way than the fastest."""
+        """How much longer the slowest telemetry was in transit than the fastest."""
         return max(self._ages) - min(self._ages) if self._ages else 0.0
 
 
 @click.command()
 @click.option("--link", "links", multiple=True, default=("1mbit/20ms", "2mbit/20ms"), show_default=True)
-@click.option("--megabytes", type=click.FloatRange(0.1), default=16.0, show_default=True, help="Of a device's parts.")
+@click.option("--megabytes", type=click.FloatRange(0.1), default=16.0, show_default=True, help="Device parts.")
 @engine_option()
 def command(links: tuple[str, ...], megabytes: float, engine: str) -> None:
     """Train one round with a device behind each LINK. Prints one JSON object last."""
@@ -115,7 +115,7 @@ def command(links: tuple[str, ...], megabytes: float, engine: str) -> None:
 
 
 async def observe(setting: SlowLinkSetting, engine: str) -> dict[str, Any]:
-    """Run one round. Returns its figures. Raises RunFailed where the slow device is left out."""
+    """Run one round. Returns its figures. Raises RunFailed if the slow device is left out."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         directory = Path(name)
@@ -131,7 +131,7 @@ async def observe(setting: SlowLinkSetting, engine: str) -> dict[str, Any]:
         raise RunFailed(f"{setting.link}: {summary['reason']}")
     (entry,) = summary["rounds"]
     if not heard.count:
-        raise MeasurementError(f"{setting.link}: no telemetry of {SLOW} has come")
+        raise MeasurementError(f"{setting.link}: no telemetry of {SLOW_DEVICE} has arrived")
     return {
         "link": setting.link,
         "seconds": entry["seconds"],
@@ -148,17 +148,17 @@ async def _start_devices(
     group: Children, setting: SlowLinkSetting, directory: Path, shared: list[str], environment: dict[str, str]
 ) -> None:
     chance = np.random.default_rng(0)
-    for id in ("dev-1", SLOW):
+    for id in ("dev-1", SLOW_DEVICE):
         path = directory / f"{id}.npz"
         x = chance.standard_normal((64, 1, 8, 8), dtype=np.float32)
         np.savez(path, x=x, y=chance.integers(0, 10, 64))
-        link = ["--link", setting.link] if id == SLOW else []
+        link = ["--link", setting.link] if id == SLOW_DEVICE else []
         await group.start(id, ["device", "--id", id, "--data", str(path), *shared, *link], environment)
 
 
 @asynccontextmanager
 async def _listening(network: NetworkOptions) -> AsyncIterator[Heard]:
-    """What the slow device says of itself within the block, once it is in the run."""
+    """Yield the telemetry of the slow device in the run, during the block."""
     heard, clock = Heard(), asyncio.get_running_loop().time
 
     async def listen() -> None:
@@ -167,7 +167,7 @@ async def _listening(network: NetworkOptions) -> AsyncIterator[Heard]:
             if content.get("run") is not None:
                 heard.note(content["uptime_s"], clock())
 
-    filters = (network.topics.participant("dev", SLOW, "tele"),)
+    filters = (network.topics.participant("dev", SLOW_DEVICE, "tele"),)
     async with watching(network, "bench", filters) as connection:
         listening = asyncio.create_task(listen(), name="listening")
         try:

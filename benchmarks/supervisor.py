@@ -1,6 +1,6 @@
-"""Keeps processes of this machine running as systemd would: a process that ends with an error is started again.
+"""Keeps processes of this machine running, as systemd does: a process that ends with an error is started again.
 
-For `mpsl bench chaos`, which kills them. Whatever a service started ends with it, and all end with the block.
+`mpsl bench chaos` uses it. The descendants of a service end with it, and all services end with the block.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _CODE = "import sys; from broker.command import main; sys.argv[0] = 'mpsl'; main
 
 @dataclass
 class Service:
-    """One command of `mpsl` that is to run until it succeeds or is told to stop."""
+    """One command of `mpsl` that runs until it succeeds or is told to stop."""
 
     name: str
     role: str
@@ -34,13 +34,13 @@ class Service:
     environment: Mapping[str, str]
     log: Path
     pid: int = 0
-    """Of the present process; 0 between two."""
+    """The id of the present process; 0 between two."""
     spoke: asyncio.Event = field(default_factory=asyncio.Event)
     spoke_at: float = 0.0
-    """When the present process wrote its first line: by then it has imported everything (monotonic seconds)."""
+    """When the present process wrote its first line, after all imports (monotonic seconds)."""
     succeeded: asyncio.Event = field(default_factory=asyncio.Event)
     own_ends: list[str] = field(default_factory=list)
-    """Ends with an error that nobody caused: each with its last line."""
+    """Failures that the benchmark has not caused, each with its last line."""
     _killed: bool = False
     _stopping: bool = False
 
@@ -94,7 +94,7 @@ class Service:
         return pids
 
     def terminate(self) -> None:
-        """Ask the process to end; it is not started again."""
+        """Ask the process to end, and do not start it again."""
         self._stopping = True
         if self.pid:
             os.kill(self.pid, signal.SIGTERM)
@@ -126,7 +126,7 @@ class Supervisor:
             raise RunFailed(f"{', '.join(names)}: did not end within {STOP_S:g} s of SIGTERM")
 
     async def end(self) -> None:
-        """Kill whatever still runs."""
+        """Kill everything that still runs."""
         for service in self.services.values():
             service.signal(signal.SIGKILL)
         for task in self._tasks.values():
@@ -135,7 +135,7 @@ class Supervisor:
 
     @property
     def own_ends(self) -> list[str]:
-        """What ended with an error that nobody caused."""
+        """Return all failures that the benchmark has not caused."""
         return [end for service in self.services.values() for end in service.own_ends]
 
 
@@ -151,14 +151,14 @@ async def supervising(logs: Path, environment: Mapping[str, str]) -> AsyncIterat
 
 
 def signal_all(pids: Sequence[int], number: int) -> None:
-    """Send a signal to processes, of which some may have ended."""
+    """Send a signal to processes, some of which may have ended."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that a process has started, and those that these have."""
+    """Return the descendants of a process."""
     found = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -168,7 +168,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def marked(name: str, value: str) -> list[int]:
-    """The processes that have `name`=`value` in their environment, without this one."""
+    """Return the other processes that have `name`=`value` in their environment."""
     wanted, found = f"{name}={value}".encode(), []
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):

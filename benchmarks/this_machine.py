@@ -1,4 +1,4 @@
-"""This machine as a fleet: the measured cost of a model here, and all participants as processes of this machine."""
+"""This machine as a fleet: the measured cost of a model, and all participants as processes of this machine."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +29,7 @@ FAST_MBPS = 1e6
 ALONE, BESIDE = "alone", "beside"
 """The two kinds of hardware: a core while one process computes, and a core while all cores compute."""
 MAX_SLOWDOWN = 0.03
-"""How much longer a round may take, relatively, if devices then hold fewer blocks."""
+"""The accepted relative slowdown of a round if devices then hold fewer blocks."""
 PASSES = 3
 PASS_S = 7.0
 SPEED_CHECK_S = 3.0
@@ -47,7 +47,7 @@ class BenchmarkModel:
 
     @property
     def args(self) -> dict[str, Any]:
-        """10 classes and 32×32 images where the model has them."""
+        """The arguments for 10 classes and 32×32 images, as far as the model has them."""
         found = {key: value for key, value in CIFAR.items() if key in arguments(self.name)}
         return found | ({"head": self.head} if self.head else {})
 
@@ -177,5 +177,5 @@ def rehearsed(profile: Profile, fleet: Fleet, planned: PlannedRun, rounds: int) 
 
 
 def _numbered(name: str, number: int, count: int) -> str:
-    """The ids of a fleet entry, numbered as the fleet does it."""
+    """Return an id of a fleet entry, numbered like in the fleet."""
     return name if count == 1 else f"{name}-{number}"

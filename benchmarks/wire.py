@@ -32,18 +32,18 @@ from orchestrator.commands.train import orchestrate
 from orchestrator.datasets import Dataset, Samples
 from orchestrator.processes import children
 
-PLAIN = "fp32/fp32"
+REFERENCE_CODECS = "fp32/fp32"
 CODECS = (
     "fp16/fp16,bf16/bf16,int8/int8,int4/int4,huffman:4/huffman:4,huffman:3/huffman:3,"
     "huffman:2/huffman:2,affine:3/topk:0.1"
 )
 TRAINING, HELD_OUT = 1500, 2000
-"""The numbers of Fashion-MNIST samples: the first ones of each file."""
+"""The number of Fashion-MNIST samples, the first ones of each file."""
 MIN_LOSS = 0.005
-"""The most accuracy that the best codec may cost."""
-GOAL = 0.95
+"""The maximum loss of accuracy of the best codec."""
+GOAL_ACCURACY = 0.95
 RACE_ROUNDS = 6
-"""The number of rounds within which a run reaches the goal if it ever does."""
+"""The number of rounds within which a run must reach the goal."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ RACED = TASKS[0]
 def command(codecs: str, names: tuple[str, ...], seeds: int, quick: bool, slow_link: str, engine: str) -> None:
     """Train with each pair of codecs. Prints one JSON object last."""
     parse_link(slow_link)
-    pairs = [PLAIN, *(pair for pair in _pairs(codecs) if pair != PLAIN)]
+    pairs = [REFERENCE_CODECS, *(pair for pair in _pairs(codecs) if pair != REFERENCE_CODECS)]
     tasks = TASKS[:1] if quick else [task for task in TASKS if task.name in names or not names]
     seeds = 1 if quick else seeds
     # Load the data before anything runs, so that a missing data set is reported at once.
@@ -137,8 +137,8 @@ def command(codecs: str, names: tuple[str, ...], seeds: int, quick: bool, slow_l
     best = _best(pairs, [entry["codecs"] for entry in found["tasks"].values()])
     found["best"] = best
     if not quick:
-        click.echo(f"\ndigits over {slow_link} for each device: seconds of training to {GOAL:.0%}", err=True)
-        chosen = list(dict.fromkeys([PLAIN, best]))
+        click.echo(f"\ndigits over {slow_link} for each device: seconds of training to {GOAL_ACCURACY:.0%}", err=True)
+        chosen = list(dict.fromkeys([REFERENCE_CODECS, best]))
         raced = asyncio.run(_race(data[RACED.name], chosen, seeds, engine, slow_link))
         found["slow_link"] = {"link": slow_link, "codecs": raced}
     click.echo(strict_json.dumps(found))
@@ -163,13 +163,13 @@ async def _compare(task: Task, data: Dataset, pairs: Sequence[str], seeds: int, 
         for pair in pairs:
             summaries = [await train(task.job(pair, seed, task.run.rounds)) for seed in range(seeds)]
             found[pair] = _measured(summaries, task.run.local_epochs)
-            found[pair] |= _against(found[pair], found[PLAIN])
+            found[pair] |= _against(found[pair], found[REFERENCE_CODECS])
             click.echo(_line(pair, found[pair]), err=True)
     return found
 
 
 async def _race(data: Dataset, pairs: Sequence[str], seeds: int, engine: str, link: str) -> dict[str, Any]:
-    """Return the seconds of training until the digits reach GOAL: rounds from opening to commit, without evaluations.
+    """Return the seconds until the digits reach GOAL_ACCURACY: rounds from opening to commit, without evaluations.
 
     The pairs alternate, because the speed of a shared machine drifts.
     """
@@ -180,7 +180,7 @@ async def _race(data: Dataset, pairs: Sequence[str], seeds: int, engine: str, li
                 job = RACED.job(pair, seed, 1)
                 job = replace(job, run=replace(job.run, rounds=RACE_ROUNDS))
                 rounds = (await train(job))["rounds"]
-                reached = next((number for number, r in enumerate(rounds, 1) if r["accuracy"] >= GOAL), None)
+                reached = next((number for number, r in enumerate(rounds, 1) if r["accuracy"] >= GOAL_ACCURACY), None)
                 seconds[pair].append(sum(r["seconds"] for r in rounds[:reached]) if reached else None)
     found: dict[str, Any] = {}
     for pair, each in seconds.items():
@@ -192,7 +192,7 @@ async def _race(data: Dataset, pairs: Sequence[str], seeds: int, engine: str, li
 
 @asynccontextmanager
 async def _fleet(task: Task, data: Dataset, engine: str, device_options: Sequence[str] = ()) -> AsyncIterator[Any]:
-    """Broker, nodes and devices as processes with one thread each; yields a function that trains a job on them."""
+    """Start broker, nodes and devices as processes with one thread each. Yields a function that trains a job."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
     with tempfile.TemporaryDirectory(prefix="mpsl-wire-") as name:
         directory = Path(name)

@@ -1,6 +1,6 @@
-"""Writes a file whole or not at all: write beside, fsync, rename.
+"""Writes a file completely or not at all: to a temporary file, with fsync and rename.
 
-A reader must never find half a file, nor must a full disk cost the one that was there.
+A reader must never find half a file, and a full disk must never destroy the old one.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ def write_whole(path: Path, text: str | bytes, mode: int = READABLE) -> None:
         put(beside, path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)  # on a full disk it takes the space that is missing
+            beside.unlink(missing_ok=True)  # on a full disk it takes up the missing space
         raise DiskError(f"{path}: cannot be written: {error}") from None
 
 
 def put(beside: Path, path: Path) -> None:
-    """Put a file that is written in the place of another, so that it is there after a power cut. Raises OSError."""
+    """Replace a file by a written one, so that it survives a power cut. Raises OSError."""
     with beside.open("rb") as file:
         os.fsync(file.fileno())
     beside.replace(path)

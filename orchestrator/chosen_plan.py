@@ -1,6 +1,6 @@
-"""Chooses a plan as `mpsl plan` prints it and as a run without cuts takes it: there must be one way to choose.
+"""Chooses a plan, in the same way for `mpsl plan` and for a run without cuts.
 
-The formula proves its best plan; the simulator chooses between that one and others that come near it.
+The formula proves its best plan; the simulator chooses between that one and others that are nearly as good.
 """
 
 import time
@@ -18,7 +18,7 @@ from mpsl.planning.profile_file import Profile
 from mpsl.planning.system import system_of
 from mpsl.sim.plan_choice import choose
 
-RUN_S = 5.0
+MAX_CHOICE_S = 5.0
 """How long a run that plans itself looks for better plans than the formula's best one."""
 
 
@@ -30,10 +30,10 @@ def chosen_plan(
     within_s: float = inf,
     clock: Callable[[], float] = time.monotonic,
 ) -> Choice:
-    """Return the plan to take of the best ones by the formula, as the simulator says, with the search's time.
+    """Return the plan that the simulator chooses of the best ones by the formula, with the search's time.
 
-    `within_s` after the formula's search the simulator chooses among the plans that it has judged. If these are fewer
-    than two, or a rehearsal fails, the formula's best plan is taken. The choice says so. Raises UsageError where no
+    `within_s` after the formula's search, the simulator chooses among the plans that it has judged. If these are fewer
+    than two, or a rehearsal fails, the formula's best plan is taken, and the choice says why. Raises UsageError if no
     plan fits.
     """
     started, system = clock(), system_of(profile, fleet)
@@ -47,7 +47,7 @@ def chosen_plan(
         others = alternatives(system, shape, best, cheapest, is_late)
         choice = choose(profile, fleet, best, others, cheapest, is_late)
     except OutOfTime:
-        choice = Choice(best, best, 0, f"to simulate the best plans takes longer than {within_s:g} s")
+        choice = Choice(best, best, 0, f"simulating the best plans takes longer than {within_s:g} s")
     except RunFailed as error:
         choice = Choice(best, best, 0, str(error))
     return replace(choice, plan=replace(choice.plan, solver_ms=(found_at - started) * 1e3))

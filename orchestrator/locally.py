@@ -42,9 +42,9 @@ def threads_each(processes: int) -> int:
 
 
 def shards_in(directory: Path) -> dict[str, Path]:
-    """Return the shards DIR/*.npz by id, which is the file's stem. Raises UsageError for a stem that is no id."""
+    """Return the shards DIR/*.npz by id, which is the file's stem. Raises UsageError for a stem that is not an id."""
     if not directory.is_dir():
-        raise UsageError(f"--data {directory}: there is no such directory")
+        raise UsageError(f"--data {directory}: no such directory")
     found = {check_id(path.stem, str(path)): path for path in sorted(directory.glob("*.npz"))}
     if not found:
         raise UsageError(f"--data {directory}: holds no .npz file; `mpsl data` makes shards")
@@ -52,7 +52,7 @@ def shards_in(directory: Path) -> dict[str, Path]:
 
 
 def node_ids(count: int) -> list[str]:
-    """The ids of nodes that no plan names: node-1, node-2 and so on."""
+    """Return the ids of nodes without a plan: node-1, node-2 and so on."""
     return [f"node-{number}" for number in range(1, count + 1)]
 
 
@@ -74,7 +74,7 @@ def _few(ids: list[str], most: int = 6) -> str:
 
 
 def job_for(job: Job, fleet: LocalFleet, where: str) -> Job:
-    """The job for exactly these devices. Raises UsageError where it asks for more."""
+    """Return the job for exactly these devices. Raises UsageError if it asks for more."""
     if job.fleet.devices > len(fleet.shards):
         raise UsageError(f"{where}: fleet.devices = {job.fleet.devices}, but there are {len(fleet.shards)} shards")
     devices = len(fleet.shards)

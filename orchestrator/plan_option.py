@@ -24,7 +24,7 @@ plan_option = click.option(
 
 def load_plan(path: Path) -> PlannedRun:
     """Return the plan in a file of `mpsl plan --json`. Raises UsageError that names the file and the key."""
-    return planned_run(read_json(path, "it is the last line that `mpsl plan --json` prints"), str(path))
+    return planned_run(read_json(path, "it must be the last line of `mpsl plan --json`"), str(path))
 
 
 def job_as_planned(job: Job, planned: PlannedRun, where: str) -> Job:
@@ -36,7 +36,7 @@ def job_as_planned(job: Job, planned: PlannedRun, where: str) -> Job:
         raise UsageError(f"{where}: {error}; is it the plan of another model than {job.model.name}?") from None
     fleet, devices = job.fleet, len(planned.devices)
     if fleet.quorum is not None and fleet.quorum > devices:
-        raise UsageError(f"{where}: has {devices} devices, the job fleet.quorum = {fleet.quorum}; make it smaller")
+        raise UsageError(f"{where}: has {devices} devices, but the job has fleet.quorum = {fleet.quorum}; reduce it")
     nodes = max(fleet.nodes, len(planned.seats))
     fleet = replace(fleet, devices=devices, nodes=nodes, admit=planned.admit, replicas=1)
     return replace(job, model=replace(job.model, cuts=planned.cuts), fleet=fleet)

@@ -9,7 +9,7 @@ _TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class CpuSeconds:
-    """CPU seconds so far: of the first thread (the event loop) and of all others (the worker)."""
+    """The CPU seconds of a process so far: of the first thread (the event loop) and of all others (the worker)."""
 
     loop_s: float
     worker_s: float
@@ -24,7 +24,7 @@ class CpuSeconds:
 
 
 def read_process(pid: int) -> CpuSeconds:
-    """The CPU seconds of a process; zeros for one that has ended."""
+    """Return the CPU seconds of a process; zeros for one that has ended."""
     loop = others = 0.0
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -40,7 +40,7 @@ def read_process(pid: int) -> CpuSeconds:
 
 
 def peak_resident(pid: int) -> int:
-    """The highest resident memory of a process so far, in bytes (VmHWM); 0 for one that has ended."""
+    """Return the peak resident memory of a process, in bytes (VmHWM); 0 for one that has ended."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):

@@ -1,6 +1,6 @@
-"""Starts the other roles as processes of this machine and ends them in any case. `local` runs them only this way.
+"""Starts the other roles as processes of this machine and always ends them. `mpsl local` runs them only this way.
 
-Every child dies with its parent, is read to its end so that a failure can be explained, and is stopped with a deadline.
+Every child ends with its parent and is stopped with a deadline. Its stderr is read, so that a failure can be explained.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ from mpsl.errors import RunFailed
 Outcome = TypeVar("Outcome")
 
 STOP_S = 5.0
-EXPLAINED_S = 5.0
-"""Time for the others to report the end of a child, which a last will tells them if it was connected."""
+EXPLANATION_S = 5.0
+"""How long the others have to report the end of a child, which they learn from its last will if it was connected."""
 TAIL_BYTES = 4000
 
 
 @dataclass
 class Child:
-    """One started process and the last of what it wrote to stderr."""
+    """A started process and the end of its stderr."""
 
     name: str
     process: asyncio.subprocess.Process
@@ -33,9 +33,9 @@ class Child:
     reading: "asyncio.Task[None] | None" = None
 
     async def read(self, log: Path | None) -> None:
-        """Keep the end of stderr, and write all of it to the file `log` where there is one and the disk has room.
+        """Keep the end of stderr, and write all of it to the file `log`, if it is given and the disk has room.
 
-        It is read in any case: a process whose stderr nobody reads stands still.
+        Stderr is always read, because a process whose stderr nobody reads would block.
         """
         stream = self.process.stderr
         assert stream is not None
@@ -48,12 +48,12 @@ class Child:
                         file.write(data)
 
     def last_words(self) -> str:
-        """The last line of stderr that is not empty."""
+        """Return the last line of stderr that is not empty."""
         return last_line(self.tail)
 
 
 def last_line(output: bytes | bytearray) -> str:
-    """The last line of a process's output that is not empty."""
+    """Return the last line of a process's output that is not empty."""
     lines = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "(it said nothing)"
 
@@ -103,13 +103,13 @@ class Children:
                 task.cancel()
 
     async def attend(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
-        """The result of `work`. Raises RunFailed where a child fails and `work` does not end by itself soon after."""
+        """Return the result of `work`. Raises RunFailed if a child fails and `work` does not end soon after."""
         working = asyncio.create_task(work, name="work")
         failing = asyncio.create_task(self.first_failure(), name="children")
         try:
             await asyncio.wait([working, failing], return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
-                await asyncio.wait([working], timeout=EXPLAINED_S)
+                await asyncio.wait([working], timeout=EXPLANATION_S)
             if not working.done():
                 raise RunFailed(failing.result())
             return working.result()
@@ -119,7 +119,7 @@ class Children:
             await asyncio.gather(working, failing, return_exceptions=True)
 
     async def stop(self) -> None:
-        """Send SIGTERM to the children that still run, and SIGKILL after a deadline."""
+        """Send SIGTERM to the running children, and SIGKILL after a deadline."""
         for child in self.all:
             if child.process.returncode is None:
                 with contextlib.suppress(ProcessLookupError):

@@ -18,7 +18,7 @@ LINE_EVERY_S = 5.0
 
 
 class Progress:
-    """`async with` it around a run."""
+    """The progress of a run; use it as `async with` around the run."""
 
     def __init__(self, machine: OrchestratorMachine, verbose: int) -> None:
         self._machine = machine
@@ -28,7 +28,7 @@ class Progress:
         self._task: asyncio.Task[None] | None = None
 
     def logger(self, plain: Logger) -> Logger:
-        """A logger that shows rounds, warnings and errors, and everything with -v."""
+        """Return a logger that shows rounds, warnings and errors, and everything with -v."""
 
         def log(level: str, event: str, facts: Mapping[str, object]) -> None:
             if self._verbose:
@@ -63,7 +63,7 @@ class Progress:
 
 
 def state_line(state: Mapping[str, Any]) -> str:
-    """One line about the state of a run and the participants it waits for."""
+    """Return one line about the state of a run and the participants that it waits for."""
     parts = [f"{state['state']}"]
     if state["round"]:
         parts.append(f"round {state['round']}/{state['rounds']}")

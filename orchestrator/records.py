@@ -72,11 +72,11 @@ class Records:
         except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
-            raise DiskError(f"{self._out / name} cannot be written; what was committed stays: {error}") from None
+            raise DiskError(f"{self._out / name} cannot be written; the committed model stays: {error}") from None
         put(beside, self._out / name)
 
     def save_manifest(self, manifest: Manifest) -> None:
-        """manifest.json: what another orchestrator needs to go on with the run."""
+        """Write manifest.json, from which another orchestrator can go on with the run."""
         self._write(MANIFEST, strict_json.dumps(facts.plain(manifest)) + "\n")
 
     def save_plan(self, plan: Mapping[str, Any]) -> None:
@@ -118,6 +118,6 @@ class Records:
 
 
 def _write_all(file: FileIO, data: bytes) -> None:
-    """Write all of `data`: a nearly full disk takes a part first and reports the error only after that."""
+    """Write all of `data`. A nearly full disk first accepts a part, and reports the error only at the next call."""
     while data:
         data = data[file.write(data) :]

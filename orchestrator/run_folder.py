@@ -15,9 +15,9 @@ from mpsl.errors import UsageError
 from mpsl.text_file import read_json
 
 MANIFEST = "manifest.json"
-"""What another orchestrator needs to continue the run."""
+"""The file from which another orchestrator continues the run."""
 TRAINED_FILES = ("metrics.jsonl", "model.safetensors")
-"""Each of them says that something was trained."""
+"""Any of them shows that something was trained."""
 RUN_FILES = ("summary.json", "metrics.jsonl", "plan.json", "model.safetensors", "initial.safetensors")
 """A folder with any of these files holds a run."""
 
@@ -45,7 +45,7 @@ def run_folder(out: Path, force: bool = False, may_go_on: bool = False, inputs: 
                 if not force:
                     raise UsageError(
                         f"--out {out}: holds {_shown(out, found)}; choose another folder, "
-                        "or start again with --force, which keeps this one beside it"
+                        "or start again with --force, which renames this one"
                     )
                 _set_aside(out, inputs)
                 stack.enter_context(_locked(out))
@@ -69,7 +69,7 @@ def is_unfinished(out: Path) -> bool:
 def _locked(out: Path) -> Iterator[None]:
     """Make the folder if it is missing, and hold its lock until the block or the process ends."""
     if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out}: is a file; name a folder")
+        raise UsageError(f"--out {out}: is a file; choose a folder")
     if out.is_symlink() and not out.exists():
         raise UsageError(f"--out {out}: is a link to {os.readlink(out)}, which does not exist; make that folder")
     out.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def _set_aside(out: Path, inputs: Iterable[Path]) -> None:
             )
     here = Path(os.path.abspath(out))
     if here == Path.cwd() or here in Path.cwd().parents:
-        raise UsageError(f"--out {out}: holds a run and cannot be renamed, for it is the working directory; leave it")
+        raise UsageError(f"--out {out}: holds a run and is the working directory, which cannot be renamed; leave it")
     number = 1
     while os.path.lexists(aside := here.with_name(f"{here.name}.{number}")):
         number += 1

@@ -1,7 +1,7 @@
-"""Reads what a run has recorded in its `--out` folder: metrics.jsonl, devices.jsonl and summary.json.
+"""Reads the records of a run in its `--out` folder: metrics.jsonl, devices.jsonl and summary.json.
 
-It must never change anything there. Keys that it does not know are passed over, so that records of a newer version can
-be read; keys that it knows are checked, and an error names the file and the line.
+It must never change anything there. It ignores unknown keys, so that it can read records of a newer version. Known keys
+are checked, and an error names the file and the line.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ MAX_ROUND = 10**9
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """A line of metrics.jsonl; what a run without test data or of an older version lacks is None."""
+    """A line of metrics.jsonl. A figure is None if there is no test data, or if an older version did not write it."""
 
     round: int
     loss: float | None
@@ -39,7 +39,7 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class DeviceRecord:
-    """A line of devices.jsonl; what does not apply, or an older version did not write, is None."""
+    """A line of devices.jsonl. A figure is None if it does not apply, or if an older version did not write it."""
 
     round: int
     device: str
@@ -67,9 +67,9 @@ class DeviceRecord:
 
     @property
     def needed_s(self) -> float | None:
-        """From its admission until its update was complete, or until it was left out; None where it never began.
+        """Seconds from its admission until its update was complete or it was left out; None if it never began.
 
-        What it then waits for its turn, in a deterministic run, is not its own time.
+        In a deterministic run, it does not include the wait for its turn.
         """
         end = self.ended_s if self.complete_s is None else self.complete_s
         return None if self.admitted_s is None or end is None else max(0.0, end - self.admitted_s)
@@ -77,16 +77,16 @@ class DeviceRecord:
 
 @dataclass(frozen=True)
 class RunRecords:
-    """What was recorded of one run; there is at least one round."""
+    """The records of one run, with at least one round."""
 
     run: str
     state: str
-    """`done`, `failed`, or "" where the run has written no summary (yet)."""
+    """`done`, `failed`, or "" if the run has not written a summary (yet)."""
     reason: str
     rounds: tuple[RoundRecord, ...]
     """In order, each once."""
     devices: tuple[DeviceRecord, ...]
-    """By round; empty where the run was of a version that recorded none."""
+    """By round; empty if the run's version recorded none."""
 
     def of_round(self, number: int) -> list[DeviceRecord]:
         """The devices of a round."""
@@ -97,14 +97,14 @@ Record = TypeVar("Record", RoundRecord, DeviceRecord)
 
 
 def read_records(folder: Path) -> RunRecords:
-    """What the folder holds. Raises UsageError where there is nothing to draw, or a line is not a record."""
+    """Read the records in a folder. Raises UsageError if there is nothing to draw, or a line is not a record."""
     try:
         is_folder, is_there = folder.is_dir(), folder.exists()
     except OSError as error:
         raise UsageError(f"{folder}: {error.strerror or error}") from None
     if not is_folder:
-        why = "is no folder" if is_there else "there is no such folder"
-        raise UsageError(f"{folder}: {why}; give the folder that a run was given with --out")
+        why = "is not a folder" if is_there else "no such folder"
+        raise UsageError(f"{folder}: {why}; give the --out folder of a run")
     summary = _summary(folder / SUMMARY)
     state, reason = str(summary.get("state", "")), str(summary.get("reason", ""))
     rounds = {record.round: record for record in _lines(folder / METRICS, RoundRecord)}
@@ -132,12 +132,12 @@ def _summary(path: Path) -> dict[str, Any]:
         return {}
     summary = read_json(path)
     if not isinstance(summary, dict):
-        raise UsageError(f"{path}: is no summary of a run, but {type(summary).__name__}")
+        raise UsageError(f"{path}: is not the summary of a run, but {type(summary).__name__}")
     return summary
 
 
 def _lines(path: Path, kind: type[Record]) -> Iterator[Record]:
-    """The records of a file, one a line; none where it is missing."""
+    """Read the records of a file, one per line; none if it is missing."""
     decode: Callable[[bytes], Record] = msgspec.json.Decoder(kind).decode
     number = 0
     try:
@@ -148,22 +148,22 @@ def _lines(path: Path, kind: type[Record]) -> Iterator[Record]:
                 number += 1
                 if not line.endswith(b"\n"):
                     raise UsageError(
-                        f"{path}: line {number} is cut off: where the run still writes, try again; "
-                        "else its process or disk failed, and the line may be removed"
+                        f"{path}: line {number} is cut off: if the run is still writing, try again; "
+                        "otherwise its process or disk failed, and the line may be removed"
                     )
                 yield decode(line)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: line {number}: is no record of a run: {error}") from None
+        raise UsageError(f"{path}: line {number}: is not a record of a run: {error}") from None
 
 
 def _check(record: RoundRecord | DeviceRecord) -> None:
-    """Raise ValueError where a figure cannot be."""
+    """Raise ValueError for an impossible figure."""
     if not 1 <= record.round <= MAX_ROUND:
         raise ValueError(f"round = {record.round} must lie within 1 and {MAX_ROUND}")
     for name, value in vars(record).items():
         if isinstance(value, float) and not (isfinite(value) and value >= 0):
-            raise ValueError(f"{name} = {value:g} must be a number from 0 on")
+            raise ValueError(f"{name} = {value:g} must be a number of at least 0")
     if record.accuracy is not None and record.accuracy > 1:
         raise ValueError(f"accuracy = {record.accuracy:g} must lie within 0 and 1")

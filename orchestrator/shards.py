@@ -17,7 +17,7 @@ from orchestrator.partition import dirichlet, iid
 def split(dataset: Dataset, devices: int, seed: int, non_iid: float | None = None) -> dict[str, Dataset]:
     """Return the shard of each device (`dev-1`, ...): even, or with the training labels skewed by `non_iid`.
 
-    The held-out data is split evenly. Raises UsageError when there are too few samples.
+    The held-out data is split evenly. Raises UsageError if there are too few samples.
     """
     generator = np.random.default_rng(seed)
     if non_iid is None:

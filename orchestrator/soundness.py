@@ -156,7 +156,7 @@ def _norm_problems(job: Job, where: str, devices: tuple[DeviceRow, ...]) -> list
         return [f"{where}: {steps} make micro-batches of 1 sample: {why}; make batch_size at least twice micro_batches"]
     return [
         f"{where}: {device.id} has {device.samples} samples; {steps} leave it a micro-batch of 1 sample: {why}; "
-        "choose a batch_size that leaves another rest, or change the shard"
+        "choose a batch_size that leaves another remainder, or change the shard"
         for device in devices
         if device.smallest_micro_batch == 1
     ]
@@ -165,15 +165,15 @@ def _norm_problems(job: Job, where: str, devices: tuple[DeviceRow, ...]) -> list
 def _notes(job: Job, devices: tuple[DeviceRow, ...], shards: int | None) -> list[str]:
     notes = []
     if job.model.cuts is None and job.hops:
-        notes.append("no cuts: shown evenly by estimated compute; a run decides them from what its fleet measures")
+        notes.append("no cuts: even ones by estimated compute are shown; a run plans them from measurements")
     if job.fleet.nodes > job.hops:
         notes.append(
             f"{job.fleet.nodes - job.hops} of the {job.fleet.nodes} nodes are standbys: there are {job.hops} hops"
         )
     if job.quorum == job.fleet.devices and job.fleet.devices > 1:
-        notes.append("quorum is all devices: a device that is lost ends the run; a smaller fleet.quorum leaves it out")
+        notes.append("the quorum is all devices, so a lost device ends the run; a smaller fleet.quorum avoids that")
     if shards is not None and shards > job.fleet.devices:
         notes.append(f"{shards} shards for {job.fleet.devices} devices: `mpsl local` starts a device for each")
     if devices and not any(device.test_samples for device in devices):
-        notes.append("no shard has x_test: there will be no accuracy")
+        notes.append("no shard has x_test, so there will be no accuracy")
     return notes

@@ -1,7 +1,7 @@
-"""The files of an unfinished run, as its next orchestrator reads them.
+"""Reads the files of an unfinished run, for its next orchestrator.
 
-Each file is whole, since each was written beside and renamed; only a record may end in half a line. It must never
-change the file that says which round is committed.
+Each file is complete, because it was written to a temporary file and renamed; only a record may end in half a line. It
+must never change the file that holds the committed round.
 """
 
 import json
@@ -27,9 +27,9 @@ MODEL = "model.safetensors"
 
 
 def unfinished_run(out: Path, job: Job, planned: PlannedRun | None) -> Unfinished | None:
-    """The run in `out` that is to go on; None where there is none.
+    """Return the run in `out` that can go on, or None.
 
-    Raises UsageError where it is of another job, or cannot be read.
+    Raises UsageError if it belongs to another job, or cannot be read.
     """
     if not (out / MANIFEST).exists():
         return None
@@ -37,10 +37,10 @@ def unfinished_run(out: Path, job: Job, planned: PlannedRun | None) -> Unfinishe
     data = read_json(out / MANIFEST)
     version = data.get("format") if isinstance(data, dict) else None
     if version != FORMAT:
-        raise UsageError(f"{out / MANIFEST}: format {version}, this version reads {FORMAT}; --restart begins anew")
+        raise UsageError(f"{out / MANIFEST}: format {version}, this version reads {FORMAT}; start again with --restart")
     manifest = facts.read(Manifest, data, str(out / MANIFEST))
     committed, commit = _committed(out / MODEL, manifest.run)
-    # A run that was killed before it had ended reports its last round once more, and then ends.
+    # A run that was killed before its end reports its last round again, and then ends.
     rounds = _rounds(out, manifest.run, min(committed, job.run.rounds - 1))
     found = go_on(Unfinished(manifest, committed, commit, tuple(rounds)), job, planned, where)
     _keep_only(out, manifest.run, len(rounds))
@@ -48,7 +48,7 @@ def unfinished_run(out: Path, job: Job, planned: PlannedRun | None) -> Unfinishe
 
 
 def load_model(path: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Copy a model from disk into `tensors`, by name. Raises UsageError where it is damaged or of another form."""
+    """Copy a model from disk into `tensors`, by name. Raises UsageError if it is damaged or has other tensors."""
     try:
         with safe_open(path, "pt") as file:
             for name, tensor in tensors:
@@ -58,16 +58,18 @@ def load_model(path: Path, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
 
 
 def _committed(path: Path, run: str) -> tuple[int, CommittedRound | None]:
-    """The committed round of the run and what was written with it; 0 before the first."""
+    """Return the committed round of the run (0 before the first) and what was written with it."""
     if not path.exists():
         return 0, None
     try:
         with safe_open(path, "pt") as file:
             metadata: dict[str, str] = file.metadata() or {}
         if metadata.get("run") != run:
-            raise UsageError(f"{path}: is of run {metadata.get('run')}, {MANIFEST} of {run}; --restart begins anew")
+            raise UsageError(
+                f"{path}: is of run {metadata.get('run')}, {MANIFEST} of {run}; start again with --restart"
+            )
         commit = facts.read(CommittedRound, json.loads(metadata["commit"]), f"{path}: commit")
-        # What is read here is used when the run has begun: it must fail now.
+        # These facts are used once the run has begun, so errors must be found now.
         _ = [Update(**said) for said in commit.contributions.values()], [Passage(**p) for p in commit.passages.values()]
         return int(metadata["round"]), commit
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -75,21 +77,21 @@ def _committed(path: Path, run: str) -> tuple[int, CommittedRound | None]:
 
 
 def _rounds(out: Path, run: str, last: int) -> list[dict[str, Any]]:
-    """The metrics of the recorded rounds up to `last`."""
+    """Return the metrics of the recorded rounds up to `last`."""
     rounds = [entry for entry in _lines(out / "metrics.jsonl") if entry.get("run") == run]
     rounds = [entry for number, entry in enumerate(rounds, start=1) if entry.get("round") == number <= last]
     return [{key: value for key, value in entry.items() if key not in ("run", "time")} for entry in rounds]
 
 
 def _keep_only(out: Path, run: str, rounds: int) -> None:
-    """Remove from both records what stands beyond the first rounds of the run: a kill may have left it."""
+    """Remove lines beyond the first `rounds` rounds, which a kill may have left, from both records."""
     for name in ("metrics.jsonl", "devices.jsonl"):
         entries = [entry for entry in _lines(out / name) if entry.get("run") == run]
         _rewrite(out / name, [entry for entry in entries if entry.get("round", 0) <= rounds])
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a record."""
+    """Return the complete lines of a record."""
     if not path.exists():
         return []
     found = []

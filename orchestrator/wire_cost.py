@@ -23,12 +23,12 @@ STEADY_S, STEADY_BATCHES = 8.0, 12
 MIN_STEADY_S = 3.0
 """The minimum length of the steady part. Nodes report every two seconds, and CPU is counted in hundredths of one."""
 MIN_BATCH_S = 0.005
-"""The least time of a batch: any batch takes about this long to cross a hop and a broker."""
+"""The minimum time of a batch: any batch takes about this long to cross a hop and a broker."""
 MAX_RUNS = 3
 """The number of runs that are tried, each longer than the last."""
-GROWTH = 4
-"""The factor by which the next run is longer, if the last one was too short to tell."""
-HELP = "; --no-wire profiles without it"
+RETRY_GROWTH = 4
+"""The factor by which the next run is longer, if the last one was too short."""
+NO_WIRE_HINT = "; --no-wire profiles without it"
 SHARD_BATCHES = 2
 """Batches in the shard of each device. The number of epochs sets the length of a run."""
 
@@ -68,8 +68,8 @@ def wire_cost(profile: Profile, engine: str, task: MeasuringTask, copies: int, b
         window = _steady_part(cuts, engine, task, copies, steady)
         if window is not None and window[1].at - window[0].at >= MIN_STEADY_S:
             return _cost(profile, cuts, *window)
-        steady = GROWTH * steady if window is None else max(2 * steady, ceil(STEADY_S * rate(*window, "node-1")))
-    raise MeasurementError(f"the run that measures the cost of a byte was too short to see a steady state{HELP}")
+        steady = RETRY_GROWTH * steady if window is None else max(2 * steady, ceil(STEADY_S * rate(*window, "node-1")))
+    raise MeasurementError(f"the run for the cost of a byte was too short to see a steady state{NO_WIRE_HINT}")
 
 
 def _steady_part(
@@ -87,7 +87,7 @@ def _steady_part(
     click.echo(f"a short run of {task.model.name}, cut at {cuts[0]} and {cuts[1]}, for the cost of a byte", err=True)
     observed = asyncio.run(observe(job, SHARD_BATCHES, engine, task.threads))
     if observed.summary["state"] != "done":
-        raise MeasurementError(f"the run that measures the cost of a byte failed: {observed.summary['reason']}{HELP}")
+        raise MeasurementError(f"the run for the cost of a byte failed: {observed.summary['reason']}{NO_WIRE_HINT}")
     return observed.steady(warm, epochs * SHARD_BATCHES * copies - copies, "node-1")
 
 

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from benchmarks import wire
-from benchmarks.wire import PLAIN, TASKS, Task, _against, _best, _halved, _measured, _pairs
+from benchmarks.wire import REFERENCE_CODECS, TASKS, Task, _against, _best, _halved, _measured, _pairs
 from mpsl.errors import UsageError
 from mpsl.job import Job, WireSection, read_job
 from orchestrator.datasets import fashion_mnist
@@ -44,8 +44,8 @@ def test_the_best_has_the_fewest_bytes_of_those_that_cost_no_task_too_much() -> 
     def entry(fewer: float, points: float) -> dict[str, float]:
         return {"fewer": fewer, "points": points}
 
-    first = {PLAIN: entry(1, 0), "a/a": entry(8, -0.4), "b/b": entry(9, 0.2), "c/c": entry(20, 1.0)}
-    second = {PLAIN: entry(1, 0), "a/a": entry(8, 0.0), "b/b": entry(7, 0.0), "c/c": entry(20, -0.6)}
+    first = {REFERENCE_CODECS: entry(1, 0), "a/a": entry(8, -0.4), "b/b": entry(9, 0.2), "c/c": entry(20, 1.0)}
+    second = {REFERENCE_CODECS: entry(1, 0), "a/a": entry(8, 0.0), "b/b": entry(7, 0.0), "c/c": entry(20, -0.6)}
     assert _best(list(first), [first]) == "c/c"
     assert _best(list(first), [first, second]) == "a/a"
 
@@ -91,10 +91,10 @@ def test_codecs_take_turns_behind_the_slow_link(monkeypatch: pytest.MonkeyPatch)
         yield train
 
     monkeypatch.setattr(wire, "_fleet", fleet)
-    found = asyncio.run(wire._race(TASKS[0].dataset(), [PLAIN, "int8/int8"], 3, "auto", "8mbit/20ms"))
+    found = asyncio.run(wire._race(TASKS[0].dataset(), [REFERENCE_CODECS, "int8/int8"], 3, "auto", "8mbit/20ms"))
     assert trained == [(codec, seed) for seed in range(3) for codec in ("fp32", "int8")]
     assert found == {
-        PLAIN: {"seconds": [None] * 3, "median": None},
+        REFERENCE_CODECS: {"seconds": [None] * 3, "median": None},
         "int8/int8": {"seconds": [4, 8, 12], "median": 8},
     }
 

@@ -66,7 +66,7 @@ def planned_by_run(case: Case, hops: int, folder: Path) -> Choice:
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit is about a machine's speed, and these tests run on loaded ones."""
-    monkeypatch.setattr(performer, "RUN_S", inf)
+    monkeypatch.setattr(performer, "MAX_CHOICE_S", inf)
 
 
 @pytest.mark.slow
@@ -140,7 +140,7 @@ def test_without_time_the_formulas_best_plan_is_taken() -> None:
     choice = chosen_plan(*FIXED, Shape(2), within_s=3.0, clock=ticking(10.0, 10.5, 13.6))
     assert choice.plan.cuts == choice.formula.cuts == plan(system_of(*FIXED), Shape(2)).cuts
     assert choice.chosen_by == "formula"
-    assert choice.reason == "to simulate the best plans takes longer than 3 s"
+    assert choice.reason == "simulating the best plans takes longer than 3 s"
     assert choice.plan.predicted.simulated_s is None
     assert choice.plan.solver_ms == pytest.approx(500.0), "the search of the formula does not count"
 
@@ -179,15 +179,15 @@ def test_where_time_ends_in_the_middle_the_choice_is_among_those_judged_so_far(
     assert choice.chosen_by == chosen_by
     assert choice.simulated == (done if done > 1 else 0)
     assert choice.reason == (
-        f"the time was over after {done} plans" if done > 1 else "to simulate the best plans takes longer than 5 s"
+        f"the time was over after {done} plans" if done > 1 else "simulating the best plans takes longer than 5 s"
     )
 
 
 def test_a_rehearsal_that_fails_costs_no_run_its_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    failing_at(2, RunFailed("the rehearsed run came to no end: it stands still"), monkeypatch)
+    failing_at(2, RunFailed("the rehearsed run did not end: it makes no progress"), monkeypatch)
     choice = chosen_plan(*FIXED, Shape(2))
     assert (choice.chosen_by, choice.simulated) == ("formula", 0)
-    assert choice.reason == "the rehearsed run came to no end: it stands still"
+    assert choice.reason == "the rehearsed run did not end: it makes no progress"
 
 
 # In a run
@@ -238,7 +238,7 @@ def test_a_run_with_stragglers_takes_the_simulators_choice_and_says_so(
 def test_a_run_whose_simulator_has_no_time_says_that_the_formula_chose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(performer, "RUN_S", -1.0)
+    monkeypatch.setattr(performer, "MAX_CHOICE_S", -1.0)
     outcome, taken = ran(Surveyed(WithoutCuts(3)), tmp_path)
     planned = outcome.summary["planned"]
     assert (planned["chosen_by"], planned["simulated_plans"], planned["simulated_s"]) == ("formula", 0, None)

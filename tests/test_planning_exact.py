@@ -13,7 +13,7 @@ from mpsl.planning import search
 from mpsl.planning.bound import min_admission_waves
 from mpsl.planning.fleet import Fleet, FleetBroker, FleetDevice, FleetNode
 from mpsl.planning.objective import Placement, Prediction, Shape, fluid_loads, predict
-from mpsl.planning.problem import TIE, Problem
+from mpsl.planning.problem import TIE_WEIGHT, Problem
 from mpsl.planning.profile_file import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.search import solve
 from mpsl.planning.system import System, system_of
@@ -48,7 +48,7 @@ def judged(system: System, placement: Placement) -> Prediction | None:
 def worth(prediction: Prediction | None, cheapest: bool) -> float:
     if prediction is None:
         return float("inf")
-    return prediction.cost + TIE * prediction.round_s if cheapest else prediction.round_s
+    return prediction.cost + TIE_WEIGHT * prediction.round_s if cheapest else prediction.round_s
 
 
 def check(seed: int, blocks_repeat: bool = False) -> None:

@@ -167,7 +167,7 @@ def test_what_is_wrong_is_named_with_its_hardware_and_its_key_once() -> None:
     with pytest.raises(UsageError, match=r"^p\.json: hardware\.pi 5: Object missing required field `backward_ms`$"):
         facts.read(Profile, short, "p.json")
     for job, message in (
-        ({"admit": 0}, "f.toml: job: admit is 0; it is more than 0"),
+        ({"admit": 0}, "f.toml: job: admit is 0; it must be more than 0"),
         (
             {"activations": "fp8"},
             "f.toml: job: activations: unknown codec 'fp8'; did you mean 'fp32'? "

@@ -180,25 +180,25 @@ LINE = json.dumps(metrics(1)) + "\n"
     [
         ("metrics.jsonl", "", "no round is recorded there (metrics.jsonl is missing or empty)"),
         ("metrics.jsonl", LINE + LINE[:30], "metrics.jsonl: line 2 is cut off: "),
-        ("metrics.jsonl", LINE + LINE[:30] + "\n", "metrics.jsonl: line 2: is no record of a run: "),
-        ("metrics.jsonl", "\n", "line 1: is no record of a run: "),
-        ("metrics.jsonl", "a,b\n1,2\n", "line 1: is no record of a run: "),
-        ("metrics.jsonl", "[1]\n", "line 1: is no record of a run: Expected `object`, got `array`"),
+        ("metrics.jsonl", LINE + LINE[:30] + "\n", "metrics.jsonl: line 2: is not a record of a run: "),
+        ("metrics.jsonl", "\n", "line 1: is not a record of a run: "),
+        ("metrics.jsonl", "a,b\n1,2\n", "line 1: is not a record of a run: "),
+        ("metrics.jsonl", "[1]\n", "line 1: is not a record of a run: Expected `object`, got `array`"),
         ("metrics.jsonl", '{"epoch": 1, "val_loss": 2}\n', "missing required field `round`"),
         ("metrics.jsonl", LINE.replace('"seconds": 4.0', '"seconds": "4"'), "$.seconds"),
-        ("metrics.jsonl", LINE.replace("4.0", "NaN"), "line 1: is no record of a run: "),
-        ("metrics.jsonl", LINE.replace("4.0", "-4.0"), "seconds = -4 must be a number from 0 on"),
+        ("metrics.jsonl", LINE.replace("4.0", "NaN"), "line 1: is not a record of a run: "),
+        ("metrics.jsonl", LINE.replace("4.0", "-4.0"), "seconds = -4 must be a number of at least 0"),
         ("metrics.jsonl", LINE.replace("0.5", "50.0"), "accuracy = 50 must lie within 0 and 1"),
         ("metrics.jsonl", LINE.replace('"round": 1', '"round": 0'), "round = 0 must lie within 1 and"),
-        ("metrics.jsonl", LINE.replace("4.0", "9" * 400), "line 1: is no record of a run: "),
-        ("metrics.jsonl", LINE.replace("r-1", "r-\ud800"), "line 1: is no record of a run: "),
+        ("metrics.jsonl", LINE.replace("4.0", "9" * 400), "line 1: is not a record of a run: "),
+        ("metrics.jsonl", LINE.replace("r-1", "r-\ud800"), "line 1: is not a record of a run: "),
         ("metrics.jsonl", LINE + LINE.replace("r-1", "r-2"), "hold more than one run (r-1, r-2)"),
-        ("metrics.jsonl", "[" * 100_000 + "\n", "line 1: is no record of a run: "),
+        ("metrics.jsonl", "[" * 100_000 + "\n", "line 1: is not a record of a run: "),
         ("devices.jsonl", json.dumps(DEVICES[0]), "devices.jsonl: line 1 is cut off: "),
         ("devices.jsonl", json.dumps(DEVICES[0] | {"device": 3}) + "\n", "devices.jsonl: line 1: "),
         ("devices.jsonl", json.dumps(DEVICES[0] | {"run": "r-9"}) + "\n", "hold more than one run (r-1, r-9)"),
         ("summary.json", "{", "summary.json: is not JSON"),
-        ("summary.json", "[]", "summary.json: is no summary of a run, but list"),
+        ("summary.json", "[]", "summary.json: is not the summary of a run, but list"),
     ],
 )
 def test_what_is_no_record_is_named_with_its_line(out: Path, name: str, text: str, said: str) -> None:
@@ -211,8 +211,8 @@ def test_what_is_no_record_is_named_with_its_line(out: Path, name: str, text: st
 
 def test_a_folder_without_a_run_is_refused(out: Path, tmp_path: Path) -> None:
     for folder, said in (
-        (tmp_path / "nowhere", "nowhere: there is no such folder; give the folder that a run was given with --out"),
-        (out / "metrics.jsonl", "metrics.jsonl: is no folder; give"),
+        (tmp_path / "nowhere", "nowhere: no such folder; give the --out folder of a run"),
+        (out / "metrics.jsonl", "metrics.jsonl: is not a folder; give"),
         (tmp_path, "no round is recorded there"),
     ):
         result = plotted(folder)
@@ -225,7 +225,7 @@ def test_a_folder_without_a_run_is_refused(out: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--round", "3"), "--round 3: is not recorded; rounds 1 to 2 of r-1 can be shown"),
+        (("--round", "3"), "--round 3: is not recorded; r-1 has rounds 1 to 2"),
         (("--round", "0"), "--round 0: is not recorded"),
         (("--round", "9" * 5000), "--round"),
         (("--round", "last"), "--round"),

@@ -21,7 +21,7 @@ async def never() -> str:
 def test_what_waits_for_a_child_that_cannot_start_ends_with_its_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(processes, "EXPLAINED_S", 0.1)
+    monkeypatch.setattr(processes, "EXPLANATION_S", 0.1)
 
     async def scenario() -> None:
         async with asyncio.timeout(PATIENCE_S), children(tmp_path) as group:

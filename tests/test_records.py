@@ -37,7 +37,7 @@ def test_a_model_is_replaced_as_a_whole_and_nothing_is_left_beside_it(tmp_path: 
 def test_a_model_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     records = Records(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
-    with pytest.raises(RunFailed, match=r"out/model\.safetensors cannot be written; what was committed stays: "):
+    with pytest.raises(RunFailed, match=r"out/model\.safetensors cannot be written; the committed model stays: "):
         records.save_model("model.safetensors", {"weight": torch.zeros(3)}, MODEL, 2)
 
 

@@ -156,7 +156,7 @@ def test_a_seed_repeats_a_simulation_event_for_event(tmp_path: Path) -> None:
 
 
 def test_faults_check_themselves() -> None:
-    with pytest.raises(ValueError, match="lost = 2 is no probability"):
+    with pytest.raises(ValueError, match="lost = 2 is not a probability"):
         Faults(lost=2)
     with pytest.raises(ValueError, match="below 0"):
         InjectedFault("cut", "dev-1", -1, 1.0)

@@ -1,7 +1,7 @@
 """How the values of a tensor become bytes: `parse("bf16").encode(array)` and back.
 
-One file a codec; a new one registers itself with `@codecs.register("name")` and nothing else changes. Pure numpy:
-nothing here may import torch, and no codec keeps state between two calls (what must be remembered is `ErrorFeedback`).
+There is one file per codec. A new one registers itself with `@codecs.register("name")`, and nothing else changes. Pure
+numpy: nothing here may import torch, and no codec keeps state between two calls (`ErrorFeedback` does that).
 """
 
 from mpsl.codecs.codec import Codec, Plane, codecs, parse

@@ -1,7 +1,7 @@
 """Two, three or four bits a value between the smallest and the largest of its group: "affine:3".
 
-For activations after a ReLU, which are never negative: int4 spends half of its levels on values that do not occur
-there, so three bits of this codec resolve them as finely as the four of that one, and zeros stay zeros.
+It is made for activations after a ReLU, which are never negative. int4 spends half of its levels on values that do not
+occur there, so three bits of this codec have the same resolution as four of int4, and zeros stay zeros.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ GROUP = 128
 """Values that share a lowest value and a step; divides TILE."""
 
 TO_INTEGER = np.float32(2**23)
-"""Added to a float from 0 on it rounds to the integer, ties to even, and leaves that in the lowest bits of the sum."""
+"""Added to a float of at least 0, it rounds to the integer, ties to even, in the lowest bits of the sum."""
 
-WIDEST = np.array(0x7F000000, "<u4").view("<f4")[()]
-"""The widest range of a group, 1.7e38: its lowest value rounded down and its step rounded up are still finite."""
+MAX_RANGE = np.array(0x7F000000, "<u4").view("<f4")[()]
+"""The maximum range of a group, 1.7e38: its lowest value rounded down and its step rounded up are still finite."""
 
 
 @codecs.register("affine")
@@ -29,9 +29,9 @@ class Affine(Codec):
     """With l and h the smallest and largest value of a group, x̂ = low + step · (0 … 2^bits − 1).
 
     low is l rounded down to bf16, so low ≥ l − 2⁻⁷·|l| − 2⁻¹³³, and step is (h − low) / (2^bits − 1), at least 2⁻¹²⁶,
-    rounded up to bf16, so at most 2⁻⁷ larger. |x − x̂| ≤ step / 2, but for rounding errors of
+    rounded up to bf16, so at most 2⁻⁷ larger. |x − x̂| ≤ step / 2, except for rounding errors of
     2⁻¹⁵ step + 2⁻²²·max(|l|, |h|).
-    Where l = 0 zeros stay zeros. `bits` is 2, 3 or 4, and every group takes 4 bytes more. Planes: lows, steps (both
+    If l = 0, zeros stay zeros. `bits` is 2, 3 or 4, and every group takes 4 bytes more. Planes: lows, steps (both
     bf16), integers, eight of them in `bits` bytes, the first in the lowest bits. NaN, infinity, a group wider than
     1.7e38, and one that ends at the largest float32, cannot be carried: `encode` raises UsageError.
     """
@@ -52,7 +52,7 @@ class Affine(Codec):
 
     @property
     def word(self) -> tuple[int, int]:
-        """How integers are packed: so many together, in so many bytes."""
+        """How integers are packed: how many together, and in how many bytes."""
         return 8, self.bits
 
     def _max_sizes(self, values: int) -> tuple[int, ...]:
@@ -85,10 +85,10 @@ class Affine(Codec):
         return (lows, steps, packed)
 
     def _measure(self, rows: Floats) -> tuple[Floats, Floats]:
-        """The lowest value and the step of each row, both in the upper half of their bits."""
+        """Return the lowest value and the step of each row, both in the upper half of their bits."""
         low, high = rows.min(axis=1), rows.max(axis=1)
         with np.errstate(over="ignore", invalid="ignore"):
-            if not (high - low <= WIDEST).all():  # also true for NaN
+            if not (high - low <= MAX_RANGE).all():  # also true for NaN
                 raise self._too_large(rows)
             bits = low.view("<u4")
             bits += np.where(low < 0, np.uint32(0xFFFF), np.uint32(0))  # away from zero, which is down
@@ -111,7 +111,7 @@ class Affine(Codec):
         )
 
     def _pack(self, integers: NDArray[np.uint32]) -> NDArray[np.uint8]:
-        """Whole groups of integers, each in the lowest bits of its word, as bytes."""
+        """Pack whole groups of integers, each in the lowest bits of its word, into bytes."""
         together, nbytes = self.word
         lanes = integers.view(np.uint8)[::4].copy().view("<u8")
         # Neighbours move together, then pairs, then fours: a lane of `width` bits holds `held` of them.
@@ -133,7 +133,7 @@ class Affine(Codec):
         with np.errstate(over="ignore", invalid="ignore"):
             high = low + step * np.float32(2**self.bits - 1)
         if not (np.isfinite(low) & np.isfinite(high) & (step >= 0)).all():
-            raise WireError(f"{self.spec}: a step is negative, or a value infinite or no number")
+            raise WireError(f"{self.spec}: a step is negative, or a value is infinite or NaN")
         for part in tiles(flat.size):
             size = part.stop - part.start
             padded = np.zeros(-(-size // GROUP) * GROUP, "<f4")
@@ -145,7 +145,7 @@ class Affine(Codec):
             flat[part] = padded[:size]
 
     def _unpack(self, packed: NDArray[np.uint8], values: Floats) -> None:
-        """The integers of `packed` as floats into `values`, whole groups; what `packed` does not reach is zero."""
+        """Write the integers of `packed` as floats into `values`, in whole groups; the rest is zero."""
         together, nbytes = self.word
         spread = np.zeros((values.size // together, together), np.uint8)
         spread[: len(packed) // nbytes, :nbytes] = packed.reshape(-1, nbytes)
@@ -161,10 +161,10 @@ class Affine(Codec):
         values[:] = lanes.view(np.uint8)
 
     def _packed(self, part: slice) -> slice:
-        """Where the integers of the values in `part` lie."""
+        """Return the bytes that hold the integers of the values in `part`."""
         return slice(self._packed_bytes(part.start), self._packed_bytes(part.stop))
 
 
 def _each(lane: int, ones: int) -> np.uint64:
-    """So many ones in the lowest bits of each lane of so many bits."""
+    """Return a mask with `held` ones in the lowest bits of each lane of `width` bits."""
     return np.uint64(sum(((1 << ones) - 1) << start for start in range(0, 64, lane)))

@@ -1,6 +1,6 @@
 """The upper half of a float32: the whole range at 8 bits of precision.
 
-The cheapest lossy codec, and the one without surprises: nothing finite becomes infinite or zero that need not.
+It is the cheapest lossy codec, and the most robust: no finite value becomes infinite, and hardly any becomes zero.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ LARGEST = np.array(0x7F7F0000, "<u4").view("<f4")[()]
 class BrainFloat16(Codec):
     """2 bytes a value, rounded to nearest, ties to even.
 
-    |x − x̂| ≤ 2⁻⁸·|x| for every finite x of at least 2⁻¹²⁶, and ≤ 2⁻¹³⁴ below. Finite values beyond 3.3895e38 become
-    that one, never infinity. Infinities and NaN stay what they are (a NaN becomes the quiet one), so that a training
-    that has diverged looks the same as with fp32.
+    |x − x̂| ≤ 2⁻⁸·|x| for every finite x of at least 2⁻¹²⁶, and ≤ 2⁻¹³⁴ below. Finite values beyond 3.3895e38
+    become that value, never infinity. Infinities and NaN are kept (as the quiet NaN), so that a diverged training looks
+    the same as with fp32.
     """
 
     name = "bf16"
@@ -37,7 +37,7 @@ class BrainFloat16(Codec):
 
 
 def to_bf16(flat: Floats) -> NDArray[np.uint16]:
-    """The bf16 bits of one-dimensional little-endian float32 values."""
+    """Return the bf16 bits of one-dimensional little-endian float32 values."""
     result = np.empty(flat.size, "<u2")
     scratch = np.empty(min(flat.size, TILE), "<u4")
     for part in tiles(flat.size):
@@ -46,7 +46,7 @@ def to_bf16(flat: Floats) -> NDArray[np.uint16]:
             values = _without_surprises(values)
         bits = values.view("<u4")
         rounded = scratch[: bits.size]
-        # Half a unit of the upper half, less one where that half is even: the carry then rounds ties to even.
+        # Half a unit of the upper half, minus one if that half is even: the carry then rounds ties to even.
         np.right_shift(bits, 16, out=rounded)
         np.bitwise_and(rounded, 1, out=rounded)
         np.add(rounded, 0x7FFF, out=rounded)
@@ -65,7 +65,7 @@ def from_bf16(bits: NDArray[np.uint16], flat: Floats) -> None:
 
 
 def _without_surprises(values: Floats) -> Floats:
-    """Finite values clipped to the range, and every NaN the quiet one: rounding cannot carry its bits into infinity."""
+    """Clip finite values to the range, and make every NaN quiet, so that rounding cannot turn it into infinity."""
     clipped = np.where(np.isinf(values), values, np.clip(values, -LARGEST, LARGEST))
     clipped[np.isnan(values)] = np.nan
     return clipped

@@ -1,11 +1,11 @@
-"""What a lossy codec left out of a tensor is added to the next one: nothing of a sum is lost, it only arrives later.
+"""Adds what a lossy codec has lost of a tensor to the next one: nothing of a sum is lost, it only arrives later.
 
-This helps where the receiver adds up what it gets and where the two tensors speak of the same thing:
+This helps if the receiver adds up what it gets and if both tensors describe the same thing:
 
 - updates of weights, round after round: yes, the classic use;
-- gradients of activations: only where the rows are the same samples again, so the rows are named by the sample, and one
-  epoch's residual goes to the next. A residual from other samples is noise, and reaches other weights than it should;
-- activations: no. Each forward pass takes them once, nothing adds up, and the residual can double the error.
+- gradients of activations: only if the rows are the same samples again. So rows are named by the sample, and one
+  epoch's residual goes to the next. A residual of other samples is noise, and reaches the wrong weights;
+- activations: no. Each forward pass uses them once, nothing adds up, and the residual can double the error.
 
 Nothing here may be shared by two threads.
 """
@@ -22,10 +22,10 @@ from mpsl.messages import Tensor
 class ErrorFeedback:
     """Wraps `codec`, and keeps its residual row by row for every key; with an exact codec it keeps nothing.
 
-    `rows`: how many a key has, where that is known; otherwise there is room for more than have been seen.
+    `rows`: the number of rows of a key, if it is known; otherwise there is room for more than have been seen.
 
-    Over all calls, Σ decoded + residual = Σ tensors, up to float32 rounding. The residual stays bounded where the codec
-    always removes a part of what it is given (int8, int4, topk; fp16 and bf16 within their range).
+    Over all calls, Σ decoded + residual = Σ tensors, up to float32 rounding. The residual stays bounded if the codec
+    always transmits a part of its input (int8, int4, topk; fp16 and bf16 within their range).
     """
 
     def __init__(self, codec: Codec, rows: int = 0) -> None:
@@ -39,11 +39,11 @@ class ErrorFeedback:
         return sum(residual.nbytes for residual in self._residuals.values())
 
     def encode(self, key: Hashable, array: Floats, rows: Sequence[int] | None = None) -> Tensor:
-        """Encode `array` plus its residual, and keep what that loses.
+        """Encode `array` plus its residual, and keep what the codec loses.
 
-        `key` names the tensor: a parameter, or a device and a direction. `rows[i]` says what row i of the array (its
-        first dimension) speaks of, such as the number of the sample; without it row i is row i every time, so a smaller
-        batch takes and renews the first residuals and leaves the others. An array without dimensions is one row.
+        `key` names the tensor: a parameter, or a device and a direction. `rows[i]` names the meaning of row i of the
+        array (its first dimension), such as the number of the sample. Without it, row i is always row i, so a smaller
+        batch uses and renews the first residuals and leaves the others. An array without dimensions is one row.
 
         Raises UsageError for NaN and infinity, ValueError for rows that are repeated, negative or of a wrong number,
         and for a key whose rows had another shape; the residual is then as before.
@@ -64,11 +64,11 @@ class ErrorFeedback:
         return encoded
 
     def forget(self, key: Hashable) -> None:
-        """Drop the residual of `key`, for instance when what was encoded is never going to arrive."""
+        """Drop the residual of `key`, for instance if the encoded tensor will never arrive."""
         self._residuals.pop(key, None)
 
     def _room(self, key: Hashable, table: Floats, rows: int) -> Floats:
-        """The residual of `key`, grown to at least `rows`; new rows are zero."""
+        """Return the residual of `key`, grown to at least `rows`; new rows are zero."""
         residual = self._residuals.get(key)
         if residual is None:
             residual = self._residuals[key] = np.zeros((max(rows, self._rows), *table.shape[1:]), np.float32)
@@ -84,6 +84,6 @@ class ErrorFeedback:
 def _checked(rows: Sequence[int], expected: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     if len(rows) != expected or len(set(rows)) != expected or min(rows, default=0) < 0:
         raise ValueError(
-            f"{expected} rows need as many different numbers from 0 on, got {len(rows)}: {list(rows)!r:.100}"
+            f"{expected} rows need as many different numbers of at least 0, got {len(rows)}: {list(rows)!r:.100}"
         )
     return np.asarray(rows, np.int64)

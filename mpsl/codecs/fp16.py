@@ -12,7 +12,7 @@ LARGEST = np.float32(65504)
 """The largest finite half."""
 
 INFINITE = np.float32(65536)
-"""What the exponent of infinity and NaN amounts to where it is read as an ordinary one."""
+"""The value of the exponent of infinity and NaN when it is read as an ordinary one."""
 
 REBIAS = np.float32(2.0**112)
 """Between the exponent biases of float32, 127, and of a half, 15."""
@@ -22,9 +22,9 @@ REBIAS = np.float32(2.0**112)
 class Float16(Codec):
     """2 bytes a value, rounded to nearest, ties to even.
 
-    |x − x̂| ≤ 2⁻¹¹·|x| for 2⁻¹⁴ ≤ |x| ≤ 65504, and ≤ 2⁻²⁵ below: what is smaller than 3e-8 becomes zero, so take bf16
-    for gradients that small. Finite values beyond ±65504 become ±65504. Infinities and NaN stay what they are, so that
-    a training that has diverged looks the same as with fp32.
+    |x − x̂| ≤ 2⁻¹¹·|x| for 2⁻¹⁴ ≤ |x| ≤ 65504, and ≤ 2⁻²⁵ below: values below 3e-8 become zero, so use bf16 for
+    gradients that small. Finite values beyond ±65504 become ±65504. Infinities and NaN are kept, so that a diverged
+    training looks the same as with fp32.
     """
 
     name = "fp16"
@@ -40,9 +40,9 @@ class Float16(Codec):
 
 
 def to_half(flat: Floats) -> NDArray[np.uint16]:
-    """The half-precision bits of one-dimensional little-endian float32 values.
+    """Return the half-precision bits of one-dimensional little-endian float32 values.
 
-    numpy's own conversion gives the same bits, at half the speed, and at a fortieth where values are below 2⁻¹⁴.
+    numpy's own conversion gives the same bits, at half the speed, and at a fortieth for values below 2⁻¹⁴.
     """
     result = np.empty(flat.size, "<u2")
     size = min(flat.size, TILE)
@@ -57,7 +57,7 @@ def to_half(flat: Floats) -> NDArray[np.uint16]:
             result[part] = clipped.astype("<f2").view("<u2")
             continue
         bits, sum_bits = values.view("<u4"), magnitudes.view("<u4")
-        # The exponent e of each value, but of 2⁻¹⁴ at least: below that one, halves are evenly spaced.
+        # The exponent e of each value, at least that of 2⁻¹⁴: below it, halves are evenly spaced.
         np.bitwise_and(bits, 0x7F800000, out=exponent)
         np.maximum(exponent, 0x38800000, out=exponent)
         np.right_shift(exponent, 13, out=high)

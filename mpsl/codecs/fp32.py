@@ -1,4 +1,4 @@
-"""The values as they are: exact, without a copy on either side, and the default everywhere."""
+"""The unchanged values: exact, without a copy on either side, and the default everywhere."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from mpsl.codecs.codec import Buffer, Codec, Floats, Plane, codecs
 class Float32(Codec):
     """4 bytes a value; every bit arrives, NaN payloads and the sign of zero included.
 
-    Encoding gives the array's own memory. Decoding without `out` gives a view of the received bytes, read-only where
+    Encoding returns the array's own memory. Decoding without `out` returns a view of the received bytes, read-only if
     they are; with `out` it copies.
     """
 

@@ -1,7 +1,7 @@
-"""Small integers with one scale for each group of values: what int8 and int4 have in common.
+"""Small integers with one scale for each group of values: the base of int8 and int4.
 
 A group is a run of consecutive values of the flattened tensor. Its scale follows its own largest magnitude, so one
-large value coarsens its group and not the tensor.
+large value reduces the precision of its group only.
 """
 
 from abc import abstractmethod
@@ -19,14 +19,14 @@ SMALLEST_SCALE = np.finfo(np.float32).smallest_normal
 """A group that needs a smaller scale is sent as zeros: its inverse would overflow."""
 
 TO_INTEGER = np.float32(1.5 * 2**23)
-"""Added to a small float it rounds to the integer, ties to even, and leaves that in the lowest bits of the sum."""
+"""Added to a small float, it rounds to the integer, ties to even, in the lowest bits of the sum."""
 
 
 class Grouped(Codec):
     """Integers from −`levels` to `levels`, times a float32 scale for each `group` values; planes: scales, integers.
 
-    With m the largest magnitude of a group, scale = m / levels and |x − x̂| ≤ scale / 2, but for a rounding error of
-    2⁻¹⁵ scale and for groups with m < levels · 2⁻¹²⁶, which become zeros. Zero stays zero. NaN and infinity cannot be
+    With m the largest magnitude of a group, scale = m / levels and |x − x̂| ≤ scale / 2, except for a rounding error of
+    2⁻¹⁵ scale, and for groups with m < levels · 2⁻¹²⁶, which become zeros. Zero stays zero. NaN and infinity cannot be
     carried: `encode` raises UsageError.
     """
 
@@ -71,7 +71,7 @@ class Grouped(Codec):
     def _decode(self, planes: Sequence[Plane], flat: Floats) -> None:
         scales, packed = np.frombuffer(planes[0], "<f4"), np.frombuffer(planes[1], np.uint8)
         if not ((scales >= 0) & (scales <= self._largest_scale())).all():
-            raise WireError(f"{self.spec}: a scale is negative, infinite or no number")
+            raise WireError(f"{self.spec}: a scale is negative, infinite or NaN")
         for part in tiles(flat.size):
             values = flat[part]
             self._unpack(packed[self._packed(part)], values)
@@ -84,7 +84,7 @@ class Grouped(Codec):
                 np.multiply(rest, scale[whole], out=rest)
 
     def _packed(self, part: slice) -> slice:
-        """Where the integers of the values in `part` lie."""
+        """Return the bytes that hold the integers of the values in `part`."""
         return slice(self._packed_bytes(part.start), self._packed_bytes(part.stop))
 
     def _largest_scale(self) -> np.float32:
@@ -93,7 +93,7 @@ class Grouped(Codec):
 
     @abstractmethod
     def _packed_bytes(self, values: int) -> int:
-        """Bytes that so many integers take."""
+        """Return the bytes of `count` integers."""
 
     @abstractmethod
     def _pack(self, integers: NDArray[np.uint32], packed: NDArray[np.uint8]) -> None:

@@ -1,7 +1,7 @@
-"""The integers of `affine`, frequent ones in fewer bits: "huffman:4".
+"""The integers of `affine` with fewer bits for frequent ones: "huffman:4".
 
-Activations after a ReLU are half zeros, and gradients crowd around zero, so that four bits a value come to less than
-three and two to less than one and a half. Nothing more is lost than `affine` loses.
+Activations after a ReLU are half zeros, and gradients are concentrated around zero, so four bits a value shrink to less
+than three, and two to less than one and a half. It loses no more than `affine`.
 """
 
 import math
@@ -16,7 +16,7 @@ from mpsl.codecs.codec import Floats, Plane, codecs
 from mpsl.errors import WireError
 
 RAW_DEFLATE = -15
-"""zlib's word for deflate without header and checksum."""
+"""zlib's code for deflate without header and checksum."""
 
 EXPECTED_BITS = {4: 3.66, 3: 2.59, 2: 1.55}
 """Bits of a coded integer: measured on normally distributed values, the least compressible of the usual tensors."""
@@ -33,14 +33,14 @@ class Huffman(Affine):
     """Error and refusals of `affine` with as many bits, never more than 4 bits a value (3 bits take a half byte).
 
     Planes: lows and steps as there; integers, 8 // bits in a byte, the first in the lowest bits, as a raw deflate
-    stream of Huffman codes, or as they are where that would not be smaller: the length tells.
+    stream of Huffman codes, or uncompressed if that is not larger; the length tells which.
     """
 
     name = "huffman"
 
     @property
     def word(self) -> tuple[int, int]:
-        """Whole integers in a byte: a code is given to a byte."""
+        """The number of integers in a byte; each byte gets one code."""
         return 8 // self.bits, 1
 
     def _min_sizes(self, values: int) -> tuple[int, ...]:
@@ -65,12 +65,12 @@ class Huffman(Affine):
         super()._decode((lows, steps, packed), flat)
 
     def _inflated(self, stream: Plane, whole: int) -> Plane:
-        """The `whole` bytes that the stream holds, and not one more is ever made of it."""
+        """Decompress the `whole` bytes of the stream, and never more."""
         inflate = zlib.decompressobj(RAW_DEFLATE)
         try:
             packed = inflate.decompress(stream, whole + 1)
         except zlib.error as error:
             raise WireError(f"{self.spec}: {error}") from None
         if len(packed) != whole or not inflate.eof or inflate.unused_data:
-            raise WireError(f"{self.spec}: a stream of {stream.nbytes} bytes does not hold just {whole}")
+            raise WireError(f"{self.spec}: a stream of {stream.nbytes} bytes does not hold exactly {whole}")
         return memoryview(packed)

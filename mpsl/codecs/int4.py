@@ -8,7 +8,7 @@ from mpsl.codecs.grouped import Grouped
 
 
 def _pairs() -> NDArray[np.float32]:
-    """The two values of each of the 256 bytes, the lower half first; a half of 8, which nobody sends, counts as −7."""
+    """The two values of each of the 256 bytes, the lower half first; a half of 8, which is never sent, counts as −7."""
     halves = np.array([*range(8), -7, *range(-7, 0)], np.float32)
     byte = np.arange(256)
     return np.stack([halves[byte & 15], halves[byte >> 4]], axis=1)

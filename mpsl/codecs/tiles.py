@@ -1,4 +1,4 @@
-"""Long arrays in tiles that stay in the processor's cache while several passes go over them.
+"""Divides long arrays into tiles that stay in the processor's cache during several passes.
 
 Each numpy operation is one pass over memory. Tile by tile, all passes but the first read from the cache, which makes
 the bit tricks of the codecs two to four times as fast as over the whole array at once.
@@ -11,6 +11,6 @@ TILE = 32768
 
 
 def tiles(size: int) -> Iterator[slice]:
-    """Slices that cover 0 to `size` in order; each is TILE long except the last."""
+    """Yield slices that cover 0 to `size` in order; each is TILE long except the last."""
     for start in range(0, size, TILE):
         yield slice(start, min(start + TILE, size))

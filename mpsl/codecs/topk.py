@@ -1,6 +1,6 @@
-"""Only the largest values: "topk:0.05" sends the largest twentieth and leaves the rest out as zeros.
+"""Only the largest values: "topk:0.05" sends the largest twentieth; the others become zeros.
 
-For gradients, whose weight sits in few values. Activations lose too much by it.
+It is made for gradients, which are dominated by few values. Activations lose too much by it.
 """
 
 import math
@@ -29,11 +29,11 @@ class Layout(NamedTuple):
 
 @codecs.register("topk")
 class TopK(Codec):
-    """Keeps the k = ⌈fraction · n⌉ largest magnitudes of the whole tensor, of equal ones the first; fraction in (0, 1].
+    """Keeps the k = ⌈fraction · n⌉ largest magnitudes of the whole tensor, the first among equals; fraction in (0, 1].
 
     ‖x − x̂‖² ≤ (1 − k/n · (1 − 2⁻¹⁶)) · ‖x‖²: kept values are rounded to bf16, which costs the 2⁻¹⁶, and those below
-    2⁻¹²⁶ up to 2⁻¹³⁴ each. Planes: the kept values in order, 2 bytes each; then their positions, in whichever form
-    takes the fewest bytes for such k and n: a bitmap of n bits, or the gaps in words of 1 or 2 bytes. NaN and infinity
+    2⁻¹²⁶ up to 2⁻¹³⁴ each. Planes: the kept values in order, 2 bytes each; then their positions, in the form with
+    the fewest bytes for this k and n: a bitmap of n bits, or the gaps in words of 1 or 2 bytes. NaN and infinity
     cannot be carried: `encode` raises UsageError.
     """
 
@@ -48,7 +48,7 @@ class TopK(Codec):
             )
 
     def kept(self, values: int) -> int:
-        """How many of so many values are sent."""
+        """Return how many of `count` values are sent."""
         return math.ceil(Fraction(self.argument or 0) * values)
 
     def _max_sizes(self, values: int) -> tuple[int, ...]:
@@ -58,7 +58,7 @@ class TopK(Codec):
         return (2 * self.kept(values), self._layout(values).least)
 
     def _layout(self, values: int) -> Layout:
-        """The form with the smallest upper bound; both ends find the same one, so that the message need not name it."""
+        """Return the form with the smallest upper bound. Both ends find the same one, so no message names it."""
         kept, bitmap = self.kept(values), -(-values // 8)
         gaps = [Layout(width, width * kept, width * (kept + values // _escape(width))) for width in (1, 2)]
         return min(Layout(0, bitmap, bitmap), *gaps, key=lambda layout: layout.most)
@@ -73,7 +73,7 @@ class TopK(Codec):
         return (to_bf16(flat[positions]), np.packbits(mask, bitorder="little"))
 
     def _largest(self, flat: Floats) -> NDArray[np.int64]:
-        """Positions of the values to keep, ascending."""
+        """Return the positions of the values to keep, ascending."""
         kept = self.kept(flat.size)
         if not kept:
             return np.empty(0, np.int64)
@@ -91,7 +91,7 @@ class TopK(Codec):
         values = np.empty(kept, np.float32)
         from_bf16(np.frombuffer(planes[0], "<u2"), values)
         if not np.isfinite(values).all():
-            raise WireError(f"{self.spec}: a value is infinite or no number")
+            raise WireError(f"{self.spec}: a value is infinite or NaN")
         if width:
             positions = self._positions(planes[1], kept, width)
         else:
@@ -104,24 +104,24 @@ class TopK(Codec):
         flat[positions] = values
 
     def _positions(self, plane: Plane, kept: int, width: int) -> NDArray[np.int64]:
-        """The positions that the gaps in `plane` lead to; there may be too many, and beyond the end."""
+        """Return the positions that the gaps in `plane` describe; there may be too many, and beyond the end."""
         if plane.nbytes % width:
             raise WireError(f"{self.spec}: {plane.nbytes} bytes of positions are not whole words of {width}")
         words = np.frombuffer(plane, f"<u{width}")
         last = words != _escape(width)
         if kept and not last[-1]:
-            raise WireError(f"{self.spec}: the positions break off in the middle of a gap")
+            raise WireError(f"{self.spec}: the positions end in the middle of a gap")
         positions: NDArray[np.int64] = (np.cumsum(words + last.astype(np.int64)) - 1)[last]
         return positions
 
 
 def _escape(width: int) -> int:
-    """The word that says: so many places further, and the gap goes on in the next word."""
+    """Return the word that advances by its value and continues the gap in the next word."""
     return (1 << (8 * width)) - 1
 
 
 def _gaps(positions: NDArray[np.int64], width: int) -> NDArray[np.generic]:
-    """The number of values left out before each position, as words: escapes for whole multiples, then the rest."""
+    """Return the gap before each position as words: escapes for whole multiples, then the remainder."""
     escape = _escape(width)
     gaps = np.diff(positions, prepend=-1) - 1
     ends = np.cumsum(gaps // escape + 1) - 1

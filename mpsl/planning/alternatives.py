@@ -1,7 +1,7 @@
 """Finds other good plans beside the best one, for a judge that knows more than the formula, such as the simulator.
 
-They are the best ones of other structures, with other device cuts, or, if those are fixed, with other cuts and nodes
-between them. It decides nothing among them.
+They are the best plans of other structures, with other device cuts, or, if those are fixed, with other cuts and nodes
+between them. It does not choose among them.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from mpsl.planning.search import OPTIMALITY_GAP
 from mpsl.planning.system import System
 
 MAX_CHAINS, MAX_CUT_PAIRS = 4, 8
-"""Chains of up to so many hops, and plans with so many other pairs of device cuts."""
+"""The maximum hops of the chains, and the maximum number of other pairs of device cuts."""
 MAX_INNER, MAX_JUDGED = 8, 200
-"""Plans that differ between the device cuts: so many at most, the best of so many that are judged."""
+"""Plans that differ between the device cuts: how many are returned, and how many are judged."""
 
 
 def alternatives(
@@ -31,9 +31,9 @@ def alternatives(
     cheapest: bool = False,
     is_late: Callable[[], bool] = lambda: False,
 ) -> list[PlanFile]:
-    """Return other good plans of `shape`, best first, each with its gap to what `plan` proved of `best`.
+    """Return other good plans of `shape`, best first, each with its gap to the bound that was proven for `best`.
 
-    Raises OutOfTime once `is_late` says so; it is asked between two plans.
+    Raises OutOfTime once `is_late` returns true; it is called between two plans.
     """
     found: list[PlanFile] = []
     for other in _others(system, shape, best, cheapest):
@@ -66,7 +66,7 @@ def _others(system: System, shape: Shape, best: PlanFile, cheapest: bool) -> Ite
 
 
 def _narrower(system: System, shape: Shape, best: PlanFile, cheapest: bool) -> Iterator[tuple[System, Shape]]:
-    """Other structures and other device cuts, the most promising by their lower bound."""
+    """Yield plans of other structures and other device cuts, the most promising by their lower bound."""
     if shape == Shape():
         yield from ((system, Shape(hops)) for hops in range(1, MAX_CHAINS + 1))
         yield system, Shape(all_in_one=True)
@@ -79,7 +79,7 @@ def _narrower(system: System, shape: Shape, best: PlanFile, cheapest: bool) -> I
 
 
 def _inner(system: System, best: PlanFile) -> Iterator[Placement]:
-    """The best plan's placement with two unlike nodes exchanged, or with one inner cut moved, near ones first."""
+    """Yield the best placement with two different nodes exchanged, or with one inner cut moved, near ones first."""
     cuts = best.cuts
     index = {node.id: place for place, node in enumerate(system.nodes)}
     stages = [
@@ -111,7 +111,7 @@ def _fluid_value(found: PlanFile, cheapest: bool) -> float:
 
 
 def _held_against(least: float, found: PlanFile, cheapest: bool) -> PlanFile:
-    """The plan with its gap to the least value of any; its own proof is about fewer plans."""
+    """Return the plan with its gap to the bound of all plans; its own proof covers fewer plans."""
     fluid = _fluid_value(found, cheapest)
     gap = max(0.0, 1 - least / fluid) if fluid else 0.0
     fluid_round_s = _fluid_value(found, cheapest=False)

@@ -1,9 +1,10 @@
-"""The papers' closed form of a round's time, for comparison: not what we plan by.
+"""The papers' closed form of a round's time, only for comparison; the planner does not use it.
 
 After Tirana et al., "Estimating the Training Time in Single- and Multi-Hop Split Federated Learning" (EdgeSys '25,
 equation 4), as the papers describe it: the first batch's latency through the empty system, and for every other batch
-update the largest time of a part forward plus the largest backward, each with its transfer. One part is taken to be
-busy forward while another is busy backward; a thread that does both is busy for the sum, which is why we do not use it.
+update the largest time of a part forward plus the largest backward, each with its transfer. The form assumes that one
+part is busy forward while another is busy backward. A thread that does both is busy for the sum, so the planner does
+not use it.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from mpsl.planning.system import Device, System
 def closed_form(
     system: System, phases: Mapping[str, PhaseTimes], hardware: Mapping[str, str], planned: PlannedRun
 ) -> float:
-    """Seconds of a round of `planned`; `hardware` names each device's and each node's kind. Raises UsageError."""
+    """Return the seconds of a round of `planned`; `hardware` names the kind of each process. Raises UsageError."""
     check_members(system, planned, "the plan")
     times = [_part_times(system, phases, hardware, planned, device) for device in system.devices]
     first = max(sum(forward) + sum(backward) for forward, backward in times)
@@ -27,7 +28,7 @@ def closed_form(
             device.batches * (sum(forward) + sum(backward))
             for device, (forward, backward) in zip(system.devices, times, strict=True)
         )
-    # Only what many devices share delays the next batch: the nodes, each for the batches of its own devices.
+    # Only shared resources delay the next batch: the nodes, each for the batches of its own devices.
     paces = []
     for seat in planned.seats:
         served = [
@@ -47,9 +48,9 @@ def closed_form(
 def _part_times(
     system: System, phases: Mapping[str, PhaseTimes], hardware: Mapping[str, str], planned: PlannedRun, device: Device
 ) -> tuple[list[float], list[float]]:
-    """Seconds of each part for a batch, forward and backward: the device's first part, each stage, its last part.
+    """Return the seconds of each part for a batch, forward and backward: the device's first part, each stage, its last.
 
-    A part's transfer of what it makes is counted with it; the step with its backward.
+    A part includes the transfer of its output, and its backward includes the step.
     """
     cuts = planned.cuts or (system.blocks, system.blocks)
     own = phases[hardware[device.id]]

@@ -1,10 +1,10 @@
-"""Lower bounds: what the rest of a chain costs at least, whatever nodes are left for it.
+"""Lower bounds: the minimum cost of the rest of a chain, whichever nodes are left for it.
 
 Method: cost-to-go of relaxed problems by dynamic programming, as in A* (Hart, Nilsson and Raphael, 1968) and in
 bounding for constrained shortest paths. `RelaxedCostToGo` lets a node be used twice and divides blocks freely.
 `SubsetCostToGo` is exact for each figure on its own: a table over all sets of free nodes, as in Held and Karp (1962).
-`min_admission_waves` asks of memory alone how often the fleet's places must be given away.
-A bound must never exceed the true value: a chain is dropped where its bound is no better than a known plan.
+`min_admission_waves` finds, from memory alone, the minimum number of admission waves.
+A bound must never exceed the true value, because a chain is dropped if its bound is no better than a known plan.
 """
 
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mpsl.planning.candidate_stages import SLACK, CandidateStages
+from mpsl.planning.candidate_stages import ROUNDING_SLACK, CandidateStages
 from mpsl.planning.node_kinds import NodeKinds
 from mpsl.planning.service_demand import SystemArrays
 from mpsl.planning.stage_table import HOSTS, LATENCY, LOAD, PASSED, STATE, WAVES, WEIGHTS, Array, Indices, StageTable
 from mpsl.planning.system import System
 
-MAX_STEPS = 8
-"""Numbers of admission waves that are tried, out of all that stages need."""
+MAX_WAVE_COUNTS = 8
+"""How many different numbers of admission waves are tried, out of all that stages need."""
 
-MAX_STATES = 4096
+MAX_NODE_SETS = 4096
 """With more sets of nodes than this, no `SubsetCostToGo` is made."""
 
 BlockIndex = int | Indices
@@ -30,27 +30,27 @@ BlockIndex = int | Indices
 
 @dataclass(frozen=True)
 class RelaxedCostToGo:
-    """Bounds from block b to a chain's last cut. Index `hops` is the exact number of stages, or 0 where it is free."""
+    """Bounds from block b to a chain's last cut. Index `hops` is the exact number of stages, or 0 if it is free."""
 
     latency: Array
-    """[hops, b, last]: seconds of a batch in the stages to come and at the broker."""
+    """[hops, b, last]: seconds of a batch in the remaining stages and at the broker."""
     passed: Array
     """[hops, b, last]: bytes through the broker."""
     load: Array
-    """[hops, b, last]: the busiest seat, where stages have one replica; 0 otherwise."""
+    """[hops, b, last]: the busiest seat, if stages have one replica; 0 otherwise."""
     work: Array
-    """work[b]: seconds a round of all work before block b, if the whole fleet shared it perfectly."""
+    """work[b]: seconds per round of all work before block b, if the whole fleet shared it perfectly."""
     money: Array
     """money[b]: the least money of a round before block b."""
     cores: Array
     """cores[h, b]: the least core-seconds before block b on host h."""
     fastest: Array
-    """fastest[hops]: the largest share of the fleet's speed that so many nodes can have."""
+    """fastest[hops]: the largest share of the fleet's speed of `hops` nodes."""
 
     def complete(self, chain: Array, block: BlockIndex, last: BlockIndex, left: BlockIndex) -> Array:
-        """The rows of `chain` (which ends at `block`) plus the least that must still be added up to cut `last`.
+        """Return the rows of `chain` (which ends at `block`) plus the minimum of the rest up to cut `last`.
 
-        `left` is the number of stages to come, 0 where it is free.
+        `left` is the number of remaining stages, 0 if it is free.
         """
         whole = chain.copy()
         whole[LATENCY] += self.latency[left, block, last]
@@ -66,7 +66,7 @@ class RelaxedCostToGo:
 def relaxed_cost_to_go(
     system: System, arrays: SystemArrays, kinds: NodeKinds, table: StageTable, hops: int | None
 ) -> RelaxedCostToGo:
-    """The bounds for chains of exactly `hops` stages of one replica, or of any stages where it is None."""
+    """Return the bounds for chains of exactly `hops` stages of one replica, or of any stages if it is None."""
     blocks = system.blocks
     latency = np.minimum.reduce([figures.latency for figures in table.figures])
     latency = latency + arrays.crossing * system.broker_s_per_byte
@@ -108,7 +108,7 @@ def relaxed_cost_to_go(
 
 
 class SubsetCostToGo:
-    """latency[block, free] and load[block, free]: the least to come when the nodes of number `free` are left."""
+    """latency[block, free] and load[block, free]: the minimum of the rest if node set number `free` is left."""
 
     def __init__(self, candidates: CandidateStages, kinds: NodeKinds, hops: int | None) -> None:
         self._counts = np.stack(np.unravel_index(np.arange(kinds.states), [count + 1 for count in kinds.counts]))
@@ -126,7 +126,7 @@ class SubsetCostToGo:
             own[:, columns, rows] = stages.figures[[LATENCY, LOAD]]
             supersets = [self._supersets(int(number)) for number in taken]
             sizes = np.array([len(superset) for superset in supersets])
-            # Sets that leave equally many choices go together: thousands of small steps would cost more than the sums.
+            # Sets with equally many choices are computed together, because thousands of small steps would cost more.
             for size in np.unique(sizes):
                 sets = np.nonzero(sizes == size)[0]
                 superset = np.stack([supersets[number] for number in sets])
@@ -138,13 +138,13 @@ class SubsetCostToGo:
                 np.minimum.at(self.load[block], superset, load)
 
     def _supersets(self, taken: int) -> NDArray[np.int64]:
-        """The numbers of the sets of free nodes that have those of number `taken` in them."""
+        """Return the numbers of the sets of free nodes that contain set number `taken`."""
         if taken not in self._superset_cache:
             self._superset_cache[taken] = np.nonzero((self._counts >= self._counts[:, taken, None]).all(axis=0))[0]
         return self._superset_cache[taken]
 
     def complete(self, chain: Array, whole: Array, block: int | NDArray[np.int64]) -> None:
-        """Raise the latency and load of `whole`, a bound of the completed `chain`, to what this table knows."""
+        """Raise the latency and load of `whole`, a bound of the completed `chain`, to those of this table."""
         free = self._all - chain[STATE].astype(np.int64)
         whole[LATENCY] = np.maximum(whole[LATENCY], chain[LATENCY] + self.latency[block, free])
         whole[LOAD] = np.maximum(whole[LOAD], self.load[block, free])
@@ -153,11 +153,11 @@ class SubsetCostToGo:
 def min_admission_waves(
     table: StageTable, first: NDArray[np.int64], last: NDArray[np.int64], below: float, hops: int | None
 ) -> Array:
-    """For every pair of device cuts: the fewest admission waves with which the fleet may suffice for all stages.
+    """Return, for every pair of device cuts, the minimum admission waves with which the fleet may suffice.
 
-    Where memory is tight, few devices fit a stage's nodes at a time, and stages with more nodes leave fewer for the
-    others. Bounds that look at one stage at a time do not see that. Only stages with a load less than `below` seconds
-    a round count, and only chains of `hops` stages where that is given; infinite where no number of waves is enough.
+    If memory is tight, few devices fit a stage's nodes at a time, and stages with more nodes leave fewer for the
+    others. Bounds that consider one stage at a time miss that. Only stages with a load less than `below` seconds per
+    round count, and only chains of `hops` stages if that is given; infinite if no number of waves is enough.
     """
     starts = range(int(first.min()), int(last.max()))
     stages = [table.stages(start) for start in starts]
@@ -169,7 +169,7 @@ def min_admission_waves(
     if not len(steps):
         return fewest
     cuts = max(int(ends.max()), int(last.max())) + 1
-    tried = np.unique(np.linspace(0, len(steps) - 1, MAX_STEPS).astype(int))
+    tried = np.unique(np.linspace(0, len(steps) - 1, MAX_WAVE_COUNTS).astype(int))
     for place, step in reversed(list(enumerate(tried))):
         counts = (figures[WAVES] <= steps[step]) & (figures[LOAD] < below)
         enough = np.ones(len(first), bool)
@@ -177,19 +177,19 @@ def min_admission_waves(
             stage = np.full((cuts, cuts), np.inf)
             np.minimum.at(stage, (begins[counts], ends[counts]), weight)
             least = _any_stages(stage) if hops is None else _exact_stages(stage, hops)
-            enough &= least[first, last] <= 1 + SLACK
-        # Fewer were not enough with the step tried before: only what comes right after that one can be.
+            enough &= least[first, last] <= 1 + ROUNDING_SLACK
+        # The last number that was tried was not enough, so the minimum is the next one.
         fewest[enough] = steps[tried[place - 1] + 1] if place else steps[0]
     return fewest
 
 
 def _one_more_stage(first: Array, rest: Array) -> Array:
-    """[b, last]: the least of one more stage and what follows it."""
+    """Return [b, last]: the minimum of one more stage and its rest."""
     return np.asarray(np.min(first[:, :, None] + rest[None], axis=1))
 
 
 def _any_stages(stage: Array) -> Array:
-    """[b, last]: the least over any number of stages, where `stage` has the least of one; none from a cut to itself."""
+    """Return [b, last]: the minimum over any number of stages, where `stage` is that of one; 0 from a cut to itself."""
     best = np.where(np.eye(len(stage), dtype=bool), np.minimum(stage, 0.0), stage)
     for _ in range(len(stage).bit_length()):
         best = _one_more_stage(best, best)
@@ -197,7 +197,7 @@ def _any_stages(stage: Array) -> Array:
 
 
 def _exact_stages(stage: Array, hops: int) -> Array:
-    """[b, last]: the least over exactly `hops` stages."""
+    """Return [b, last]: the minimum over exactly `hops` stages."""
     best = np.where(np.eye(len(stage), dtype=bool), 0.0, np.inf)
     for _ in range(hops):
         best = _one_more_stage(stage, best)

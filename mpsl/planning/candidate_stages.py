@@ -1,9 +1,9 @@
 """Preprocessing: which stages may still be part of a better plan between two device cuts, once a good plan is known.
 
 Method: resource-based arc elimination for constrained shortest paths (Beasley and Christofides, Networks 19, 1989): a
-stage goes where every path through it needs more of a resource than there is, or costs more than the best known plan.
-The resources are shares of the fleet's speed, number and memory. A stage that does as well with a node less goes too.
-It must never drop a stage of a plan that is better than the best known one.
+stage is dropped if every path through it needs more of a resource than the fleet has, or costs more than the best known
+plan. The resources are shares of the fleet's speed, number and memory. A stage that is as good with one node less is
+also dropped. It must never drop a stage of a plan that is better than the best known one.
 """
 
 from collections.abc import Callable
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from mpsl.planning.stage_table import HOSTS, LATENCY, LOAD, WAVES, WEIGHTS, Array, Indices, Stages, StageTable
 
-SLACK = 1e-9
-"""Kept between a bound and its limit, so that rounding drops nothing."""
+ROUNDING_SLACK = 1e-9
+"""The margin between a bound and its limit, so that rounding drops nothing."""
 
 
 @dataclass(frozen=True)
 class StageLimits:
-    """What a stage may cost: a load below `load_floor` makes no difference, from `max_load` on it is of no use."""
+    """What a stage may cost: a load below `load_floor` makes no difference; from `max_load` on it is useless."""
 
     load_floor: float
     max_load: float
@@ -31,37 +31,37 @@ class StageLimits:
 
 
 class CandidateStages:
-    """The stages to try between two device cuts, by the block where they begin; `hops` of them a chain, or any."""
+    """The stages to try between two device cuts, by their first block; `hops` of them in a chain, or any number."""
 
     def __init__(self, at: dict[int, Stages], first: int, last: int, min_waves: float, hops: int | None) -> None:
         self.at, self.first, self.last, self.min_waves, self._hops = at, first, last, min_waves, hops
 
     @property
     def set_count(self) -> int:
-        """How many replica sets there are to try, over all first blocks."""
+        """The number of replica sets to try, over all first blocks."""
         return sum(len(np.unique(stages.sets)) for stages in self.at.values())
 
     @property
     def waves(self) -> list[float]:
-        """Every number of waves that a stage needs, rising."""
+        """All numbers of waves that stages need, ascending."""
         return sorted({waves for stages in self.at.values() for waves in stages.figures[WAVES].tolist()})
 
     @cached_property
     def weights(self) -> list[Array]:
-        """[hops, block] for each weight: the least share of the fleet that a completion uses."""
+        """[hops, block] for each weight: the minimum share of the fleet that a completion uses."""
         return [self._least(row) for row in range(WEIGHTS, HOSTS)]
 
     def nodes_suffice(self, chain: Array, block: int | Indices, left: int | Indices) -> NDArray[np.bool_]:
-        """Where the nodes that `chain` leaves free may suffice to complete it from `block`."""
-        enough = np.asarray(chain[WEIGHTS] + self.weights[0][left, block] <= 1 + SLACK)
+        """Whether the nodes that `chain` leaves free may suffice to complete it from `block`."""
+        enough = np.asarray(chain[WEIGHTS] + self.weights[0][left, block] <= 1 + ROUNDING_SLACK)
         for row, least in enumerate(self.weights[1:], start=WEIGHTS + 1):
-            enough &= chain[row] + least[left, block] <= 1 + SLACK
+            enough &= chain[row] + least[left, block] <= 1 + ROUNDING_SLACK
         return enough
 
     def on_useful_paths(self, useful: Callable[[Array], NDArray[np.bool_]]) -> "CandidateStages":
-        """The stages on some path from cut to cut for which the fleet may suffice and which is `useful`.
+        """Return the stages on paths from cut to cut for which the fleet may suffice and which are `useful`.
 
-        `useful` gets each stage's figures with the latency of the fastest path through it in place of its own.
+        `useful` gets each stage's figures, with the latency of the fastest path through it instead of its own.
         """
         kept = {start: stages for start, stages in self.at.items() if len(stages.ends)}
         if not kept:
@@ -69,7 +69,7 @@ class CandidateStages:
         figures = np.concatenate([stages.figures for stages in kept.values()], axis=1)
         enough = np.ones(figures.shape[1], bool)
         for row in range(WEIGHTS, HOSTS):
-            enough &= self._least_through(row) <= 1 + SLACK
+            enough &= self._least_through(row) <= 1 + ROUNDING_SLACK
         figures[LATENCY] = self._least_through(LATENCY)
         enough &= useful(figures)
         borders = np.cumsum([len(stages.ends) for stages in kept.values()])[:-1]
@@ -78,7 +78,7 @@ class CandidateStages:
         return CandidateStages(at, self.first, self.last, self.min_waves, self._hops)
 
     def _least_through(self, row: int) -> Array:
-        """For every stage, in the order of `at`: the least sum of `row` over the paths that it lies on."""
+        """Return for every stage, in the order of `at`, the minimum sum of `row` over the paths through it."""
         after = self._least(row)
         stage = self._stage_least(row)
         before = np.full_like(after, np.inf)
@@ -98,14 +98,14 @@ class CandidateStages:
         return np.concatenate(sums)
 
     def _stage_least(self, row: int) -> Array:
-        """[start, end]: the least of `row` over the stages there."""
+        """Return [start, end]: the minimum of `row` over the stages there."""
         stage = np.full((self.last + 1, self.last + 1), np.inf)
         for start, stages in self.at.items():
             np.minimum.at(stage[start], stages.ends, stages.figures[row])
         return stage
 
     def _least(self, row: int) -> Array:
-        """[hops, block]: the least sum of `row` over the paths from `block` to the last cut."""
+        """Return [hops, block]: the minimum sum of `row` over the paths from `block` to the last cut."""
         stage = self._stage_least(row)
         if self._hops is None:
             least = np.full(self.last + 1, np.inf)
@@ -122,7 +122,7 @@ class CandidateStages:
 def candidate_stages(
     table: StageTable, first: int, last: int, limits: StageLimits, hops: int | None
 ) -> CandidateStages:
-    """The stages from cut `first` to cut `last` within `limits`; `hops` is the exact number of stages, or None."""
+    """Return the stages from cut `first` to cut `last` within `limits`; `hops` is the exact number, or None."""
     at = {start: _within(table.stages(start), last, limits) for start in range(first, last)}
     return CandidateStages(at, first, last, limits.min_waves, hops)
 

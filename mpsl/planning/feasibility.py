@@ -1,7 +1,7 @@
-"""Does it fit? Judges a plan that someone brings, and where nothing fits says which part misses how many bytes.
+"""Checks whether a given plan fits. If nothing fits, explains which part lacks how many bytes.
 
-The least missing memory is found by bisection over the nodes' memory; each step asks the search for any placement that
-fits. Reasons are sentences for people; nothing here looks for a good plan.
+The minimum missing memory is found by bisection over the nodes' memory; each step asks the search for any placement
+that fits. Reasons are sentences for people; nothing here looks for a good plan.
 """
 
 import dataclasses
@@ -19,15 +19,15 @@ from mpsl.planning.service_demand import device_demand, seat_demand, whole_model
 from mpsl.planning.system import Device, System
 
 PRECISION_BYTES = 2**10
-"""The least missing memory is found to within this many bytes."""
+"""The minimum missing memory is found to within this many bytes."""
 UNLIMITED_BYTES = 2.0**200
-"""Bytes that hold anything."""
+"""More bytes than any part needs."""
 
 MORE_MEMORY_HINT = "Give the nodes more memory, add nodes, cut into more hops, or leave more blocks to the devices"
 
 
 def shortage(system: System, shape: Shape) -> str:
-    """The reason why no placement of `shape` fits `system`, in a sentence with a way out."""
+    """Return why no placement of `shape` fits `system`, in a sentence with a remedy."""
     if shape.hops == 0:
         return _short_device(system, [()])
     if feasible_placement(_with_more(system, UNLIMITED_BYTES), shape) is None:
@@ -45,12 +45,12 @@ def shortage(system: System, shape: Shape) -> str:
     nearest = feasible_placement(_with_more(system, high), shape)
     over = seats_over(system, nearest, fluid_loads(system, nearest)) if nearest else []
     if not over:
-        return "no placement was found that fits the nodes' memory; with so many kinds of nodes not all are tried"
+        return "no placement was found that fits the nodes' memory; with this many kinds of nodes not all are tried"
     return f"no placement fits the nodes' memory; what comes nearest: {'; '.join(over)}. {MORE_MEMORY_HINT}"
 
 
 def judge(system: System, planned: PlannedRun, where: str) -> Prediction:
-    """What the objective says of `planned`, with its G. Raises UsageError that names `where` and what does not fit."""
+    """Return the objective's prediction for `planned`, with its G. Raises UsageError with `where` and the shortage."""
     check_members(system, planned, where)
     index = {node.id: place for place, node in enumerate(system.nodes)}
     stages = [
@@ -76,7 +76,7 @@ def _load(system: System, replicas: Sequence[int], replica: int) -> SeatLoad:
 
 
 def check_members(system: System, planned: PlannedRun, where: str) -> None:
-    """That the plan's cuts are the model's, its nodes the fleet's, and its devices all of the fleet's and no others."""
+    """Check that the cuts fit the model, that the fleet has the nodes, and that the devices are exactly the fleet's."""
     if planned.cuts and not (planned.cuts[0] >= 1 and planned.cuts[-1] <= system.blocks - 1):
         raise UsageError(
             f"{where}: cuts {list(planned.cuts)} in a model of {system.blocks} blocks; "
@@ -93,7 +93,7 @@ def check_members(system: System, planned: PlannedRun, where: str) -> None:
     missing = [id for id in devices if id not in planned.devices]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UsageError(f"{where}: has no place for device {missing[0]!r}{more} of the fleet; plan it anew")
+        raise UsageError(f"{where}: has no place for device {missing[0]!r}{more} of the fleet; plan again")
 
 
 def seats_over(system: System, placement: Placement, loads: Sequence[Sequence[SeatLoad]]) -> list[str]:
@@ -114,7 +114,7 @@ def seats_over(system: System, placement: Placement, loads: Sequence[Sequence[Se
 
 
 def devices_over(system: System, cuts: Sequence[int]) -> list[str]:
-    """The device that misses most memory for its parts, if any does: the parts, and the bytes over."""
+    """Return the device that lacks the most memory for its parts, if any: the parts, and the missing bytes."""
     over, device = _most_missing(system, cuts)
     if over <= 0:
         return []
@@ -131,14 +131,14 @@ def _with_more(system: System, extra: float) -> System:
 
 
 def _short_device(system: System, cuts: Sequence[tuple[int, ...]]) -> str:
-    """Describe the device cuts with the smallest shortage of memory at the device that lacks the most."""
+    """Describe the device cuts with the smallest shortage at the device that lacks the most memory."""
     nearest = min(cuts, key=lambda each: _most_missing(system, each)[0])
     over = "; ".join(devices_over(system, nearest))
     return f"no placement fits the devices' memory; what comes nearest: {over}. Leave the devices fewer blocks"
 
 
 def _most_missing(system: System, cuts: Sequence[int]) -> tuple[float, Device]:
-    """Bytes, less than 0 where there is room."""
+    """Return the largest shortage in bytes, negative if all fit, and its device."""
     terms = [
         device_demand(system, device, cuts[0], cuts[-1]) if cuts else whole_model_demand(system, device)
         for device in system.devices

@@ -54,7 +54,7 @@ class FleetNode:
         _positive(where, count=self.count, memory_gib=self.memory_gib)
         _link(where, link_mbps=self.link_mbps)
         if not 0 <= self.cost_per_hour < float("inf"):
-            raise ValueError(f"{where}: cost_per_hour is {self.cost_per_hour}; it is 0 or more")
+            raise ValueError(f"{where}: cost_per_hour is {self.cost_per_hour}; it must be at least 0")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class FleetHost:
 
 @dataclass(frozen=True)
 class FleetBroker:
-    """The broker. `latency_ms` is one way between it and a node; `max_mb_per_s` what it can pass on in all."""
+    """The broker. `latency_ms` is one way between it and a node; `max_mb_per_s` is its total throughput."""
 
     link_mbps: float | None = None
     latency_ms: float | None = None
@@ -85,14 +85,14 @@ class FleetBroker:
 
 
 MAX_MEMBERS = 100_000
-"""Devices, or nodes: what can be planned at all."""
+"""The maximum number of devices, and of nodes."""
 SLOWEST_MBPS = 1e-6
-"""A bit a second: what takes longer takes for ever."""
+"""One bit per second, the slowest allowed link."""
 
 
 @dataclass(frozen=True)
 class FleetJob:
-    """What a round does. `first_cut` and `last_cut` fix the device's parts (cuts[0] and cuts[-1])."""
+    """The work of a round. `first_cut` and `last_cut` fix the device's parts (cuts[0] and cuts[-1])."""
 
     local_epochs: int = 1
     batches_per_epoch: int | None = None
@@ -139,7 +139,7 @@ class Fleet:
                 raise ValueError(f"{where}: {count} of them; a fleet has at most {MAX_MEMBERS}")
         names = [host.name for host in self.hosts]
         if len(set(names)) < len(names):
-            raise ValueError("hosts: a name stands twice; names of hosts are unique")
+            raise ValueError("hosts: a name occurs twice; names of hosts must be unique")
         for where, host in [
             *((f"device {device.id!r}", device.host) for device in self.devices),
             *((f"node {node.id!r}", node.host) for node in self.nodes),
@@ -156,17 +156,17 @@ class Fleet:
             except UsageError as error:
                 raise ValueError(str(error)) from None
             if member.id == BROKER:
-                raise ValueError(f"id {BROKER!r} is the broker's own name in plans and pictures; take another")
+                raise ValueError(f"id {BROKER!r} is the broker's own name in plans and pictures; choose another")
             if member.id in seen:
-                raise ValueError(f"id {member.id!r} stands twice; ids are unique over devices and nodes")
+                raise ValueError(f"id {member.id!r} occurs twice; ids must be unique over devices and nodes")
             seen.add(member.id)
 
     def expanded_devices(self) -> tuple[FleetDevice, ...]:
-        """One entry a device, in the order of the file; every `count` is 1."""
+        """One entry per device, in the order of the file; every `count` is 1."""
         return _expand(self.devices)
 
     def expanded_nodes(self) -> tuple[FleetNode, ...]:
-        """One entry a node, in the order of the file; every `count` is 1."""
+        """One entry per node, in the order of the file; every `count` is 1."""
         return _expand(self.nodes)
 
 
@@ -184,7 +184,7 @@ def _expand(members: Sequence[Member]) -> tuple[Member, ...]:
 def _positive(where: str, **figures: float) -> None:
     for key, value in figures.items():
         if not 0 < value < float("inf"):
-            raise ValueError(f"{where}: {key} is {value}; it is more than 0")
+            raise ValueError(f"{where}: {key} is {value}; it must be more than 0")
 
 
 def _link(where: str, **figures: float | None) -> None:
@@ -193,11 +193,11 @@ def _link(where: str, **figures: float | None) -> None:
         raise ValueError(f"{where}: {' and '.join(missing)} missing; a plan needs the speed of every link, in Mbit/s")
     for key, value in figures.items():
         if value is not None and not SLOWEST_MBPS <= value < float("inf"):
-            raise ValueError(f"{where}: {key} is {value}; it is {SLOWEST_MBPS:g} or more")
+            raise ValueError(f"{where}: {key} is {value}; it must be at least {SLOWEST_MBPS:g}")
 
 
 def _latency(where: str, latency_ms: float | None) -> None:
     if latency_ms is None:
         raise ValueError(f"{where}: latency_ms missing; a plan needs the latency of every link, one way, in ms")
     if not 0 <= latency_ms < float("inf"):
-        raise ValueError(f"{where}: latency_ms is {latency_ms}; it is 0 or more")
+        raise ValueError(f"{where}: latency_ms is {latency_ms}; it must be at least 0")

@@ -1,8 +1,8 @@
 """Labelling: grows the chains between one pair of device cuts stage by stage, all chains at a block at once, in arrays.
 
 Method: the labelling algorithm for shortest paths with resource constraints (Irnich and Desaulniers, in Column
-Generation, 2005). A chain is a label, and a stage extends it. A chain is dropped where its lower bound is no better
-than the incumbent (branch and bound), or where another chain at the same block dominates it: at least as good in every
+Generation, 2005). A chain is a label, and a stage extends it. A chain is dropped if its lower bound is no better
+than the incumbent (branch and bound), or if another chain at the same block dominates it: at least as good in every
 figure, with the same nodes used or some of them. Both are safe. With a width it is a beam search, which proves nothing.
 It must know nothing of other pairs of device cuts.
 """
@@ -40,13 +40,13 @@ MAX_COMPARED_NEIGHBOURS = 12
 """How many better-placed neighbours each chain is compared with. More find more dominated chains, but take longer."""
 
 LATE_BEAM_WIDTH = 400
-"""Beam width where the work grows too much."""
+"""The beam width after `Effort.beam_after`."""
 
 PRUNING_FACTOR = 1 - 1e-12
-"""A chain goes on where its bound is less than this share of the incumbent's value."""
+"""A chain is kept if its bound is less than this share of the incumbent's value."""
 
 MAX_PAIRS_AT_ONCE = 2_000_000
-"""Pairs of a chain and a stage that are looked at in one step, so that arrays stay small."""
+"""The maximum number of pairs of a chain and a stage in one step, so that arrays stay small."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class Chains:
         return int(self.figures.shape[1])
 
     def take(self, chosen: NDArray[Any]) -> "Chains":
-        """Those at the indices, or under the mask, `chosen`."""
+        """Return the chains at the indices, or under the mask, `chosen`."""
         return Chains(self.figures[:, chosen], self.used[chosen], self.parents[chosen], self.sets[chosen])
 
 
 def joined(groups: Sequence[Chains]) -> Chains:
-    """All of them as one."""
+    """Return all groups as one."""
     if len(groups) == 1:
         return groups[0]
     return Chains(
@@ -113,14 +113,14 @@ class Predecessors:
         self._size = 0
 
     def add(self, block: int, chains: Chains) -> Indices:
-        """Record `chains`, which end at `block`; their ids."""
+        """Record `chains`, which end at `block`. Returns their ids."""
         self._starts.append(self._size)
         self._groups.append((block, chains))
         self._size += len(chains)
         return np.arange(self._starts[-1], self._size)
 
     def path(self, chain: int) -> tuple[tuple[int, ...], list[int]]:
-        """The cuts of a chain, and the sets of its stages."""
+        """Return the cuts of a chain, and the sets of its stages."""
         cuts: list[int] = []
         sets: list[int] = []
         while chain >= 0:
@@ -131,7 +131,7 @@ class Predecessors:
         return tuple(cuts), sets
 
     def _step(self, chain: int) -> tuple[int, int, int]:
-        """The block where chain ends, the chain that it extends (-1 for none) and the set of its last stage."""
+        """Return the block where a chain ends, the chain that it extends (-1 for none), and its last stage's set."""
         group = bisect_right(self._starts, chain) - 1
         block, chains = self._groups[group]
         place = chain - self._starts[group]
@@ -140,13 +140,13 @@ class Predecessors:
 
 @dataclass
 class Incumbent:
-    """The best placement so far and its value; the lowest bound of what was given up without proof; the work done."""
+    """The best placement so far and its value; the lowest bound of chains dropped without proof; the work done."""
 
     value: float = inf
     placement: Placement | None = None
     unproven: float = inf
     work: int = 0
-    """Pairs of a chain and a stage that were weighed."""
+    """The number of judged pairs of a chain and a stage."""
 
     def found(self, value: float, placement: Placement) -> None:
         """Take a better placement."""
@@ -158,11 +158,11 @@ class Effort:
     """How far one labelling goes."""
 
     width: int | None = None
-    """Beam width: how many chains go on from each block; None for all."""
+    """Beam width: the number of chains kept at each block; None for all."""
     max_work: float = inf
-    """It gives up before it has weighed more than this."""
+    """The search ends before it has judged more pairs than this."""
     beam_after: float = inf
-    """Work of the whole search after which the width is LATE_BEAM_WIDTH."""
+    """The work of the whole search after which the width is LATE_BEAM_WIDTH."""
 
 
 class Labelling:
@@ -181,10 +181,10 @@ class Labelling:
         self._candidates, self._subsets = candidates, subsets
         self._predecessors = Predecessors()
         self._ending: dict[int, list[Chains]] = {}
-        """Chains to go on with, by the block where they end."""
+        """Chains to extend, by the block where they end."""
 
     def run(self, effort: Effort) -> bool:
-        """Whether it is proven that the incumbent is the best between these cuts."""
+        """Run. Returns whether the incumbent is proven to be the best between these cuts."""
         problem, incumbent, candidates = self._problem, self._incumbent, self._candidates
         known, complete, stop = incumbent.value, True, incumbent.work + effort.max_work
         self._ending[candidates.first] = [self._root()]
@@ -192,7 +192,7 @@ class Labelling:
             if block not in self._ending:
                 continue
             chains = joined(self._ending.pop(block))
-            if incumbent.value < known:  # `known` is what the bounds were held against when these chains were grown
+            if incumbent.value < known:  # when these chains were grown, their bounds were compared with `known`
                 chains = chains.take(self._lower_bound(chains.figures, block) < incumbent.value * PRUNING_FACTOR)
             criteria = self._criteria(chains.figures)
             chains = undominated(chains, criteria, problem.kinds, problem.shape.hops is None)
@@ -223,7 +223,7 @@ class Labelling:
         return np.asarray(np.where(self._candidates.nodes_suffice(figures, block, left), bounds, np.inf))
 
     def _criteria(self, figures: Array) -> Array:
-        """The figures that decide between two chains at the same block; a load below the floor never matters."""
+        """Return the figures that decide between two chains at the same block. A load below the floor never matters."""
         load = np.maximum(figures[LOAD], self._floor)
         rows = [load, figures[LATENCY], figures[WAVES], figures[PASSED], *figures[HOSTS:]]
         if self._problem.system.waiting_share:
@@ -233,7 +233,7 @@ class Labelling:
         return np.array(rows)
 
     def _extend(self, block: int, chains: Chains) -> None:
-        """Put every stage that may follow behind every chain; complete chains compete, others wait at their end."""
+        """Extend every chain by every possible stage. Complete chains compete; others wait at their last block."""
         problem, incumbent, last = self._problem, self._incumbent, self._candidates.last
         ids, stages = self._predecessors.add(block, chains), self._candidates.at[block]
         free = problem.kinds.all - chains.used

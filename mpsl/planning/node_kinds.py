@@ -1,6 +1,6 @@
 """Symmetry breaking: nodes with equal figures are one kind, so a set of nodes is a count for each kind.
 
-Placements that differ only in which of a kind's nodes sits where have the same value and are searched once. A set is
+Placements that differ only by nodes of one kind have the same value and are searched once. A set is
 kept as one integer with a spare bit above each count (packed counters), so that the test "are these nodes still free"
 is one subtraction for a whole array. Nothing here knows of stages or time.
 """
@@ -21,7 +21,7 @@ MAX_SETS = 4096
 """With more replica sets than this, the search gets only sets of equal nodes and the fastest j nodes of all."""
 
 Codes = NDArray[Any]
-"""Sets of nodes as integers: int64 where they fit, Python's integers otherwise."""
+"""Sets of nodes as integers: int64 if they fit, Python's integers otherwise."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class NodeKinds:
 
     @cached_property
     def counts(self) -> tuple[int, ...]:
-        """How many nodes each kind has."""
+        """The number of nodes of each kind."""
         return tuple(map(len, self.members))
 
     @property
     def states(self) -> int:
-        """How many sets of nodes there are, with the empty set and the full one."""
+        """The number of sets of nodes, including the empty set and the full one."""
         return prod(count + 1 for count in self.counts)
 
     def states_of(self, sets: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -62,19 +62,19 @@ class NodeKinds:
         return self.code(self.counts)
 
     def code(self, counts: Sequence[int]) -> int:
-        """The code of a set."""
+        """Return the code of a set."""
         return sum(int(count) << shift for count, shift in zip(counts, self._shifts, strict=False))
 
     def codes(self, sets: Sequence[Sequence[int]]) -> Codes:
-        """The codes of many sets."""
+        """Return the codes of many sets."""
         return np.array([self.code(counts) for counts in sets], np.int64 if self._shifts[-1] <= 62 else object)
 
     def within(self, inner: Codes, outer: Codes) -> NDArray[np.bool_]:
-        """Where the set `inner` is a part of the set `outer`; both broadcast."""
+        """Whether the set `inner` is a subset of the set `outer`; both broadcast."""
         return np.asarray(((outer | self.spare) - inner) & self.spare == self.spare, bool)
 
     def nodes(self, sets: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
-        """Nodes for each set, the first ones of each kind that are free."""
+        """Return nodes for each set, the first free ones of each kind."""
         free = [iter(members) for members in self.members]
         return tuple(
             tuple(next(free[kind]) for kind, count in enumerate(counts) for _ in range(count)) for counts in sets
@@ -95,9 +95,9 @@ def single_sets(kinds: NodeKinds) -> list[tuple[int, ...]]:
 
 
 def replica_sets(kinds: NodeKinds, most: int, by_speed: Sequence[int]) -> tuple[list[tuple[int, ...]], bool]:
-    """The sets of up to `most` nodes that may share a stage, and whether these are all of them.
+    """Return the sets of up to `most` nodes that may share a stage, and whether these are all of them.
 
-    `by_speed` lists the kinds, fastest first; it matters only where there are too many sets.
+    `by_speed` lists the kinds, fastest first; it only matters if there are too many sets.
     """
     if kinds.states <= MAX_SETS:
         every = itertools.product(*(range(count + 1) for count in kinds.counts))

@@ -28,7 +28,7 @@ from mpsl.planning.service_demand import (
 from mpsl.planning.system import System
 
 NO_TIME = 1e-200
-"""Seconds that stand for no load at all, so that speeds stay finite."""
+"""Seconds that replace a load of 0, so that speeds stay finite."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class SeatLoad:
-    """What a seat serves in a round; fractions where shares are fluid."""
+    """The load of a seat in a round; fractions if shares are fluid."""
 
     batches: float
     devices: float
@@ -77,17 +77,17 @@ class Prediction:
     node_bytes: dict[str, int]
     cost: float
     device_s: tuple[float, ...]
-    """Seconds of a round that each device would take if it were alone in the system, in the order of the system's."""
+    """The round of each device if it were alone in the system, in seconds, in the order of `System.devices`."""
 
 
 def check_shape(system: System, shape: Shape) -> None:
-    """Raise UsageError where `shape` asks for more nodes or blocks than `system` has."""
+    """Raise UsageError if `shape` needs more nodes or blocks than `system` has."""
     nodes, wanted = len(system.nodes), shape.hops or 1
     need = f"{wanted} hops need" if wanted > 1 else "1 hop needs"
     if nodes < wanted:
         raise UsageError(f"{need} {wanted} nodes, but the fleet has {nodes}; add [[nodes]] or ask for fewer hops")
     if shape.hops is not None and system.max_hops is not None and shape.hops > system.max_hops:
-        raise UsageError(f"{shape.hops} hops are asked for, but the fleet's job allows max_hops = {system.max_hops}")
+        raise UsageError(f"{shape.hops} hops are requested, but the fleet's job allows max_hops = {system.max_hops}")
     first, last = system.first_cut or 1, system.last_cut or system.blocks - 1
     if system.first_cut is None and system.last_cut is None and last - first < wanted:
         raise UsageError(
@@ -102,7 +102,7 @@ def check_shape(system: System, shape: Shape) -> None:
 
 
 def fluid_loads(system: System, placement: Placement) -> list[list[SeatLoad]]:
-    """Share each stage's devices out in proportion to its replicas' speeds, as if devices could be divided."""
+    """Divide each stage's devices in proportion to its replicas' speeds, as if devices were divisible."""
     loads = []
     for part, stage in stages_of(placement):
         full = [
@@ -114,7 +114,7 @@ def fluid_loads(system: System, placement: Placement) -> list[list[SeatLoad]]:
 
 
 def fluid_shares(full_loads: Sequence[float]) -> list[float]:
-    """Shares that sum to 1, inverse to the seconds that each replica would need for everything."""
+    """Return shares with sum 1, inverse to the seconds that each replica would need for everything."""
     speeds = [1 / max(full, NO_TIME) for full in full_loads]
     return [speed / sum(speeds) for speed in speeds]
 
@@ -125,9 +125,9 @@ def predict(
     loads: Sequence[Sequence[SeatLoad]],
     replicas: Sequence[Sequence[int]] | None = None,
 ) -> Prediction | None:
-    """Judge `placement` when seat r of stage k serves `loads[k][r]`; None where a part does not fit its memory.
+    """Judge `placement` if seat r of stage k serves `loads[k][r]`. Returns None if a part does not fit its memory.
 
-    `replicas[k][d]` is the replica of stage k that serves device d; without it, where devices are divided, a device's
+    `replicas[k][d]` is the replica of stage k that serves device d. Without it, devices are divided and a device's
     batches pass the slowest replica of each stage.
     """
     devices = _devices(system, placement)
@@ -179,7 +179,7 @@ _Seats = Sequence[tuple[int, SeatDemand, SeatLoad]]
 
 
 def _memory_admission(system: System, seats: _Seats) -> int:
-    """The largest G that every seat's memory allows; 0 where nothing fits, or less than the job fixes."""
+    """Return the largest G that every seat's memory allows; 0 if nothing fits, or less than the job fixes."""
     largest = len(system.devices)
     for node, demand, load in seats:
         copies = demand.memory.copies(system.nodes[node].memory)
@@ -195,7 +195,7 @@ def _cycles(
     devices: Sequence[DeviceDemand],
     replicas: Sequence[Sequence[int]] | None,
 ) -> list[float]:
-    """Each device's whole batch update in an empty system."""
+    """Return the seconds of each device's whole batch update in an empty system."""
     passing = sum(system.crossing[cut] for cut in placement.cuts) * system.broker_s_per_byte
     stages = [
         [seat_demand(system, system.nodes[node], *part) for node in stage] for part, stage in stages_of(placement)
@@ -212,7 +212,7 @@ def _cycles(
 
 
 def _broker_bytes(system: System, placement: Placement, device_part: int) -> float:
-    """Bytes that the broker passes on in a round: every batch at every cut, and all weights there and back."""
+    """Return the bytes through the broker in a round: every batch at every cut, and all weights in both directions."""
     parts = sum(
         len(stage) * (system.parameters[end] - system.parameters[start]) for (start, end), stage in stages_of(placement)
     )
@@ -223,7 +223,7 @@ def _broker_bytes(system: System, placement: Placement, device_part: int) -> flo
 def _hosts(
     system: System, seats: _Seats, devices: Sequence[DeviceDemand], passed: float
 ) -> list[tuple[float, str, str]]:
-    """Each host's seconds, shared over its cores, named after the process that takes most of them."""
+    """Return each host's seconds, divided by its cores, named after the process that takes most of them."""
     found = []
     for host, cores in system.hosts.items():
         members = [
@@ -245,7 +245,7 @@ def _hosts(
 
 
 def stages_of(placement: Placement) -> list[tuple[tuple[int, int], tuple[int, ...]]]:
-    """Each stage's blocks [a, b) and its nodes."""
+    """Return each stage's blocks [a, b) and its nodes."""
     return list(zip(zip(placement.cuts, placement.cuts[1:], strict=False), placement.stages, strict=True))
 
 

@@ -21,12 +21,12 @@ class PlannedSeat:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What a run takes of a plan: where to cut, who sits where, which replica serves whom, how many are in at once."""
+    """The part of a plan that a run needs: cuts, seats, the replicas of each device, and G."""
 
     cuts: tuple[int, ...]
     seats: tuple[PlannedSeat, ...]
     devices: dict[str, tuple[int, ...]]
-    """Which replica serves each device at each stage."""
+    """The replica that serves each device, at each stage."""
     admit: int
 
     def __post_init__(self) -> None:
@@ -37,10 +37,10 @@ class PlannedRun:
         for seat in self.seats:
             if not 1 <= seat.stage <= len(parts) or seat.blocks != parts[seat.stage - 1]:
                 raise ValueError(
-                    f"seat {seat.stage}.{seat.replica} has blocks {list(seat.blocks)}, which the cuts lack"
+                    f"seat {seat.stage}.{seat.replica} has blocks {list(seat.blocks)}, which are not between cuts"
                 )
             if seat.replica != replicas[seat.stage - 1]:
-                raise ValueError(f"seat {seat.stage}.{seat.replica} stands out of order; replicas count from 0")
+                raise ValueError(f"seat {seat.stage}.{seat.replica} is out of order; replicas count from 0")
             replicas[seat.stage - 1] += 1
         if 0 in replicas:
             raise ValueError(f"stage {replicas.index(0) + 1} has no seat")
@@ -49,12 +49,12 @@ class PlannedRun:
             if len(chosen) != len(parts) or any(
                 not 0 <= replica < count for replica, count in zip(chosen, replicas, strict=True)
             ):
-                raise ValueError(f"device {device!r}: {list(chosen)} is no choice of a replica at each stage")
+                raise ValueError(f"device {device!r}: {list(chosen)} does not choose a replica at each stage")
         if not 1 <= self.admit <= max(1, len(self.devices)):
             raise ValueError(f"admit = {self.admit} must lie within 1 and the number of devices, {len(self.devices)}")
 
     def _check_ids(self) -> None:
-        """Each id has the form of one and stands once: a node has one seat, and no device is a node."""
+        """Check that each id is valid and occurs once: a node has one seat, and no device is a node."""
         seen: set[str] = set()
         for id in [*(seat.node for seat in self.seats), *self.devices]:
             try:
@@ -62,7 +62,7 @@ class PlannedRun:
             except UsageError as error:
                 raise ValueError(str(error)) from None
             if id in seen:
-                raise ValueError(f"id {id!r} stands twice; a node has one seat, and no device has the id of a node")
+                raise ValueError(f"id {id!r} occurs twice; a node has one seat, and no device has the id of a node")
             seen.add(id)
 
 
@@ -76,63 +76,63 @@ class Bottleneck:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What the objective says of the plan with whole devices; `simulated_s` is what the simulator says, once asked."""
+    """The objective's prediction for the plan with whole devices; `simulated_s` is the simulator's, if it was asked."""
 
     batch_s: float
     """One batch's latency through the empty system."""
     round_s: float
     bottleneck: Bottleneck
     bottleneck_s: float
-    """Its busy seconds per batch update of the round, over all devices."""
+    """Its busy seconds per batch update of all devices."""
     node_memory_bytes: dict[str, int]
     cost: float
-    """Money a round."""
+    """Money per round."""
     rounding_loss: float
-    """How much longer the round takes than with devices that could be divided, as a share of that."""
+    """How much longer the round takes than with divisible devices, relative to that."""
     simulated_s: float | None = None
 
 
 @dataclass(frozen=True)
 class PlanFile(PlannedRun):
-    """Everything that a run needs of a plan, and how good it is."""
+    """A whole plan: what a run needs, and how good it is."""
 
     predicted: Predicted
     lower_bound_s: float
-    """No placement with fluid shares has a shorter round; where money was minimised, the round in which this placement
-    would cost as little as was proven to be the least."""
+    """No placement with fluid shares has a shorter round. If money was minimised, it is the round in which this
+    placement would cost the proven minimum."""
     optimal: bool
     gap: float
-    """How much better another placement could be at most, as a share of this one's time, or money."""
+    """The maximum improvement by another placement, relative to this one's time or money."""
     solver_ms: float | None = None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan that was chosen, and which of the two judges chose it: the formula (the objective) or the simulator."""
+    """A chosen plan, and the judge that chose it: the formula (the objective) or the simulator."""
 
     plan: PlanFile
     """The plan to take."""
     formula: PlanFile
-    """The best plan by the formula; the same one where the simulator agrees."""
+    """The best plan by the formula; the same plan if the simulator agrees."""
     simulated: int
-    """How many plans were simulated."""
+    """The number of simulated plans."""
     reason: str = ""
-    """Why the simulator did not judge, or not all of the plans that it should; "" where it did."""
+    """Why the simulator has not judged all plans; "" if it has."""
 
     @property
     def chosen_by(self) -> str:
-        """`simulator`, `formula`, or `formula and simulator` where both prefer the plan to at least one other."""
+        """`simulator`, `formula`, or `formula and simulator` if both prefer the plan to at least one other."""
         if (self.plan.cuts, self.plan.seats) != (self.formula.cuts, self.formula.seats):
             return "simulator"
         return "formula and simulator" if self.simulated > 1 else "formula"
 
 
-BESIDE = {field.name for field in fields(PlanFile)} - {field.name for field in fields(PlannedRun)} | {"compare"}
-"""Keys of a plan that say how good it is, or what was compared with it: nothing that a run needs."""
+UNUSED_BY_RUN = {field.name for field in fields(PlanFile)} - {field.name for field in fields(PlannedRun)} | {"compare"}
+"""Keys of a plan about its quality or its comparison with others, which a run does not need."""
 
 
 def planned_run(data: object, where: str) -> PlannedRun:
-    """What a run takes of a PLAN json; raises UsageError that names `where`, the key, and what is wrong."""
+    """Read the part of a PLAN json that a run needs. Raises UsageError that names `where`, the key, and the problem."""
     if isinstance(data, Mapping):
-        data = {key: value for key, value in data.items() if key not in BESIDE}
+        data = {key: value for key, value in data.items() if key not in UNUSED_BY_RUN}
     return facts.read(PlannedRun, data, where)

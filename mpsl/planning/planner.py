@@ -1,4 +1,4 @@
-"""A plan for a system: search with fluid shares, whole devices for replicas, prediction. What every command calls.
+"""Plans for a system: search with fluid shares, whole devices for replicas, prediction. All commands call this.
 
 The search treats devices as divisible. Here whole devices go to replicas, longest processing time first (Graham, Bounds
 on Multiprocessing Timing Anomalies, 1969), and the objective judges the result. Nothing here prints or simulates.
@@ -20,16 +20,16 @@ from mpsl.planning.system import System
 
 @dataclass(frozen=True)
 class Assignment:
-    """replicas[k][d]: the replica of stage k that serves device d; loads[k][r]: what replica r of it then serves."""
+    """replicas[k][d]: the replica of stage k that serves device d; loads[k][r]: the load of its replica r."""
 
     replicas: tuple[tuple[int, ...], ...]
     loads: tuple[tuple[SeatLoad, ...], ...]
 
 
 def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
-    """The best plan of `shape`: the shortest round, or with `cheapest` the least money a round.
+    """Return the best plan of `shape`: the shortest round, or with `cheapest` the least money per round.
 
-    Raises UsageError where the shape asks for too much, or names the part that does not fit and the bytes over.
+    Raises UsageError if the shape needs too much, or with the part that does not fit and the missing bytes.
     """
     solution = _without_hops(system) if shape.hops == 0 else solve(system, shape, cheapest)
     fluid = _predict_fluid(system, solution.placement) if solution else None
@@ -41,7 +41,7 @@ def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
     assignment = assign_devices(system, placement)
     whole = _predict_whole(system, placement, assignment)
     if whole is None and (other := _without_replicas(system, shape, cheapest, solution.bound)):
-        # Only where `admit` is fixed: whole devices may crowd a seat that fluid shares do not.
+        # Only if `admit` is fixed: whole devices may overfill a seat that has room for fluid shares.
         solution, placement = other, other.placement
         fluid, assignment = _predict_fluid(system, placement), assign_devices(system, placement)
         whole = _predict_whole(system, placement, assignment)
@@ -60,7 +60,7 @@ def plan(system: System, shape: Shape, cheapest: bool = False) -> PlanFile:
 def _plan_file(
     system: System, placement: Placement, assignment: Assignment, whole: Prediction, fluid: Prediction
 ) -> PlanFile:
-    """The placement as a plan, of which nothing is proven."""
+    """Return the placement as a plan without proof."""
     return PlanFile(
         cuts=placement.cuts,
         seats=tuple(
@@ -81,21 +81,21 @@ def _plan_file(
 
 
 def plan_of(system: System, placement: Placement) -> PlanFile | None:
-    """Return the placement as a plan with whole devices, of which nothing is proven; None if it does not fit."""
+    """Return the placement as a plan with whole devices, without proof; None if it does not fit."""
     assignment = assign_devices(system, placement)
     whole, fluid = _predict_whole(system, placement, assignment), _predict_fluid(system, placement)
     return _plan_file(system, placement, assignment, whole, fluid) if whole and fluid else None
 
 
 def value(found: PlanFile, cheapest: bool) -> float:
-    """What was minimised: seconds of a round, or money a round."""
+    """Return the minimised value: seconds or money per round."""
     return found.predicted.cost if cheapest else found.predicted.round_s
 
 
 def _cheaper_nodes(system: System, placement: Placement) -> Placement:
-    """The same chain with cheaper nodes in their places, where its round is no longer with them."""
+    """Return the chain with cheaper nodes, if its round is no longer with them."""
     taken = {node for stage in placement.stages for node in stage}
-    # One of each kind, the first, is as good as all of them.
+    # The first node of each kind stands for all of them.
     free = {
         dataclasses.replace(node, id=""): place
         for place, node in reversed(list(enumerate(system.nodes)))
@@ -123,14 +123,14 @@ def _replaced(placement: Placement, stage: int, replica: int, node: int) -> Plac
 
 
 def _seconds(system: System, placement: Placement) -> tuple[float, float]:
-    """A round's with divided and with whole devices; inf where they do not fit."""
+    """Return the value with divided and with whole devices; inf if they do not fit."""
     whole = _predict_whole(system, placement, assign_devices(system, placement))
     fluid = _predict_fluid(system, placement)
     return (inf if fluid is None else fluid.round_s, inf if whole is None else whole.round_s)
 
 
 def _without_replicas(system: System, shape: Shape, cheapest: bool, bound: float) -> Solution | None:
-    """The best chain whose every seat serves all devices, so that none has to be divided; `bound` is that of any."""
+    """Return the best chain without replicas, which needs no division of devices; `bound` is that of all plans."""
     first, last = system.first_cut or 1, system.last_cut or system.blocks - 1
     max_hops = min(len(system.nodes), last - first, system.max_hops or last - first)
     lengths = range(1, max_hops + 1) if shape.hops is None and not shape.all_in_one else ()
@@ -141,7 +141,7 @@ def _without_replicas(system: System, shape: Shape, cheapest: bool, bound: float
 
 def _without_hops(system: System) -> Solution | None:
     if system.first_cut is not None or system.last_cut is not None:
-        raise UsageError("job: first_cut and last_cut leave blocks to nodes, so 0 hops cannot be; remove them")
+        raise UsageError("job: first_cut and last_cut leave blocks to nodes, so 0 hops are impossible; remove them")
     placement = Placement((), ())
     prediction = _predict_fluid(system, placement)
     return Solution(placement, prediction.round_s, prediction.round_s) if prediction else None
@@ -168,12 +168,12 @@ def _predicted(system: System, whole: Prediction, fluid: Prediction) -> Predicte
 
 
 def assign_devices(system: System, placement: Placement) -> Assignment:
-    """Give each stage's devices, those with most batches first, to the replica that then finishes first.
+    """Assign each stage's devices, those with the most batches first, to the replica that then finishes first.
 
     Method: longest processing time first (Graham, 1969).
 
-    Where the job fixes how many devices are admitted, a replica gets no more than its memory then allows, unless all
-    replicas are full.
+    If the job fixes the number of admitted devices, a replica gets no more than its memory allows, unless all replicas
+    are full.
     """
     replicas, loads = [], []
     for part, stage in stages_of(placement):

@@ -1,7 +1,7 @@
-"""A search problem as arrays: what is to be placed, under which constraints, and a lower bound for any partial chain.
+"""A search problem as arrays: the system, the constraints, and a lower bound for any partial chain.
 
 The bound is the objective of the chain with its relaxed cost-to-go added. For a complete chain the two are equal, so
-one function judges both. This file holds no search state; `search.py` decides what is tried, and in which order.
+one function judges both. This file holds no search state; `search.py` decides the order of the search.
 """
 
 from math import inf
@@ -17,12 +17,12 @@ from mpsl.planning.stage_table import HOPS, MAXIMUM_ROWS, PRICE, SUM_ROWS, WAVES
 from mpsl.planning.system import System
 from mpsl.planning.vectorized_objective import Index, VectorizedObjective
 
-TIE = 1e-9
-"""Weight of the round's seconds where money is minimised: of equally cheap plans the faster one wins."""
+TIE_WEIGHT = 1e-9
+"""The weight of the round's seconds if money is minimised: of equally cheap plans the faster one wins."""
 
 
 class Problem:
-    """Which placement of `shape` has the shortest round, or with `cheapest` costs the least money a round."""
+    """The problem of finding the placement of `shape` with the shortest round, or with `cheapest` the least cost."""
 
     def __init__(self, system: System, shape: Shape, cheapest: bool) -> None:
         self.system, self.shape, self.cheapest = system, shape, cheapest
@@ -56,9 +56,9 @@ class Problem:
         left: int | Indices,
         subsets: SubsetCostToGo | None = None,
     ) -> Array:
-        """A lower bound of the value of every completion of chains that end at `block`; exact where it is `last`.
+        """Return a lower bound of all completions of chains that end at `block`; it is exact if that is `last`.
 
-        `left` is the number of stages to come, 0 where it is free. The value is seconds of a round, or money.
+        `left` is the number of remaining stages, 0 if it is free. The value is seconds per round, or money.
         """
         whole = self.cost_to_go.complete(figures, block, last, left)
         if subsets:
@@ -67,41 +67,41 @@ class Problem:
         if not self.cheapest:
             return seconds
         to_go = self.cost_to_go.money
-        with np.errstate(invalid="ignore"):  # zero times infinity is NaN, which is never less than a known value
-            nodes = np.maximum(left, 1)  # at least: each stage to come has one
+        with np.errstate(invalid="ignore"):  # zero times infinity is NaN, which is never below a known value
+            nodes = np.maximum(left, 1)  # at least one for each remaining stage
             to_come = np.maximum(to_go[last] - to_go[block], nodes * self.lowest_price * seconds)
             money = figures[PRICE] * seconds + np.where(np.equal(block, last), 0.0, to_come)
-        return np.asarray(money + TIE * seconds)
+        return np.asarray(money + TIE_WEIGHT * seconds)
 
     def bounds_of_pairs(self) -> tuple[Array, Array]:
-        """For every cut pair: a lower bound of any plan's value, and of its busiest resource's seconds."""
+        """Return for every cut pair a lower bound of any plan's value, and of its busiest resource's seconds."""
         initial, first, last = self.objective.initial, self.objective.first, self.objective.last
         left = self.shape.hops or 0
         bounds = self.lower_bound(slice(None), initial, first, last, left)
         return bounds, self.objective.busiest_s(slice(None), self.cost_to_go.complete(initial, first, last, left))
 
     def first_stages(self, pair: Index, stages: Array) -> Array:
-        """The figures of chains of one stage each: those of the stage, and of what comes before it."""
+        """Return the figures of chains of one stage each, including the devices' part."""
         figures, initial = stages.copy(), self.objective.initial[:, pair]
         figures[MAXIMUM_ROWS] = np.maximum(figures[MAXIMUM_ROWS], initial[MAXIMUM_ROWS])
         figures[SUM_ROWS] += initial[SUM_ROWS]
         return figures
 
     def stages_left(self, figures: Array) -> int | Indices:
-        """How many stages must follow each chain: an index into the bounds, 0 where any number may."""
+        """Return the number of stages that must follow each chain, as an index into the bounds; 0 if it is free."""
         if self.shape.hops is None:
             return 0
         return np.asarray(self.shape.hops - figures[HOPS], np.int64).clip(0)
 
     def max_round_s(self, value: float) -> float:
-        """No plan that is better than `value` has a longer round."""
-        return value / (self.lowest_price + TIE) if self.cheapest else value
+        """Return the longest round of any plan that is better than `value`."""
+        return value / (self.lowest_price + TIE_WEIGHT) if self.cheapest else value
 
     def candidates(self, pair: int, floor: float, value: float, waves: float = 0) -> CandidateStages:
-        """The stages that a plan better than `value` can have between this pair of device cuts.
+        """Return the stages that a plan better than `value` can have between this pair of device cuts.
 
-        A load below `floor` makes no difference. With `waves`, only stages that need no more admission waves, and
-        chains are judged as if they needed that many.
+        A load below `floor` makes no difference. With `waves`, only stages that need no more admission waves are
+        returned, and chains are judged as if they needed that many.
         """
         first, last = int(self.objective.first[pair]), int(self.objective.last[pair])
         initial = self.objective.initial[:, pair]
@@ -111,7 +111,7 @@ class Problem:
         return candidate_stages(self.table, first, last, limits, self.shape.hops)
 
     def useful(self, pair: int, candidates: CandidateStages, value: float) -> CandidateStages:
-        """Those of `candidates` that lie on a path that may be better than `value`."""
+        """Return those of `candidates` on a path that may be better than `value`."""
 
         def better(figures: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
             chain = self.first_stages(np.array([pair]), figures)
@@ -121,5 +121,5 @@ class Problem:
         return candidates.on_useful_paths(better)
 
     def placement(self, cuts: tuple[int, ...], sets: list[int]) -> Placement:
-        """The placement with these cuts whose stages take these replica sets."""
+        """Return the placement with these cuts whose stages take these replica sets."""
         return Placement(cuts, self.kinds.nodes([self.sets[chosen] for chosen in sets]))

@@ -1,4 +1,4 @@
-"""PROFILE.json: what a model costs, block by block, on each kind of hardware. All that planning knows of a model.
+"""PROFILE.json: the costs of a model, block by block, on each kind of hardware. Planning knows no more of a model.
 
 Times are measured elsewhere (`mpsl profile`). Nothing here may measure, or convert units for the objective.
 """
@@ -14,7 +14,7 @@ from mpsl.errors import UsageError
 
 @dataclass(frozen=True)
 class BlockProfile:
-    """One block: bytes of its parameters, of its output for one batch, and of what autograd keeps of one batch."""
+    """One block: bytes of its parameters, of its output, and of what autograd keeps, both for one batch."""
 
     name: str
     parameter_bytes: int
@@ -48,11 +48,11 @@ class HardwareTimes:
             if any(not 0 <= value < float("inf") for value in getattr(self, key)):
                 raise ValueError(f"{key} has a value that is negative or not finite; measure again")
         if not 0 <= self.wire_cpu_s_per_gb < float("inf"):
-            raise ValueError(f"wire_cpu_s_per_gb is {self.wire_cpu_s_per_gb}; it is 0 or more")
+            raise ValueError(f"wire_cpu_s_per_gb is {self.wire_cpu_s_per_gb}; it must be at least 0")
         if self.copy_gb_per_s is not None and not self.copy_gb_per_s > 0:
-            raise ValueError(f"copy_gb_per_s is {self.copy_gb_per_s}; it is more than 0, or left out")
+            raise ValueError(f"copy_gb_per_s is {self.copy_gb_per_s}; it must be more than 0, or left out")
         if self.threads < 1 or (self.cores is not None and self.cores < self.threads):
-            raise ValueError(f"threads is {self.threads} on {self.cores} cores; 1 or more, and no more than the cores")
+            raise ValueError(f"threads is {self.threads} on {self.cores} cores; it must be from 1 to the cores")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Profile:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; it is 1 or more")
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
         if self.input_bytes < 0:
             raise ValueError(f"input_bytes is {self.input_bytes}; bytes are not negative")
         if not self.blocks:
@@ -77,15 +77,13 @@ class Profile:
             for key in ("forward_ms", "backward_ms", "step_ms"):
                 values = getattr(times, key)
                 if len(values) != len(self.blocks) and (values or key != "step_ms"):
-                    raise ValueError(
-                        f"hardware {name!r}: {key} has {len(values)} values for {len(self.blocks)} blocks; one a block"
-                    )
+                    raise ValueError(f"hardware {name!r}: {key} has {len(values)} values for {len(self.blocks)} blocks")
 
 
 def merged(profile: Profile, other: Profile, where: str) -> Profile:
-    """`profile` with the hardware of `other`, which `where` names; what both have is that of `profile`.
+    """Return `profile` with the hardware of `other`, which `where` names. If both have a hardware, `profile` wins.
 
-    Raises UsageError where they are not profiles of one model and one batch size.
+    Raises UsageError unless both are of one model and one batch size.
     """
     for key in ("model", "args", "batch_size", "input_bytes"):
         mine, theirs = getattr(profile, key), getattr(other, key)
@@ -102,7 +100,7 @@ def merged(profile: Profile, other: Profile, where: str) -> Profile:
 
 
 def profile_data(profile: Profile) -> dict[str, Any]:
-    """What PROFILE.json holds; what is not known of a hardware is left out."""
+    """Return the content of PROFILE.json, without unknown figures."""
     data = facts.plain(profile)
     hardware = {
         name: {key: value for key, value in times.items() if value not in (None, [])}
@@ -120,14 +118,14 @@ class PhaseTimes:
     step: tuple[float, ...]
 
     def of(self, blocks: tuple[int, int]) -> tuple[float, float, float]:
-        """Seconds of forward, backward and step of blocks [a, b)."""
+        """Return the seconds of forward, backward and step of blocks [a, b)."""
         first, end = blocks
         forward, backward, step = (sums[end] - sums[first] for sums in (self.forward, self.backward, self.step))
         return forward, backward, step
 
 
 def phase_times(profile: Profile) -> dict[str, PhaseTimes]:
-    """The prefix sums of each kind of hardware, by its name."""
+    """Return the prefix sums of each kind of hardware, by its name."""
     return {name: _sums(times, len(profile.blocks)) for name, times in profile.hardware.items()}
 
 

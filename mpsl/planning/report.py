@@ -17,15 +17,15 @@ from mpsl.planning.system import System
 
 BAR_WIDTH = 20
 """Characters of a full bar."""
-ALIKE = 0.01
-"""Devices whose seconds differ by less than this share are alike."""
+SIMILAR_SHARE = 0.01
+"""Devices whose seconds differ by less than this share are shown together."""
 MAX_KINDS = 8
-"""How many kinds of devices have a line."""
+"""The maximum number of lines for devices."""
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One way to use the nodes; figures are None, and `reason` says why, where it cannot be."""
+    """One way to use the nodes. If it is impossible, figures are None and `reason` says why."""
 
     name: str
     shape: str
@@ -38,7 +38,7 @@ class ComparisonRow:
 
 
 def compare(system: System, cheapest: bool = False, hops: int | None = None) -> list[ComparisonRow]:
-    """One row each for one hop, one hop with every node as a replica, N hops, and the best of hops × replicas.
+    """Return a row each for one hop, one hop with every node as a replica, N hops, and the best of hops × replicas.
 
     N is `hops`, or as many as the nodes, the blocks and the job's max_hops allow.
     """
@@ -52,7 +52,7 @@ def compare(system: System, cheapest: bool = False, hops: int | None = None) -> 
     ]
     rows = [_compared(system, name, shape, cheapest) for name, shape in shapes]
     if rows[-1].rounding_loss:
-        # Divided devices make a plan the best that whole ones may not: then a chain without replicas may be better.
+        # The best plan with divided devices may not be the best with whole ones: a chain without replicas may be it.
         chains = [_compared(system, rows[-1].name, Shape(number), cheapest) for number in range(1, max_hops + 1)]
         possible = [row for row in (rows[-1], *chains) if row.round_s is not None]
         rows[-1] = min(possible, key=lambda row: (row.cost if cheapest else row.round_s) or 0.0)
@@ -60,7 +60,7 @@ def compare(system: System, cheapest: bool = False, hops: int | None = None) -> 
 
 
 def replicas_of(found: PlanFile) -> list[int]:
-    """How many replicas each stage of a plan has."""
+    """Return the number of replicas of each stage."""
     return [sum(seat.stage == stage for seat in found.seats) for stage in range(1, len(found.cuts))]
 
 
@@ -77,7 +77,7 @@ def _compared(system: System, name: str, shape: Shape, cheapest: bool) -> Compar
 
 
 def chain_picture(system: System, found: PlanFile) -> str:
-    """The chain from the devices through the stages and back; a bar shows how much of the round a seat computes."""
+    """Draw the chain from the devices through the stages and back; bars show each seat's share of computation."""
     placement = _placement(system, found)
     devices = count(len(system.devices), "device")
     if not placement.cuts:
@@ -106,19 +106,19 @@ def chain_picture(system: System, found: PlanFile) -> str:
 
 
 def stragglers(system: System, found: PlanFile) -> str:
-    """Devices that are alike in a line each, the slowest first, with a bar for their seconds; "" where all are alike.
+    """Return a line for each group of similar devices, the slowest first, with a bar; "" if all are similar.
 
     The seconds are those of a round if the device were alone in the system.
     """
     seconds = judge(system, found, "the plan").device_s
     longest = max(seconds)
-    if min(seconds) >= longest * (1 - ALIKE):
+    if min(seconds) >= longest * (1 - SIMILAR_SHARE):
         return ""
     kinds: list[tuple[float, list[str]]] = []
     for device_s, id in sorted(
         zip(seconds, (device.id for device in system.devices), strict=True), key=lambda x: -x[0]
     ):
-        if not kinds or device_s < kinds[-1][0] * (1 - ALIKE):
+        if not kinds or device_s < kinds[-1][0] * (1 - SIMILAR_SHARE):
             kinds.append((device_s, []))
         kinds[-1][1].append(id)
     names = [f"{ids[0]} and {len(ids) - 1} alike" if len(ids) > 1 else ids[0] for _, ids in kinds[:MAX_KINDS]]
@@ -134,7 +134,7 @@ def stragglers(system: System, found: PlanFile) -> str:
 
 
 def summary(choice: Choice) -> str:
-    """The prediction in a few lines, and whether the formula or the simulator calls the plan the best."""
+    """Return the prediction in a few lines, and whether the formula or the simulator prefers the plan."""
     found, predicted = choice.plan, choice.plan.predicted
     rehearsed = "" if predicted.simulated_s is None else f", simulated {duration(predicted.simulated_s)}"
     return "\n".join(
@@ -152,7 +152,7 @@ def summary(choice: Choice) -> str:
 
 
 def _verdicts(choice: Choice) -> list[str]:
-    """What the formula says of the plan, and what the simulator says."""
+    """Return the judgements of the formula and of the simulator."""
     found, formula = choice.plan, choice.formula
     searched = "" if found.solver_ms is None else f"; found in {found.solver_ms:.0f} ms"
     if found.optimal:
@@ -176,7 +176,7 @@ def _verdicts(choice: Choice) -> list[str]:
 
 
 def comparison(rows: Sequence[ComparisonRow]) -> str:
-    """One line a row, with a bar for the round's time."""
+    """Return one line per row, with a bar for the round's time."""
     longest = max((row.round_s or 0.0 for row in rows), default=0.0)
     lines = [f"{'':<26} {'replicas':<16} {'round':>10} {'peak a node':>12} {'cost':>10}"]
     for row in rows:
@@ -203,13 +203,13 @@ def _crossing(system: System, cut: int) -> str:
 
 
 def bar(share: float) -> str:
-    """A share from 0 to 1 as BAR_WIDTH characters."""
+    """Return a share from 0 to 1 as BAR_WIDTH characters."""
     full = round(BAR_WIDTH * min(1.0, max(0.0, share)))
     return "█" * full + "░" * (BAR_WIDTH - full)
 
 
 def count(number: int, what: str) -> str:
-    """So many of what."""
+    """Return a number with its noun, in singular or plural."""
     return f"{number} {what}{'s' if number != 1 else ''}"
 
 
@@ -218,7 +218,7 @@ def _short(shape: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
+    """Return seconds in a suitable unit."""
     if seconds < 1:
         return f"{seconds * 1e3:.3g} ms"
     return f"{seconds:.2f} s" if seconds < 600 else f"{seconds / 60:.1f} min"

@@ -1,9 +1,9 @@
-"""The search: which pairs of device cuts are worth a labelling, in which order, with which bounds; and the proof.
+"""The search: chooses the pairs of device cuts for a labelling, their order and their bounds, and keeps the proof.
 
 Method: best-first branch and bound. A branch is one pair of device cuts (cuts[0], cuts[-1]); its subproblem is a
 shortest path with resource constraints, which `labelling.py` solves. A narrow beam search finds a good incumbent first.
-Bounds get dearer only where cheap ones leave too much work. All pruning is safe, so the result is optimal, unless the
-work exceeds MAX_WORK: then only the most promising chains go on, and the gap to what was given up is reported.
+Expensive bounds are used only if cheap ones leave too much work. All pruning is safe, so the result is optimal, unless
+the work exceeds MAX_WORK: then only the most promising chains are kept, and the gap to the dropped ones is reported.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from math import inf
 
 import numpy as np
 
-from mpsl.planning.bound import MAX_STATES, SubsetCostToGo, min_admission_waves
+from mpsl.planning.bound import MAX_NODE_SETS, SubsetCostToGo, min_admission_waves
 from mpsl.planning.labelling import PRUNING_FACTOR, Effort, Incumbent, Labelling
 from mpsl.planning.objective import Placement, Shape, check_shape
 from mpsl.planning.problem import Problem
@@ -20,26 +20,26 @@ from mpsl.planning.system import System
 from mpsl.planning.vectorized_objective import EquivalentCutPairs
 
 MAX_WORK = 10_000_000
-"""Stages weighed in one search before it falls back to the most promising chains."""
+"""The number of stages that one search judges before it keeps only the most promising chains."""
 
 STAGES_PER_SUBSET_BOUND = 30
-"""Stages that are weighed in the time that `SubsetCostToGo` takes for one set of replicas at one block."""
+"""The number of stages judged in the time that `SubsetCostToGo` takes for one replica set at one block."""
 
 FIRST_BEAM_WIDTH = 6
-"""Beam width of the first look, which only finds a good plan."""
+"""Beam width of the first pass, which only finds a good plan."""
 
 OPTIMALITY_GAP = 1e-9
-"""A value within this share of its lower bound is optimal; the rest is rounding of sums."""
+"""A value within this share of its lower bound is optimal; the difference is rounding."""
 
 MAX_UNSORTED_PAIRS = 3
-"""With more cut pairs than this, `min_admission_waves` is asked first: it rules pairs out and says where to begin."""
+"""With more cut pairs than this, `min_admission_waves` first rules pairs out and sorts them."""
 
 
 @dataclass(frozen=True)
 class Solution:
     """The best placement found, its value with fluid shares, and a proven lower bound of any placement's value.
 
-    A value is seconds of a round; where cost is minimised it is money plus a trace of seconds (`problem.TIE`).
+    A value is seconds per round; if cost is minimised, it is money plus a trace of seconds (`problem.TIE_WEIGHT`).
     """
 
     placement: Placement
@@ -48,19 +48,19 @@ class Solution:
 
     @property
     def optimal(self) -> bool:
-        """Whether no placement is better."""
+        """Whether it is proven that no placement is better."""
         return self.bound >= self.value * (1 - OPTIMALITY_GAP)
 
     @property
     def gap(self) -> float:
-        """How much better another placement could be at most, as a share of this one's value."""
+        """The maximum improvement by another placement, relative to this one's value."""
         return 0.0 if self.optimal or self.value == 0 else 1 - self.bound / self.value
 
 
 def solve(system: System, shape: Shape, cheapest: bool = False) -> Solution | None:
-    """The placement with the shortest round, or with `cheapest` the least money a round; None where nothing fits.
+    """Return the placement with the shortest round, or with `cheapest` the least money per round; None if nothing fits.
 
-    Raises UsageError where the shape asks for more nodes or blocks than there are.
+    Raises UsageError if the shape needs more nodes or blocks than there are.
     """
     check_shape(system, shape)
     search = Search(Problem(system, shape, cheapest))
@@ -70,7 +70,7 @@ def solve(system: System, shape: Shape, cheapest: bool = False) -> Solution | No
 
 
 def feasible_placement(system: System, shape: Shape) -> Placement | None:
-    """Any placement that fits, not a good one; None where there is none. Raises UsageError as `solve` does."""
+    """Return any placement that fits, not a good one; None if there is none. Raises UsageError as `solve` does."""
     check_shape(system, shape)
     search = Search(Problem(system, shape, cheapest=False))
     search.run(until_found=True)
@@ -83,7 +83,7 @@ class Search:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.incumbent = Incumbent()
-        # Without all replica sets there is nothing to prove.
+        # Without all replica sets nothing can be proven.
         self._beam_after = MAX_WORK if problem.has_all_sets else 0
 
     def run(self, until_found: bool = False) -> None:
@@ -116,7 +116,7 @@ class Search:
             incumbent.unproven = min(incumbent.unproven, lowest)
 
     def _try_single_stages(self) -> None:
-        """Judge all plans of one stage over all cut pairs at once: the cheapest plan is often one of them."""
+        """Judge all plans of one stage over all cut pairs at once, because the cheapest plan is often one of them."""
         problem, incumbent = self.problem, self.incumbent
         first, last = problem.objective.first, problem.objective.last
         pair_at = np.full((problem.system.blocks, problem.system.blocks), -1)
@@ -134,7 +134,7 @@ class Search:
                     incumbent.found(float(values[best]), problem.placement(cuts, sets))
 
     def _solve_pair(self, pair: int, floor: float, until_found: bool) -> None:
-        """Find the best chain between one pair of device cuts, with dearer bounds only where they are needed."""
+        """Find the best chain between one pair of device cuts, with expensive bounds only if they are needed."""
         problem, incumbent, known = self.problem, self.incumbent, self.incumbent.value
         candidates = problem.candidates(pair, floor, known)
 
@@ -146,7 +146,7 @@ class Search:
             return
         if incumbent.value < known:
             candidates = problem.candidates(pair, floor, incumbent.value)
-        affordable = STAGES_PER_SUBSET_BOUND * candidates.set_count if problem.kinds.states <= MAX_STATES else inf
+        affordable = STAGES_PER_SUBSET_BOUND * candidates.set_count if problem.kinds.states <= MAX_NODE_SETS else inf
         if proven(None, affordable):
             return
         for waves in candidates.waves:

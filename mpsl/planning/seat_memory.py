@@ -1,8 +1,7 @@
-"""How many bytes a seat and a device need, on top of the interpreter and torch. The one place that says so.
+"""The bytes that a seat and a device need, beside the interpreter and torch. Only this file computes them.
 
-The node that keeps a budget fills its seat by these figures, and the planner promises by them how many devices a node
-admits. They are an upper bound of what the process really takes: tests and `mpsl bench memory` compare the two. Nothing
-is measured here.
+The node that keeps a budget and the planner that promises admissions both use these figures. They are an upper bound of
+the process's real memory: tests and `mpsl bench memory` compare the two. Nothing is measured here.
 """
 
 from collections.abc import Sequence
@@ -15,13 +14,13 @@ Bytes = Any
 """A number of bytes, or an array with one entry for each part in question."""
 
 SLACK_BYTES = 48 * 2**20
-"""What is too small to be counted: pages that the allocator keeps, threads, messages of a few KB, code."""
+"""An allowance for small things: pages that the allocator keeps, threads, messages of a few KB, code."""
 
 WINDOW_BYTES = 8 * 2**20
-"""What a link may have in flight as bytes that are not yet, or no longer, a tensor: `Limits.window`."""
+"""The bytes of a link in flight that are not yet, or no longer, a tensor: `Limits.window`."""
 
 SCRATCH_TENSORS = 4
-"""Temporary tensors of the largest activation's size that a backward has at once, those of its operators included."""
+"""The number of temporary tensors of the largest activation's size in a backward, including those of operators."""
 
 RECOMPUTATION_FACTOR = 4 / 3
 """The price of running a batch's forward twice; a backward takes twice as long as a forward."""
@@ -78,10 +77,10 @@ def part_sizes(model: ModelSizes, blocks: tuple[int, int]) -> PartSizes:
 
 @dataclass(frozen=True)
 class SeatMemory:
-    """What a seat needs under one memory strategy: `fixed` bytes, and `each` for every admitted device.
+    """The needs of a seat under one memory strategy: `fixed` bytes, and `each` for every admitted device.
 
     `on_disk`: the committed part and the sum are in a file, read and written once for each device and round.
-    `recompute`: activations are not kept; backward computes them again.
+    `recompute`: activations are not kept; backward recomputes them.
     """
 
     fixed: Bytes
@@ -90,26 +89,26 @@ class SeatMemory:
     recompute: bool = False
 
     def copies(self, budget: float) -> int:
-        """How many devices can be admitted within `budget` bytes."""
+        """Return how many devices can be admitted within `budget` bytes."""
         return int(max(0, (budget - self.fixed) // self.each))
 
     def needed(self, copies: int) -> int:
-        """The budget that `copies` devices need."""
+        """Return the budget that `copies` devices need."""
         return int(self.fixed + copies * self.each)
 
     def throughput(self, copies: int, cover: float) -> float:
-        """The share of the full throughput with `copies` devices admitted, where `cover` would keep the seat busy."""
+        """Return the share of the full throughput with `copies` admitted devices, if `cover` keep the seat busy."""
         return min(1.0, copies / cover) / (RECOMPUTATION_FACTOR if self.recompute else 1.0)
 
 
 def in_memory(part: PartSizes, micro_batches: int) -> SeatMemory:
-    """Everything is in memory: the strategy that costs no time, and the only one that the planner promises."""
+    """Return the strategy with everything in memory, which costs no time. The planner promises no other."""
     fixed, each = _working_bytes(part, micro_batches)
     return SeatMemory(fixed + 2 * part.state, each + part.stored)
 
 
 def memory_strategies(part: PartSizes, micro_batches: int) -> tuple[SeatMemory, ...]:
-    """How a seat can be filled, the fastest strategy first: in memory, on disk, on disk and recomputed."""
+    """Return the strategies for a seat, the fastest first: in memory, on disk, on disk and recomputed."""
     fixed, each = _working_bytes(part, micro_batches)
     recomputed = -(-part.stored // micro_batches)
     return (
@@ -120,7 +119,7 @@ def memory_strategies(part: PartSizes, micro_batches: int) -> tuple[SeatMemory, 
 
 
 def _working_bytes(part: PartSizes, micro_batches: int) -> tuple[Bytes, Bytes]:
-    """What every strategy needs: fixed bytes, and bytes for each admitted device."""
+    """Return the needs of every strategy: fixed bytes, and bytes for each admitted device."""
     fixed = SCRATCH_TENSORS * part.largest_activation + SLACK_BYTES
     each = part.state
     # A parameter is stepped as soon as its gradient is complete, so the gradients of a last micro-batch never exist
@@ -129,22 +128,22 @@ def _working_bytes(part: PartSizes, micro_batches: int) -> tuple[Bytes, Bytes]:
         each = each + part.state
     else:
         fixed = fixed + part.largest_block_state
-    # The input waits, is kept, and returns as a gradient; the output leaves, and its gradient arrives.
+    # The input waits, is kept, and returns as a gradient; the output is sent, and its gradient arrives.
     return fixed, each + part.optimizer + 2 * (part.input + part.output) + 2 * WINDOW_BYTES
 
 
 def best_strategy(options: Sequence[SeatMemory], budget: float, wanted: int, cover: float) -> SeatMemory | None:
-    """The strategy with the highest throughput for up to `wanted` devices, the first among equals.
+    """Return the strategy with the highest throughput for up to `wanted` devices, the first among equals.
 
-    None where none of them fits a single device into `budget`.
+    None if no strategy fits a single device into `budget`.
     """
     fitting = [option for option in options if option.copies(budget)]
     return max(fitting, key=lambda option: option.throughput(min(option.copies(budget), wanted), cover), default=None)
 
 
 def device_bytes(parameters: Bytes, stored: Bytes, inputs: Bytes, optimizer: Bytes) -> Bytes:
-    """Bytes of a device that holds its first and last part: one copy with gradients and state, and its activations.
+    """Return the bytes of a device with its first and last part: one copy, its gradients and state, and activations.
 
-    `inputs` counts the batch and, where there are hops, the activation that comes back.
+    `inputs` counts the batch and, with hops, the returning activation.
     """
     return 2 * parameters + optimizer + stored + inputs

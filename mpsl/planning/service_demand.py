@@ -2,7 +2,7 @@
 
 In operational analysis (Lazowska et al., Quantitative System Performance, 1984, chapter 3), a service demand is the
 time that one resource spends on one unit of work. The objective calls these functions with numbers and the search with
-arrays of cuts, so that both add up the very same formulas. Nothing here may decide or compare.
+arrays of cuts, so that both use the same formulas. Nothing here may decide or compare.
 """
 
 from collections.abc import Sequence
@@ -32,16 +32,16 @@ class ResourceDemand:
     round: Number
 
     def seconds(self, batches: Number, devices: Number) -> Number:
-        """Seconds of a round with so many batches of so many devices."""
+        """Return the seconds of a round with this many batches and devices."""
         return self.batch * batches + self.device * devices + self.round
 
 
 @dataclass(frozen=True)
 class SeatDemand:
-    """What blocks [a, b) ask of one node."""
+    """The demand of blocks [a, b) on one node."""
 
     resources: tuple[ResourceDemand, ...]
-    """The processor first, then the link in each direction, CPU for the wire, and where known the node's cores."""
+    """The processor first, then the link in each direction, CPU for the wire, and the node's cores if known."""
     core_seconds: ResourceDemand
     """Core-seconds that it takes from its host."""
     latency: Number
@@ -51,7 +51,7 @@ class SeatDemand:
     memory: SeatMemory
 
     def full_load_s(self, batches: float, devices: float) -> Number:
-        """Seconds that its busiest resource would take for everything, without sending the weights once a round."""
+        """Seconds of its busiest resource for everything, except for the weights once per round."""
         loads = [busy.batch * batches + busy.device * devices for busy in self.resources]
         return _maximum(loads)
 
@@ -59,7 +59,7 @@ class SeatDemand:
 def seat_demand(
     system: System, node: Node, start: Number, end: Number, arrays: "SystemArrays | None" = None
 ) -> SeatDemand:
-    """The demand of blocks [start, end) on `node`. With `arrays`, `start` and `end` may be arrays of indices."""
+    """Return the demand of blocks [start, end) on `node`. With `arrays`, `start` and `end` may be arrays of indices."""
     source: Any = arrays or system
     hardware = node.hardware
     seconds = arrays.seconds[id(hardware)] if arrays else hardware.seconds
@@ -92,7 +92,7 @@ def seat_demand(
 
 
 def seat_memory(system: System, start: Number, end: Number, arrays: "SystemArrays | None" = None) -> SeatMemory:
-    """What a seat of blocks [start, end) needs. With `arrays`, `start` and `end` may be arrays of indices."""
+    """Return the needs of a seat of blocks [start, end). With `arrays`, `start` and `end` may be arrays of indices."""
     source: Any = arrays or system
     part = PartSizes(
         state=source.parameters[end] - source.parameters[start],
@@ -108,7 +108,7 @@ def seat_memory(system: System, start: Number, end: Number, arrays: "SystemArray
 
 @dataclass(frozen=True)
 class DeviceDemand:
-    """What blocks [0, first) and [last, end) ask of one device."""
+    """The demand of blocks [0, first) and [last, end) on one device."""
 
     latency: Number
     """Seconds of a batch on the device and its link in an empty system, micro-batches overlap."""
@@ -124,7 +124,7 @@ class DeviceDemand:
 def device_demand(
     system: System, device: Device, first: Number, last: Number, arrays: "SystemArrays | None" = None
 ) -> DeviceDemand:
-    """The demand on `device` with cuts[0] = `first` and cuts[-1] = `last`. With `arrays`, both may be arrays."""
+    """Return the demand on `device` with cuts[0] = `first` and cuts[-1] = `last`. With `arrays`, both may be arrays."""
     source: Any = arrays or system
     hardware = device.hardware
     seconds = arrays.seconds[id(hardware)] if arrays else hardware.seconds
@@ -147,7 +147,7 @@ def device_demand(
 
 
 def whole_model_demand(system: System, device: Device) -> DeviceDemand:
-    """The demand on `device` without hops: it keeps the whole model, and only weights travel."""
+    """Return the demand on `device` without hops: it keeps the whole model, and only weights are sent."""
     hardware, part = device.hardware, system.parameters[-1]
     compute = hardware.seconds[-1]
     weights_wire = 2 * part * hardware.wire_s_per_byte
@@ -181,21 +181,21 @@ class SystemArrays:
         self.seconds: dict[int, NDArray[np.float64]] = {
             id(member.hardware): np.array(member.hardware.seconds) for member in members
         }
-        """Prefix sums by the identity of the hardware; comparing its figures would take longer than using them."""
+        """Prefix sums by the identity of the hardware, because comparing figures would take too long."""
         self._largest_block_parameters = _running_maxima(np.diff(self.parameters))
         self._largest_output = _running_maxima(self.output)
 
     def largest_block_parameters(self, start: Number, end: Number) -> Number:
-        """As `System.largest_block_parameters`."""
+        """Like `System.largest_block_parameters`."""
         return self._largest_block_parameters[start, end - 1]
 
     def largest_output(self, start: Number, end: Number) -> Number:
-        """As `System.largest_output`."""
+        """Like `System.largest_output`."""
         return self._largest_output[start, end]
 
 
 def _running_maxima(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[a, b]: the largest of values a … b."""
+    """Return [a, b]: the largest of values a … b."""
     maxima = np.zeros((len(values), len(values)))
     for first in range(len(values)):
         maxima[first, first:] = np.maximum.accumulate(values[first:])

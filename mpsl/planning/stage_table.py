@@ -1,7 +1,7 @@
-"""Every possible stage of a chain as arrays: one row for each figure that a chain adds up or takes the largest of.
+"""Every possible stage of a chain as arrays: one row for each figure of which a chain takes the sum or the maximum.
 
 These are the arcs of the shortest-path problem that `labelling.py` solves: from the block where a stage begins to the
-block where it ends. The formulas are those of `service_demand.py`; nothing new is modelled here.
+block where it ends. The formulas are those of `service_demand.py`; this file models nothing new.
 """
 
 from collections.abc import Sequence
@@ -27,23 +27,23 @@ HOSTS = WEIGHTS + 3
 numbers the set of nodes used. The rows from WEIGHTS on say how much of the fleet is used: of its speed, of its number,
 of its memory. From HOSTS on there is one row a host."""
 MAX_FIGURES_AT_ONCE = 64 * 1024
-"""Figures of a row that are made in one step, so that arrays stay small."""
+"""The maximum figures of a row in one step, so that arrays stay small."""
 MAXIMUM_ROWS = slice(LOAD, LATENCY)
 SUM_ROWS = slice(LATENCY, None)
 
 
 @dataclass(frozen=True)
 class SingleNodeFigures:
-    """What the search's bounds need of a kind of nodes, for all pairs of cuts; block figures have one entry a block."""
+    """A node kind's figures for the search's bounds, for all pairs of cuts; block figures have one entry per block."""
 
     base: Array
-    """Seconds a round of each block if one node of this kind did it for everyone: a lower bound of its load."""
+    """Seconds per round of each block if one node of this kind served all devices: a lower bound of its load."""
     cores: Array
-    """Core-seconds a round of each block, a lower bound."""
+    """Core-seconds per round of each block, a lower bound."""
     latency: Array
     """[start, end]: a batch's seconds at a seat of this kind; infinite where the part does not fit."""
     load: Array
-    """[start, end]: seconds a round of a seat that serves everyone; infinite where the part does not fit."""
+    """[start, end]: seconds per round of a seat that serves all devices; infinite if the part does not fit."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class Stages:
     sets: Indices
     ends: Indices
     load_with_one_node_less: Array
-    """The least load of the same stage with one node less that is no worse in any other figure; infinite if none.
+    """The minimum load of the same stage with one node less that is no worse in any other figure; infinite if none.
 
-    Where this is no more than the stage's own load, or than a load that does not matter, the node brings nothing.
+    If this is at most the stage's own load, or a load that does not matter, the node is useless.
     """
 
     def take(self, chosen: NDArray[np.bool_]) -> "Stages":
-        """Those under the mask `chosen`."""
+        """Return the stages under the mask `chosen`."""
         return Stages(
             self.figures[:, chosen],
             self.codes[chosen],
@@ -72,7 +72,7 @@ class Stages:
 
 
 class StageTable:
-    """The stages from each first block, made when first asked for."""
+    """The stages from each first block, made on demand."""
 
     def __init__(self, system: System, arrays: SystemArrays, kinds: NodeKinds, sets: Sequence[tuple[int, ...]]) -> None:
         self._system, self._arrays, self._kinds = system, arrays, kinds
@@ -83,7 +83,7 @@ class StageTable:
         self.figures = [self._figures_of(kind) for kind in range(len(kinds.counts))]
         """The figures of each kind of node, for the bounds."""
         self.weights = self._shares_of_fleet()
-        """[weight, kind]: how much of the fleet's speed, number and memory one node of each kind has."""
+        """[weight, kind]: the share of the fleet's speed, number and memory of one node of each kind."""
 
     def _shares_of_fleet(self) -> Array:
         speeds = np.array([1 / max(kind.base.sum(), NO_TIME) for kind in self.figures])
@@ -92,13 +92,13 @@ class StageTable:
         return np.asarray(amounts / (amounts @ np.array(self._kinds.counts))[:, None])
 
     def stages(self, start: int) -> Stages:
-        """Every stage from block `start` that fits its nodes' memory, sorted by set and end."""
+        """Return all stages from block `start` that fit their nodes' memory, sorted by set and end."""
         if start not in self._stages:
             self._make_from(start)
         return self._stages[start]
 
     def _make_from(self, first: int) -> None:
-        """Make the stages from `first` and some blocks after it: with few sets, one block takes as long as many."""
+        """Make the stages from `first` and some blocks after it, because with few sets that takes no longer."""
         blocks = self._system.blocks
         together = max(1, MAX_FIGURES_AT_ONCE // (len(self.counts) * blocks))
         group = [start for start in range(first, min(first + together, blocks - 1)) if start not in self._stages]
@@ -123,7 +123,7 @@ class StageTable:
 
     @cached_property
     def _one_node_less(self) -> list[tuple[Indices, Indices]]:
-        """For each kind: sets with a node of it, and beside them the same sets without that node."""
+        """Return for each kind the sets with a node of it, and the same sets without that node."""
         index = {tuple(counts): place for place, counts in enumerate(self.counts.astype(int).tolist())}
         pairs = []
         for kind in range(len(self._kinds.counts)):
@@ -153,7 +153,7 @@ class StageTable:
         return SingleNodeFigures(base, base * node.hardware.threads, latency, loads)
 
     def _make(self, starts: Indices, ends: Indices) -> Array:
-        """Figures [row, set, pair] of the stages [starts, ends); infinite load where they do not fit."""
+        """Return figures [row, set, pair] of the stages [starts, ends); infinite load if they do not fit."""
         system = self._system
         batches, devices = system.batches, len(system.devices)
         demands = [seat_demand(system, node, starts, ends, self._arrays) for node in self._kinds.examples]
@@ -194,7 +194,7 @@ class StageTable:
 
 
 def _with_weights(demand: SeatDemand) -> list[Any]:
-    """The resources whose load is not already covered by the stage's shared pace: those with weights once a round."""
+    """Return the resources that the stage's shared pace does not cover: those that carry weights once per round."""
     distinct: list[Any] = []
     for busy in demand.resources:
         if np.any(busy.round) and not any(

@@ -31,7 +31,7 @@ class Hardware:
     copy_s_per_byte: float
     threads: int
     cores: float
-    """What one process may use when it has a machine of its own; infinite when unknown."""
+    """The cores of one process on its own machine; infinite if unknown."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class System:
     nodes: tuple[Node, ...]
     hosts: dict[str, int]
     broker_rate: float
-    """Bytes/s that the broker passes on: the lower of its link (each way) and what it can do."""
+    """The broker's throughput in bytes/s: the lower of its link (each way) and its own speed."""
     broker_s_per_byte: float
-    """The broker's own time for a byte; 0 when its speed is not known."""
+    """The broker's own time for a byte; 0 if its speed is unknown."""
     broker_latency: float
     broker_host: str | None
     micro_batches: int
@@ -94,15 +94,15 @@ class System:
 
     @property
     def blocks(self) -> int:
-        """How many blocks the model has."""
+        """The number of blocks."""
         return len(self.names)
 
     def largest_block_parameters(self, start: int, end: int) -> int:
-        """Bytes of the parameters of the largest of blocks [start, end)."""
+        """Return the parameter bytes of the largest of blocks [start, end)."""
         return max(self.parameters[block + 1] - self.parameters[block] for block in range(start, end))
 
     def largest_output(self, start: int, end: int) -> int:
-        """fp32 bytes of the largest tensor at cuts start … end."""
+        """Return the fp32 bytes of the largest tensor at cuts start … end."""
         return max(self.output[start : end + 1])
 
     @cached_property
@@ -117,7 +117,7 @@ class System:
 
     @property
     def waiting_share(self) -> float:
-        """What the slowest machine adds to a batch that travels as micro-batches: (m - 1) / m of its time."""
+        """The share of the slowest machine's time that micro-batches add to a batch: (m - 1) / m."""
         return (self.micro_batches - 1) / self.micro_batches
 
 
@@ -125,7 +125,7 @@ def system_of(profile: Profile, fleet: Fleet) -> System:
     """Resolve `fleet` against `profile`. Raises UsageError for hardware without times, codecs and cuts out of range."""
     job, broker = fleet.job, fleet.broker
     if broker.link_mbps is None or broker.latency_ms is None:
-        raise UsageError("broker: link_mbps or latency_ms missing")  # refused when read; here for the type's sake
+        raise UsageError("broker: link_mbps or latency_ms missing")  # refused when read; here for the type checker
     link = broker.link_mbps * 1e6 / 8
     own = broker.max_mb_per_s * 1e6 if broker.max_mb_per_s is not None else inf
     kinds: dict[str, Hardware] = {}
@@ -182,7 +182,7 @@ def system_of(profile: Profile, fleet: Fleet) -> System:
 
 
 def _on_the_wire(codec: str, output: tuple[int, ...]) -> tuple[float, ...]:
-    """Bytes of fp32 tensors under `codec`; raises UsageError for a codec that does not exist."""
+    """Return the bytes of fp32 tensors under `codec`. Raises UsageError for an unknown codec."""
     coded = parse(codec)
     return tuple(float(coded.wire_bytes((ceil(size / FLOAT_BYTES),))) for size in output)
 
@@ -190,7 +190,7 @@ def _on_the_wire(codec: str, output: tuple[int, ...]) -> tuple[float, ...]:
 def _hardware(kinds: dict[str, Hardware], profile: Profile, name: str, where: str) -> Hardware:
     if name not in profile.hardware:
         hint = nearest(name, profile.hardware) if profile.hardware else "the profile has no hardware at all"
-        raise UsageError(f"{where}: the profile has no times for hardware {name!r}; {hint}; measure it and merge it in")
+        raise UsageError(f"{where}: the profile has no times for hardware {name!r}; {hint}; measure it and merge it")
     if name not in kinds:
         kinds[name] = _figures(profile.hardware[name], len(profile.blocks))
     return kinds[name]

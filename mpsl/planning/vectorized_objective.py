@@ -1,8 +1,7 @@
 """The objective for many chains at once: the formula of `objective.py`, rearranged for arrays.
 
-What depends on the devices alone is added up once for each pair of cuts[0] and cuts[-1] (a "cut pair"), so that
-judging a chain costs a few array operations. This must say exactly what `objective.py` says; the brute-force tests
-compare the two.
+The devices' terms are added up once for each pair of cuts[0] and cuts[-1] (a "cut pair"), so that judging a chain costs
+a few array operations. The results must equal those of `objective.py`; the brute-force tests compare the two.
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ Index = int | slice | Indices
 """One cut pair, all of them, or one for each chain."""
 
 NOISE_BITS = 16
-"""Bits of a float's 52 that are ignored.
+"""The number of ignored bits of a float's 52.
 
 Figures count as equal within 10⁻¹¹ of themselves, a hundredth of the tolerance of a proof.
 """
@@ -39,7 +38,7 @@ class VectorizedObjective:
         ]
         fits = np.logical_and.reduce([figures.memory_bytes <= device.memory for device, _, figures in demands])
         self.first, self.last = first[fits], last[fits]
-        # With micro-batches each device waits for the slowest machine on its way: one of the chain's, or its own.
+        # With micro-batches each device waits for the slowest machine on its path: one of the chain's, or its own.
         share = system.waiting_share
         self._own = np.maximum.reduce([f.latency for _, _, f in demands])[fits]
         self._own_waiting = np.maximum.reduce([f.latency + share * f.slowest for _, _, f in demands])[fits]
@@ -69,7 +68,7 @@ class VectorizedObjective:
         self._hosts = [(row, cores, seconds[fits], broker) for row, cores, seconds, broker in self._hosts]
         part = arrays.parameters[self.first] + arrays.parameters[-1] - arrays.parameters[self.last]
         self.initial = np.zeros((HOSTS + len(system.hosts), len(self.first)))
-        """[row, pair]: the figures of a chain before its first stage."""
+        """Return [row, pair]: the figures of a chain before its first stage."""
         crossing = arrays.crossing[self.first]
         self.initial[LATENCY] = crossing * system.broker_s_per_byte
         self.initial[PASSED] = system.batches * crossing + 2 * part * len(system.devices)
@@ -100,25 +99,25 @@ class VectorizedObjective:
         return np.asarray(busy)
 
     def round_s(self, pair: Index, chain: Array) -> Array:
-        """The round's time T."""
+        """Return the round's time T."""
         return np.asarray(self.busiest_s(pair, chain) + self._longest_cycle(pair, chain))
 
     def stage_limits(self, pair: int, least: Array, seconds: float) -> tuple[float, float]:
-        """The largest load and waves of any stage in a round below `seconds`, when the chain has at least `least`."""
+        """Return the largest load and waves of any stage in a round below `seconds`; the chain has at least `least`."""
         busy = max(0.0, seconds - float(self._longest_cycle(pair, least)))
         cycles = float(self._all_cycles(pair, least))
         waves = busy * len(self._system.devices) / cycles if cycles > 0 else np.inf
         return busy, waves
 
     def _longest_cycle(self, pair: Index, chain: Array) -> Array:
-        """The slowest device's cycle, one batch's latency through the empty system."""
+        """Return the slowest device's cycle, one batch's latency through the empty system."""
         share, own = self._system.waiting_share, self._own[pair]
         if share:
             own = np.maximum(own + share * chain[SLOWEST], self._own_waiting[pair])
         return np.asarray(own + chain[LATENCY])
 
     def _all_cycles(self, pair: Index, chain: Array) -> Array:
-        """Seconds of all devices' cycles in a round together, and of sending their weights."""
+        """Return the seconds of all devices' cycles in a round together, and of sending their weights."""
         seconds = self._sum[pair] + self._system.batches * chain[LATENCY]
         if self._system.waiting_share:
             for batches, slowest in self._waiting:
@@ -127,10 +126,10 @@ class VectorizedObjective:
 
 
 class EquivalentCutPairs:
-    """Finds cut pairs between which the search would only repeat a proof.
+    """Finds cut pairs for which the search would only repeat a proof.
 
-    Models repeat blocks. Two cut pairs are equivalent where everything that enters a plan's value is equal: the blocks
-    and cuts between them, and what the devices do. What differs by more than rounding of sums is never equivalent.
+    Models repeat blocks. Two cut pairs are equivalent if everything in a plan's value is equal: the blocks and cuts
+    between them, and the devices' work. Pairs that differ by more than rounding are never equivalent.
     """
 
     def __init__(self, objective: VectorizedObjective, arrays: SystemArrays, kinds: NodeKinds) -> None:
@@ -142,7 +141,7 @@ class EquivalentCutPairs:
         self._seen: set[tuple[bytes, ...]] = set()
 
     def seen_before(self, pair: int) -> bool:
-        """Whether a pair that was asked about before is equivalent to this one."""
+        """Whether this pair is equivalent to one of an earlier call."""
         first, last = int(self._objective.first[pair]), int(self._objective.last[pair])
         about = self._blocks[:, first:last], self._cuts[:, first : last + 1], self._objective.device_figures(pair)
         key = tuple(map(_rounded, about))

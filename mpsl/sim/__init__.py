@@ -1,1 +1,1 @@
-"""The simulator: the very machines of a run in virtual time, over a seeded network, in processes that may crash."""
+"""The simulator: the machines of a real run in virtual time, over a seeded network, in processes that may crash."""

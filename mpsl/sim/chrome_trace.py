@@ -1,4 +1,4 @@
-"""A rehearsal as a file that Perfetto and chrome://tracing open: the trace event format, one process a participant."""
+"""A rehearsal as a file for Perfetto and chrome://tracing: the trace event format, one process per participant."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +10,9 @@ MICROSECONDS = 1e6
 
 
 def chrome_trace(timeline: Timeline, processes: Sequence[str]) -> dict[str, Any]:
-    """All spans (if the timeline kept them), bytes in flight and memory as counters, rounds as a track of their own.
+    """Return all spans (if the timeline kept them), bytes in flight and memory as counters, and rounds as a track.
 
-    `processes`: every participant, in the order in which they are to be shown.
+    `processes`: all participants in display order.
     """
     numbers = {process: number for number, process in enumerate(processes, start=2)}
     events: list[dict[str, Any]] = [_named("process_name", 1, 0, "run")]

@@ -26,7 +26,7 @@ class Cores:
         """CPU seconds that a thread would have received, had it run since the start (virtual time of fair queueing)."""
         self._updated_at = 0.0
         self._tasks: list[tuple[float, int, int, Then]] = []
-        """Heap of (value of `_served` at which the task ends, task number, threads, what follows)."""
+        """Heap of (value of `_served` at which the task ends, task number, threads, callback)."""
         self._started = 0
         self._version = 0
 
@@ -52,7 +52,7 @@ class Cores:
         return min(1.0, self._count / self._runnable)
 
     def _schedule(self) -> None:
-        """Schedule the end of the first task; a task that starts or ends before then makes this one out of date."""
+        """Schedule the end of the first task; a task that starts or ends before then makes this end invalid."""
         self._version += 1
         if self._tasks:
             left = max(0.0, self._tasks[0][0] - self._served) / self._share()
@@ -94,6 +94,6 @@ class SimulatedWorker:
         _, then = self._waiting.popleft()
         started_at, self._started_at = self._started_at, None
         assert started_at is not None
-        # The next task starts before the consequences of this one can add more.
+        # The next task starts before the callback of this one can add more.
         self._next()
         then(started_at)

@@ -1,4 +1,4 @@
-"""Virtual time: which action is due when. Actions that are due at the same time run in the order of scheduling.
+"""Virtual time: a queue of scheduled actions. Actions that are due at the same time run in the order of scheduling.
 
 It must never read a real clock.
 """
@@ -26,7 +26,7 @@ class EventQueue:
         heapq.heappush(self._heap, (max(when, self.now), self._count, action, arguments))
 
     def step(self, until: float) -> bool:
-        """Advance to the next action and run it; False if none is due by `until`."""
+        """Advance to the next action and run it. Returns False if none is due by `until`."""
         if not self._heap or self._heap[0][0] > until:
             return False
         self.now, _, action, arguments = heapq.heappop(self._heap)

@@ -1,4 +1,4 @@
-"""The faults of a simulation: how the network mistreats messages, and which faults are injected into which process."""
+"""The faults of a simulation: how the network disturbs messages, and which faults are injected into which process."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,9 +8,9 @@ from typing import Literal
 class InjectedFault:
     """Hits `process` once it has handled `after` events, so that every step of the protocol can be hit.
 
-    crash: the process vanishes without a word and restarts with another boot after `seconds` (infinite: never).
+    crash: the process vanishes without notice and restarts with another boot after `seconds` (infinite: never).
     cut: it has no connection for `seconds`. freeze: it makes no progress for `seconds`. outage: the broker itself is
-    away for `seconds` and forgets its retained messages.
+    down for `seconds` and loses its retained messages.
     """
 
     kind: Literal["crash", "cut", "freeze", "outage"]
@@ -40,7 +40,7 @@ class Faults:
     def __post_init__(self) -> None:
         for name in ("lost", "doubled", "late"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name)} is no probability")
+                raise ValueError(f"{name} = {getattr(self, name)} is not a probability")
         if self.longest_delay_s < 0:
             raise ValueError(f"longest_delay_s = {self.longest_delay_s} is below 0")
 

@@ -1,8 +1,8 @@
 """Times of a rehearsal: the links, cores and CPU costs of a planned fleet, at a pace of virtual time.
 
-Only tensors have a size: the few bytes that stand for one state in their `shape` how many they stand for. Everything
-else takes only the latencies, for chunks let it slip in between. The orchestrator's own computing and link cost
-nothing, as in the planner's objective.
+Only tensors have a size: a few bytes stand for a tensor, whose size is in their `shape`. Everything else takes only the
+latencies, because it passes between chunks. The orchestrator's own computation and link cost nothing, as in the
+planner's objective.
 """
 
 from dataclasses import dataclass
@@ -47,11 +47,11 @@ class FleetTimes(Times):
         self._computers = self._all_computers()
         self._inward, self._outward = (SharedLink(broker_link_mbps * 1e6 / 8 / pace) for _ in range(2))
         cores = Cores(queue) if system.broker_host is None else self._hosts[system.broker_host]
-        # Also where its speed is not known: a trace shows when each message passes the broker.
+        # Even if its speed is unknown, because a trace shows when each message passes the broker.
         self.broker = self._processor(BROKER, cores, system.broker_s_per_byte)
 
     def attachment(self, process: str) -> Attachment:
-        """The links of a process, and the thread that sends and receives."""
+        """Return the links of a process, and the thread that sends and receives."""
         computer, latency = self._computers[process], self._computers[process].latency * self._pace
         s_per_byte = computer.hardware.wire_s_per_byte
         up_busy, down_busy = (None if process == ORCHESTRATOR else self._recorded(process, lane) for lane in (UP, DOWN))
@@ -62,12 +62,12 @@ class FleetTimes(Times):
         )
 
     def worker(self, process: str) -> SimulatedWorker:
-        """The thread that computes, or as many as its hardware says, which always work together."""
+        """Return the computing thread, or all threads of its hardware, which always work together."""
         computer = self._computers[process]
         return SimulatedWorker(self.queue, computer.cores, computer.hardware.threads)
 
     def size_of(self, publish: Publish) -> int | None:
-        """The bytes that a message stands for; None if it is no tensor."""
+        """Return the bytes that a message stands for; None if it is not a tensor."""
         for key, value in publish.properties:
             if key == "shape":
                 return int(value) or None

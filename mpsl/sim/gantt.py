@@ -1,4 +1,4 @@
-"""A picture of one round: who computes what when, a row for each participant, a colour for each device. Makes SVG."""
+"""A Gantt chart of one round: a row for each participant, a colour for each device. It makes SVG."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ WIDTH, LEFT, RIGHT, TOP = 1200, 130, 70, 64
 ROW, GAP, STRIP = 26, 10, 4
 """Pixels: height of a row's bars, between rows, of the strip that shows a link."""
 MAX_DEVICES = 12
-"""How many devices get a row; the others are counted."""
+"""The maximum number of rows for devices; the others are counted."""
 
 LIGHTNESS = {"forward": 70, "forward and backward": 56, "backward": 44, "batch": 56, "copy": 86, "fold": 30}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A participant; `group` is said once above its rows."""
+    """A participant; `group` is shown once above its rows."""
 
     process: str
     group: str
 
 
 def gantt(timeline: Timeline, rows: Sequence[Row], devices: Sequence[str], title: str) -> str:
-    """The first round of `timeline` (which kept its spans) as an SVG document.
+    """Return the first round of `timeline` (which kept its spans) as an SVG document.
 
-    Of the `rows` of `devices` the first MAX_DEVICES are drawn.
+    The first MAX_DEVICES of the `rows` of `devices` are drawn.
     """
     first = timeline.rounds[0]
     seconds = first.seconds or 0.0
@@ -63,7 +63,7 @@ def gantt(timeline: Timeline, rows: Sequence[Row], devices: Sequence[str], title
             body.append(svg.text(LEFT, y + 6, f"and {hidden} more devices", "s"))
             y += 20
     head = [svg.text(8, 24, title, "t"), *_legend(), *svg.seconds_axis(seconds, LEFT, WIDTH, TOP, y)]
-    # Long names stand out to the left of everything else.
+    # Long names extend to the left of everything else.
     more = max(0, svg.LETTER * max((len(row.process) for row in shown), default=0) - (LEFT - 16))
     return svg.document(more + LEFT + WIDTH + RIGHT, y + 34, [*head, *body], more)
 
@@ -74,7 +74,7 @@ def _shown(rows: Sequence[Row], devices: set[str]) -> list[Row]:
 
 
 def _bars(spans: Sequence[Span], hues: dict[str, int], scale: float, y: float, height: float) -> Iterator[str]:
-    """A bar for each span that can be seen; those that are too narrow become grey together."""
+    """Yield a bar for each visible span; spans that are too narrow share a grey bar."""
     began = ended = -1.0
     for span in spans:
         x, end = LEFT + span.start * scale, LEFT + span.end * scale
@@ -102,5 +102,5 @@ def _legend() -> Iterator[str]:
         yield svg.bar(x, x + 12, 36, 12, svg.colour(210, LIGHTNESS[what]))
         yield svg.text(x + 17, 46, words, "a")
         x += 34 + 6.5 * len(words)
-    more = "one colour a device; thin strips: the link up and down; at the right: share of the round that it computes"
+    more = "one colour per device; thin strips: the link up and down; at the right: share of the round with computation"
     yield svg.text(x + 10, 46, more, "a")

@@ -1,8 +1,8 @@
 """Network links in virtual time: whole messages, one after another, at a given rate and latency.
 
-A message passes its process's link and the broker's shared link at once, as bytes do that are forwarded while they
-arrive: the slower link sets the pace. A link loses nothing and keeps order, but for what is urgent; faults are the
-network's business.
+A message passes its process's link and the broker's shared link at the same time, like bytes that are forwarded while
+they arrive: the slower link sets the pace. A link loses nothing and keeps the order, except for urgent messages. Faults
+happen in the network.
 """
 
 from collections import deque
@@ -13,13 +13,13 @@ from typing import Any
 from mpsl.sim.event_queue import Action, EventQueue
 
 Label = tuple[str, str]
-"""What a message or a job is, and the device that it is for ("" if none)."""
+"""The kind of a message or a job, and its device ("" if none)."""
 
 OnBusy = Callable[[Label, float, float], None]
 """Called with (label, start, end) whenever a resource was busy."""
 
 _Waiting = tuple[int, Label, Action, tuple[Any, ...]]
-"""A message that waits to be sent: its bytes, its label, and what is called once it has arrived."""
+"""A message that waits to be sent: its bytes, its label, and the callback for its arrival."""
 
 
 class SharedLink:
@@ -30,7 +30,7 @@ class SharedLink:
         self._free_at = 0.0
 
     def end_of(self, now: float, size: int) -> float:
-        """The time at which `size` bytes that start now have passed, after those that started earlier."""
+        """Return when `size` bytes that start now have passed, after those that started earlier."""
         self._free_at = max(now, self._free_at) + size / self._bytes_per_s
         return self._free_at
 
@@ -59,7 +59,7 @@ class SimulatedLink:
     def send(self, size: int, label: Label, then: Action, *arguments: Any, is_urgent: bool = False) -> None:
         """Send `size` bytes after all earlier ones; one latency later call `then(*arguments)`.
 
-        What is urgent waits only for what is urgent and earlier, and for the message that is being sent.
+        An urgent message only waits for earlier urgent ones, and for the message that is being sent.
         """
         if not self._has_rate:
             self._queue.at(self._queue.now + self.latency_s, then, *arguments)

@@ -8,7 +8,7 @@ from mpsl.names import BROKER
 from mpsl.sim.timeline import COMPUTE, DOWN, UP, WIRE_CPU, Timeline
 
 MAX_POINTS = 200
-"""Points of a curve over time, at most."""
+"""The maximum number of points of a curve over time."""
 
 Curve = tuple[tuple[float, int], ...]
 """(seconds since the first round was opened, bytes)."""
@@ -16,7 +16,7 @@ Curve = tuple[tuple[float, int], ...]
 
 @dataclass(frozen=True)
 class NodeMetrics:
-    """Shares of the rounds' time in which a node computed, handled bytes, sent and received; bytes that it held."""
+    """A node's shares of the rounds' time for computing, handling bytes, sending and receiving; its held bytes."""
 
     compute: float
     wire_cpu: float
@@ -41,7 +41,7 @@ class RehearsalMetrics:
 
 
 def metrics_of(timeline: Timeline, nodes: Sequence[str]) -> RehearsalMetrics:
-    """The metrics of these nodes and of the whole rehearsal."""
+    """Return the metrics of these nodes and of the whole rehearsal."""
     rounds = tuple(each.seconds for each in timeline.rounds if each.seconds is not None)
     total = sum(rounds)
     end = timeline.rounds[-1].opened + rounds[-1]
@@ -73,7 +73,7 @@ def metrics_of(timeline: Timeline, nodes: Sequence[str]) -> RehearsalMetrics:
 
 
 def thinned(points: Sequence[tuple[float, int]], end: float) -> Curve:
-    """At most MAX_POINTS points of a step curve: the highest of each time interval, so that no peak is lost."""
+    """Return at most MAX_POINTS points of a step curve: the highest of each interval, so that no peak is lost."""
     if len(points) <= MAX_POINTS or end <= 0:
         return tuple(points[:MAX_POINTS])
     highest: dict[int, tuple[float, int]] = {}

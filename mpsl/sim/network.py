@@ -17,7 +17,7 @@ from mpsl.sim.subscriptions import Subscriptions
 from mpsl.sim.times import Attachment, Times, after_processing
 
 NOTICE_S = 30.0
-"""Seconds until the broker notices a dead connection, at most: 1.5 times the keep-alive of 20 s (MQTT 3.1.2.10)."""
+"""The maximum seconds until the broker notices a dead connection: 1.5 times the keep-alive of 20 s (MQTT 3.1.2.10)."""
 
 CONTROL: Label = ("control", "")
 """Label of subscriptions and disconnects."""
@@ -39,13 +39,13 @@ class _Client:
     connected: bool = True
     """Whether the broker still keeps the connection."""
     not_before: dict[str, float] = field(default_factory=dict)
-    """Arrival time of a topic's last QoS 1 message: the next one does not overtake it."""
+    """Arrival time of each topic's last QoS 1 message, which the next one does not overtake."""
     sent: set[int] = field(default_factory=set)
     """Hashes of the messages sent so far; kept only in a lossless network."""
 
 
 class _PublishInTransit(NamedTuple):
-    """A publish on its way; `size` None: it takes only the latencies."""
+    """A publish in transit; with `size` None it takes only the latencies."""
 
     publish: Publish
     size: int | None
@@ -86,11 +86,11 @@ class SimulatedNetwork:
             client.attachment.up.send(0, CONTROL, self._end_connection, client, False)
 
     def expel(self, name: str) -> None:
-        """The broker has missed the keep-alive of a client."""
+        """The broker ends a connection after a missed keep-alive."""
         self._end(name, with_will=True)
 
     def cut(self, name: str) -> None:
-        """The process hears nothing from now on; the broker notices at once, or when it misses the keep-alive."""
+        """Cut off a process from now on. The broker notices at once, or after a missed keep-alive."""
         client = self._clients.get(name)
         if client is not None:
             client.alive = False
@@ -99,7 +99,7 @@ class SimulatedNetwork:
             self._queue.at(notice, self._end_connection, client, True)
 
     def break_down(self) -> None:
-        """The broker is gone, without wills; retained messages are forgotten."""
+        """Stop the broker, without last wills; retained messages are lost."""
         self.is_up = False
         for name in list(self._clients):
             self._end(name, with_will=False)
@@ -117,7 +117,7 @@ class SimulatedNetwork:
             if with_will:
                 self._route(self._message(client.will))
 
-    # What clients send
+    # From clients to the broker
 
     def subscribe(self, name: str, number: int, filters: Iterable[str], granted: Callable[[], None]) -> None:
         """Subscribe, receive the retained messages, and call `granted` when the acknowledgement has arrived."""
@@ -181,7 +181,7 @@ class SimulatedNetwork:
                 self._subscriptions.remove(client.name, filter)
 
     def _send_up(self, client: _Client, message: _PublishInTransit) -> None:
-        # As a process does it: JSON overtakes binary that is not begun. The broker does not.
+        # As in a real process, JSON overtakes binary publishes that are not partly sent. In the broker it does not.
         urgent = message.publish.qos == 1
         client.attachment.up.send(message.size or 0, message.label, self._arrived, client, message, is_urgent=urgent)
 
@@ -194,7 +194,7 @@ class SimulatedNetwork:
             self._gone(message)
 
     def _route(self, message: _PublishInTransit, delay: float = 0.0) -> None:
-        """Send to the subscribers; `delay` is the latency that a message without a size has yet to take."""
+        """Send to the subscribers; `delay` is the remaining latency of a message without a size."""
         publish = message.publish
         if publish.retain:
             self._retained.keep(publish)
@@ -214,7 +214,7 @@ class SimulatedNetwork:
             down.send(message.size, message.label, then, client, message)
 
     def _suffer_faults(self, client: _Client, message: _PublishInTransit) -> None:
-        """The message has passed the link: now it is lost, doubled or delayed."""
+        """Lose, double or delay a message that has passed the link."""
         faults, chance, publish = self._faults, self._chance, message.publish
         if publish.qos == 0 and chance.random() < faults.lost:
             self.lost += 1
@@ -245,7 +245,7 @@ class SimulatedNetwork:
             client.deliver(message.publish.topic, bytes(message.publish.payload))
 
     def _gone(self, message: _PublishInTransit) -> None:
-        """The message is in transit no more."""
+        """The message is no longer in transit."""
         if message.size:
             self._times.in_transit(-message.size)
 
@@ -255,6 +255,6 @@ def _is_open(client: _Client) -> bool:
 
 
 def _label(publish: Publish) -> Label:
-    """What a message is, and which device it is for."""
+    """Return the kind of a message, and its device."""
     known = dict(publish.properties)
     return known.get("kind", ""), known.get("device", "")

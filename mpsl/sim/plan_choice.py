@@ -1,8 +1,8 @@
 """Lets the simulator choose among the best plans by the formula, because the formula knows nothing of waiting.
 
-The planner proves which plan is best by its objective. The simulator runs the very machines of a run, and may find that
-another plan is faster: where a few slow devices are admitted with fast ones, say. This must never hide which of the two
-says what: the choice carries both figures of the plan that the formula calls best.
+The planner proves which plan is best by its objective. The simulator runs the machines of a real run, and may find that
+another plan is faster, for instance if a few slow devices are admitted with fast ones. The choice must never hide the
+judge: it holds both figures of the plan that is best by the formula.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,16 +20,16 @@ MAX_MESSAGES = 10_000
 """A round with more messages between parts is simulated with fewer batches; see `simulated_seconds`."""
 
 MAX_ALL_MESSAGES = 30_000
-"""Simulated for one choice, over all plans; some seconds."""
+"""The maximum number of messages simulated for one choice, over all plans; some seconds."""
 
 OPTIMISM = 0.05
-"""A plan that is worse by the formula than the best one in the simulator by this share is not simulated."""
+"""A plan whose time by the formula exceeds the best simulated time by this share is not simulated."""
 
 MIN_PLANS = 2
-"""Fewer simulated plans leave no choice."""
+"""The minimum number of simulated plans for a choice."""
 
 MIN_GAIN = 0.02
-"""A smaller gain in the simulator is no reason to leave the best plan by the formula; it may take more nodes."""
+"""A smaller gain in the simulator does not replace the best plan by the formula, because it may take more nodes."""
 
 
 def choose(
@@ -40,11 +40,11 @@ def choose(
     cheapest: bool,
     is_late: Callable[[], bool] = lambda: False,
 ) -> Choice:
-    """The plan with the best simulated round, or with `cheapest` the least money for it.
+    """Return the plan with the best simulated round, or with `cheapest` the least money for it.
 
     `best` is the best plan by the formula, `others` are alternatives, best first. Every plan that is simulated gets its
-    `simulated_s`. Where the best one has too many messages to be simulated at all, it is the choice.
-    Raises RunFailed where a rehearsal fails, and OutOfTime where `is_late` says so before there is a choice.
+    `simulated_s`. If the best one has too many messages to be simulated at all, it is the choice.
+    Raises RunFailed if a rehearsal fails, and OutOfTime if `is_late` returns true before there is a choice.
     """
     system, sent = system_of(profile, fleet), 0
     known: list[PlanFile] = []
@@ -75,7 +75,7 @@ def choose(
 
 
 def _simulated_value(found: PlanFile, cheapest: bool) -> float:
-    """What was minimised, with the simulated round in place of the predicted one."""
+    """Return the minimised value, with the simulated round instead of the predicted one."""
     predicted = found.predicted
     if predicted.simulated_s is None:
         raise ValueError("the plan was not simulated")

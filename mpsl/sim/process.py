@@ -1,7 +1,7 @@
 """One process of a simulation: a machine, its performer, its worker and its connection.
 
-It is a host of the shared `Interpreter`, as broker/driver.py is: jobs take virtual time, and messages that wait to be
-sent are forgotten when the connection is lost. It must never look into a message.
+It is a host of the shared `Interpreter`, like broker/driver.py. Jobs take virtual time, and messages that wait to be
+sent are dropped when the connection is lost. It must never look into a message.
 """
 
 import random
@@ -25,7 +25,7 @@ BACKOFF_S = 0.5
 
 @dataclass(frozen=True)
 class Environment:
-    """What all processes of a simulation share."""
+    """The shared environment of all processes of a simulation."""
 
     queue: EventQueue
     network: SimulatedNetwork
@@ -42,7 +42,7 @@ class Environment:
 
 
 class _ProcessInterpreter(Interpreter):
-    """Every event passes here, from whatever source: it waits while the process is frozen, and is traced."""
+    """Traces every event, and delays events while the process is frozen."""
 
     def __init__(self, process: "Process") -> None:
         super().__init__(process.machine, process.performer.write, process)
@@ -81,7 +81,7 @@ class Process:
     ) -> None:
         self.id = id
         self.client = client
-        """The client id: another one for every boot."""
+        """The client id, which depends on the boot."""
         self.machine = machine
         self.performer = performer
         self.environment = environment
@@ -98,7 +98,7 @@ class Process:
         self._connection: int | None = None
         self._unsent: list[Publish | Subscribe | Unsubscribe] = []
         self._alarm = inf
-        """When the timers are looked at next."""
+        """When the timers are checked next."""
         self.frozen_until = 0.0
 
     @property
@@ -108,22 +108,22 @@ class Process:
 
     @property
     def job(self) -> WorkerJob | None:
-        """The job that the worker performs."""
+        """The running job."""
         running = self._interpreter.running
         return None if running is None else running.job
 
     @property
     def unfinished_jobs(self) -> int:
-        """Jobs that wait or run."""
+        """The number of jobs that wait or run."""
         return self._interpreter.unfinished_jobs
 
     @property
     def timers(self) -> dict[TimerKey, float]:
-        """When each timer is due."""
+        """The due time of each timer."""
         return self._interpreter.timers
 
     def connect(self) -> None:
-        """Connect; while the broker is away, try again later."""
+        """Connect; while the broker is down, try again later."""
         network, queue = self.environment.network, self.environment.queue
         if self.over or self._connection is not None:
             return
@@ -137,13 +137,13 @@ class Process:
             self.send(effect)
 
     def handle(self, event: Event) -> None:
-        """Give an event to the machine, once the process is not frozen."""
+        """Pass an event to the machine, once the process is not frozen."""
         self._interpreter.handle(event)
 
     # Injected faults
 
     def crash(self) -> None:
-        """Vanish in the middle of whatever the process does."""
+        """Vanish in the middle of any activity."""
         self.environment.note(self.id, "crashed", "")
         self.crashed = self._interpreter.stopped = True
         self.environment.network.cut(self.client)
@@ -211,7 +211,7 @@ class Process:
         self._worker.run(result.seconds, done)
 
     def wake_at(self, at: float) -> None:
-        """Links put their timer off with every message: an alarm that comes too early costs less than a new one."""
+        """Note the next due time. Links postpone their timer often, and an early alarm costs less than a new one."""
         if at < self._alarm:
             self._alarm = at
             self._queue.at(at, self._wake, at)
@@ -229,7 +229,7 @@ class Process:
 
     def _wake(self, at: float) -> None:
         if at != self._alarm or self.over:
-            return  # an earlier alarm has taken its place, or the process is gone
+            return  # an earlier alarm has replaced it, or the process has ended
         if self.now() < self.frozen_until:
             self.environment.queue.at(self.frozen_until, self._wake, at)
             return

@@ -1,6 +1,6 @@
 """Performers of a rehearsal: their jobs are not done, but take as long as a profile says.
 
-Their results state how large they would be and hold next to nothing.
+Their results state their size, but hold almost nothing.
 """
 
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class PartFigures:
     backward_s: float
     step_s: float
     copy_s: float
-    """To copy the part once, or to fold it."""
+    """Seconds to copy the part once, or to fold it."""
     weights: int
     stored: int
     activation: int
@@ -61,7 +61,7 @@ class PartFigures:
 
 
 class _ProfilePerformer:
-    """Weights that arrive are not kept."""
+    """Performs jobs without real weights."""
 
     def write(self, source: str, message: Slice, session: SessionId | None) -> None:
         """Do nothing."""
@@ -69,7 +69,7 @@ class _ProfilePerformer:
 
 @dataclass
 class SimulatedDevicePerformer(_ProfilePerformer):
-    """A device with its first and last part; `first` is the whole model where there are no hops."""
+    """A device with its first and last part; without hops, `first` is the whole model."""
 
     first: PartFigures
     last: PartFigures
@@ -114,7 +114,7 @@ class SimulatedHopPerformer(_ProfilePerformer):
     _held: int = field(default=0, init=False)
 
     def perform(self, job: WorkerJob, session: SessionId | None) -> SimulatedResult:
-        """State how long the job takes and what it results in; account for the memory that it takes or frees."""
+        """Return the duration and the result of the job, and account for its memory."""
         part = self.part
         match job:
             case Prepare():
@@ -155,14 +155,14 @@ class SimulatedHopPerformer(_ProfilePerformer):
 class SimulatedOrchestratorPerformer(_ProfilePerformer):
     """The orchestrator, whose own work is not part of a rehearsal.
 
-    `part_bytes`: of the device's parts (0) and of each stage's.
+    `part_bytes`: the bytes of the device's parts (0) and of each stage's.
     """
 
     part_bytes: tuple[int, ...]
     blocks: int
 
     def perform(self, job: WorkerJob, session: SessionId | None) -> SimulatedResult:
-        """State what the job results in."""
+        """Return the result of the job."""
         match job:
             case BuildModel():
                 none, blocks = (0,) * self.blocks, self.blocks
@@ -175,12 +175,12 @@ class SimulatedOrchestratorPerformer(_ProfilePerformer):
 
 
 def stand_in(size: int) -> Tensor:
-    """A tensor that stands for `size` bytes on the wire."""
+    """Return a tensor that stands for `size` bytes on the wire."""
     return Tensor("simulated", "uint8", (size,), (memoryview(PLANE),))
 
 
 def whole(purpose: str, version: int, attempt: int, part: int, size: int) -> Exported:
-    """A part of `size` bytes as one slice."""
+    """Return a part of `size` bytes as one slice."""
     return Exported((Slice(purpose, version, attempt, part, 0, 0, stand_in(size)),))  # type: ignore[arg-type]
 
 

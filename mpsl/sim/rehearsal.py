@@ -1,8 +1,8 @@
 """Rehearses a plan: the machines of a real run in virtual time, with a profile's times and a fleet's links.
 
-Every participant of the plan is started, and the rounds run to their checkpoints. The pace of virtual time is such that
-a round takes about 20 s, however long it takes in the system: then the machines' own timers (telemetry, deadlines,
-acknowledgements) neither crowd a long round nor disturb a short one.
+All participants of the plan are started, and the rounds run to their checkpoints. Virtual time runs at a pace that
+makes a round about 20 s long, however long it is in the system. So the machines' own timers (telemetry, deadlines,
+acknowledgements) neither dominate a long round nor disturb a short one.
 """
 
 import random
@@ -40,12 +40,12 @@ from mpsl.sim.timeline import COMPUTE, Timeline
 from mpsl.topics import Topics
 
 ROUND_S = 20.0
-"""Virtual seconds that a round is to take."""
-MAX_S = 100 * ROUND_S
-"""Virtual seconds for each round after which a rehearsal is given up."""
+"""The intended virtual seconds of a round."""
+MAX_ROUND_S = 100 * ROUND_S
+"""The virtual seconds per round after which a rehearsal is given up."""
 
 STEPS_PER_LOOK = 256
-"""Events between two looks at the clock of whoever waits; some milliseconds."""
+"""The number of events between two calls of `is_late`; some milliseconds."""
 
 TOPICS = Topics("rehearsal")
 RUN = "rehearsal-000000"
@@ -71,26 +71,26 @@ class Rehearsal:
         self._failure = ""
 
     def run(self, rounds: int, is_late: Callable[[], bool] = lambda: False) -> Timeline:
-        """`rounds` rounds, from the opening of the first to the close of the last one.
+        """Run `rounds` rounds, from the opening of the first to the close of the last one.
 
-        Raises RunFailed, and OutOfTime once `is_late`, which is asked now and then, says so.
+        Raises RunFailed, and OutOfTime once `is_late` returns true.
         """
         link_mbps = self._fleet.broker.link_mbps
         assert link_mbps is not None, "a fleet without it is refused when it is read"
         times = FleetTimes(self._queue, self.system, link_mbps, self.pace, self.timeline)
-        # Tests and faults check the same machines after every event; here that would only cost time.
+        # Tests check the same machines after every event; here that would only cost time.
         simulation = Simulation(
             random.Random(0), NO_FAULTS, times, on_busy=self._computed, note=self._note, is_checked=False
         )
         for id, start in self._participants(rounds):
             simulation.add(id, start)
-        timeline, limit, steps = self.timeline, MAX_S * rounds, 0
+        timeline, limit, steps = self.timeline, MAX_ROUND_S * rounds, 0
         while len(timeline.rounds) < rounds or timeline.rounds[-1].seconds is None:
             steps += 1
             if steps % STEPS_PER_LOOK == 0 and is_late():
                 raise OutOfTime(f"the time was over in the middle of a rehearsal, after {steps} events")
             if not self._queue.step(limit) or self._failure:
-                raise RunFailed(f"the rehearsed run came to no end: {self._failure or 'it stands still'}")
+                raise RunFailed(f"the rehearsed run did not end: {self._failure or 'it makes no progress'}")
         return timeline
 
     def _participants(self, rounds: int) -> Iterator[tuple[str, Start]]:
@@ -178,10 +178,10 @@ def _starting(machine: Callable[[str], DrivenMachine], performer: SimulatedPerfo
 def simulated_seconds(
     profile: Profile, fleet: Fleet, planned: PlannedRun, most: int, is_late: Callable[[], bool] = lambda: False
 ) -> float | None:
-    """Seconds of the first round of `planned`.
+    """Return the seconds of the first round of `planned`.
 
-    If it has more than `most` messages between parts, a round with fewer batches is simulated, and the batches left
-    out are added at the objective's pace. None if one batch of each device is too many messages already.
+    If it has more than `most` messages between parts, a round with fewer batches is simulated, and the omitted
+    batches are added at the objective's pace. None if one batch of each device already has too many messages.
     """
     system, shorter = system_of(profile, fleet), fleet
     if (count := messages(system, planned)) > most:
@@ -196,7 +196,7 @@ def simulated_seconds(
 
 
 def _shorter(system: System, fleet: Fleet, batch_size: int, share: float) -> Fleet:
-    """The same fleet where every device has this share of its batches, at least one."""
+    """Return the fleet with this share of every device's batches, at least one."""
     devices = tuple(
         replace(written, samples=batch_size * max(1, int(share * device.batches)))
         for written, device in zip(fleet.expanded_devices(), system.devices, strict=True)
@@ -205,5 +205,5 @@ def _shorter(system: System, fleet: Fleet, batch_size: int, share: float) -> Fle
 
 
 def messages(system: System, planned: PlannedRun) -> int:
-    """Activations and gradients that cross a cut in one round."""
+    """Return the number of activations and gradients that cross cuts in one round."""
     return 2 * len(planned.cuts) * system.batches * system.micro_batches

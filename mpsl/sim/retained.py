@@ -1,4 +1,4 @@
-"""What a broker retains, in a tree of levels: a new subscription finds its messages without asking all of them."""
+"""The retained messages of a broker, in a tree of levels, so that a new subscription need not check all of them."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ class Retained:
         level._publish = publish if publish.payload else None
 
     def matching(self, filter: str) -> list[Publish]:
-        """The messages of all topics that the filter takes."""
+        """Return the messages of all topics that match the filter."""
         return list(self._matching(filter.split("/")))
 
     def _matching(self, parts: list[str]) -> Iterator[Publish]:

@@ -1,7 +1,7 @@
-"""Who performs the jobs of a simulated process: either the real performer, with a duration for each job, or one that
-only states results (profile_performers.py).
+"""Performs the jobs of a simulated process: either with the real performer and a duration for each job, or with one
+that only states results (profile_performers.py).
 
-It must never decide anything: which jobs there are, and when, is the machines' business.
+It must never decide anything; the machines choose the jobs.
 """
 
 import random
@@ -17,7 +17,7 @@ from mpsl.messages import Slice
 
 @dataclass(frozen=True)
 class SimulatedResult:
-    """A job under way: its virtual seconds, and what is called at its end to get the result (or the error, raised)."""
+    """A running job: its virtual seconds, and the callback that returns the result (or raises the error) at its end."""
 
     seconds: float
     finish: Callable[[], Result]
@@ -43,11 +43,11 @@ class TimedPerformer:
         self._chance = chance
 
     def perform(self, job: WorkerJob, session: SessionId | None) -> SimulatedResult:
-        """Perform the job at its start or at its end, by chance: a write in between comes after or before it."""
+        """Perform the job at its start or its end, at random, so that a write in between comes after or before it."""
         seconds = self._seconds_of(job)
 
         def finish() -> Result:
-            # Nothing of the real clock may reach virtual time: the same seed gives the same run.
+            # The real clock must not affect virtual time, so that the same seed gives the same run.
             return replace(self.performer.perform(job, session), coding_s=0.0)
 
         if self._chance.random() < 0.5:
@@ -60,7 +60,7 @@ class TimedPerformer:
 
 
 def _done(finish: Callable[[], Result]) -> Callable[[], Result]:
-    """Do it now; what is returned only tells the result, or raises the error."""
+    """Do the job now. The returned function only returns the result, or raises the error."""
     try:
         result = finish()
     except Exception as error:

@@ -29,7 +29,7 @@ TRACE_LENGTH = 2000
 
 
 def ignore_job(process: str, result: SimulatedResult, start: float, end: float) -> None:
-    """Take no note of a job."""
+    """Ignore a job."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Simulation:
         self.processes: dict[str, Process] = {}
         """The newest process of each id."""
         self.pending_starts = 0
-        """Processes that have yet to start, or to restart."""
+        """The number of processes that will start or restart."""
         self._chance = chance
         self._times = times
         self._note_taker = note or self.trace.note
@@ -90,13 +90,13 @@ class Simulation:
             self._faults.setdefault(fault.process, []).append(fault)
 
     def add(self, id: str, start: Start, at: float = 0.0) -> None:
-        """Start a process `id` at time `at`; after a crash it is made anew with another boot."""
+        """Start a process `id` at time `at`; after a crash it is created again with another boot."""
         self._starts[id] = start
         self.pending_starts += 1
         self.queue.at(at, self._start, id)
 
     def run(self, until: float) -> SimulationEnd:
-        """Go on until everyone has stopped or crashed for good; at `until` (virtual seconds) whoever is left hangs."""
+        """Run until all processes have stopped or crashed for good. Those left at `until` (seconds) are reported."""
         while not self._is_over():
             if not self.queue.step(until):
                 self.queue.now = until
@@ -105,7 +105,7 @@ class Simulation:
         return SimulationEnd(self.queue.now, self.queue.handled, stops, sorted(self._hung()))
 
     def inject(self, fault: InjectedFault) -> None:
-        """Let a fault happen now, whatever its `after`."""
+        """Inject a fault now, whatever its `after`."""
         process = self.processes[fault.process]
         match fault.kind:
             case "crash":

@@ -13,7 +13,7 @@ class _Level:
     here: set[str] = field(default_factory=set)
     """Subscribers of exactly the levels so far."""
     rest: set[str] = field(default_factory=set)
-    """Subscribers of everything from here on (#)."""
+    """Subscribers of this level and all below (#)."""
 
 
 class Subscriptions:
@@ -25,14 +25,14 @@ class Subscriptions:
         self._found: dict[str, list[str]] = {}
 
     def add(self, subscriber: str, filter: str) -> None:
-        """Subscribe; again changes nothing."""
+        """Subscribe. Repeating it changes nothing."""
         self._found.clear()
         self._of.setdefault(subscriber, set()).add(filter)
         level, rest = self._level(filter)
         (level.rest if rest else level.here).add(subscriber)
 
     def remove(self, subscriber: str, filter: str) -> None:
-        """Unsubscribe, where subscribed."""
+        """Unsubscribe, if subscribed."""
         self._found.clear()
         self._of.get(subscriber, set()).discard(filter)
         level, rest = self._level(filter)
@@ -44,7 +44,7 @@ class Subscriptions:
             self.remove(subscriber, filter)
 
     def of(self, topic: str) -> list[str]:
-        """Subscribers of a topic, each once, sorted."""
+        """Return the subscribers of a topic, each once, sorted."""
         found = self._found.get(topic)
         if found is None:
             found = self._found[topic] = sorted(set().union(*self._matching(topic)))

@@ -1,13 +1,13 @@
-"""What happens in a rehearsal: who is busy with what, bytes in flight, memory of the nodes; round by round.
+"""The course of a rehearsal, round by round: busy resources, bytes in flight, memory of the nodes.
 
-Takes virtual times and keeps seconds of the rehearsed system, counted from the opening of the first round.
+It takes virtual times and keeps seconds of the rehearsed system, counted from the opening of the first round.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 COMPUTE, WIRE_CPU, UP, DOWN = "compute", "wire CPU", "up", "down"
-"""Lanes: what of a process a span keeps busy; up and down are the directions of its link to the broker."""
+"""Lanes: the resources of a process; up and down are the directions of its link to the broker."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Timeline:
             held.append((self._time(now), size))
 
     def slowest_first(self, devices: Iterable[str]) -> list[str]:
-        """The devices, those first that were longest in the first round, by their first and last span there."""
+        """Return the devices, those with the longest time from first to last span in the first round first."""
         inside: dict[str, tuple[float, float]] = {}
         for span in self.spans:
             if span.start < (self.rounds[0].seconds or 0.0):

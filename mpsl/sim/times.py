@@ -1,7 +1,7 @@
-"""How long everything takes in a simulation: one input of the simulator; the faults are the other.
+"""The durations of a simulation, one of its two inputs; the faults are the other.
 
-The base class `Times` is a network without limits; a subclass gives processes real links, cores and CPU costs. It must
-never decide what happens, only when.
+The base class `Times` is a network without limits. A subclass gives processes real links, cores and CPU costs. It must
+only decide when something happens, never what.
 """
 
 from dataclasses import dataclass
@@ -48,41 +48,41 @@ class Attachment:
 
 
 class Times:
-    """Links of one millisecond and no limit of bandwidth; every process has a core of its own."""
+    """Links with one millisecond and unlimited bandwidth; every process has its own core."""
 
     broker: ByteProcessor | None = None
-    """Without it, the broker takes no time."""
+    """The broker's thread; without it, the broker takes no time."""
     is_lossless = False
     """Whether nothing is ever lost and nobody disconnects.
 
-    Then a tensor that a sender repeats does not travel again, for a repeat says no more than that the acknowledgement
-    takes long; and a message without a size is routed at once, to arrive after both latencies.
+    Then a repeated tensor is not sent again, because a repeat only means that its acknowledgement is late; and a
+    message without a size is routed at once, to arrive after both latencies.
     """
 
     def __init__(self, queue: EventQueue) -> None:
         self.queue = queue
 
     def attachment(self, process: str) -> Attachment:
-        """The links of a process; asked for once for each id, so that a restarted process keeps them."""
+        """Return the links of a process. Called once for each id, so that a restarted process keeps them."""
         up, down = (SimulatedLink(self.queue, DEFAULT_LATENCY_S) for _ in range(2))
         return Attachment(up, down)
 
     def worker(self, process: str) -> SimulatedWorker:
-        """The thread that performs the jobs of a process; asked for at each start."""
+        """Return the thread that performs the jobs of a process. Called at each start."""
         return SimulatedWorker(self.queue, Cores(self.queue))
 
     def size_of(self, publish: Publish) -> int | None:
-        """Bytes on the wire; None for a message so small that it takes only the latencies and waits for no other."""
+        """Return the bytes on the wire; None for a small message, which only takes the latencies and never waits."""
         return len(publish.payload)
 
     def in_transit(self, change: int) -> None:
-        """Called when the bytes that have left a sender and not reached their receiver change."""
+        """Called when the bytes between senders and receivers change."""
 
 
 def after_processing(
     processor: ByteProcessor | None, size: int | None, label: Label, then: Action, *arguments: object
 ) -> None:
-    """Call `then(*arguments)` once `processor` has processed the bytes; at once where there is nothing to process."""
+    """Call `then(*arguments)` once `processor` has processed the bytes; at once if there is nothing to process."""
     if processor is None or size is None:
         then(*arguments)
     else:

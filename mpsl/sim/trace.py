@@ -19,7 +19,7 @@ class Trace:
         self._notes.append((now, process, what, fact))
 
     def text(self) -> str:
-        """All lines, oldest first."""
+        """Return all lines, oldest first."""
         return "\n".join(
             f"{now:10.4f}  {process:<8} {what:<8} {_shown(fact)}" for now, process, what, fact in self._notes
         )

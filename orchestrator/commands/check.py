@@ -1,4 +1,4 @@
-"""`mpsl check`: whether a job is sound, and who computes what. Reports all problems at once."""
+"""`mpsl check`: checks whether a job is sound, and shows who computes what. Reports all problems at once."""
 
 import sys
 from pathlib import Path
@@ -45,7 +45,7 @@ def check(*, job: Path, data: Path | None, as_json: bool) -> int:
 
 
 def lines(job: "Job", found: "Outlook") -> list[str]:
-    """The text output: blocks with the cuts between them, parts, devices and notes."""
+    """Return the text output: blocks with the cuts between them, parts, devices and notes."""
     shown = [
         f"{job.model.name}, {sum(row.parameters for row in found.blocks):,} parameters, cuts {list(found.cuts)}",
         "",

@@ -64,12 +64,12 @@ def new(*, job: Path) -> None:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a file that must not exist yet. Raises UsageError where it does, or where it cannot be written."""
+    """Write a file that must not exist yet. Raises UsageError if it does, or if it cannot be written."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise UsageError(f"{path} is there already; choose another name, or remove it") from None
+        raise UsageError(f"{path} already exists; choose another name, or remove it") from None
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -50,7 +50,7 @@ def plan(
     *, profile_path: Path | None, fleet_path: Path | None, new_path: Path | None, hops: str, objective: str,
     compared: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Find the cuts and the placement with the shortest round, or the cheapest one. Exit status 2 where none fits."""
+    """Find the cuts and the placement with the shortest round, or the cheapest one. Exit status 2 if none fits."""
     if new_path is not None:
         if profile_path or fleet_path:
             raise click.UsageError("--new only writes a fleet file; leave out --profile and --fleet")

@@ -1,4 +1,4 @@
-"""`mpsl plot`: draws a run that has taken place from the records in its folder. Writes one picture, no more."""
+"""`mpsl plot`: draws a finished or running run from the records in its folder. Writes one picture and nothing else."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from orchestrator.run_records import DEVICES, DeviceRecord, RunRecords, read_rec
 
 PICTURE = "plot.svg"
 MAX_NAMED = 4
-"""Devices that are named in a line of text."""
+"""The maximum number of devices in a line of text."""
 
 
 @click.command()
@@ -30,7 +30,7 @@ def plot(*, folder: Path, out: Path | None, number: int | None) -> None:
     """Draw the run whose records are in OUT_DIR: loss and accuracy over the rounds, and one round device by device."""
     path = out or folder / PICTURE
     if path.name in (*RUN_FILES, DEVICES):
-        raise click.UsageError(f"{path}: is the name of a record of a run; name another file")
+        raise click.UsageError(f"{path}: is the name of a record of a run; choose another file")
     try:
         records = read_records(folder)
         chosen = _chosen(records, number)
@@ -49,12 +49,12 @@ def _chosen(records: RunRecords, number: int | None) -> int:
         return numbers[-1]
     if number not in numbers:
         known = f"round {numbers[0]}" if len(numbers) == 1 else f"rounds {numbers[0]} to {numbers[-1]}"
-        raise UsageError(f"--round {number}: is not recorded; {known} of {records.run} can be shown")
+        raise UsageError(f"--round {number}: is not recorded; {records.run} has {known}")
     return number
 
 
 def told(records: RunRecords, number: int) -> Iterator[str]:
-    """The round in words: who was slow, who was bad, who was left out."""
+    """Describe the round in words: the slowest and the worst devices, and those left out."""
     round = next(record for record in records.rounds if record.round == number)
     devices = records.of_round(number)
     yield f"{f'round {number}':<12}{short_seconds(round.seconds)}"

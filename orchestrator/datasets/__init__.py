@@ -31,14 +31,14 @@ class Dataset:
     def __post_init__(self) -> None:
         for samples, labels in ((self.x, self.y), (self.x_test, self.y_test)):
             if samples.dtype != np.float32 or labels.dtype != np.int64 or labels.shape != samples.shape[:1]:
-                raise ValueError(f"no data set: {samples.dtype}{samples.shape}, {labels.dtype}{labels.shape}")
+                raise ValueError(f"not a data set: {samples.dtype}{samples.shape}, {labels.dtype}{labels.shape}")
 
 
 datasets: Registry[Callable[[int], Dataset]] = Registry("data set", __name__)
 
 
 def load(name: str, seed: int, image_size: int | None = None) -> Dataset:
-    """Load a data set and, where `image_size` is given, pad its images with zeros to image_size × image_size.
+    """Load a data set and, if `image_size` is given, pad its images with zeros to image_size × image_size.
 
     Raises UsageError for an unknown name, one that is not installed, and images larger than `image_size`.
     """

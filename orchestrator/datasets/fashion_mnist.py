@@ -41,7 +41,7 @@ def read_idx(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
     header = 4 + 4 * dimensions
     if content[:4] != bytes([0, 0, _UNSIGNED_BYTE, dimensions]) or len(content) < header:
         raise UsageError(
-            f"{path} is no IDX file of bytes in {dimensions} dimensions: it begins with {content[:4].hex()}"
+            f"{path} is not an IDX file of bytes in {dimensions} dimensions: it begins with {content[:4].hex()}"
         )
     shape = struct.unpack(f">{dimensions}I", content[4:header])
     if len(content) - header != math.prod(shape):

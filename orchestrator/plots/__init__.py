@@ -1,1 +1,1 @@
-"""Pictures of a run that has taken place."""
+"""Pictures of a recorded run."""

@@ -1,4 +1,4 @@
-"""A figure over the rounds, as curves in one frame: of the whole run, and of single devices."""
+"""Draws a figure over the rounds as curves: of the whole run, and of single devices."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from mpsl.drawing import svg
 MAX_POINTS = 1000
 """Maximum points of a curve. Of a longer one, every n-th point and the last are drawn."""
 MAX_DOTS = 40
-"""With at most so many points each has a dot, so that a single one is seen, too."""
+"""With at most this many points, each has a dot, so that a single one is visible."""
 X_TICKS, Y_TICKS = 8, 5
 LEGEND = 20
 """Pixels of a sample line of the legend."""
@@ -29,7 +29,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a chart is: pixels of its inner area, without title, legend and the figures beside it."""
+    """The position of a chart: pixels of its inner area, without title, legend and the figures beside it."""
 
     x: float
     y: float
@@ -45,7 +45,7 @@ def chart(
     shown: Callable[[float], str],
     most: float | None = None,
 ) -> Iterator[str]:
-    """The curves, first ones below; `rounds` are the first and the last of the axis, `shown` makes a value a text.
+    """Yield the curves, first ones below; `rounds` are the first and the last of the axis, `shown` formats a value.
 
     The axis of values begins at 0 and ends at `most`, or at the largest value.
     """
@@ -109,7 +109,7 @@ def _height(value: float, top: float, frame: Frame) -> float:
 
 
 def _round_ticks(first: int, last: int) -> Iterator[int]:
-    """Whole rounds: the first, and round numbers up to the last."""
+    """Return ticks at whole rounds: the first, and round numbers up to the last."""
     step = max(1, round(svg.round_number(max(1, last - first) / X_TICKS)))
     yield first
     for number in range(first // step * step + step, last + 1, step):

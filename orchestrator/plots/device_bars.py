@@ -1,4 +1,4 @@
-"""The figures of each device in one round as bars, a row a device: accuracy, loss, and its own seconds."""
+"""The figures of each device in one round as bars, one row per device: accuracy, loss, and its own seconds."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ ROW, GAP, FIGURE, BETWEEN = 15, 6, 70, 24
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of all rows. `most` is what a bar of full length stands for; None means the largest value."""
+    """One figure of all rows. `most` is the value of a full bar; None means the largest value."""
 
     title: str
     value: Callable[[DeviceRecord], float | None]
@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 def worst_first(records: Sequence[DeviceRecord]) -> list[DeviceRecord]:
-    """The lowest accuracy first, without test data the highest loss; devices that have neither last."""
+    """Sort by the lowest accuracy or, without test data, the highest loss; devices that have neither come last."""
 
     def badness(record: DeviceRecord) -> tuple[bool, float, bool, float]:
         loss = record.loss if record.test_loss is None else record.test_loss
@@ -42,7 +42,7 @@ def worst_first(records: Sequence[DeviceRecord]) -> list[DeviceRecord]:
 def device_bars(
     records: Sequence[DeviceRecord], hues: Mapping[str, int], left: float, top: float, width: float
 ) -> tuple[list[str], float]:
-    """The rows in the order of `records`, names at the left of `left`; returns the picture and where it ends."""
+    """Draw the rows in the order of `records`, names at the left of `left`. Returns the picture and its end."""
     each = (width - BETWEEN * (len(COLUMNS) - 1)) / len(COLUMNS)
     body: list[str] = []
     for number, column in enumerate(COLUMNS):

@@ -1,6 +1,6 @@
-"""A round as it was measured: a row a device, when it waited, was in its round, and was accepted or left out.
+"""A measured round, one row per device: when it waited, was in its round, and was accepted or left out.
 
-All times are by the orchestrator's clock, from the round's opening. Nothing is drawn that was not recorded.
+All times are by the orchestrator's clock, from the round's opening. Only recorded facts are drawn.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,18 +11,18 @@ from orchestrator.run_records import DeviceRecord, RoundRecord
 ROW, GAP = 18, 6
 """Pixels: height of a bar, between rows."""
 LETTER = 5.8
-"""Pixels of a letter of a reason, about."""
+"""Approximate width of a letter of a reason, in pixels."""
 IN_ROUND, HELD = 56, 82
 """Lightness of a bar, in per cent."""
 WAITING, LEFT_OUT, AFTER = "#dcdfe4", "#e08a83", "#e9ebef"
 OLDER = (
-    "not recorded: devices.jsonl does not say when a device was admitted and accepted (a run of an older version); "
+    "not recorded: devices.jsonl lacks the times of admission and acceptance (a run of an older version); "
     "the seconds above are by the devices' own clocks"
 )
 
 
 def slowest_first(records: Sequence[DeviceRecord]) -> list[DeviceRecord]:
-    """Devices that were left out first, for they never finished; then those that needed longest after admission."""
+    """Sort devices: first those left out, which never finished, then those that needed longest after admission."""
 
     def slowness(record: DeviceRecord) -> tuple[bool, float, float]:
         return (record.left_out is None, -(record.needed_s or 0.0), -(record.seconds or 0.0))
@@ -31,7 +31,7 @@ def slowest_first(records: Sequence[DeviceRecord]) -> list[DeviceRecord]:
 
 
 def is_recorded(records: Sequence[DeviceRecord]) -> bool:
-    """Whether the records say when anyone was in the round."""
+    """Whether the records have the times of any device in the round."""
     return any(record.ended_s is not None for record in records)
 
 
@@ -43,7 +43,7 @@ def measured_round(
     top: float,
     width: float,
 ) -> tuple[list[str], float]:
-    """The rows in the order of `records`, names at the left of `left`; returns the picture and where it ends."""
+    """Draw the rows in the order of `records`, names at the left of `left`. Returns the picture and its end."""
     if not is_recorded(records):
         return [svg.text(left, top + 12, OLDER, "s")], top + 24
     seconds = max([round.seconds, *(record.ended_s or 0.0 for record in records)])
@@ -62,7 +62,7 @@ def measured_round(
         left + decided * scale, left + seconds * scale, first_row - GAP, bottom - first_row + GAP, AFTER,
         f"{svg.short_seconds(seconds - decided)} until the round was committed",
     )  # fmt: skip
-    # The lines of the axis lie under the rows' bars and over their grounds.
+    # The lines of the axis are below the rows' bars and above their backgrounds.
     return [*body, closing, *svg.seconds_axis(seconds, left, width, first_row - GAP, bottom), *rows], bottom + 24
 
 
@@ -89,7 +89,7 @@ def _row(record: DeviceRecord, hue: int, scale: float, left: float, y: float, ri
 
 
 def _reason(words: str, x: float, left: float, right: float, y: float) -> Iterator[str]:
-    """Behind the bar that ends at x; before its end where there is more room."""
+    """Yield the reason, behind the bar that ends at x or, if there is more room, before its end."""
     room = LETTER * len(words)
     if x + 6 + room > right and x - left > right - x:
         start = max(left, x - room - 8)

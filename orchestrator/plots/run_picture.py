@@ -17,19 +17,19 @@ WIDTH, LEFT, RIGHT = 1200, 130, 70
 """Pixels: of the rows, of the names, to the right of the rows."""
 CHART_HEIGHT, BETWEEN_CHARTS = 220, 90
 MAX_DEVICES = 40
-"""How many devices get a row or a curve, the worst or slowest ones; the others are counted."""
+"""The maximum number of rows or curves of devices, the worst or slowest ones; the others are counted."""
 TRAINING, TEST = "#3b4252", "#2f6fde"
 MAX_TITLE = 160
 
 
 def run_picture(records: RunRecords, number: int) -> str:
-    """The run as SVG, with round `number`, which is among its rounds, in detail."""
+    """Return the run as SVG, with round `number`, which is among its rounds, in detail."""
     of_round = records.of_round(number)
     round = next(each for each in records.rounds if each.round == number)
     hues = svg.hues(list(dict.fromkeys(record.device for record in records.devices)))
     worst, slowest = worst_first(of_round)[:MAX_DEVICES], slowest_first(of_round)[:MAX_DEVICES]
     longest = max((len(record.device) for record in of_round), default=0)
-    # Long names stand out to the left of everything else.
+    # Long names extend to the left of everything else.
     more = max(0, svg.LETTER * longest - (LEFT - 16))
     body = [svg.text(8, 24, _title(records), "t")]
     body += _charts(records, [record.device for record in worst], hues)
@@ -47,7 +47,7 @@ def run_picture(records: RunRecords, number: int) -> str:
 def _section(
     title: str, devices: int, y: float, draw: Callable[[float], tuple[list[str], float]]
 ) -> tuple[list[str], float]:
-    """Rows of devices under a title; returns the picture and where the next section begins."""
+    """Draw rows of devices under a title. Returns the picture and where the next section begins."""
     body = [svg.text(8, y, title, "t")]
     if not devices:
         return [*body, svg.text(LEFT, y + 24, "no device is recorded in this round", "s")], y + 64
