@@ -53,7 +53,7 @@ class Watcher:
                 return _json(leaf, src, dst, payload)
             case RunTopic(_, leaf):
                 return _json(leaf, ORCHESTRATOR, None, payload)
-        return MessageSummary(FOREIGN, note="no topic of ours")
+        return MessageSummary(FOREIGN, note="foreign topic")
 
     def _binary(self, topic: BinaryTopic, payload: Buffer) -> MessageSummary:
         blank = MessageSummary(FOREIGN, topic.source, topic.to)

@@ -1,7 +1,7 @@
 """Shares the node's memory budget among seats, and refuses a seat that does not fit beside the others.
 
 The budget is given out first come, first served. A seat is promised the memory that it needs with as many admitted
-devices as its plan ever allows. So raising the number of admitted devices in one run takes nothing from another. The
+devices as its plan ever allows. So a higher number of admitted devices in one run takes nothing from another. The
 bytes are those that the orchestrator planned the seat with (`mpsl/planning/seat_memory.py`). They must not be computed
 in another way.
 """

@@ -41,7 +41,7 @@ class Shard:
         return len(self.x_test)
 
     def check(self, accepts: Callable[[tuple[int, ...]], bool], shape: tuple[int, ...], classes: int) -> None:
-        """Raise UsageError unless the samples fit a model that `accepts` (nominally `shape`) and so many classes."""
+        """Raise UsageError unless the samples fit a model that `accepts` (nominally `shape`) and `classes` classes."""
         for name, x, y in (("x", self.x, self.y), ("x_test", self.x_test, self.y_test)):
             if len(x) and not accepts(x.shape[1:]):
                 line = _reshaping(name, x.shape[1:], accepts)
@@ -139,7 +139,7 @@ def _pair(
         raise UsageError(
             f"{source}: {y_name} has label {int(y[where])}; labels count from 0. If it marks samples without a label, "
             f"leave them out: {x_name}, {y_name} = {x_name}[{y_name} >= 0], {y_name}[{y_name} >= 0]. "
-            f"If it is a class, count anew: {y_name} = numpy.unique({y_name}, return_inverse=True)[1]"
+            f"If it is a class, number it: {y_name} = numpy.unique({y_name}, return_inverse=True)[1]"
         )
     return x, y
 

@@ -132,5 +132,5 @@ def test_a_device_that_comes_in_the_middle_of_the_round_is_out_until_it_is_ready
     found = book({"a": (0,)}, most=2)
     found.add(Member("b", "b"))
     assert found.passages["b"] == Passage(left_out_s=0.0)
-    assert found.members["b"].left_out == "came in the middle of the round"
+    assert found.members["b"].left_out == "came during the round"
     found.validate()

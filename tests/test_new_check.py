@@ -140,7 +140,7 @@ def test_without_cuts_and_without_hops(tmp_path: Path) -> None:
     found = json.loads(run("check", job, "--json").stdout.splitlines()[-1])
     assert found["cuts"][0] == 1
     assert found["cuts"][-1] == 8
-    assert found["notes"][0].startswith("no cuts: shown evenly")
+    assert found["notes"][0].startswith("no cuts: even ones by estimated compute")
     job.write_text(JOB.replace("[2, 5, 8]", "[]"))
     found = json.loads(run("check", job, "--json").stdout.splitlines()[-1])
     assert (found["edges"], [part["where"] for part in found["parts"]]) == ([], ["device"])

@@ -107,7 +107,7 @@ class Affine(Codec):
             return not_finite(self.spec)
         return UsageError(
             f"codec {self.spec!r} carries groups of values up to 1.7e38 apart and below 3.3e38, and this tensor has "
-            "larger ones: the training has probably diverged; lower the learning rate, or use fp32 to let it go on"
+            "larger ones: the training has probably diverged; lower the learning rate, or use fp32, which carries them"
         )
 
     def _pack(self, integers: NDArray[np.uint32]) -> NDArray[np.uint8]:

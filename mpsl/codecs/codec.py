@@ -161,7 +161,7 @@ def not_finite(spec: str) -> UsageError:
     """Return the error of a codec that cannot encode NaN or infinity."""
     return UsageError(
         f"codec {spec!r} cannot carry NaN or infinity, and this tensor has some: the training has probably diverged; "
-        "lower the learning rate, or use bf16 or fp32 to let it go on"
+        "lower the learning rate, or use bf16 or fp32, which can carry them"
     )
 
 

@@ -50,7 +50,7 @@ class Prepared(Result):
     """The part is built. `weights_bytes` is the sum of the bytes of its slices.
 
     `promised_bytes`: what the seat may take of the node's memory budget as long as its session lasts. `held`: the
-    digest of the part that is still there from the term before; empty where there is none.
+    digest of the part that is still held from the term before; empty if there is none.
     """
 
     weights_bytes: int

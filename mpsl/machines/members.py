@@ -132,11 +132,11 @@ class RoundLedger:
                 self.leave_out(member, Place.OUT, self.opened_at, member.refusal or "was not there")
 
     def add(self, member: Member) -> None:
-        """Add a device that came in the middle of the round. It is out until it is ready."""
+        """Add a device that came during the round. It is out until it is ready."""
         self._counts[member.place] += 1
         self.members[member.id] = member
         self.passages[member.id] = Passage()
-        self.leave_out(member, Place.OUT, self.opened_at, "came in the middle of the round")
+        self.leave_out(member, Place.OUT, self.opened_at, "came during the round")
 
     def move(self, member: Member, place: Place) -> None:
         """Move a member to a place. Nothing else may write its place."""

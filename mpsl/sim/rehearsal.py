@@ -88,7 +88,7 @@ class Rehearsal:
         while len(timeline.rounds) < rounds or timeline.rounds[-1].seconds is None:
             steps += 1
             if steps % STEPS_PER_LOOK == 0 and is_late():
-                raise OutOfTime(f"the time was over in the middle of a rehearsal, after {steps} events")
+                raise OutOfTime(f"the time was over during a rehearsal, after {steps} events")
             if not self._queue.step(limit) or self._failure:
                 raise RunFailed(f"the rehearsed run did not end: {self._failure or 'it makes no progress'}")
         return timeline

@@ -39,19 +39,19 @@ weight_decay = 0.0
 [wire]
 activations = "fp32"          # codec of what travels forward; fp32 is exact, fp16 and bf16 halve the bytes
 gradients = "fp32"            # codec of what travels back
-chunk_bytes = 1064960         # of one MQTT message; less where the broker says that it takes less
-weights = "fp32"              # codec of the devices' parts on their way to and fro: fp16, or int8 for what they changed
+chunk_bytes = 1064960         # bytes of one MQTT message; less if the broker's limit is lower
+weights = "fp32"              # codec of the devices' parts, both ways: fp16, or int8 for the changes
 
 [fleet]
-devices = 4                   # required; the run starts when so many are there
+devices = 4                   # required; the run starts when this many are online
 nodes = 2                     # required; at least the hops. Without cuts it is the number of hops; more are standbys
 replicas = 1                  # of every stage, each for some of the devices; nodes = hops × replicas
 # quorum = 4                  # devices that a round needs, so that it can go on without the others; left out: all
 # admit = 2                   # devices in their round at once, which bounds the memory of a node; left out: chosen
-# round_timeout_s = 600.0     # who is not done by then is left out of the round; left out: by the pace seen
+# round_timeout_s = 600.0     # slower devices are left out of the round; left out: set by the observed pace
 start_timeout_s = 300.0       # how long to wait for devices and nodes
 patience_s = 600.0            # how long a run that has begun waits for a node, a quorum, the broker or room on the disk
-join = "open"                 # "closed": devices that appear in the middle of the run are not taken in
+join = "open"                 # "closed": devices that appear during the run do not take part
 """
 
 
