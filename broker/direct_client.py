@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from paho.mqtt import client as paho
-from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.exception import MalformedPacket
 
 from broker.address import BrokerAddress
@@ -36,17 +35,9 @@ class _Paho(paho.Client):
 class DirectClient(MqttClient):
     """Like its base, but faster. Packets from paho overtake waiting publishes at QoS 0."""
 
+    _paho_kind = _Paho
     _socket: PacketSocket | None = None
     _heard_bytes = 0
-
-    def _paho_client(self, client_id: str) -> paho.Client:
-        return _Paho(
-            CallbackAPIVersion.VERSION2,
-            client_id,
-            clean_session=None if self.is_v5 else True,
-            protocol=paho.MQTTv5 if self.is_v5 else paho.MQTTv311,
-            reconnect_on_failure=False,
-        )
 
     def _register(self, address: BrokerAddress) -> None:
         # paho writes when it is told to, and this socket always accepts everything.

@@ -42,6 +42,7 @@ class MqttClient:
     """Whether the other end, a broker or not, has accepted the connection."""
     reached: SocketAddress | None = None
     """The address of the connection, if it is known."""
+    _paho_kind: type[paho.Client] = paho.Client
 
     def __init__(self, address: BrokerAddress, client_id: str, will: Publish | None = None) -> None:
         self.is_v5 = address.version == "5"
@@ -56,7 +57,13 @@ class MqttClient:
         self._leaving = False
         self._drained = asyncio.Event()
         self._ticking: asyncio.Task[None] | None = None
-        self._paho = self._paho_client(client_id)
+        self._paho = self._paho_kind(
+            CallbackAPIVersion.VERSION2,
+            client_id,
+            clean_session=None if self.is_v5 else True,
+            protocol=paho.MQTTv5 if self.is_v5 else paho.MQTTv311,
+            reconnect_on_failure=False,
+        )
         self._paho.on_connect = self._on_connect
         self._paho.on_disconnect = self._on_disconnect
         self._paho.on_publish = lambda _, __, mid, reason, ___: self._answer(mid, reason)
@@ -68,15 +75,6 @@ class MqttClient:
         if will is not None:
             self._paho.will_set(will.topic, bytes(will.payload), will.qos, will.retain)
         self._register(address)
-
-    def _paho_client(self, client_id: str) -> paho.Client:
-        return paho.Client(
-            CallbackAPIVersion.VERSION2,
-            client_id,
-            clean_session=None if self.is_v5 else True,
-            protocol=paho.MQTTv5 if self.is_v5 else paho.MQTTv311,
-            reconnect_on_failure=False,
-        )
 
     def _register(self, address: BrokerAddress) -> None:
         """Have paho report its socket, and encrypt it."""
