@@ -328,7 +328,7 @@ def test_positions_that_cannot_be_are_refused(spec: str, positions: bytes, says:
 
 
 def test_topk_values_that_cannot_be_are_refused() -> None:
-    with pytest.raises(WireError, match="infinite or no number"):
+    with pytest.raises(WireError, match="infinite or NaN"):
         parse("topk:0.1").decode((10,), [b"\x80\x7f", b"\x03"])
 
 

@@ -106,7 +106,7 @@ def test_the_command_new_then_check(tmp_path: Path) -> None:
     text = job.read_text()
     again = command("new", job)
     assert (again.returncode, job.read_text()) == (2, text)
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     verdict = command("check", job, "--json")
     assert verdict.returncode == 0, verdict.stderr
     assert json.loads(verdict.stdout.splitlines()[-1])["sound"] is True

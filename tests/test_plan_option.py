@@ -97,7 +97,7 @@ def test_where_the_job_says_otherwise_the_plan_wins_and_that_is_said(
         ({}, {"admit": 4}, ["plan.json", "admit = 4"]),
         ({}, {"speed": 4}, ["plan.json", "unknown key 'speed'"]),
         ({}, {"admit": ...}, ["plan.json", "admit"]),
-        ({}, {"devices": {"attic": [0, 1], "b": [0, 0], "c": [0, 0]}}, ["plan.json", "'attic' stands twice"]),
+        ({}, {"devices": {"attic": [0, 1], "b": [0, 0], "c": [0, 0]}}, ["plan.json", "'attic' occurs twice"]),
         ({}, {"devices": {"A b": [0, 1], "b": [0, 0], "c": [0, 0]}}, ["plan.json", "'A b' is not an id"]),
         ({}, {"devices": {"a": [0, 2], "b": [0, 0], "c": [0, 0]}}, ["plan.json", "'a'", "[0, 2]"]),
     ],

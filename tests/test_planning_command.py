@@ -188,7 +188,7 @@ def test_a_new_fleet_can_be_planned_and_is_never_written_over(files: tuple[Path,
     assert run((files[0], path)).exit_code == 0
     again = CliRunner().invoke(command.plan, ["--new", str(path)])
     assert again.exit_code == 2
-    assert "is there already" in again.stderr
+    assert "already exists" in again.stderr
     assert path.read_text() == FLEET_TEMPLATE
 
 

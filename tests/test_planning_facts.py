@@ -130,7 +130,7 @@ def changed(part: str, **values: Any) -> dict[str, Any]:
         (changed("devices", latency_ms=None), "device 'pi': latency_ms missing"),
         (changed("broker", link_mbps=None), "broker: link_mbps missing"),
         (changed("nodes", host="attic"), "unknown host 'attic'"),
-        (changed("nodes", id="other", count=1), "'other' stands twice"),
+        (changed("nodes", id="other", count=1), "'other' occurs twice"),
         (changed("devices", id="Pi"), "is not an id"),
         (changed("devices", samples=0), "samples is 0"),
         (changed("job", optimizer="adma"), "did you mean 'adam'"),
@@ -181,7 +181,7 @@ def test_what_is_wrong_is_named_with_its_hardware_and_its_key_once() -> None:
 
 def test_a_link_that_would_take_for_ever_is_refused() -> None:
     device = {**fleet_data()["devices"][0], "up_mbps": 1e-320}
-    with pytest.raises(UsageError, match="up_mbps is 1e-320; it is 1e-06 or more"):
+    with pytest.raises(UsageError, match="up_mbps is 1e-320; it must be at least 1e-06"):
         facts.read(Fleet, fleet_data(devices=[device]), "f.toml")
 
 

@@ -134,7 +134,7 @@ def test_what_comes_nearest_is_nearest_to_a_thousand_bytes() -> None:
     [
         (Shape(3), {}, "3 hops need 3 nodes, but the fleet has 2"),
         (Shape(2), {"first_cut": 2}, "2 hops need at least 2 blocks"),
-        (Shape(0), {"first_cut": 2}, "0 hops cannot be"),
+        (Shape(0), {"first_cut": 2}, "0 hops are impossible"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(shape: Shape, job: dict[str, Any], message: str) -> None:

@@ -152,7 +152,7 @@ def test_records_of_an_older_version_are_drawn_as_far_as_they_go(tmp_path: Path)
     older = [{key: line[key] for key in known} for line in DEVICES if line["contributed"]]
     out = write(tmp_path / "older", [{**line, "new": {"key": 1}} for line in ROUNDS], older)
     assert plotted(out).exit_code == 0
-    assert any("not recorded: devices.jsonl does not say when" in words for words in texts(out / "plot.svg"))
+    assert any("not recorded: devices.jsonl lacks the times" in words for words in texts(out / "plot.svg"))
     oldest = write(tmp_path / "oldest", ROUNDS, [])
     result = plotted(oldest)
     assert result.exit_code == 0
