@@ -95,7 +95,7 @@ def _set_aside(out: Path, inputs: Iterable[Path]) -> None:
             )
     here = Path(os.path.abspath(out))
     if here == Path.cwd() or here in Path.cwd().parents:
-        raise UsageError(f"--out {out}: holds a run and is the working directory, which cannot be renamed; leave it")
+        raise UsageError(f"--out {out}: holds a run and cannot be renamed: it is the working directory; leave it")
     number = 1
     while os.path.lexists(aside := here.with_name(f"{here.name}.{number}")):
         number += 1
