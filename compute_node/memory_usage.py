@@ -33,7 +33,11 @@ class MemoryPeaks:
             "activations": sum(copy.activation_bytes() for copy in alive),
         }
         for use, size in now.items():
-            self._peaks[use] = max(size, self._peaks.get(use, 0))
+            self.note(use, size)
+
+    def note(self, use: str, size: int) -> None:
+        """Raise the peak of a use to `size` bytes."""
+        self._peaks[use] = max(size, self._peaks.get(use, 0))
 
     def report(self) -> dict[str, int]:
         """Return the session's peak bytes by use, and `base` and `resident` of the whole process with all sessions."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from compute_node.detached import detached
 from compute_node.memory_usage import MemoryPeaks
 from compute_node.storage import Storage
 from mpsl.aggregation import Array, aggregations, is_foldable
@@ -69,6 +70,7 @@ class SeatTraining:
         self._seat = seat
         self._message_bytes = plan.message_bytes
         self._trim_eagerly = trim_eagerly
+        self._scratch = scratch
         self._peaks = MemoryPeaks(base_bytes)
         self._coding = tensors.Coding(time.thread_time)
         self._version = plan.round
@@ -91,8 +93,9 @@ class SeatTraining:
         return same_part and self._seat.on_disk == seat.on_disk
 
     def write(self, message: Slice) -> None:
-        """Store a slice: of the committed part while loading, of the sum when replicas merge."""
-        storage = self.committed if message.version == self._version else self._sum
+        """Store a slice: of the committed part while loading, of the sum when replicas merge, or from a savepoint."""
+        is_sum = message.purpose == "savepoint" or message.version != self._version
+        storage = self._sum if is_sum else self.committed
         weights.write(storage.arrays, message)
 
     def perform(self, job: WorkerJob) -> Result:
@@ -170,9 +173,13 @@ class SeatTraining:
 
     @_perform.register
     def _export(self, job: Export) -> Result:
-        storage = self._sum if job.purpose == "sum" else self.committed
-        chunk = self._job.wire.chunk_bytes
-        found = list(weights.slices(storage.arrays, job.purpose, job.version, 0, self._seat.stage, chunk))
+        storage = self.committed if job.purpose == "part" else self._sum
+        chunk, stage = self._job.wire.chunk_bytes, self._seat.stage
+        found = list(weights.slices(storage.arrays, job.purpose, job.version, job.attempt, stage, chunk))
+        if job.purpose == "savepoint":
+            # The next fold changes the sum while this one is still being sent.
+            found = detached(found, self._scratch if self._trim_eagerly else None)
+            self._peaks.note("savepoint", 0 if self._trim_eagerly else storage.nbytes)
         return Exported(found, weights.digest(storage.each()))
 
     @_perform.register

@@ -107,10 +107,11 @@ class WireSection:
 class FleetSection:
     """[fleet]: the number of participants, the quorum, and the waiting times (seconds).
 
-    Every stage has `replicas` nodes, which share the devices between them. If the job has no cuts, there are as many
-    hops as `nodes` can fill; nodes beyond the seats are standbys. `patience_s`: how long a run that has begun waits for
-    a node, its devices, the broker or room on the disk; and how long participants wait for the orchestrator.
-    `join`: whether devices that appear during the run may take part.
+    Every stage has `replicas` nodes, which share the devices between them. Where the job has no cuts there are as many
+    hops as `nodes` can fill; nodes beyond the seats are standbys. `patience_s`: how long the run waits for a node, for
+    its devices, for the broker or for room on the disk, once it has begun; and how long everyone waits for the
+    orchestrator. `join`: whether devices that appear in the middle of the run may take part. `expected_failure_s`: the
+    time between two faults that is expected before any are seen; long rounds have savepoints accordingly.
     """
 
     devices: int
@@ -122,6 +123,7 @@ class FleetSection:
     replicas: int = 1
     patience_s: float = 600.0
     join: Literal["open", "closed"] = "open"
+    expected_failure_s: float = 3600.0
 
     def __post_init__(self) -> None:
         _at_least(1, devices=self.devices, quorum=self.quorum, admit=self.admit, replicas=self.replicas)
@@ -130,6 +132,7 @@ class FleetSection:
             round_timeout_s=self.round_timeout_s,
             start_timeout_s=self.start_timeout_s,
             patience_s=self.patience_s,
+            expected_failure_s=self.expected_failure_s,
         )
         if self.quorum is not None and self.quorum > self.devices:
             raise ValueError(f"quorum = {self.quorum} is more than devices = {self.devices}")

@@ -47,7 +47,7 @@ class Tensor(Struct, frozen=True, gc=False):
         return sum(plane.nbytes for plane in self.planes)
 
 
-Purpose = Literal["global", "update", "sum", "part"]
+Purpose = Literal["global", "update", "sum", "part", "savepoint"]
 """What a slice of weights is for."""
 
 
@@ -106,8 +106,8 @@ class Slice(Message, frozen=True):
     """Elements `offset` and on of tensor number `index` of a part; `version` is the committed round that it belongs to.
 
     `purpose`: global (orchestrator to a seat or device), update (device to orchestrator, with its attempt), sum (of a
-    replica, to be merged) or part (the committed one, for the checkpoint); the last two go from a seat to the
-    orchestrator.
+    replica, to be merged) or part (the committed one, for the checkpoint), both from a seat to the orchestrator, or
+    savepoint (a sum so far, both ways; `attempt` is the number of accepted updates in it).
     """
 
     kind = "slice"
@@ -259,12 +259,41 @@ class Closed(Message, frozen=True):
 
 @message_kind
 class Sent(Message, frozen=True):
-    """A seat has sent all slices of this purpose and version; `digest` is that of their bytes."""
+    """A seat has sent all slices of this purpose, version and attempt; `digest` is that of their bytes."""
 
     kind = "sent"
     purpose: Purpose
     version: int
     digest: str
+    attempt: int = 0
+
+
+@message_kind
+class TakeSavepoint(Message, frozen=True):
+    """Send your sum as it is after the first `number` accepted updates of the round; `devices` of them were yours."""
+
+    kind = "take-savepoint"
+    round: int
+    number: int
+    devices: int
+
+
+@message_kind
+class RestoreSum(Message, frozen=True):
+    """The round goes on from a savepoint: your sum is sent. It is that of `devices` updates with `weight` samples."""
+
+    kind = "restore-sum"
+    round: int
+    devices: int
+    weight: int
+
+
+@message_kind
+class Restored(Message, frozen=True):
+    """A seat holds the whole sum of the savepoint."""
+
+    kind = "restored"
+    round: int
 
 
 @message_kind

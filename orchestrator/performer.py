@@ -26,6 +26,8 @@ from mpsl.machines.orchestrator_jobs import (
     LayOut,
     PlanFound,
     RecordRound,
+    TakeSums,
+    WriteSavepoint,
 )
 from mpsl.machines.session_id import SessionId
 from mpsl.machines.unfinished import Unfinished
@@ -40,6 +42,7 @@ from orchestrator.chosen_plan import MAX_CHOICE_S, chosen_plan
 from orchestrator.device_parts import DeviceParts
 from orchestrator.facts_of_model import facts_of_model
 from orchestrator.records import Records
+from orchestrator.savepoint_file import SavepointFile
 from orchestrator.unfinished_run import load_model
 
 Arrays = list[NDArray[Any]]
@@ -52,11 +55,15 @@ class OrchestratorPerformer:
         self.summary: dict[str, Any] | None = None
         self._records = Records(out, run)
         self._out = out
+        self._savepoint_file = SavepointFile(out, run)
         self._unfinished = unfinished
         self._plan: Plan | None = None
         self._staged: dict[tuple[str, int], list[Arrays]] = {}
         self._seat_parts: dict[str, Arrays] = {}
         """What a seat sends: its sum where that is to be merged, else its committed part."""
+        self._saved_parts: dict[str, Arrays] = {}
+        """The sums of the seats for a savepoint."""
+        self._saved_device_sums: list[Arrays] = []
         self._version = 0 if unfinished is None else unfinished.committed
         """The round of the devices' parts, which may be one ahead of what is on disk."""
 
@@ -64,7 +71,11 @@ class OrchestratorPerformer:
         """Store a slice: of a device's update in its staging memory, of a seat's part in the memory for that."""
         plan = self._need()
         seat = plan.seat_of(source)
-        if seat is not None:
+        if seat is not None and message.purpose == "savepoint":
+            if seat.address not in self._saved_parts:
+                self._saved_parts[seat.address] = [np.empty_like(array) for array in self._stages[seat.stage]]
+            weights.write(self._saved_parts[seat.address], message)
+        elif seat is not None:
             weights.write(self._seat_parts[seat.address], message)
         else:
             self._device_parts.write_update(self._staging(source, message.attempt), message)
@@ -104,6 +115,8 @@ class OrchestratorPerformer:
         parts = (self._tensors(blocks) for blocks in (plan.first_blocks, plan.last_blocks))
         self._device_parts = DeviceParts(parts, WeightCodec(wire.weights), wire.chunk_bytes)
         self._device_sums = self._empty_sums()
+        if job.savepoint is not None:
+            self._savepoint_file.read_all(self._device_arrays(self._device_sums), 0)
         self._stages = {seat.stage: weights.arrays_of(self._tensors(seat.blocks)) for seat in plan.seats}
         self._seat_parts = {seat.address: [np.empty_like(a) for a in self._stages[seat.stage]] for seat in plan.seats}
         predicted = {} if job.predicted is None else {"predicted": facts.plain(job.predicted)}
@@ -117,6 +130,10 @@ class OrchestratorPerformer:
     @_perform.register
     def _export(self, job: Export) -> Result:
         chunk = self._need().job.wire.chunk_bytes
+        if job.purpose == "savepoint":
+            sums = [np.empty_like(array) for array in self._stages[job.part]]
+            self._savepoint_file.read_all(self._named_arrays(self._stages[job.part], sums), job.replica)
+            return Exported(list(weights.slices(sums, "savepoint", job.version, job.attempt, job.part, chunk)))
         if job.part:
             return Exported(list(weights.slices(self._stages[job.part], "global", job.version, 0, job.part, chunk)))
         return Exported(self._device_parts.slices(job.version))
@@ -131,6 +148,8 @@ class OrchestratorPerformer:
     def _leave(self, job: Leave) -> Result:
         """Drop received updates. What a new plan lays out replaces everything else."""
         self._staged.clear()
+        self._saved_parts.clear()
+        self._saved_device_sums = []
         return Result()
 
     @_perform.register
@@ -140,6 +159,37 @@ class OrchestratorPerformer:
             for total, array in zip(sums, arrays, strict=True):
                 self._rule.fold(total, array, job.samples)
         return Result()
+
+    @_perform.register
+    def _take_sums(self, job: TakeSums) -> Result:
+        self._saved_device_sums = [[array.copy() for array in arrays] for arrays in self._device_sums]
+        return Result()
+
+    @_perform.register
+    def _write_savepoint(self, job: WriteSavepoint) -> Result:
+        """Write the sums under the names of the model's tensors; a seat's replica precedes them."""
+        sums = self._device_arrays(self._saved_device_sums)
+        named = {(0, name): array for name, array in sums.items()}
+        for seat in self._need().seats:
+            part = self._saved_parts[seat.address]
+            if weights.digest(part) != job.savepoint.digests[seat.address]:
+                raise RunFailed(f"the sum of seat {seat.address} did not arrive as it was sent")
+            for name, array in self._named_arrays(self._stages[seat.stage], part).items():
+                named[seat.replica, name] = array
+        self._savepoint_file.write(job.savepoint, named)
+        self._saved_parts.clear()
+        self._saved_device_sums = []
+        return Result()
+
+    def _device_arrays(self, arrays: list[Arrays]) -> dict[str, NDArray[Any]]:
+        """Arrays like those of the devices' parts, by the names of the model's tensors."""
+        flat = [array for part in self._device_parts.arrays for array in part]
+        return self._named_arrays(flat, [array for part in arrays for array in part])
+
+    def _named_arrays(self, like: Arrays, arrays: Arrays) -> dict[str, NDArray[Any]]:
+        """Arrays like these tensors of the model, by the tensors' names."""
+        names = {tensor.data_ptr(): name for name, tensor in state_tensors(self._model)}
+        return {names[each.ctypes.data]: array for each, array in zip(like, arrays, strict=True)}
 
     @_perform.register
     def _average(self, job: Average) -> Result:
@@ -188,6 +238,7 @@ class OrchestratorPerformer:
         self._records.save_model("model.safetensors", self._named(parts), self._section, job.round, job.commit)
         for arrays, received in parts:
             _copy(received, arrays)
+        self._savepoint_file.remove()
         return Result()
 
     @_perform.register

@@ -22,6 +22,7 @@ from mpsl.planning.plan_file import PlannedRun
 from mpsl.text_file import read_json
 from mpsl.whole_file import write_whole
 from orchestrator.run_folder import MANIFEST
+from orchestrator.savepoint_file import SavepointFile
 
 MODEL = "model.safetensors"
 
@@ -42,7 +43,10 @@ def unfinished_run(out: Path, job: Job, planned: PlannedRun | None) -> Unfinishe
     committed, commit = _committed(out / MODEL, manifest.run)
     # A run that was killed before its end reports its last round again, and then ends.
     rounds = _rounds(out, manifest.run, min(committed, job.run.rounds - 1))
-    found = go_on(Unfinished(manifest, committed, commit, tuple(rounds)), job, planned, where)
+    savepoint = SavepointFile(out, manifest.run).read()
+    if savepoint is not None and savepoint.round != committed + 1:
+        savepoint = None
+    found = go_on(Unfinished(manifest, committed, commit, savepoint, tuple(rounds)), job, planned, where)
     _keep_only(out, manifest.run, len(rounds))
     return found
 

@@ -57,6 +57,8 @@ class Scenario:
     """Whether the job says where to cut."""
     patience_s: float = 60.0
     join: str = "open"
+    expected_failure_s: float = 3600.0
+    """Small: savepoints in every round."""
 
     @property
     def devices(self) -> list[str]:
@@ -103,6 +105,7 @@ class Scenario:
             "start_timeout_s": self.start_timeout_s,
             "patience_s": self.patience_s,
             "join": self.join,
+            "expected_failure_s": self.expected_failure_s,
         }
         chosen = {"quorum": self.quorum, "admit": self.admit, "round_timeout_s": self.round_timeout_s}
         return {
@@ -203,8 +206,6 @@ def random_faults(seed: int, kinds: tuple[str, ...] = ("crash", "cut", "freeze",
         kind: Any = chance.choice(kinds)
         process = chance.choice([*scenario.devices, *scenario.devices, *scenario.nodes, "orch"])
         seconds = chance.choice([0.2, 2.0, 10.0, 50.0, 200.0] + [math.inf] * (kind == "crash"))
-        if (kind, process) == ("crash", "orch"):
-            seconds = math.inf  # it does not come back by itself
         return InjectedFault(kind, process, int(10 ** chance.uniform(0.5, 2.7)), seconds)
 
     injected = tuple(any_fault() for _ in range(chance.choice([1, 1, 2])))
@@ -218,4 +219,5 @@ def random_faults(seed: int, kinds: tuple[str, ...] = ("crash", "cut", "freeze",
         faults=replace(scenario.faults, injected=injected),
         standbys=chance.choice([0, 0, 1]),
         is_cut=is_cut,
+        expected_failure_s=chance.choice([3600.0, 0.01, 1.0]),
     )

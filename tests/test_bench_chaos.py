@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from fleet import make_shards
 from safetensors.torch import save_file
 
 from benchmarks import chaos
@@ -24,6 +23,7 @@ from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import BrokerProcess
 from broker.options import NetworkOptions
+from fleet import make_shards
 from mpsl.machines.machine import as_json
 from mpsl.publish import Publish
 from mpsl.topics import Topics

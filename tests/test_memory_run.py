@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from fleet import make_shards, run_fleet
 from safetensors.torch import load_file
 
 from benchmarks.oracle import oracle, setting_of
 from broker.engines.engine import BrokerProcess
+from fleet import make_shards, run_fleet
 from mpsl.job import read_job
 from mpsl.nn.models import build
 from mpsl.planning.seat_memory import SeatMemory, memory_strategies, part_sizes

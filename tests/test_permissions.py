@@ -32,9 +32,12 @@ from mpsl.messages import (
     Message,
     Probe,
     Report,
+    Restored,
+    RestoreSum,
     Score,
     Sent,
     Slice,
+    TakeSavepoint,
     Tensor,
     Ticket,
     Update,
@@ -45,6 +48,7 @@ TICKET = Ticket(1, 1, "dev-1", 1, 0, 0, 0, 1)
 
 ORCH_TO_CHAIN = {("orch", "1_0"), ("orch", "2_0"), ("orch", "dev-1")}
 ORCH_TO_ALL = ORCH_TO_CHAIN | {("orch", "1_1"), ("orch", "dev-2")}
+ORCH_TO_SEATS = {("orch", "1_0"), ("orch", "2_0"), ("orch", "1_1")}
 SEATS = {("node-1", "orch"), ("node-2", "orch"), ("node-3", "orch")}
 CHAIN = {("node-1", "orch"), ("node-2", "orch")}
 DEVICES = {("dev-1", "orch"), ("dev-2", "orch")}
@@ -58,6 +62,11 @@ ALLOWED: list[tuple[Message, set[tuple[str, str]]]] = [
     (Slice("global", 0, 0, 0, 0, 0, TENSOR), ORCH_TO_ALL),
     (Slice("update", 1, 1, 0, 0, 0, TENSOR), DEVICES),
     (Slice("sum", 1, 0, 1, 0, 0, TENSOR), SEATS),
+    (Slice("savepoint", 1, 2, 1, 0, 0, TENSOR), SEATS | ORCH_TO_SEATS),
+    (Sent("savepoint", 1, "d", 2), SEATS),
+    (TakeSavepoint(1, 2, 1), ORCH_TO_SEATS),
+    (RestoreSum(1, 1, 9), ORCH_TO_SEATS),
+    (Restored(1), SEATS),
     (Slice("part", 1, 0, 1, 0, 0, TENSOR), SEATS),
     (Admit(1, "dev-1", "b", 1, 3), ORCH_TO_CHAIN),
     (Accept(1, "dev-1", 1, 1, 9, 3), ORCH_TO_CHAIN),

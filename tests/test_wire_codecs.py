@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fleet import Outcome, make_shards, run_fleet
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from broker.engines.engine import BrokerProcess
 from device_agent.gradient_feedback import GradientFeedback
 from device_agent.performer import DevicePerformer
+from fleet import Outcome, make_shards, run_fleet
 from mpsl.codecs import parse
 from mpsl.codecs.affine import GROUP
 from mpsl.codecs.tiles import TILE

@@ -51,8 +51,11 @@ from mpsl.messages import (
     Loaded,
     Message,
     Probe,
+    Restored,
+    RestoreSum,
     Sent,
     Slice,
+    TakeSavepoint,
     Ticket,
 )
 from mpsl.plan import Plan, Seat
@@ -100,6 +103,9 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         self._weights_bytes = 0
         self._arrivals = Arrivals()
         self._version = -1
+        self._restoring: RestoreSum | None = None
+        self._restored = Arrivals()
+        """What has come of the sum of a savepoint."""
         self._memory: Mapping[str, int] = {}
         self._max_queued = 0
         self._work_time = WorkTime()
@@ -153,6 +159,11 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
                 self._close(message)
             case Commit():
                 self._queue_job(CommitPart(message.round, 0, merged=True))
+            case TakeSavepoint():
+                self._take_savepoint(message)
+            case RestoreSum():
+                self._restoring = message
+                self._restore()
         return None
 
     def replan(self, plan: Plan) -> None:
@@ -186,6 +197,11 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
     # Weights
 
     def _store(self, source: str, message: Slice) -> HopOutcome | None:
+        if message.purpose == "savepoint":
+            self._restored.add(message)
+            self.write(source, message)
+            self._restore()
+            return None
         self._arrivals.add(message)
         self.write(source, message)
         if self._arrivals.bytes != self._weights_bytes:
@@ -200,6 +216,24 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
             return None
         self._version = version
         return HopOutcome.LOADED
+
+    # Savepoints
+
+    def _take_savepoint(self, message: TakeSavepoint) -> None:
+        """Send the sum as it is now: every accepted update so far is folded, or its fold comes first in the queue."""
+        if message.devices != self._folded:
+            self.tell(Fault(f"folded {self._folded} devices in round {message.round}, not {message.devices}"))
+            return
+        self._queue_job(Export("savepoint", message.round, message.number))
+
+    def _restore(self) -> None:
+        """The sum of a savepoint is here whole: the round goes on from it."""
+        wanted = self._restoring
+        if wanted is None or self._restored.version != wanted.round or self._restored.bytes != self._weights_bytes:
+            return
+        self._folded, self._folded_samples = wanted.devices, wanted.weight
+        self._restoring, self._restored = None, Arrivals()
+        self.tell(Restored(wanted.round))
 
     # Admission
 
@@ -329,10 +363,10 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
                 self._checked(job)
             case DropCopy(device, attempt), _:
                 self.tell(Discarded(device, attempt))
-            case Export(purpose, round), Exported(slices, digest):
+            case Export(purpose, round, number), Exported(slices, digest):
                 for each in slices:
                     self.tell(each)
-                self.tell(Sent(purpose, round, digest))
+                self.tell(Sent(purpose, round, digest, number))
             case CommitPart(round, merged=merged), _:
                 self._committed(round, merged)
         return None
@@ -357,6 +391,8 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
                 return CopyFailed(ticket.device, ticket.attempt, reason)
             case ForwardProbe(device, attempt) | CheckCopy(_, device, attempt):
                 return CopyFailed(device, attempt, reason)
+            case Export("savepoint", round, number):
+                return Sent("savepoint", round, "", number)
             case CommitPart(round, merged=False):
                 return Closed(round, self._folded, self._folded_samples, reason)
         return Fault(reason)

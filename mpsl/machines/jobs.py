@@ -181,6 +181,7 @@ class Export(WorkerJob):
     version: int
     attempt: int = 0
     part: int = 0
+    replica: int = 0
 
 
 @dataclass(frozen=True)

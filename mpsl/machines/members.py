@@ -104,6 +104,8 @@ class RoundLedger:
     training: bool = True
     accepted: dict[str, int] = field(default_factory=dict)
     """Training samples of the accepted devices, in the order of acceptance."""
+    terms: dict[str, int] = field(default_factory=dict)
+    """Under which term each of them was accepted."""
     scores: dict[str, Score] = field(default_factory=dict)
     passages: dict[str, Passage] = field(default_factory=dict)
     """When each member passed through the round."""
@@ -130,6 +132,14 @@ class RoundLedger:
                 self.move(member, Place.WAITING)
             else:
                 self.leave_out(member, Place.OUT, self.opened_at, member.refusal or "was not there")
+
+    def restore(self, device: str, samples: int, term: int, update: Update, passage: Passage) -> None:
+        """A device was accepted before the round was interrupted: it still counts, in the same place."""
+        member = self.members[device]
+        member.update, member.left_out = update, ""
+        self.passages[device] = passage
+        self.accepted[device], self.terms[device] = samples, term
+        self.move(member, Place.ACCEPTED)
 
     def add(self, member: Member) -> None:
         """Add a device that came during the round. It is out until it is ready."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from mpsl.job import Job
 from mpsl.machines.jobs import Result, WorkerJob
+from mpsl.machines.savepoint import Savepoint
 from mpsl.machines.unfinished import CommittedRound, Manifest
 from mpsl.plan import Plan
 from mpsl.planning.fleet import Fleet
@@ -65,12 +66,14 @@ class LayOut(WorkerJob):
     """Lay out the model's tensors by the plan's parts, so that slices can be sent and received; write `manifest`.
 
     `predicted`: the predicted times, if the plan was made from measured ones. `links`: the links that it was made from.
+    `savepoint`: the sums of the devices' parts begin with those of its file. Raises RunFailed where it is damaged.
     """
 
     plan: Plan
     manifest: Manifest
     predicted: Predicted | None = None
     links: Mapping[str, LinkFigures] = field(default_factory=dict)
+    savepoint: Savepoint | None = None
 
 
 @dataclass(frozen=True)
@@ -126,6 +129,21 @@ class Checkpoint(WorkerJob):
     round: int
     digests: dict[str, str]
     commit: CommittedRound
+
+
+@dataclass(frozen=True)
+class TakeSums(WorkerJob):
+    """Copy the sums of the devices' parts as they are after `number` updates, for a savepoint."""
+
+    round: int
+    number: int
+
+
+@dataclass(frozen=True)
+class WriteSavepoint(WorkerJob):
+    """Write all sums of a savepoint to disk, with its facts in the header. Raises RunFailed, DiskError."""
+
+    savepoint: Savepoint
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,12 @@ from mpsl.messages import (
     Message,
     Probe,
     Report,
+    Restored,
+    RestoreSum,
     Score,
     Sent,
     Slice,
+    TakeSavepoint,
     Update,
 )
 from mpsl.names import ORCHESTRATOR
@@ -51,10 +54,11 @@ def may_send(plan: Plan, source: str, to: Address, message: Message) -> bool:
         case Probe(device=device):
             return _next_to(plan, device, to, -1) == source
         case Slice(purpose=purpose):
-            return source == ORCHESTRATOR and purpose == "global"
+            is_seat = to not in plan.devices
+            return source == ORCHESTRATOR and (purpose == "global" or (purpose == "savepoint" and is_seat))
         case Admit(device=device) | Accept(device=device) | Discard(device=device):
             return source == ORCHESTRATOR and (device == to or _serves(plan, to, device))
-        case Close() | Commit() | Keep():
+        case Close() | Commit() | Keep() | TakeSavepoint() | RestoreSum():
             return source == ORCHESTRATOR and to not in plan.devices
         case Evaluate():
             return source == ORCHESTRATOR and to in plan.devices
@@ -83,7 +87,7 @@ def _may_tell(plan: Plan, source: str, message: Message) -> bool:
     match message:
         case Joined() | Fault() | Counters():
             return seat is not None or source in plan.devices
-        case Loaded() | Closed() | Committed() | Sent(purpose="sum" | "part"):
+        case Loaded() | Restored() | Closed() | Committed() | Sent(purpose="sum" | "part" | "savepoint"):
             return seat is not None
         case Finished(device=device) | CopyFailed(device=device):
             return seat is not None and _serves(plan, seat.address, device)
@@ -92,7 +96,9 @@ def _may_tell(plan: Plan, source: str, message: Message) -> bool:
         case Update() | Score():
             return source in plan.devices
         case Slice(purpose=purpose):
-            return (purpose in ("sum", "part") and seat is not None) or (purpose == "update" and source in plan.devices)
+            if purpose == "update":
+                return source in plan.devices
+            return purpose in ("sum", "part", "savepoint") and seat is not None
     return False
 
 

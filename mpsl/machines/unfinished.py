@@ -9,6 +9,7 @@ from typing import Any
 from mpsl import facts
 from mpsl.errors import UsageError
 from mpsl.job import Job
+from mpsl.machines.savepoint import Savepoint
 from mpsl.messages import Update
 from mpsl.plan import Plan
 from mpsl.planning.plan_file import PlannedRun
@@ -48,6 +49,8 @@ class Unfinished:
     manifest: Manifest
     committed: int = 0
     commit: CommittedRound | None = None
+    savepoint: Savepoint | None = None
+    """Of the round after it."""
     rounds: tuple[dict[str, Any], ...] = ()
 
     @property
@@ -66,6 +69,7 @@ MAY_CHANGE = (
     ("fleet", "round_timeout_s"),
     ("fleet", "start_timeout_s"),
     ("fleet", "patience_s"),
+    ("fleet", "expected_failure_s"),
 )
 """Keys of a job that may change when its run goes on."""
 

@@ -41,6 +41,8 @@ from mpsl.topics import Topics
 
 ROUND_S = 20.0
 """The intended virtual seconds of a round."""
+NEVER_S = 1e12
+"""Nothing fails in a rehearsal, so it has no savepoints."""
 MAX_ROUND_S = 100 * ROUND_S
 """The virtual seconds per round after which a rehearsal is given up."""
 
@@ -131,7 +133,7 @@ class Rehearsal:
             ),
             model=ModelSection(self._profile.model, cuts=planned.cuts),
             optimizer=OptimizerSection("sgd", 1.0),
-            fleet=FleetSection(len(system.devices), seats, admit=planned.admit),
+            fleet=FleetSection(len(system.devices), seats, admit=planned.admit, expected_failure_s=NEVER_S),
         )  # fmt: skip
 
     def _part(self, blocks: tuple[int, int], hardware: Hardware, phases: PhaseTimes) -> PartFigures:

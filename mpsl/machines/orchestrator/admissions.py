@@ -10,6 +10,7 @@ from mpsl.machines.members import MAX_TRIES, Member, Place, RoundLedger
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.pace import Pace, SeatProgress
 from mpsl.machines.orchestrator.part_exports import PartExports
+from mpsl.machines.savepoint import Savepoint
 from mpsl.messages import Admit, Evaluate
 
 REJOIN_S = 10.0
@@ -94,9 +95,19 @@ class Admissions:
             training,
         )
         state.ledger.open_to(ready)
+        if training and (savepoint := state.savepoint_of(state.round)) is not None:
+            self._restore(state.ledger, savepoint)
         self._training = training
         self._device_slices = None
-        self._exports.ask(None, version, self._keep)
+        self._exports.ask_for_device_parts(version, self._keep)
+
+    def _restore(self, ledger: RoundLedger, savepoint: Savepoint) -> None:
+        """The round goes on where the savepoint was taken."""
+        ledger.opened_at = self._context.now - savepoint.elapsed_s
+        updates = savepoint.contributions
+        for id, samples in savepoint.accepted.items():
+            ledger.restore(id, samples, savepoint.terms[id], updates[id], savepoint.passage(id))
+        self._context.log("info", "round-restored", round=ledger.round, number=savepoint.number)
 
     def _keep(self, exported: Exported) -> None:
         """Keep the slices of the committed first and last parts, once a version; then admission begins."""

@@ -9,6 +9,7 @@ from mpsl.machines.members import Place
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.durability import Durability
 from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.orchestrator.savepoints import Savepoints
 from mpsl.machines.orchestrator.seat_parts import SeatParts
 from mpsl.machines.orchestrator_jobs import Average, FoldUpdate
 from mpsl.machines.tables.run import RunOutcome
@@ -20,9 +21,10 @@ from mpsl.topics import Address
 class Closing(Phase):
     """Until every seat has closed, and the sums of replicas are here."""
 
-    def __init__(self, context: RunContext, durability: Durability) -> None:
+    def __init__(self, context: RunContext, durability: Durability, savepoints: Savepoints) -> None:
         super().__init__(context)
         self._durability = durability
+        self._savepoints = savepoints
         self._sums = SeatParts(context, "sum", 0, ())
         self._closed: set[Address] = set()
 
@@ -41,6 +43,7 @@ class Closing(Phase):
         self._sums = SeatParts(self.context, "sum", state.round, merging)
         self._closed = set()
         self._durability.begin()
+        self._savepoints.interrupted()
         for address in state.seats:
             served = [id for id in ledger.accepted if address in state.chain(id)]
             self.context.send(address, Close(state.round, len(served), ledger.weight, address in merging))
@@ -106,6 +109,8 @@ class Averaging(Phase):
             "term": state.term,
             "cuts": list(state.need_plan().cuts),
         }
+        if set(ledger.terms.values()) != {state.term}:
+            state.metrics["accepted_under"] = dict(ledger.terms)
         if state.need_plan().replicated:
             state.metrics["additions"] = additions(state.need_plan(), list(ledger.accepted))
         updates = {id: state.members[id].update for id in ledger.accepted}

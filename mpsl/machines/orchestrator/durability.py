@@ -79,6 +79,7 @@ class Durability:
             case Checkpoint(number):
                 self._is_writing = False
                 self._state.durable = number
+                self._state.savepoint = None
                 seconds = self._context.now - self._closed_at
                 self._state.metrics["durable_s"] = seconds
                 self._context.log("info", "durable", round=number, seconds=round(seconds, 3))

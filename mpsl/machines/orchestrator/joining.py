@@ -53,7 +53,10 @@ class Joining(Phase):
             context.log("warning", "short-of-memory", reason=plan.shortfall)
         bystanders = sorted(state.bystanders)
         manifest = Manifest(state.run, plan.term, state.job, plan, state.summary["terms"], bystanders, state.planned)
-        context.start_job(LayOut(plan, manifest, state.predicted, state.links))
+        if state.savepoint is not None and not state.savepoint.fits(plan):
+            context.log("warning", "savepoint-dropped", round=state.savepoint.round, reason="other replicas")
+            state.savepoint = None
+        context.start_job(LayOut(plan, manifest, state.predicted, state.links, state.savepoint))
 
     def joined(self, source: str, message: Joined) -> None:
         """A participant of the plan reports whether it can take part."""

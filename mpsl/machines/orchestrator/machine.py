@@ -43,8 +43,9 @@ from mpsl.machines.orchestrator.profiling import Profiling
 from mpsl.machines.orchestrator.reporting import Reporting
 from mpsl.machines.orchestrator.reseating import Reseating
 from mpsl.machines.orchestrator.run_state import RunState
+from mpsl.machines.orchestrator.savepoints import Savepoints
 from mpsl.machines.orchestrator.status_publisher import StatusPublisher
-from mpsl.machines.orchestrator_jobs import BuildModel, Checkpoint, RecordRound
+from mpsl.machines.orchestrator_jobs import BuildModel, Checkpoint, RecordRound, TakeSums, WriteSavepoint
 from mpsl.machines.permissions import may_send
 from mpsl.machines.session import LINK_TIMER
 from mpsl.machines.tables.run import SEATED_STATES, TABLE, OrchestratorState, RunOutcome
@@ -92,21 +93,22 @@ class OrchestratorMachine(Machine):
         self._profiling = Profiling(context)
         self._joining = Joining(context)
         self._durability = durability = Durability(context)
+        self._savepoints = savepoints = Savepoints(context, durability)
         self._reporting = Reporting(context, admissions, durability)
         self._ending = Ending(context)
-        closing = Closing(context, durability)
+        closing = Closing(context, durability, savepoints)
         self._phases: Mapping[OrchestratorState, Phase] = {
             S.GATHERING: self._gathering,
             S.PROFILING: self._profiling,
             S.JOINING: self._joining,
             S.LOADING: Loading(context, self._exports),
-            S.OPEN: OpenRound(context, admissions, self._departures, durability),
+            S.OPEN: OpenRound(context, admissions, self._departures, durability, savepoints),
             S.CLOSING: closing,
             S.AVERAGING: Averaging(context, closing),
             S.COMMITTING: Committing(context, self._exports, durability),
             S.EVALUATING: Evaluation(context, admissions, self._departures),
             S.REPORTING: self._reporting,
-            S.RESEATING: Reseating(context, durability),
+            S.RESEATING: Reseating(context, durability, savepoints),
             S.ENDING: self._ending,
         }
         self._status = StatusPublisher(context, admissions)
@@ -153,6 +155,7 @@ class OrchestratorMachine(Machine):
         assert len(run.summary["rounds"]) == run.reported <= run.durable <= run.committed <= run.round
         assert run.committed - run.durable <= 1
         assert run.evaluated <= run.committed
+        assert run.savepoint is None or run.savepoint.round == run.durable + 1
         assert not run.lost_nodes or state in (S.AVERAGING, S.ENDING)
 
     # Events
@@ -314,6 +317,9 @@ class OrchestratorMachine(Machine):
             case Slice(purpose="part") | Sent(purpose="part"):
                 if (seat := self.run_state.seat_of(source)) is not None:
                     self._durability.take(seat, message)
+            case Slice(purpose="savepoint") | Sent(purpose="savepoint"):
+                if (seat := self.run_state.seat_of(source)) is not None:
+                    self._savepoints.take(seat, message)
             case _:
                 self.phase.take(source, message)
         self._follow()
@@ -358,14 +364,21 @@ class OrchestratorMachine(Machine):
     def _job_done(self, event: JobDone) -> None:
         self._disk.done(event.job)
         match event.job, event.result:
-            case Export(part=part), Exported() as exported:
-                self._exports.done(part, exported)
+            case Export() as request, Exported() as exported:
+                self._exports.done(request, exported)
             case (Checkpoint() | RecordRound()) as job, result:
                 self._durability.job_done(job, result)
+            case TakeSums() as job, _:
+                self._savepoints.sums_taken(job)
+            case WriteSavepoint() as job, _:
+                self._savepoints.written(job)
             case job, result:
                 self.phase.job_done(job, result)
 
     def _job_failed(self, event: JobFailed) -> None:
+        if isinstance(event.job, TakeSums | WriteSavepoint):
+            self._savepoints.failed(event.reason)
+            return
         if event.is_disk and self._disk.failed(event):
             return
         if not self.phase.job_failed(event.job, event.reason):

@@ -11,6 +11,7 @@ from mpsl.machines.orchestrator.departures import Departures
 from mpsl.machines.orchestrator.durability import Durability
 from mpsl.machines.orchestrator.outliers import MAX_LOSS
 from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.orchestrator.savepoints import Savepoints
 from mpsl.machines.orchestrator_jobs import CheckUpdate, FoldUpdate
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.messages import Accept, Finished, Message, Slice, Update
@@ -21,10 +22,16 @@ class OpenRound(Phase):
     """Lasts until every device is accepted or out."""
 
     def __init__(
-        self, context: RunContext, admissions: Admissions, departures: Departures, durability: Durability
+        self,
+        context: RunContext,
+        admissions: Admissions,
+        departures: Departures,
+        durability: Durability,
+        savepoints: Savepoints,
     ) -> None:
         super().__init__(context)
         self._durability = durability
+        self._savepoints = savepoints
         self._admissions = admissions
         self._departures = departures
         self._began = False
@@ -47,10 +54,12 @@ class OpenRound(Phase):
         """Open the round once the quorum is present. Absent devices may come back within patience_s."""
         state, context = self.state, self.context
         ready, quorum, number = self._admissions.ready(), state.job.quorum, state.round + 1
-        if len(ready) < quorum:
+        savepoint = state.savepoint_of(number)
+        there = {*ready, *(savepoint.accepted if savepoint is not None else ())}
+        if len(there) < quorum:
             if self._lacking():
-                missing = [state.members[id] for id in sorted(set(state.members) - set(ready))]
-                context.fail(self._too_few(number, len(ready), "missing", missing))
+                missing = [state.members[id] for id in sorted(set(state.members) - there)]
+                context.fail(self._too_few(number, len(there), "missing", missing))
             return
         self._enough()
         self._began = True
@@ -67,9 +76,11 @@ class OpenRound(Phase):
         return f"round {round}: {have} left, quorum is {self.state.job.quorum}; {what}: {named}{self.state.suspects}"
 
     def _reachable(self) -> int:
-        """Return how many devices are accepted, may still be, or may come back."""
+        """How many are accepted, may be, or may come back."""
         members = self.state.members.values()
-        return sum(m.place is Place.ACCEPTED or (not m.refusal and m.tries < MAX_TRIES) for m in members)
+        savepoint = self.state.savepoint_of(self.state.committed + 1)
+        accepted = {m.id for m in members if m.place is Place.ACCEPTED} | set(savepoint.accepted if savepoint else ())
+        return sum(m.id in accepted or (not m.refusal and m.tries < MAX_TRIES) for m in members)
 
     def _lacking(self) -> bool:
         """Whether the round cannot reach its quorum: no other device may come, or none came within patience_s."""
@@ -163,6 +174,7 @@ class OpenRound(Phase):
             member.last_seconds = member.update.seconds
             ledger.held_s += self.context.now - (member.complete_at or self.context.now)
             ledger.accepted[member.id] = member.samples
+            ledger.terms[member.id] = self.state.term
             number, round = len(ledger.accepted), self.state.round
             accept = Accept(round, member.id, member.attempt, number, member.samples, member.update.batches)
             for address in [*self.state.chain(member.id), member.id]:
@@ -170,6 +182,7 @@ class OpenRound(Phase):
             self.state.folding += 1
             self.context.start_job(FoldUpdate(member.id, member.attempt, member.samples))
             self.context.log("info", "accepted", round=round, device=member.id, number=number)
+            self._savepoints.accepted()
         self._admissions.admit_more()
 
     def seen(self, presence: Presence) -> None:

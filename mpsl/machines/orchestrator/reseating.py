@@ -11,6 +11,7 @@ from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.durability import Durability
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.orchestrator.recut import Recut
+from mpsl.machines.orchestrator.savepoints import Savepoints
 from mpsl.machines.orchestrator_jobs import FindPlan, PlanFound
 from mpsl.machines.seating import Seating, seat_everyone
 from mpsl.machines.tables.run import RunOutcome
@@ -24,9 +25,10 @@ RETURN_S = 5.0
 class Reseating(Phase):
     """Lasts from the loss of a seat until all seats can be filled again."""
 
-    def __init__(self, context: RunContext, durability: Durability) -> None:
+    def __init__(self, context: RunContext, durability: Durability, savepoints: Savepoints) -> None:
         super().__init__(context)
         self._durability = durability
+        self._savepoints = savepoints
         self._recut = Recut(context)
         self._lost: dict[str, str] = {}
         """Nodes that have lost their seats, and why."""
@@ -46,6 +48,8 @@ class Reseating(Phase):
             context.log("warning", "seat-lost", node=node, reason=why, round=state.round, committed=state.committed)
         context.end_session()
         self._durability.interrupted()
+        self._savepoints.interrupted()
+        state.faults += 1
         state.round, state.ledger, state.folding, state.waiting_seats = state.committed, None, 0, set()
         for timer in ("start", "round", "report", "quorum"):
             context.cancel_timer(timer)
@@ -67,14 +71,15 @@ class Reseating(Phase):
 
     def outcome(self) -> RunOutcome | None:
         """Everyone can be seated, and what was whole of the round before is on disk."""
-        return RunOutcome.SEATED if self.state.seating is not None and not self._durability.is_busy else None
+        is_busy = self._durability.is_busy or self._savepoints.is_busy
+        return RunOutcome.SEATED if self.state.seating is not None and not is_busy else None
 
     def waiting_for(self) -> list[str]:
         """Return the missing nodes, with their seats and the bytes that these need."""
         if self._recut.planning:
             return ["a plan for the nodes that are left"]
         if self.state.seating is not None:
-            return self._durability.waiting_for()
+            return ["the disk"]
         if self._refusal:
             return [f"nodes with a larger --memory-budget ({self._refusal})"]
         return [f"{seat.node} or a standby for seat {seat.address} ({needed:,} bytes)" for seat, needed in

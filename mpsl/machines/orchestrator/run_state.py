@@ -6,6 +6,7 @@ from typing import Any
 from mpsl.job import Job
 from mpsl.machines.members import Member, Passage, RoundLedger
 from mpsl.machines.orchestrator_jobs import ModelBuilt
+from mpsl.machines.savepoint import Savepoint
 from mpsl.machines.seating import Seating
 from mpsl.machines.unfinished import Unfinished
 from mpsl.messages import Score, Update
@@ -64,6 +65,12 @@ class RunState:
     """The last round whose metrics are recorded: it is on disk."""
     held_up_since: float | None = None
     """When the run first lost a seat since an update was last accepted; None while it gets on."""
+    faults: int = 0
+    """How often a seat was lost, or the orchestrator was."""
+    savepoint: Savepoint | None = None
+    """The newest one of the round after the durable one."""
+    loading_s: float = 0.0
+    """How long the parts took to their seats last."""
     term_reason: str = ""
     """Why the newest term began; empty for the first."""
     lost_nodes: dict[str, str] = field(default_factory=dict)
@@ -113,6 +120,12 @@ class RunState:
         job = replace(self.job, model=replace(self.job.model, cuts=before.model.cuts), fleet=fleet)
         self.plan = replace(manifest.plan, job=job, run=self.run, orchestrator=self.boot)
         self.seats = {seat.address: seat for seat in self.plan.seats}
+        self.savepoint = found.savepoint
+        if found.savepoint is not None:
+            # Newcomers are not in the plan of the manifest.
+            for id, at in found.savepoint.boots.items():
+                self.plan = self.plan if id in self.plan.devices else self.plan.with_device(id, at)
+        self.faults = len(manifest.terms)
         self.bystanders = {(id, boot) for id, boot in manifest.bystanders}
         self.round = self.committed = self.durable = found.committed
         self.reported = found.reported
@@ -137,6 +150,10 @@ class RunState:
         run = self.job.run
         due = self.committed == run.rounds or self.committed % run.evaluate_every == 0
         return due and self.evaluated < self.committed
+
+    def savepoint_of(self, round: int) -> Savepoint | None:
+        """The savepoint that a round goes on from, where there is one."""
+        return self.savepoint if self.savepoint is not None and self.savepoint.round == round else None
 
     def seat_of(self, node: str) -> Seat | None:
         """The seat of a node in this run."""

@@ -13,9 +13,11 @@ from mpsl.topics import Address
 
 
 class SeatParts:
-    """What the seats at `addresses` send of one purpose and version."""
+    """What the seats at `addresses` send of one purpose, version and attempt."""
 
-    def __init__(self, context: RunContext, purpose: Purpose, version: int, addresses: Iterable[Address]) -> None:
+    def __init__(
+        self, context: RunContext, purpose: Purpose, version: int, addresses: Iterable[Address], attempt: int = 0
+    ) -> None:
         self.missing = set(addresses)
         """The seats whose part is not here whole."""
         self.digests: dict[Address, str] = {}
@@ -23,13 +25,14 @@ class SeatParts:
         self._context = context
         self._purpose = purpose
         self._version = version
+        self._attempt = attempt
         self._arrivals = {address: Arrivals() for address in self.missing}
 
     def take(self, seat: Seat, message: Slice | Sent) -> None:
         """A slice, or the word that all have been sent."""
         address, session = seat.address, self._context.session
-        about = (message.purpose, message.version)
-        if about != (self._purpose, self._version) or address not in self.missing or session is None:
+        about = (message.purpose, message.version, message.attempt)
+        if about != (self._purpose, self._version, self._attempt) or address not in self.missing or session is None:
             self._context.drop(message, "of another round")
             return
         if isinstance(message, Sent):

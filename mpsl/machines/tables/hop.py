@@ -3,7 +3,20 @@
 import enum
 
 from mpsl.machines.tables.table import Table
-from mpsl.messages import Accept, Activation, Admit, Close, Commit, Discard, Gradient, Keep, Probe, Slice
+from mpsl.messages import (
+    Accept,
+    Activation,
+    Admit,
+    Close,
+    Commit,
+    Discard,
+    Gradient,
+    Keep,
+    Probe,
+    RestoreSum,
+    Slice,
+    TakeSavepoint,
+)
 
 
 class HopState(enum.Enum):
@@ -35,6 +48,8 @@ TABLE = Table(
         S.IDLE: frozenset(),
         S.PREPARING: frozenset(),
         S.LOADING: frozenset({Slice, Keep}),
-        S.SERVING: frozenset({Slice, Admit, Activation, Gradient, Probe, Accept, Discard, Close, Commit}),
+        S.SERVING: frozenset(
+            {Slice, Admit, Activation, Gradient, Probe, Accept, Discard, Close, Commit, TakeSavepoint, RestoreSum}
+        ),
     },
 )

@@ -18,6 +18,7 @@ from mpsl.messages import (
     Joined,
     Loaded,
     Message,
+    Restored,
     Score,
     Sent,
     Slice,
@@ -70,7 +71,7 @@ SEATED_STATES = (S.JOINING, S.LOADING, S.OPEN, S.CLOSING, S.COMMITTING, S.EVALUA
 """Where the run needs its seats."""
 
 _MESSAGES: dict[OrchestratorState, frozenset[type[Message]]] = {
-    S.LOADING: frozenset({Loaded}),
+    S.LOADING: frozenset({Loaded, Restored}),
     S.OPEN: frozenset({Slice, Sent, Update, Finished}),
     S.CLOSING: frozenset({Slice, Sent, Closed}),
     S.AVERAGING: frozenset({Slice, Sent}),
