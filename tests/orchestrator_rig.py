@@ -173,8 +173,8 @@ class OrchestratorRig:
 
     def load(self) -> None:
         """Until the first round is open and its devices are admitted."""
-        for number, seat in enumerate(self._seats()):
-            self.export(number)
+        self.export()  # the replicas of the one stage share it
+        for seat in self._seats():
             self.say(seat.node, Loaded(0))
         self.export()
 
@@ -221,9 +221,9 @@ class OrchestratorRig:
     def commit(self) -> None:
         """The replicas serve the merged part."""
         round = self.machine.run_state.round
-        for number, seat in enumerate(self._seats()):
+        self.export()
+        for seat in self._seats():
             if seat.address in self.machine.run_state.need_plan().merging:
-                self.export(number - 2)
                 self.say(seat.node, Loaded(round))
                 self.say(seat.node, Committed(round))
 

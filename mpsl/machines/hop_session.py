@@ -6,10 +6,10 @@ The transitions are in `tables/hop.py`.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mpsl.machines.arrivals import Arrivals
+from mpsl.machines.copy_progress import CopyProgress
 from mpsl.machines.effects import Effect
 from mpsl.machines.jobs import (
     Backward,
@@ -60,17 +60,6 @@ from mpsl.messages import (
 )
 from mpsl.plan import Plan, Seat
 from mpsl.topics import Address
-
-
-@dataclass
-class CopyProgress:
-    """The progress of an admitted device: its attempt, steps made, and the last ticket in each direction."""
-
-    attempt: int
-    batches: int
-    steps: int = 0
-    forward: Ticket | None = None
-    backward: Ticket | None = None
 
 
 class HopSession(ParticipantSession[HopState, HopOutcome]):
@@ -298,7 +287,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
     def _activation(self, message: Activation) -> None:
         copy = self._copy_for(message)
         if copy is not None:
-            if not _follows(copy.forward, message.ticket):
+            if not copy.takes_forward(message.ticket):
                 self.drop(message, "out of order")
                 return
             copy.forward = message.ticket
@@ -307,7 +296,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
     def _gradient(self, message: Gradient) -> None:
         copy = self._copy_for(message)
         if copy is not None:
-            if not _follows(copy.backward, message.ticket) or copy.forward is None or message.ticket > copy.forward:
+            if not copy.takes_backward(message.ticket):
                 self.drop(message, "out of order")
                 return
             copy.backward = message.ticket
@@ -417,13 +406,6 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         copy = self.copies.get(job.device)
         if copy is not None and copy.attempt == job.attempt:
             self.tell(Finished(job.round, job.device, job.attempt, copy.steps))
-
-
-def _follows(before: Ticket | None, ticket: Ticket) -> bool:
-    """Whether a ticket is the next one of its device: the next micro-batch, or the first of a later batch."""
-    if before is None or before.last:
-        return ticket.micro == 0 and (before is None or (ticket.epoch, ticket.batch) > (before.epoch, before.batch))
-    return (ticket.epoch, ticket.batch, ticket.micro) == (before.epoch, before.batch, before.micro + 1)
 
 
 def _device_of(job: WorkerJob) -> str | None:
