@@ -95,6 +95,11 @@ class Plan:
         """The addresses that a device's activations pass, from stage 1 to stage N."""
         return self._chains[device]
 
+    def neighbour(self, device: str, seat: Address, step: int) -> Address:
+        """The next (+1) or previous (-1) address after a seat in `device`'s chain; at both ends that is the device."""
+        circle = [*self.chain(device), device]
+        return circle[(circle.index(seat) + step) % len(circle)]
+
     @cached_property
     def _chains(self) -> dict[str, list[Address]]:
         return {

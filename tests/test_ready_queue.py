@@ -58,7 +58,7 @@ def test_its_bytes_are_those_of_what_waits_and_of_what_runs(steps: list[tuple[in
             queue.finish()
             running = 0
         else:
-            queue.drop(lambda each, gone=f"dev-{number % 3}": device_of(each) == gone)  # type: ignore[misc]
+            queue.drop(f"dev-{number % 3}")
             waiting = [entry for entry in waiting if device_of(entry[3]) != f"dev-{number % 3}"]
         assert queue.tensor_bytes == running + sum(size for _, _, size, _ in waiting)
 

@@ -59,7 +59,6 @@ from mpsl.messages import (
     Ticket,
 )
 from mpsl.plan import Plan, Seat
-from mpsl.topics import Address
 
 
 class HopSession(ParticipantSession[HopState, HopOutcome]):
@@ -148,8 +147,9 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
                 self._close(message)
             case Commit():
                 self._queue_job(CommitPart(message.round, 0, merged=True))
-            case TakeSavepoint():
-                self._take_savepoint(message)
+            case TakeSavepoint() if self._has_folded(message):
+                # Every accepted update so far is folded, or its fold comes first in the queue.
+                self._queue_job(Export("savepoint", message.round, message.number))
             case RestoreSum():
                 self._restoring = message
                 self._restore()
@@ -206,15 +206,6 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         self._version = version
         return HopOutcome.LOADED
 
-    # Savepoints
-
-    def _take_savepoint(self, message: TakeSavepoint) -> None:
-        """Send the sum as it is now: every accepted update so far is folded, or its fold comes first in the queue."""
-        if message.devices != self._folded:
-            self.tell(Fault(f"folded {self._folded} devices in round {message.round}, not {message.devices}"))
-            return
-        self._queue_job(Export("savepoint", message.round, message.number))
-
     def _restore(self) -> None:
         """The sum of a savepoint is here whole: the round goes on from it."""
         wanted = self._restoring
@@ -254,7 +245,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         self.copies.pop(message.device, None)
         if message.device in self.early and self.early[message.device][0] <= attempt:
             del self.early[message.device]
-        self._queue.drop(lambda job: _device_of(job) == message.device)
+        self._queue.drop(message.device)
         if message.device in self.plan.devices:
             self.channel.forget(message.device)
         self._queue_job(DropCopy(message.device, message.attempt))
@@ -310,21 +301,20 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         else:
             self._queue_job(ForwardProbe(message.device, message.attempt, message.batch, message.round, message.tensor))
 
-    def _neighbour(self, device: str, step: int) -> Address:
-        """Return the next (+1) or previous (-1) address in `device`'s chain; at both ends that is the device itself."""
-        chain = self.plan.chain(device)
-        place = self._seat.stage - 1 + step
-        return chain[place] if 0 <= place < len(chain) else device
-
     def _close(self, message: Close) -> None:
-        if message.devices != self._folded:
-            self.tell(Fault(f"folded {self._folded} devices in round {message.round}, not {message.devices}"))
+        if not self._has_folded(message):
             return
         if message.merge:
             self.tell(Closed(message.round, self._folded, self._folded_samples))
             self._queue_job(Export("sum", message.round))
         else:
             self._queue_job(CommitPart(message.round, message.weight, merged=False))
+
+    def _has_folded(self, message: Close | TakeSavepoint) -> bool:
+        """Whether as many devices are in the sum as the orchestrator has accepted."""
+        if message.devices != self._folded:
+            self.tell(Fault(f"folded {self._folded} devices in round {message.round}, not {message.devices}"))
+        return message.devices == self._folded
 
     # Results of jobs
 
@@ -340,14 +330,14 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         self._worker_free()
         match job, result:
             case Forward(ticket), Encoded(tensor) if self._is_alive(ticket):
-                self.send(self._neighbour(ticket.device, +1), Activation(ticket, tensor), self.now)
+                self.send(self.plan.neighbour(ticket.device, self.address, +1), Activation(ticket, tensor), self.now)
             case Backward(ticket), Encoded(tensor) if self._is_alive(ticket):
-                self.send(self._neighbour(ticket.device, -1), Gradient(ticket, tensor), self.now)
+                self.send(self.plan.neighbour(ticket.device, self.address, -1), Gradient(ticket, tensor), self.now)
                 if ticket.last:
                     self._stepped(ticket)
             case ForwardProbe(device, attempt, batch, round), Encoded(tensor):
                 probe = Probe(round, device, attempt, batch, tensor)
-                self.send(self._neighbour(device, +1), probe, self.now)
+                self.send(self.plan.neighbour(device, self.address, +1), probe, self.now)
             case CheckCopy(), _:
                 self._checked(job)
             case DropCopy(device, attempt), _:
@@ -406,12 +396,3 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         copy = self.copies.get(job.device)
         if copy is not None and copy.attempt == job.attempt:
             self.tell(Finished(job.round, job.device, job.attempt, copy.steps))
-
-
-def _device_of(job: WorkerJob) -> str | None:
-    match job:
-        case Forward(ticket) | Backward(ticket):
-            return ticket.device
-        case CopyPart(device) | CheckCopy(_, device, _):
-            return device
-    return None

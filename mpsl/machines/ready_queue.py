@@ -1,10 +1,9 @@
 """The ready work of a compute node, by rank and then by arrival. It chooses the next job and performs nothing."""
 
 import heapq
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mpsl.machines.jobs import Backward, Forward, ForwardProbe, WorkerJob
+from mpsl.machines.jobs import Backward, CheckCopy, CopyPart, Forward, ForwardProbe, WorkerJob
 
 
 @dataclass
@@ -36,12 +35,21 @@ class ReadyQueue:
             self.tensor_bytes -= _tensor_bytes(self.running)
         self.running = None
 
-    def drop(self, unwanted: Callable[[WorkerJob], bool]) -> None:
-        """Forget the waiting jobs that are no longer wanted."""
-        self.tensor_bytes -= sum(_tensor_bytes(job) for _, _, job in self._waiting if unwanted(job))
-        self._waiting = [entry for entry in self._waiting if not unwanted(entry[2])]
+    def drop(self, device: str) -> None:
+        """Forget what waits for a device."""
+        self.tensor_bytes -= sum(_tensor_bytes(job) for _, _, job in self._waiting if _device_of(job) == device)
+        self._waiting = [entry for entry in self._waiting if _device_of(entry[2]) != device]
         heapq.heapify(self._waiting)
 
 
 def _tensor_bytes(job: WorkerJob) -> int:
     return job.tensor.nbytes if isinstance(job, Forward | Backward | ForwardProbe) else 0
+
+
+def _device_of(job: WorkerJob) -> str | None:
+    match job:
+        case Forward(ticket) | Backward(ticket):
+            return ticket.device
+        case CopyPart(device) | CheckCopy(_, device, _):
+            return device
+    return None
