@@ -49,7 +49,7 @@ simulate: venv
 diagrams: venv
 	$(BIN)/python -m mpsl.machines.tables.document > docs/state-machines.md
 
-# Whether the tests notice what they should: one mutation at a time, some ten minutes. ONLY=word chooses some.
+# Whether the tests notice what they should: one mutation at a time, some fifteen minutes. ONLY=word chooses some.
 ONLY ?=
 mutants: venv
 	$(BIN)/python tests/mutants.py $(ONLY)

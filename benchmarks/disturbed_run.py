@@ -36,7 +36,7 @@ WARM_ROUNDS = 3
 """Rounds without faults at the start; the first one does not count."""
 LAST_ROUNDS = 2
 """Rounds after the orchestrator has been told that the run is to end."""
-UNENDING = 1_000_000
+UNREACHED_ROUNDS = 1_000_000
 STUCK_S = 180.0
 """The run has failed if no batch is observed for this long."""
 RETAINED_S = 1.5
@@ -108,7 +108,7 @@ async def disturbed_run(folder: Path, plan: Sequence[Planned], engine: str, quie
     shards = split(load("digits", 0, None), DEVICES, 0, None)
     write(shards, folder / "shards")
     job, port = folder / "job.toml", _free_port()
-    job.write_text(JOB.format(rounds=UNENDING), encoding="utf-8")
+    job.write_text(JOB.format(rounds=UNREACHED_ROUNDS), encoding="utf-8")
     network = NetworkOptions(parse_broker(f"mqtt://127.0.0.1:{port}"), Topics("main"), as_json=False, verbose=0)
     async with supervising(folder / "logs", environment) as supervisor:
         run = _DisturbedRun(supervisor, folder, job, quiet)

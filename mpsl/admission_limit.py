@@ -8,7 +8,7 @@ from math import ceil
 CYCLE_MARGIN = 1.5
 """The admitted devices cover a cycle this many times, so that the slowest hop has work in spite of jitter."""
 
-ROUNDING = 1e-9
+ROUNDING_SLACK = 1e-9
 """Tolerance of comparisons with whole numbers, so that a sum of thirds counts as one."""
 
 
@@ -20,7 +20,7 @@ def starting_admission(devices: int, cycle: float, slowest: float) -> int:
     """
     if slowest <= 0:
         return devices
-    least = max(1, ceil(min(devices, CYCLE_MARGIN * cycle / slowest) - ROUNDING))
+    least = max(1, ceil(min(devices, CYCLE_MARGIN * cycle / slowest) - ROUNDING_SLACK))
     return ceil(devices / max(1, devices // least))
 
 
@@ -31,11 +31,11 @@ def admission_waves(devices: int, admit: int) -> int:
 
 def seat_admission(admit: int, share: float) -> int:
     """Return how many of `admit` devices are at one seat at once if it serves `share` (0 to 1) of all devices."""
-    return max(1, ceil(admit * share - ROUNDING)) if share > 0 else 0
+    return max(1, ceil(admit * share - ROUNDING_SLACK)) if share > 0 else 0
 
 
 def largest_admission(copies: int, share: float, devices: int) -> int:
     """Return the largest G up to `devices` for which `seat_admission` is at most `copies` ≥ 1."""
     if share <= 0:
         return devices
-    return max(1, min(devices, int((copies + ROUNDING) / share)))
+    return max(1, min(devices, int((copies + ROUNDING_SLACK) / share)))

@@ -39,7 +39,7 @@ def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     chance = np.random.default_rng(1)
     tensors = [chance.standard_normal((3, 7, 11)).astype(np.float32) for _ in range(3)]
     whole = fold_all(tensors, [3, 5, 7])
-    monkeypatch.setattr(splitfed_v1, "PIECE", 10)
+    monkeypatch.setattr(splitfed_v1, "FOLD_ELEMENTS", 10)
     assert np.array_equal(fold_all(tensors, [3, 5, 7]), whole)
     assert np.array_equal(whole, np.float32(3) * tensors[0] + np.float32(5) * tensors[1] + np.float32(7) * tensors[2])
 

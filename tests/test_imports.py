@@ -116,6 +116,34 @@ def test_files_are_short_and_say_what_they_are_for(path: Path) -> None:
     assert not text.strip() or ast.get_docstring(ast.parse(text)), "a module docstring says why the file exists"
 
 
+def phases_of(folder: Path) -> dict[str, Path]:
+    """The files of a folder that define a phase, by module."""
+    found = {}
+    for path in folder.glob("*.py"):
+        classes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)]
+        if any(ast.unparse(base) == "Phase" for node in classes for base in node.bases):
+            found[f"mpsl.machines.orchestrator.{path.stem}"] = path
+    return found
+
+
+def reaching(folder: Path) -> list[str]:
+    """The imports by which a phase reaches another one, or the machine."""
+    phases = phases_of(folder)
+    forbidden = {*phases, "mpsl.machines.orchestrator.machine", "mpsl.machines.orchestrator"}
+    return [f"{path.name}: {name}" for path in phases.values() for name, _ in imports_of(path) if name in forbidden]
+
+
+def test_a_phase_imports_neither_another_one_nor_the_machine(tmp_path: Path) -> None:
+    folder = ROOT / "mpsl" / "machines" / "orchestrator"
+    assert len(phases_of(folder)) > 8
+    assert reaching(folder) == []
+    (tmp_path / "ending.py").write_text("class Ending(Phase): ...")
+    (tmp_path / "opening.py").write_text(
+        "from mpsl.machines.orchestrator.ending import Ending\nclass Opening(Phase): ..."
+    )
+    assert reaching(tmp_path) == ["opening.py: mpsl.machines.orchestrator.ending"]
+
+
 def test_torch_load_is_called_nowhere() -> None:
     """It unpickles; checkpoints are safetensors."""
     calls = [

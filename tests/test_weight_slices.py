@@ -13,7 +13,7 @@ from mpsl.machines.arrivals import Arrivals
 from mpsl.messages import Slice
 from mpsl.nn import weights
 from mpsl.nn.models import build
-from mpsl.nn.weights import BYTES, MAX_TOGETHER, RAW, Arrays
+from mpsl.nn.weights import MAX_TOGETHER, RAW, SHARED_SLICE_DTYPE, Arrays
 
 CHUNK_BYTES = 4096
 
@@ -61,7 +61,7 @@ def test_small_tensors_share_a_slice_and_large_ones_have_their_own() -> None:
     arrays = [*part(10, 20), *part(1, dtype=np.int64), *part(4000, 5)]
     found = [(m.index, m.offset, m.tensor.dtype, len(m.tensor.planes)) for m in sliced(arrays)]
     assert found == [
-        (0, 0, BYTES, 3),
+        (0, 0, SHARED_SLICE_DTYPE, 3),
         (3, 0, "float32", 1),
         (3, 768, "float32", 1),
         (3, 1536, "float32", 1),

@@ -9,7 +9,7 @@ import numpy as np
 
 from mpsl.aggregation import Array, aggregations, is_float
 
-PIECE = 1 << 18
+FOLD_ELEMENTS = 1 << 18
 """Elements that are folded at a time, so the product stays in the cache and needs little memory."""
 
 
@@ -26,9 +26,9 @@ class SplitFedV1:
             np.maximum(total, weights, out=total)
             return
         into, taken, factor = total.reshape(-1), weights.reshape(-1), total.dtype.type(samples)
-        for start in range(0, into.size, PIECE):
-            piece = into[start : start + PIECE]
-            piece += taken[start : start + PIECE] * factor
+        for start in range(0, into.size, FOLD_ELEMENTS):
+            piece = into[start : start + FOLD_ELEMENTS]
+            piece += taken[start : start + FOLD_ELEMENTS] * factor
 
     def merge(self, total: Array, other: Array) -> None:
         """total += other."""

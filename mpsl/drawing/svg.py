@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from colorsys import hls_to_rgb
 from html import escape
 
-LETTER = 7
+LETTER_WIDTH = 7
 """Approximate width of a letter, in pixels."""
 MIN_PIXELS = 0.6
 """The minimum width of a bar, so that it is visible."""

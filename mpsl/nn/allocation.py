@@ -17,7 +17,7 @@ REUSED_BYTES = 8 * 2**20
 
 Without them the system would clear the memory of each chunk again, which is half of the cost of a byte on the wire.
 """
-NEVER = 2**31 - 1
+MAX_MALLOPT = 2**31 - 1
 """The largest number that mallopt takes. No block is that large."""
 
 
@@ -38,7 +38,7 @@ def keep_for_reuse() -> None:
     share one arena, because the arenas of further threads cannot hold a tensor of more than 32 MB. Call it before any
     thread starts.
     """
-    _set({_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: NEVER, _M_TRIM_THRESHOLD: NEVER})
+    _set({_M_ARENA_MAX: 1, _M_MMAP_THRESHOLD: MAX_MALLOPT, _M_TRIM_THRESHOLD: MAX_MALLOPT})
 
 
 @functools.cache

@@ -23,16 +23,16 @@ from mpsl.wire import padding
 RAW = "raw"
 """The codec of weights: their own bytes."""
 
-BYTES = "uint8"
+SHARED_SLICE_DTYPE = "uint8"
 """The dtype of a slice of several tensors, whatever the dtypes of the tensors."""
 
-ENVELOPE = 1024
+HEADER_ROOM_BYTES = 1024
 """Bytes of a chunk that are left for headers, so that a slice fits into one chunk."""
 
 MAX_TOGETHER = 32
 """Maximum number of tensors in a slice, so that their sizes fit into its header."""
 
-MATRIX = 2
+MIN_CODED_DIMENSIONS = 2
 """The minimum number of dimensions of a coded tensor.
 
 Biases and the statistics of BatchNorms are small and are sent as they are: a variance that is rounded to zero or below
@@ -68,7 +68,7 @@ class WeightCodec:
 
     def _each(self, tensors: Iterable[tuple[str, torch.Tensor]], spec: str) -> list[str]:
         return [
-            spec if not self.exact and tensor.dtype == torch.float32 and tensor.ndim >= MATRIX else RAW
+            spec if not self.exact and tensor.dtype == torch.float32 and tensor.ndim >= MIN_CODED_DIMENSIONS else RAW
             for _, tensor in tensors
         ]
 
@@ -114,7 +114,7 @@ def slices(
     for first, end in _together(arrays, codecs, chunk_bytes):
         if end - first > 1:
             planes = tuple(_bytes_of(array) for array in arrays[first:end])
-            tensor = Tensor(RAW, BYTES, (weights_bytes(arrays[first:end]),), planes)
+            tensor = Tensor(RAW, SHARED_SLICE_DTYPE, (weights_bytes(arrays[first:end]),), planes)
             yield Slice(purpose, version, attempt, part, first, 0, tensor)
             continue
         array, codec = arrays[first], codecs[first]
@@ -154,7 +154,7 @@ def _write_together(arrays: Arrays, message: Slice, codecs: Sequence[str]) -> No
     targets = arrays[message.index : end]
     if end > len(arrays) or any(codec != RAW for codec in codecs[message.index : end]):
         raise WireError(f"slice of {len(planes)} tensors from {message.index}; the part has not as many in {RAW}")
-    if message.offset != 0 or message.tensor.dtype != BYTES:
+    if message.offset != 0 or message.tensor.dtype != SHARED_SLICE_DTYPE:
         raise WireError(f"slice of {len(planes)} tensors of {message.tensor.dtype} at {message.offset}")
     for plane, target in zip(planes, targets, strict=True):
         if plane.nbytes != target.nbytes:
@@ -174,9 +174,9 @@ def as_received(arrays: Arrays, codecs: Sequence[str], chunk_bytes: int) -> list
 def _ranges(array: NDArray[Any], chunk_bytes: int) -> Iterator[tuple[int, int]]:
     """The slices of a tensor, which are the same for every codec.
 
-    No codec writes more bytes for a value than the value has, and `ENVELOPE` has room for what a group adds.
+    No codec writes more bytes for a value than the value has, and `HEADER_ROOM_BYTES` has room for what a group adds.
     """
-    step = max(1, (chunk_bytes - ENVELOPE) // array.itemsize)
+    step = max(1, (chunk_bytes - HEADER_ROOM_BYTES) // array.itemsize)
     for start in range(0, array.size, step):
         yield start, min(start + step, array.size)
 
@@ -190,7 +190,7 @@ def _together(arrays: Arrays, codecs: Sequence[str], chunk_bytes: int) -> Iterat
         if not joins:
             if index:
                 yield first, index
-            first, room = index, chunk_bytes - ENVELOPE if codec == RAW and array.size else 0
+            first, room = index, chunk_bytes - HEADER_ROOM_BYTES if codec == RAW and array.size else 0
         room -= needed
     if arrays:
         yield first, len(arrays)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mpsl.admission_limit import ROUNDING
+from mpsl.admission_limit import ROUNDING_SLACK
 from mpsl.planning.node_kinds import Codes, NodeKinds
 from mpsl.planning.objective import NO_TIME
 from mpsl.planning.service_demand import SeatDemand, SystemArrays, seat_demand
@@ -171,7 +171,7 @@ class StageTable:
             figures[SLOWEST, using] = np.maximum(figures[SLOWEST, using], demand.slowest)
             figures[LATENCY, using] = np.maximum(figures[LATENCY, using], demand.latency)
             copies = np.floor((node.memory - demand.memory.fixed) / demand.memory.each)
-            largest = np.maximum(np.floor((copies + ROUNDING) / share), 1.0)
+            largest = np.maximum(np.floor((copies + ROUNDING_SLACK) / share), 1.0)
             admitted[using] = np.minimum(admitted[using], np.where(copies < 1, 0.0, largest))
             if node.host is not None:
                 cores = demand.core_seconds

@@ -46,7 +46,7 @@ def gantt(timeline: Timeline, rows: Sequence[Row], devices: Sequence[str], title
         if row.group != group:
             group = row.group
             y += 8
-            body.append(svg.bar(8, 8 + svg.LETTER * len(group), y, 16, "#fff"))
+            body.append(svg.bar(8, 8 + svg.LETTER_WIDTH * len(group), y, 16, "#fff"))
             body.append(svg.text(8, y + 12, group, "s"))
             y += 18
         body.append(svg.text(LEFT - 8, y + ROW / 2 + 4, row.process, anchor="end"))
@@ -64,7 +64,7 @@ def gantt(timeline: Timeline, rows: Sequence[Row], devices: Sequence[str], title
             y += 20
     head = [svg.text(8, 24, title, "t"), *_legend(), *svg.seconds_axis(seconds, LEFT, WIDTH, TOP, y)]
     # Long names extend to the left of everything else.
-    more = max(0, svg.LETTER * max((len(row.process) for row in shown), default=0) - (LEFT - 16))
+    more = max(0, svg.LETTER_WIDTH * max((len(row.process) for row in shown), default=0) - (LEFT - 16))
     return svg.document(more + LEFT + WIDTH + RIGHT, y + 34, [*head, *body], more)
 
 

@@ -22,7 +22,7 @@ MAX_MESSAGES = 10_000
 MAX_ALL_MESSAGES = 30_000
 """The maximum number of messages simulated for one choice, over all plans; some seconds."""
 
-OPTIMISM = 0.05
+MAX_FORMULA_EXCESS = 0.05
 """A plan whose time by the formula exceeds the best simulated time by this share is not simulated."""
 
 MIN_PLANS = 2
@@ -51,7 +51,7 @@ def choose(
     late = ""
     for found in (best, *others):
         if known:
-            limit = min(_simulated_value(each, cheapest) for each in known) * (1 + OPTIMISM)
+            limit = min(_simulated_value(each, cheapest) for each in known) * (1 + MAX_FORMULA_EXCESS)
             if value(found, cheapest) > limit or sent >= MAX_ALL_MESSAGES:
                 break
         try:

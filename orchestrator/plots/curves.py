@@ -10,7 +10,7 @@ MAX_POINTS = 1000
 MAX_DOTS = 40
 """With at most this many points, each has a dot, so that a single one is visible."""
 X_TICKS, Y_TICKS = 8, 5
-LEGEND = 20
+LEGEND_LINE_WIDTH = 20
 """Pixels of a sample line of the legend."""
 
 Point = tuple[float, float]
@@ -85,11 +85,11 @@ def _legend(curves: Sequence[Curve], frame: Frame) -> Iterator[str]:
     for curve in curves:
         dashes = ' stroke-dasharray="6 3"' if curve.dashed else ""
         yield (
-            f'<line x1="{x:g}" x2="{x + LEGEND:g}" y1="{frame.y - 12:g}" y2="{frame.y - 12:g}" '
+            f'<line x1="{x:g}" x2="{x + LEGEND_LINE_WIDTH:g}" y1="{frame.y - 12:g}" y2="{frame.y - 12:g}" '
             f'stroke="{curve.colour}" stroke-width="{curve.width:g}"{dashes}/>'
         )
-        yield svg.text(x + LEGEND + 5, frame.y - 8, curve.title, "a")
-        x += LEGEND + 16 + 6 * len(curve.title)
+        yield svg.text(x + LEGEND_LINE_WIDTH + 5, frame.y - 8, curve.title, "a")
+        x += LEGEND_LINE_WIDTH + 16 + 6 * len(curve.title)
 
 
 def _thinned(points: Sequence[Point]) -> Sequence[Point]:

@@ -10,7 +10,7 @@ from orchestrator.run_records import DeviceRecord, RoundRecord
 
 ROW, GAP = 18, 6
 """Pixels: height of a bar, between rows."""
-LETTER = 5.8
+LETTER_WIDTH = 5.8
 """Approximate width of a letter of a reason, in pixels."""
 IN_ROUND, HELD = 56, 82
 """Lightness of a bar, in per cent."""
@@ -90,7 +90,7 @@ def _row(record: DeviceRecord, hue: int, scale: float, left: float, y: float, ri
 
 def _reason(words: str, x: float, left: float, right: float, y: float) -> Iterator[str]:
     """Yield the reason, behind the bar that ends at x or, if there is more room, before its end."""
-    room = LETTER * len(words)
+    room = LETTER_WIDTH * len(words)
     if x + 6 + room > right and x - left > right - x:
         start = max(left, x - room - 8)
         yield svg.bar(start, x - 2, y + 2, ROW - 4, "#ffffff")

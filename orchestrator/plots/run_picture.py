@@ -30,7 +30,7 @@ def run_picture(records: RunRecords, number: int) -> str:
     worst, slowest = worst_first(of_round)[:MAX_DEVICES], slowest_first(of_round)[:MAX_DEVICES]
     longest = max((len(record.device) for record in of_round), default=0)
     # Long names extend to the left of everything else.
-    more = max(0, svg.LETTER * longest - (LEFT - 16))
+    more = max(0, svg.LETTER_WIDTH * longest - (LEFT - 16))
     body = [svg.text(8, 24, _title(records), "t")]
     body += _charts(records, [record.device for record in worst], hues)
     first, y = _section(

@@ -14,7 +14,7 @@ from mpsl.profile_questions import FIRST_TERM, LinkFigures, LinkQuestion
 from mpsl.topics import BinaryTopic
 from mpsl.wire import Buffer
 
-TIMER = "links"
+LINKS_TIMER = "links"
 ASK_AGAIN_S = 2.0
 """Seconds between two questions to a participant that has not answered."""
 ANSWER_S = 8.0
@@ -70,7 +70,7 @@ class LinkSurvey:
         """Stop, because the fleet has changed or the run is over."""
         if self._visit is not None:
             self._end_visit(self._visit)
-            self._context.cancel_timer(TIMER)
+            self._context.cancel_timer(LINKS_TIMER)
         self._waiting = []
 
     def receive(self, topic: BinaryTopic, payload: Buffer) -> None:
@@ -96,7 +96,7 @@ class LinkSurvey:
                 visit.asked_at = context.now
                 context.command(visit.branch, visit.id, visit.command())
             again = inf if visit.answered else visit.asked_at + ASK_AGAIN_S
-            context.set_timer(TIMER, min(until, again) - context.now)
+            context.set_timer(LINKS_TIMER, min(until, again) - context.now)
             return
         self._found[visit.boot] = visit.figures()
         self._end_visit(visit)
@@ -126,7 +126,7 @@ class LinkSurvey:
             self._go_on(self._visit)
             return
         self._waiting = []
-        context.cancel_timer(TIMER)
+        context.cancel_timer(LINKS_TIMER)
         self._log_figures()
         self.done = True
 

@@ -12,7 +12,7 @@ from mpsl.messages import Update
 
 MAX_LOSS = float(2.0**128) / 2.0**40
 """Mean losses from here on count as infinite: they are near the end of float32, where nothing can be trained."""
-FACTOR = 1000.0
+OUTLIER_FACTOR = 1000.0
 """From how many times the median of the other devices' losses a loss is an outlier."""
 
 
@@ -27,7 +27,7 @@ def outliers(contributions: Mapping[str, Update]) -> dict[str, str]:
     found = {}
     for id, loss in losses.items():
         usual = median(other for name, other in losses.items() if name != id)
-        if loss > FACTOR * usual and 0 < usual < inf:
+        if loss > OUTLIER_FACTOR * usual and 0 < usual < inf:
             found[id] = f"training loss {loss:.3g}, {usual:.3g} in the median of the others"
     return found
 
