@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from machine_rig import MachineRig
+
 from mpsl import PROTOCOL
 from mpsl.job import read_job
 from mpsl.link.channel import Channel, Limits, Peer
@@ -25,7 +27,7 @@ from mpsl.machines.orchestrator_jobs import (
 from mpsl.messages import Closed, Committed, Finished, Joined, Loaded, Message, Score, Sent, Slice, Tensor, Update
 from mpsl.names import ORCHESTRATOR
 from mpsl.plan import Seat
-from mpsl.topics import BinaryTopic, Branch, Topics
+from mpsl.topics import Address, Branch, Topics
 
 TOPICS = Topics("o")
 RUN = "r-000000"
@@ -56,48 +58,29 @@ def job(**changes: Any) -> dict[str, Any]:
 
 
 @dataclass
-class OrchestratorRig:
+class OrchestratorRig(MachineRig):
     """The machine and what it has wanted so far; time passes by `step_s` with every event."""
 
+    topics = TOPICS
+
     machine: OrchestratorMachine
-    now: float = 0.0
-    step_s: float = 0.01
-    effects: list[Effect] = field(default_factory=list)
     heard: dict[str, list[Message]] = field(default_factory=dict)
     """Messages by address."""
-    voices: dict[str, Channel] = field(default_factory=dict)
 
     @property
     def state(self) -> OrchestratorState:
         """Where the run is."""
         return self.machine.state
 
-    def handle(self, event: Any) -> list[Effect]:
-        """Give one event; what the machine says to others is noted in `heard`."""
-        self.now += self.step_s
-        found = self.machine.handle(event, self.now)
-        self.effects += found
-        for effect in found:
-            if isinstance(effect, Publish):
-                topic = TOPICS.parse(effect.topic)
-                if isinstance(topic, BinaryTopic):
-                    self._hear(topic, bytes(effect.payload))
-        return found
-
-    def _hear(self, topic: BinaryTopic, payload: bytes) -> None:
-        for voice in self.voices.values():
-            if voice.peers[voice._source].address == topic.to:
-                messages, answers = voice.receive(topic, payload, self.now)
-                self.heard.setdefault(topic.to, []).extend(messages)
-                for answer in [*answers, *voice.due(float("inf"))]:
-                    self.effects += self.machine.handle(Received(answer.topic, bytes(answer.payload)), self.now)
+    def hear(self, to: Address, messages: list[Message], answers: list[Publish]) -> None:
+        """Note the messages, and pass on the acknowledgements."""
+        self.heard.setdefault(to, []).extend(messages)
+        for answer in answers:
+            self.effects += self.machine.handle(Received(answer.topic, bytes(answer.payload)), self.now)
 
     def say(self, source: str, message: Message) -> list[Effect]:
         """Send a message from someone over the link."""
-        found: list[Effect] = []
-        for outbound in self.voices[source].send(ORCHESTRATOR, message, self.now):
-            found += self.handle(Received(outbound.topic, bytes(outbound.payload)))
-        return found
+        return self.send(source, ORCHESTRATOR, message)
 
     def tell(self, branch: Branch, id: str, leaf: str, **content: Any) -> None:
         """Publish JSON of a process."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from machine_rig import MachineRig
 from plans import plan
 
 from mpsl import facts
@@ -16,7 +17,7 @@ from mpsl.machines.machine import as_json
 from mpsl.machines.participant import Participant
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Message, Slice, Tensor
-from mpsl.topics import BinaryTopic, Topics
+from mpsl.topics import Address, Topics
 
 TOPICS = Topics("m")
 SESSION = SessionId(plan().run, 1)
@@ -24,37 +25,23 @@ TENSOR = Tensor("raw", "float32", (2,), (memoryview(bytes(8)),))
 
 
 @dataclass
-class Rig:
+class Rig(MachineRig):
     """A machine in the plan's run, with everyone else played by channels of their own."""
 
+    topics = TOPICS
+
     machine: Participant
-    now: float = 0.0
-    effects: list[Effect] = field(default_factory=list)
+    step_s: float = 0.1
     said: list[Message] = field(default_factory=list)
-    voices: dict[str, Channel] = field(default_factory=dict)
 
     @property
     def session(self) -> Any:
         """The session of the plan's run, or of whichever run the machine is in."""
         return next(iter(self.machine.sessions.values()))
 
-    def handle(self, event: Any) -> list[Effect]:
-        """One event, a tenth of a second after the last; what the machine says to others is noted in `said`."""
-        self.now += 0.1
-        found = self.machine.handle(event, self.now)
-        self.effects += found
-        for effect in found:
-            if isinstance(effect, Publish):
-                topic = TOPICS.parse(effect.topic)
-                if isinstance(topic, BinaryTopic):
-                    self._hear(topic, bytes(effect.payload))
-        return found
-
-    def _hear(self, topic: BinaryTopic, payload: bytes) -> None:
-        for voice in self.voices.values():
-            if voice.peers[voice._source].address == topic.to:
-                messages, _ = voice.receive(topic, payload, self.now)
-                self.said += messages
+    def hear(self, to: Address, messages: list[Message], answers: list[Publish]) -> None:
+        """Note the messages; nobody acknowledges them."""
+        self.said += messages
 
     def join(self) -> None:
         """Online, and in the run as far as `Prepare` asked for."""
@@ -68,11 +55,7 @@ class Rig:
 
     def say(self, source: str, message: Message) -> list[Effect]:
         """A message from someone else, over the link."""
-        address = self.session.address
-        found: list[Effect] = []
-        for outbound in self.voices[source].send(address, message, self.now):
-            found += self.handle(Received(outbound.topic, bytes(outbound.payload)))
-        return found
+        return self.send(source, self.session.address, message)
 
     def done(self, job: WorkerJob, result: Result | None = None) -> list[Effect]:
         """A job has ended."""
