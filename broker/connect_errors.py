@@ -5,9 +5,19 @@ Every branch returns a text that is not empty and fits behind "no connection to 
 
 import socket
 import ssl
+import time
 
 from broker.address import BrokerAddress
+from broker.own_certificate import certificate_problem
 
+_ALERTS = {
+    "CERTIFICATE_EXPIRED": "it has expired; `mpsl fleet renew ID` makes a new one",
+    "CERTIFICATE_REVOKED": "it has been revoked; `mpsl fleet add` or `approve` makes another member",
+    "UNKNOWN_CA": "another authority has signed it than the one that the broker trusts; is it of this fleet?",
+    "BAD_CERTIFICATE": "it is damaged, or not for clients",
+    "UNSUPPORTED_CERTIFICATE": "it is not for clients",
+}
+"""What the other end says of our certificate (RFC 8446, section 6.2), and what helps."""
 _CLOSED = "the other end closed the connection without an answer"
 
 
@@ -37,6 +47,9 @@ def _of_tls(error: ssl.SSLError, address: BrokerAddress) -> str:
         return f"{_text(error)}; name the certificate's authority with --ca, and the host as in the certificate"
     if "WRONG_VERSION" in reason or "HTTP_REQUEST" in reason or "RECORD_LAYER" in reason or "PACKET_LENGTH" in reason:
         return f"port {address.port} does not speak TLS ({_text(error)}); try mqtt:// there, or another port"
+    refusal = next((words for alert, words in _ALERTS.items() if alert in reason), None)
+    if refusal is not None:
+        return f"the broker refuses our certificate ({_text(error)}): {refusal}"
     if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason or "ALERT" in reason:
         return f"the broker refuses TLS ({_text(error)}); it may want a client certificate: --cert and --key"
     if isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError):
@@ -49,6 +62,11 @@ def _guess(address: BrokerAddress) -> str:
     causes = ["it may not speak TLS (mqtt://)"] if address.tls else ["the port may want TLS (mqtts://)"]
     if address.tls and not address.cert:
         causes.append("it may want a client certificate (--cert, --key)")
+    elif address.tls and address.cert:
+        problem = certificate_problem(address.cert, address.ca, time.time())
+        if problem:
+            return f"our certificate {address.cert} {problem}"
+        causes.insert(0, "our certificate may have been revoked (`mpsl fleet list`)")
     if address.version == "5":
         causes.append("it may speak 3.1.1 only (--mqtt 3.1.1)")
     else:

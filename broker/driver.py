@@ -9,6 +9,7 @@ import contextlib
 import math
 import os
 import random
+import secrets
 from typing import Any
 
 from broker.address import BrokerAddress
@@ -17,7 +18,7 @@ from broker.log import Logger
 from broker.outbox import JsonOutbox, Outbox
 from broker.refusals import PublishRefused
 from broker.worker import Worker
-from mpsl.errors import BrokerError, DiskError, MpslError
+from mpsl.errors import BrokerError, DiskError, MpslError, UsageError
 from mpsl.machines import machine as machines
 from mpsl.machines.effects import Log, Publish, Run, Stop, Subscribe, Unsubscribe
 from mpsl.machines.events import Connected, Disconnected, JobDone, JobFailed, Received, StopRequested, Subscribed
@@ -27,6 +28,8 @@ VALIDATE = "MPSL_VALIDATE"
 """The environment variable that makes machines check their invariants after every event. Tests set it."""
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
+SECRET_BYTES = 8
+"""Random bytes of a client id that nobody else knows."""
 LAST_ATTEMPT_S = 1.0
 """The minimum time of an attempt to connect, even if patience is nearly over."""
 MAX_UNANSWERED = 16
@@ -58,7 +61,9 @@ class Driver:
         self._performer = performer
         self._interpreter = Interpreter(machine, performer.write, self)
         self._address = address
-        self._client_id = client_id
+        # A broker disconnects a client when another one connects with its client id, whatever the user of that one. So
+        # nobody may know ours; the boot in it is published.
+        self._client_id = f"{client_id}-{secrets.token_hex(SECRET_BYTES)}"
         self._log = log
         self._patience_s = patience_s
         self._binary = Outbox()
@@ -73,6 +78,7 @@ class Driver:
         self._stopped: asyncio.Future[Stop] = self._loop.create_future()
         self._worker = worker or Worker()
         self._connection_open = False
+        self._has_connected = False
 
     async def run(self) -> Stop:
         """Drive until the machine stops. Raises BrokerError if the broker refuses the process or is never reached."""
@@ -174,11 +180,16 @@ class Driver:
                 async with connect(self._address, self._client_id, self._machine.will, attempt_s) as connection:
                     backoff = FIRST_BACKOFF_S
                     deadline = math.inf
-                    self._connection_open = True
+                    self._connection_open = self._has_connected = True
                     await self._connected(connection)
             except Refused:
                 raise
             except BrokerError as error:
+                reason = str(error)
+            except UsageError as error:
+                # A certificate that is being renewed: it and its key are two files.
+                if not self._has_connected:
+                    raise
                 reason = str(error)
             finally:
                 self._connection_open = False

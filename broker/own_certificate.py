@@ -1,10 +1,16 @@
-"""Who our own certificate says that we are, and how long it does: read for every command, and watched by services."""
+"""Who our own certificate says that we are, and how long it does: read for every command, and watched by services.
+
+The library that reads certificates is loaded only where there is one: a device without has better use for the memory.
+"""
 
 from pathlib import Path
 
 from mpsl.errors import IdentityError, UsageError
 from mpsl.identity.fleet_member import FleetMember, Role
 from mpsl.names import check_id
+
+WARNING_DAYS = 30
+"""So long before the end of a certificate there is a warning."""
 
 
 def member_of(cert: str | None, net: str) -> FleetMember | None:
@@ -23,6 +29,26 @@ def member_of(cert: str | None, net: str) -> FleetMember | None:
     if member is not None and member.net != net:
         raise UsageError(f"--net {net}: the certificate {cert} is for the net {member.net}")
     return member
+
+
+def certificate_problem(cert: str, ca: str | None, now: float) -> str:
+    """What is wrong with our own certificate, as far as that can be seen here; "" where nothing is.
+
+    Its dates, and whether the authority has signed it. Revocation is known to the broker alone.
+    """
+    from mpsl.identity.certificate import believe, check_dates, read_certificate
+
+    try:
+        own = read_certificate(Path(cert).read_bytes())
+        authority = None if ca is None else read_certificate(Path(ca).read_bytes())
+        check_dates(own, now)
+        if own.member is not None and authority is not None:
+            believe(own, authority, now)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    except IdentityError as error:
+        return str(error)
+    return ""
 
 
 def check_own_role(member: FleetMember | None, role: Role, command: str) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import click
 
 from broker.engines import embedded, mosquitto
-from broker.engines.engine import BrokerProcess, running_broker
+from broker.engines.engine import BrokerProcess, choose, running_broker
 from broker.engines.engine_option import engine_option
+from broker.fleet import broker_files
+from broker.fleet.fleet_folder import FleetFolder
 from mpsl import strict_json
 from mpsl.errors import BrokerError, UsageError
 
@@ -26,6 +28,12 @@ from mpsl.errors import BrokerError, UsageError
     "--conf", type=click.Path(path_type=Path), help="A mosquitto.conf; --host and --port override its first listener."
 )
 @click.option(
+    "--fleet",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Serve the fleet in DIR, made by `mpsl fleet`: with its certificates and, with mosquitto, its access rules.",
+)
+@click.option(
     "--protocol",
     type=click.Choice(["5", "3.1.1"]),
     default="5",
@@ -40,18 +48,25 @@ def broker(
     port: int | None,
     engine: str,
     conf: Path | None,
+    fleet: Path | None,
     protocol: embedded.Protocol,
     as_json: bool,
     verbose: bool,
 ) -> None:
     """Run a broker until SIGTERM or Ctrl-C. Exit status 1 if it cannot start or dies, 2 for wrong use."""
-    if port is None and conf is None:
+    tls = None
+    if fleet is not None:
+        if conf is not None:
+            raise click.UsageError("--fleet has a mosquitto.conf of its own; leave --conf out")
+        conf, tls, served_port = fleet_files(fleet, choose(engine))
+        port = served_port if port is None else port
+    elif port is None and conf is None:
         port = mosquitto.DEFAULT_PORT
     if conf is None and host not in (None, *mosquitto.LOOPBACK):
         click.echo(
             f"warning: anyone who can reach {host} can read and write; see mosquitto.conf for passwords", err=True
         )
-    starting = running_broker(engine, host=host, port=port, conf=conf, protocol=protocol, log=verbose)
+    starting = running_broker(engine, host=host, port=port, conf=conf, protocol=protocol, log=verbose, tls=tls)
     try:
         reason = asyncio.run(_serve(starting, as_json))
     except UsageError as error:
@@ -60,6 +75,25 @@ def broker(
         raise click.ClickException(str(error)) from None
     if reason:
         raise click.ClickException(reason)
+
+
+def fleet_files(folder: Path, engine: str) -> tuple[Path | None, embedded.TlsFiles | None, int]:
+    """The mosquitto.conf of a fleet's folder, or the files that the embedded engine encrypts with; and the port.
+
+    Says what the embedded engine cannot enforce. Raises UsageError where the folder holds no fleet.
+    """
+    fleet = FleetFolder(folder)
+    register = fleet.register()
+    if engine == "mosquitto":
+        return fleet.broker / broker_files.CONF, None, register.port
+    click.echo(
+        "warning: the embedded broker encrypts and enforces nothing else. It asks no client for a certificate, and has "
+        "no access rules and no revocation list: whoever reaches it may read and write everything. mosquitto enforces "
+        "all of it",
+        err=True,
+    )
+    names = (broker_files.CA, broker_files.SERVER_CERT, broker_files.SERVER_KEY)
+    return None, embedded.TlsFiles(*(fleet.broker / name for name in names)), register.port
 
 
 async def _serve(starting: contextlib.AbstractAsyncContextManager[BrokerProcess], as_json: bool) -> str:

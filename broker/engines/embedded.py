@@ -5,10 +5,12 @@ The process itself is rumqttd.py; docs/embedded-broker.md lists the limits. It m
 
 import importlib.util
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from broker.engines.launch import Launch
+from mpsl import strict_json
 from mpsl.errors import UsageError
 
 Protocol = Literal["5", "3.1.1"]
@@ -27,6 +29,16 @@ MAX_PAYLOAD_BYTES = 16 << 20
 
 MAX_CONNECTIONS = 4096
 
+
+@dataclass(frozen=True)
+class TlsFiles:
+    """What the broker encrypts with: the authority, its own certificate and key. It asks clients for no certificate."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
 _PROCESS = str(Path(__file__).with_name("rumqttd.py"))
 
 
@@ -35,16 +47,17 @@ def installed() -> bool:
     return importlib.util.find_spec("iotcore") is not None
 
 
-def launch(address: str, port: int, protocol: Protocol) -> Launch:
+def launch(address: str, port: int, protocol: Protocol, tls: TlsFiles | None = None) -> Launch:
     """The embedded broker on `address` (an IP number) and `port`, for clients that speak `protocol`."""
     if protocol not in ("5", "3.1.1"):
         raise UsageError(f"protocol {protocol!r}: the embedded broker speaks MQTT '5' or '3.1.1'")
     listen = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
     listener = "v5.1" if protocol == "5" else "v4.1"
-    return Launch((sys.executable, "-P", _PROCESS), _configuration(listen, listener))
+    configuration = _configuration(listen, listener, tls)
+    return Launch((sys.executable, "-P", _PROCESS), configuration, answers_connect=tls is None)
 
 
-def _configuration(listen: str, listener: str) -> str:
+def _configuration(listen: str, listener: str, tls: TlsFiles | None) -> str:
     busy = "\n".join(
         f'[router.custom_segment."{topics}"]\nmax_segment_size = {SEGMENT_BYTES}\nmax_segment_count = {BUSY_SEGMENTS}'
         for topics in BUSY_FILTERS
@@ -66,4 +79,10 @@ connection_timeout_ms = 10000
 max_payload_size = {MAX_PAYLOAD_BYTES}
 max_inflight_count = 200
 dynamic_filters = true
-"""
+{"" if tls is None else _encryption(listener, tls)}"""
+
+
+def _encryption(listener: str, tls: TlsFiles) -> str:
+    paths = {"capath": tls.ca, "certpath": tls.cert, "keypath": tls.key}
+    lines = [f"{name} = {strict_json.dumps(str(path.resolve()))}" for name, path in paths.items()]
+    return "\n".join([f"[{listener}.tls]", *lines, ""])

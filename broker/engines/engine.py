@@ -75,12 +75,14 @@ async def running_broker(
     conf: Path | None = None,
     protocol: embedded.Protocol = "5",
     log: bool = False,
+    tls: embedded.TlsFiles | None = None,
 ) -> AsyncIterator[BrokerProcess]:
     """Run a broker on `host`:`port` during the block.
 
     `host` None is loopback, and `port` None or 0 is a free one. With `conf`, a mosquitto.conf, None keeps the address
     of its first listener. `protocol` only matters to the embedded engine, because mosquitto always speaks both. `log`
-    passes the broker's output on to stderr. Raises UsageError for impossible arguments, and BrokerError if the port is
+    passes the broker's output on to stderr. With `tls` the embedded engine encrypts; mosquitto's `conf` says how it
+    does. Raises UsageError for impossible arguments, and BrokerError if the port is
     taken, or if the broker ends or does not answer within START_SECONDS.
     """
     chosen = choose("mosquitto" if conf is not None and engine == "auto" else engine)
@@ -93,7 +95,7 @@ async def running_broker(
     with contextlib.closing(reserve(host, port)) as reservation:
         address, port = reservation.getsockname()[:2]
         if chosen == "embedded":
-            launch = embedded.launch(address, port, protocol)
+            launch = embedded.launch(address, port, protocol, tls)
         else:
             launch = mosquitto.launch(mosquitto.program() or "", configuration, host, port)
         async with _running(launch, log) as child:

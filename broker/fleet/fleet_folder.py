@@ -1,13 +1,11 @@
-"""Keeps the folder of a fleet: makes the authority, enrols, renews and revokes members, and rewrites what follows.
+"""The folder of a fleet: made once, read and written as a whole; and its authority, whose key only this module opens.
 
-One process at a time changes it. What a step needs is checked before anything is written; the register is written
-before the broker's files, which are always made from it.
+One process at a time changes a folder. The register is written first, and the broker's files are always made from it.
 """
 
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +13,11 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from broker.fleet import broker_files, client_folder
-from broker.fleet.fleet_register import REGISTER, Enrolment, FleetRegister
+from broker.fleet import broker_files
+from broker.fleet.fleet_register import REGISTER, FleetRegister
 from mpsl.errors import DiskError, IdentityError, UsageError
 from mpsl.identity.authority import Authority, key_pem, new_authority, read_authority, read_key
-from mpsl.identity.certificate import Certificate, read_certificate, shown
-from mpsl.identity.fleet_member import FleetMember
+from mpsl.identity.certificate import Certificate, read_certificate
 from mpsl.whole_file import PRIVATE, write_whole
 
 DAY_S = 86400
@@ -81,18 +78,17 @@ class FleetFolder:
             broker_files.make_folder(self.broker)
         except OSError as error:
             raise DiskError(f"{self.path}: cannot be made: {error.strerror or error}") from None
-        register = FleetRegister(net, tuple(hosts), port, path)
-        register = self._serve(authority, register, ends)
+        register = self.serve(authority, FleetRegister(net, tuple(hosts), port, path), ends)
         write_whole(self.path / CA_KEY, key_pem(key), PRIVATE)
         write_whole(self.path / CA_CERT, pem)
         broker_files.put_file(self.broker, broker_files.CA, pem)
         user = broker_files.user_for(self.broker)
         broker_files.put_file(self.broker, broker_files.CONF, broker_files.configuration(path, port, user))
-        self._write(authority, register, now)
+        self.write(authority, register, now)
         return authority.certificate
 
-    def _serve(self, authority: Authority, register: FleetRegister, ends: float) -> FleetRegister:
-        """Give the broker a new key and certificate."""
+    def serve(self, authority: Authority, register: FleetRegister, ends: float) -> FleetRegister:
+        """Give the broker a new key and certificate; returns the register that knows of it."""
         key = new_key()
         pem = authority.for_server(register.hosts, key.public_key(), x509.random_serial_number(), ends)
         broker_files.put_file(self.broker, broker_files.SERVER_KEY, key_pem(key))
@@ -103,83 +99,41 @@ class FleetFolder:
         """What the folder remembers."""
         return FleetRegister.read(self.path)
 
+    def ca(self) -> bytes:
+        """The authority's certificate, as PEM. Raises UsageError where it is not here, or damaged."""
+        return self._read(CA_CERT)[0]
+
     def authority(self) -> Authority:
         """The authority with its key. Raises UsageError where that is not here, or damaged."""
-        contents = []
-        for name in (CA_CERT, CA_KEY):
-            try:
-                contents.append((self.path / name).read_bytes())
-            except OSError as error:
-                raise UsageError(
-                    f"{self.path / name}: {error.strerror or error}; the authority of the fleet is needed for this: "
-                    "use the folder that `mpsl fleet init` made, or a backup of it"
-                ) from None
+        (certificate, _), (key, _) = self._read(CA_CERT), self._read(CA_KEY)
         try:
-            read_certificate(contents[0])
-            read_key(contents[1])
+            return read_authority(certificate, key)
         except IdentityError as error:
-            damaged = CA_KEY if "private key" in str(error) else CA_CERT
-            raise UsageError(f"{self.path / damaged}: {error}; restore it from a backup") from None
+            raise UsageError(f"{self.path}: {error}; restore {CA_CERT} and {CA_KEY} from a backup") from None
+
+    def _read(self, name: str) -> tuple[bytes, object]:
+        """A file of the authority, and what it holds."""
+        path = self.path / name
         try:
-            return read_authority(*contents)
-        except IdentityError as error:
-            raise UsageError(f"{self.path}: {error}; restore ca.pem and ca.key from a backup") from None
-
-    def add(self, ids: Sequence[str], role: str, days: int, now: float) -> list[FleetMember]:
-        """Enrol new members, all or none, each with a key made here. Raises UsageError where one cannot be."""
-        authority, register = self.authority(), self.register()
-        members = [register.member(id, role) for id in ids]
-        self._check_new(register, members)
-        ends = self._end(authority, days, now)
-        try:
-            for member in members:
-                key, serial = new_key(), x509.random_serial_number()
-                pem = authority.for_member(member, key.public_key(), serial, ends)
-                self._write_client(authority, register, member, pem, key_pem(key))
-                register = register.with_member(member.id, Enrolment(member.role, f"{serial:x}", int(ends)))
-            register.write(self.path)
-        except DiskError:
-            for member in members:
-                shutil.rmtree(self.client(member.id), ignore_errors=True)
-            raise
-        self._write(authority, register, now)
-        return members
-
-    def _check_new(self, register: FleetRegister, members: Sequence[FleetMember]) -> None:
-        seen: set[str] = set()
-        for member in members:
-            if member.id in seen:
-                raise UsageError(f"id {member.id!r} is named twice")
-            seen.add(member.id)
-            if member.id in register.members:
-                role = register.members[member.id].role
-                raise UsageError(
-                    f"id {member.id!r} is taken by a {role} of this fleet; choose another, or `mpsl fleet renew` it"
-                )
-            if self.client(member.id).exists():
-                raise UsageError(f"{self.client(member.id)}: is there already, of no member; move it away")
-
-    def _end(self, authority: Authority, days: int, now: float) -> float:
-        ends = now + days * DAY_S
-        if ends > authority.certificate.end:
-            left = int((authority.certificate.end - now) // DAY_S)
+            content = path.read_bytes()
+            return content, read_key(content) if name == CA_KEY else read_certificate(content)
+        except OSError as error:
             raise UsageError(
-                f"--days {days}: the authority of this fleet ends on {shown(authority.certificate.end)}; at most {left}"
-            )
-        return ends
+                f"{path}: {error.strerror or error}; this needs the authority of the fleet: use the folder that "
+                "`mpsl fleet init` made, or a backup of it"
+            ) from None
+        except IdentityError as error:
+            raise UsageError(f"{path}: {error}; restore it from a backup") from None
 
-    def _write_client(
-        self, authority: Authority, register: FleetRegister, member: FleetMember, pem: bytes, key: bytes | None
-    ) -> None:
-        ca = (self.path / CA_CERT).read_bytes()
-        host = register.hosts[0]
-        url = f"mqtts://{f'[{host}]' if ':' in host else host}:{register.port}"
-        client_folder.write_client(self.client(member.id), member, url, ca, pem, key)
+    def write(self, authority: Authority, register: FleetRegister, now: float) -> None:
+        """Write the register, and the broker's files that follow from it.
 
-    def _write(self, authority: Authority, register: FleetRegister, now: float) -> None:
-        """Write the register, and the broker's files that follow from it."""
+        A revocation list states a time before now, for brokers whose clock is late: they would refuse everyone. Each
+        states a later one than the list before, for OpenSSL goes by the newest.
+        """
+        register = replace(register, listed_at=max(int(now) - CLOCK_SKEW_S, register.listed_at + 1))
         register.write(self.path)
         revoked = {int(each.serial, 16): float(each.at) for each in register.revoked}
-        pem = authority.revocation_list(revoked, len(revoked) + 1, now)
+        pem = authority.revocation_list(revoked, register.listed_at)
         broker_files.put_file(self.broker, broker_files.REVOKED, pem)
         broker_files.put_file(self.broker, broker_files.ACCESS, broker_files.access_list(register.everyone()))

@@ -17,11 +17,14 @@ REGISTER = "fleet.json"
 
 @dataclass(frozen=True)
 class Enrolment:
-    """A member's role and present certificate: its number in hex, and its end in seconds since 1970."""
+    """A member's role, the end of its present certificate in seconds since 1970, and the numbers of all, in hex.
+
+    Those before the present one may still be valid, so they are revoked with it.
+    """
 
     role: Role
-    serial: str
     ends: int
+    serials: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class FleetRegister:
     """The end of the broker's own certificate, in seconds since 1970."""
     members: dict[str, Enrolment] = field(default_factory=dict)
     revoked: tuple[Revocation, ...] = ()
+    listed_at: int = 0
+    """The time that the newest revocation list states."""
 
     @classmethod
     def read(cls, folder: Path) -> "FleetRegister":
@@ -54,10 +59,13 @@ class FleetRegister:
         if not path.exists():
             raise UsageError(f"--dir {folder}: holds no fleet ({REGISTER}); `mpsl fleet init --dir {folder}` makes one")
         found = facts.read(cls, read_json(path), str(path))
+        if not found.hosts:
+            raise UsageError(f"{path}: hosts: names no host")
         for id, enrolment in found.members.items():
             try:
                 found.member(id, enrolment.role)
-                int(enrolment.serial, 16)
+                for serial in enrolment.serials:
+                    int(serial, 16)
             except (UsageError, ValueError) as error:
                 raise UsageError(f"{path}: members.{id}: {error}") from None
         return found
@@ -70,19 +78,29 @@ class FleetRegister:
         """A member of this net; raises UsageError where it cannot be one."""
         return check_member(self.net, role, id)
 
+    @property
+    def url(self) -> str:
+        """Where members connect to."""
+        host = self.hosts[0]
+        return f"mqtts://{f'[{host}]' if ':' in host else host}:{self.port}"
+
     def everyone(self) -> list[FleetMember]:
         """All members that are not revoked, by id."""
         return [self.member(id, self.members[id].role) for id in sorted(self.members)]
 
-    def with_member(self, id: str, enrolment: Enrolment) -> "FleetRegister":
-        """The same with a new member, or with its new certificate."""
+    def with_certificate(self, id: str, role: Role, serial: int, ends: float) -> "FleetRegister":
+        """The same with a new member, or with a new certificate of one."""
+        before = self.members[id].serials if id in self.members else ()
+        enrolment = Enrolment(role, int(ends), (*before, f"{serial:x}"))
         return replace(self, members=self.members | {id: enrolment})
 
     def without(self, id: str, at: int) -> "FleetRegister":
-        """The same without a member, its certificate revoked."""
+        """The same without a member, all its certificates revoked."""
         left = {other: enrolment for other, enrolment in self.members.items() if other != id}
-        return replace(self.with_revoked(id, self.members[id].serial, at), members=left)
+        return replace(self.with_revoked(id, at), members=left)
 
-    def with_revoked(self, id: str, serial: str, at: int) -> "FleetRegister":
-        """The same with one more certificate that counts no more."""
-        return replace(self, revoked=(*self.revoked, Revocation(serial, id, at)))
+    def with_revoked(self, id: str, at: int) -> "FleetRegister":
+        """The same with the certificates that a member has had so far revoked."""
+        gone = [Revocation(serial, id, at) for serial in self.members[id].serials]
+        members = self.members | {id: replace(self.members[id], serials=())}
+        return replace(self, members=members, revoked=(*self.revoked, *gone))

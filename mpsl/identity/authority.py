@@ -40,18 +40,19 @@ class Authority:
         names = [_host(host) for host in hosts]
         return self._signed(_name("broker", "broker"), public_key, number, end, names, ExtendedKeyUsageOID.SERVER_AUTH)
 
-    def revocation_list(self, revoked: Mapping[int, float], number: int, now: float) -> bytes:
+    def revocation_list(self, revoked: Mapping[int, float], at: int) -> bytes:
         """The list of revoked certificates by number, each with the time of its revocation, as PEM.
 
-        It is valid as long as the authority: a broker with a list that has expired would refuse everyone.
+        It says that it was made `at`, which is its number, too; it must grow. It is valid as long as the authority: a
+        broker with a list that has expired would refuse everyone.
         """
         builder = x509.CertificateRevocationListBuilder(
-            self.certificate.parsed.subject, _at(now), self.certificate.parsed.not_valid_after_utc
+            self.certificate.parsed.subject, _at(at), self.certificate.parsed.not_valid_after_utc
         )
-        for serial, at in sorted(revoked.items()):
-            entry = x509.RevokedCertificateBuilder(serial, _at(at)).build()
+        for serial, since in sorted(revoked.items()):
+            entry = x509.RevokedCertificateBuilder(serial, _at(since)).build()
             builder = builder.add_revoked_certificate(entry)
-        builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+        builder = builder.add_extension(x509.CRLNumber(at), critical=False)
         builder = builder.add_extension(self._issuer(), critical=False)
         return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
