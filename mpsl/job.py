@@ -111,7 +111,9 @@ class FleetSection:
     hops as `nodes` can fill; nodes beyond the seats are standbys. `patience_s`: how long the run waits for a node, for
     its devices, for the broker or for room on the disk, once it has begun; and how long everyone waits for the
     orchestrator. `join`: whether devices that appear in the middle of the run may take part. `expected_failure_s`: the
-    time between two faults that is expected before any are seen; long rounds have savepoints accordingly.
+    time between two faults that is expected before any are seen; long rounds have savepoints accordingly. `elastic`:
+    whether nodes that join in the middle of a run get seats where that makes rounds shorter (None: if there are no
+    cuts).
     """
 
     devices: int
@@ -124,6 +126,7 @@ class FleetSection:
     patience_s: float = 600.0
     join: Literal["open", "closed"] = "open"
     expected_failure_s: float = 3600.0
+    elastic: bool | None = None
 
     def __post_init__(self) -> None:
         _at_least(1, devices=self.devices, quorum=self.quorum, admit=self.admit, replicas=self.replicas)
@@ -160,6 +163,8 @@ class Job:
                 f"[fleet] nodes = {nodes}, but {len(cuts or ())} cuts make {self.hops} hops{of_replicas}; "
                 f"name at least {self.seats} nodes"
             )
+        if self.fleet.elastic and (cuts is not None or replicas > 1):
+            raise ValueError("[fleet] elastic = true needs a job without cuts and without replicas")
         if cuts is None and 0 < nodes < replicas:
             raise ValueError(f"[fleet] nodes = {nodes} are too few for one stage of replicas = {replicas}")
 
@@ -169,6 +174,12 @@ class Job:
         if self.model.cuts is None:
             return self.fleet.nodes // self.fleet.replicas
         return max(0, len(self.model.cuts) - 1)
+
+    @property
+    def is_elastic(self) -> bool:
+        """Whether the chain may be cut again for nodes that join in the middle of the run."""
+        is_chain = self.model.cuts is None and self.fleet.replicas == 1 and self.hops > 0
+        return is_chain and self.fleet.elastic is not False
 
     @property
     def seats(self) -> int:

@@ -19,6 +19,7 @@ from mpsl.machines.orchestrator_jobs import (
     BuildModel,
     Checkpoint,
     CheckUpdate,
+    FindBetterPlan,
     FindPlan,
     Finish,
     FoldUpdate,
@@ -38,7 +39,7 @@ from mpsl.nn.part import state_tensors
 from mpsl.nn.weights import WeightCodec
 from mpsl.plan import Plan
 from mpsl.planning.objective import Shape
-from orchestrator.chosen_plan import MAX_CHOICE_S, chosen_plan
+from orchestrator.chosen_plan import MAX_CHOICE_S, better_plan, chosen_plan
 from orchestrator.device_parts import DeviceParts
 from orchestrator.facts_of_model import facts_of_model
 from orchestrator.records import Records
@@ -103,6 +104,10 @@ class OrchestratorPerformer:
     @_perform.register
     def _find_plan(self, job: FindPlan) -> Result:
         return PlanFound(chosen_plan(job.profile, job.fleet, Shape(job.hops), within_s=MAX_CHOICE_S))
+
+    @_perform.register
+    def _find_better(self, job: FindBetterPlan) -> Result:
+        return better_plan(job)
 
     @_perform.register
     def _lay_out(self, job: LayOut) -> Result:

@@ -116,8 +116,11 @@ class World:
     def add_nodes(self) -> None:
         """All of the scenario's, within two seconds; standbys after the others."""
         for id in [*self.scenario.nodes, *self.scenario.spare_nodes]:
-            at = self.chance.uniform(0, 2) if id in self.scenario.nodes else 5.0
-            self.simulation.add(id, self.starting(id, lambda boot, id=id: self._hop(id, boot)), at)
+            self.add_node(id, self.chance.uniform(0, 2) if id in self.scenario.nodes else 5.0)
+
+    def add_node(self, id: str, at: float) -> None:
+        """A compute node."""
+        self.simulation.add(id, self.starting(id, lambda boot: self._hop(id, boot)), at)
 
     def add_device(self, id: str, at: float) -> None:
         """One of the scenario's."""

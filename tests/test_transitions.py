@@ -3,10 +3,11 @@
 import enum
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from orchestrator_rig import REPLICAS, OrchestratorRig, rig
+from orchestrator_rig import BOOTS, REPLICAS, OrchestratorRig, rig
 from participant_rig import TOPICS, Rig, slice_of
 from scenarios import Scenario, random_faults
 from self_profiles import Surveyed, WithoutCuts, ran
@@ -16,10 +17,11 @@ from mpsl.errors import IllegalTransition
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.events import StopRequested
 from mpsl.machines.jobs import Prepared
+from mpsl.machines.orchestrator_jobs import RecordRound
 from mpsl.machines.tables import device, document, hop, run
 from mpsl.machines.tables.run import SEATED_STATES, OrchestratorState
 from mpsl.machines.tables.table import StateMachine, Table
-from mpsl.messages import Accept, Admit, Discard, Evaluate
+from mpsl.messages import Accept, Admit, Counters, Discard, Evaluate
 from mpsl.sim.faults import Faults, InjectedFault
 
 TABLES: list[Table[Any, Any]] = [run.TABLE, device.TABLE, hop.TABLE]
@@ -148,6 +150,23 @@ def play_runs_whose_fleet_changes_before_the_first_round() -> None:
     run_in(OrchestratorState.JOINING).be_online("dev-2", "another-run")
 
 
+def play_a_run_whose_chain_grows() -> None:
+    """A better plan is there when the first round is reported, and waits until that is on disk."""
+    played = run_in(OrchestratorState.REPORTING)
+    machine = played.machine
+    state = machine.run_state
+    seats = state.seated
+    growth = SimpleNamespace(is_ready=True, seat=lambda: setattr(state, "seating", seats) or True)
+    machine._reporting._growth = growth  # type: ignore[assignment]
+    for id in BOOTS:
+        played.say(id, Counters(1, 10, 10))
+    assert played.state is OrchestratorState.REPORTING, "the round is not on disk"
+    played.checkpoint()
+    played.done(RecordRound)
+    assert played.state is OrchestratorState.JOINING
+    assert state.need_plan().round == 1
+
+
 def test_runs_reach_every_row(tmp_path: Path, reached: set[tuple[str, Any, Any]]) -> None:
     """Random runs with faults, one that is profiled first; played by hand is what needs an unlucky moment."""
     wanted = {(table.name, *row) for table in TABLES for row in table.transitions}
@@ -158,6 +177,7 @@ def test_runs_reach_every_row(tmp_path: Path, reached: set[tuple[str, Any, Any]]
     run_and_check(Scenario(seed=1, faults=Faults(injected=(crashed,))), tmp_path / "resumed")
     ran(Surveyed(WithoutCuts(1)), tmp_path / "profiled")
     play_a_device_that_is_discarded_everywhere()
+    play_a_run_whose_chain_grows()
     for seed in range(MAX_SEEDS):
         if wanted <= reached:
             break

@@ -13,7 +13,7 @@ from mpsl.machines.savepoint import Savepoint
 from mpsl.machines.unfinished import CommittedRound, Manifest
 from mpsl.plan import Plan
 from mpsl.planning.fleet import Fleet
-from mpsl.planning.plan_file import Choice, Predicted
+from mpsl.planning.plan_file import Choice, PlannedRun, Predicted
 from mpsl.planning.profile_file import Profile
 from mpsl.profile_questions import LinkFigures
 
@@ -59,6 +59,26 @@ class PlanFound(Result):
     """The chain, its predicted times, and who chose it."""
 
     choice: Choice
+
+
+@dataclass(frozen=True)
+class FindBetterPlan(WorkerJob):
+    """Find a chain of any length whose predicted round is at least 5 % shorter than that of `now`.
+
+    Raises UsageError if `now` is not of this fleet.
+    """
+
+    profile: Profile
+    fleet: Fleet
+    now: PlannedRun
+
+
+@dataclass(frozen=True)
+class BetterPlan(Result):
+    """The chain, None if there is none, and the predicted round of the present one."""
+
+    choice: Choice | None
+    now_s: float
 
 
 @dataclass(frozen=True)

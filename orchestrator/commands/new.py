@@ -52,6 +52,7 @@ replicas = 1                  # of every stage, each for some of the devices; no
 start_timeout_s = 300.0       # how long to wait for devices and nodes
 patience_s = 600.0            # how long a run that has begun waits for a node, a quorum, the broker or room on the disk
 expected_failure_s = 3600.0   # the time between two faults, before any are seen; sets how often a long round is saved
+# elastic = false             # without cuts: nodes that join later get no seats, even if rounds would be shorter
 join = "open"                 # "closed": devices that appear during the run do not take part
 """
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpsl.job import Job
-from mpsl.machines.effects import CancelTimer, Publish, SetTimer, Stop, Subscribe
+from mpsl.machines.effects import CancelTimer, Publish, SetTimer, Subscribe
 from mpsl.machines.events import (
     Connected,
     Disconnected,
@@ -21,7 +21,7 @@ from mpsl.machines.events import (
     TimerFired,
 )
 from mpsl.machines.jobs import Export, Exported
-from mpsl.machines.machine import Machine, as_json, from_json
+from mpsl.machines.machine import Machine, as_json
 from mpsl.machines.online import ANNOUNCE
 from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.closing import Averaging, Closing
@@ -33,6 +33,7 @@ from mpsl.machines.orchestrator.durability import Durability
 from mpsl.machines.orchestrator.ending import Ending
 from mpsl.machines.orchestrator.evaluation import Evaluation
 from mpsl.machines.orchestrator.gathering import Gathering
+from mpsl.machines.orchestrator.growth import Growth
 from mpsl.machines.orchestrator.joining import Joining
 from mpsl.machines.orchestrator.loading import Loading
 from mpsl.machines.orchestrator.newcomers import Newcomers
@@ -45,7 +46,16 @@ from mpsl.machines.orchestrator.reseating import Reseating
 from mpsl.machines.orchestrator.run_state import RunState
 from mpsl.machines.orchestrator.savepoints import Savepoints
 from mpsl.machines.orchestrator.status_publisher import StatusPublisher
-from mpsl.machines.orchestrator_jobs import BuildModel, Checkpoint, RecordRound, TakeSums, WriteSavepoint
+from mpsl.machines.orchestrator.succession import superseded_by
+from mpsl.machines.orchestrator_jobs import (
+    BetterPlan,
+    BuildModel,
+    Checkpoint,
+    FindBetterPlan,
+    RecordRound,
+    TakeSums,
+    WriteSavepoint,
+)
 from mpsl.machines.permissions import may_send
 from mpsl.machines.session import LINK_TIMER
 from mpsl.machines.tables.run import SEATED_STATES, TABLE, OrchestratorState, RunOutcome
@@ -94,7 +104,8 @@ class OrchestratorMachine(Machine):
         self._joining = Joining(context)
         self._durability = durability = Durability(context)
         self._savepoints = savepoints = Savepoints(context, durability)
-        self._reporting = Reporting(context, admissions, durability)
+        self._growth = growth = Growth(context)
+        self._reporting = Reporting(context, admissions, durability, growth)
         self._ending = Ending(context)
         closing = Closing(context, durability, savepoints)
         self._phases: Mapping[OrchestratorState, Phase] = {
@@ -108,7 +119,7 @@ class OrchestratorMachine(Machine):
             S.COMMITTING: Committing(context, self._exports, durability),
             S.EVALUATING: Evaluation(context, admissions, self._departures),
             S.REPORTING: self._reporting,
-            S.RESEATING: Reseating(context, durability, savepoints),
+            S.RESEATING: Reseating(context, durability, savepoints, growth),
             S.ENDING: self._ending,
         }
         self._status = StatusPublisher(context, admissions)
@@ -254,34 +265,16 @@ class OrchestratorMachine(Machine):
                             self._newcomers.seen(presence)
                     self.phase.seen(presence)
             case RunTopic(run, "plan") if run == self.run_state.run:
-                self._seen_plan(payload)
+                stop = superseded_by(self.context, self.boot, payload, self.state is S.ENDING)
+                if stop is not None:
+                    self.emit(stop)
+                    self.stopped = True
             case BinaryTopic() as parsed if self.context.session is not None and parsed.run == self.run_state.run:
                 self._received_binary(parsed, payload)
             case BinaryTopic() as parsed if parsed.run == self.run_state.run:
                 self._profiling.links.receive(parsed, payload)
             case _:
                 self.context.dropped["topic"] += 1
-
-    def _seen_plan(self, payload: Buffer) -> None:
-        """Handle a plan by another orchestrator of this run: a higher term ends this process."""
-        self.context.is_plan_known = True
-        content = from_json(payload) or {}
-        term, boot = content.get("term"), content.get("orchestrator")
-        if not isinstance(term, int) or not isinstance(boot, str) or boot == self.boot:
-            return
-        state = self.run_state
-        # Until this process publishes its own plan, the retained one is its predecessor's.
-        ours = self.boot if self.context.session is not None and state.device_bytes else "~"
-        if (term, boot) > (state.term, ours) and state.term > 0:
-            other = f"another orchestrator (boot {boot}) runs it under term {term}"
-            reason = f"run {state.run}: {other}, this one (boot {self.boot}) had term {state.term}"
-            self.log("error", "superseded", run=state.run, term=state.term, other=boot, other_term=term)
-            state.summary |= {"state": "failed", "reason": reason}
-            self.context.end_session()
-            self.emit(Stop(1, reason))
-            self.stopped = True
-        elif self.context.session is not None and state.device_bytes and self.state is not S.ENDING:
-            self.context.publish_plan()
 
     def _received_binary(self, topic: BinaryTopic, payload: Buffer) -> None:
         session = self.context.session
@@ -358,6 +351,8 @@ class OrchestratorMachine(Machine):
         for branch, id, boot in self.context.census.unannounced():
             self.context.command(branch, id, {"do": ANNOUNCE, "boot": boot})
         self.phase.watch()
+        if self.state is S.OPEN:
+            self._growth.watch()
         if self.run_state.plan is not None and self.context.session is not None and self.state is not S.ENDING:
             self._departures.watch(self.state, self.phase.waiting_for(), self.phase.awaited_seats())
 
@@ -372,12 +367,17 @@ class OrchestratorMachine(Machine):
                 self._savepoints.sums_taken(job)
             case WriteSavepoint() as job, _:
                 self._savepoints.written(job)
+            case FindBetterPlan() as job, BetterPlan() as better:
+                self._growth.found(job, better)
             case job, result:
                 self.phase.job_done(job, result)
 
     def _job_failed(self, event: JobFailed) -> None:
         if isinstance(event.job, TakeSums | WriteSavepoint):
             self._savepoints.failed(event.reason)
+            return
+        if isinstance(event.job, FindBetterPlan):
+            self._growth.failed(event.job, event.reason)
             return
         if event.is_disk and self._disk.failed(event):
             return

@@ -12,6 +12,7 @@ from mpsl.machines.members import Passage
 from mpsl.machines.orchestrator.admissions import Admissions
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.durability import Durability
+from mpsl.machines.orchestrator.growth import Growth
 from mpsl.machines.orchestrator.outliers import outliers, suspects
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.tables.run import RunOutcome
@@ -44,8 +45,9 @@ class ByteCount:
 class Reporting(Phase):
     """Holds the last reported bytes of every participant."""
 
-    def __init__(self, context: RunContext, admissions: Admissions, durability: Durability) -> None:
+    def __init__(self, context: RunContext, admissions: Admissions, durability: Durability, growth: Growth) -> None:
         super().__init__(context)
+        self._growth = growth
         self._admissions = admissions
         self._durability = durability
         self._bytes: dict[str, ByteCount] = {}
@@ -99,7 +101,7 @@ class Reporting(Phase):
 
     def awaited_seats(self) -> set[Address]:
         """Those whose committed part is not here, once only that is waited for."""
-        return self._durability.missing if not self._has_asked else set()
+        return self._durability.missing if not self._has_asked or self._has_reported else set()
 
     def outcome(self) -> RunOutcome | None:
         """Everyone has answered, or had the time to; the last round is on disk and recorded as well."""
@@ -112,8 +114,19 @@ class Reporting(Phase):
             self.context.cancel_timer("report")
             self._report()
         if not self._is_last:
-            return RunOutcome.REPORTED
+            return self._outcome_of_round()
         return RunOutcome.LAST_REPORTED if self._durability.is_settled else None
+
+    def _outcome_of_round(self) -> RunOutcome | None:
+        """The next round; or the same under another plan, once this one is on disk."""
+        if self._growth.is_ready:
+            if not self._durability.is_settled:
+                return None
+            if self._growth.seat():
+                self.state.ledger = None
+                self.context.set_timer("patience", self.state.job.fleet.patience_s)
+                return RunOutcome.NODES_JOINED
+        return RunOutcome.REPORTED
 
     def _report(self) -> None:
         state = self.state

@@ -9,6 +9,7 @@ from mpsl.machines.census import Presence
 from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.durability import Durability
+from mpsl.machines.orchestrator.growth import Growth
 from mpsl.machines.orchestrator.phase import Phase
 from mpsl.machines.orchestrator.recut import Recut
 from mpsl.machines.orchestrator.savepoints import Savepoints
@@ -25,8 +26,9 @@ RETURN_S = 5.0
 class Reseating(Phase):
     """Lasts from the loss of a seat until all seats can be filled again."""
 
-    def __init__(self, context: RunContext, durability: Durability, savepoints: Savepoints) -> None:
+    def __init__(self, context: RunContext, durability: Durability, savepoints: Savepoints, growth: Growth) -> None:
         super().__init__(context)
+        self._growth = growth
         self._durability = durability
         self._savepoints = savepoints
         self._recut = Recut(context)
@@ -49,6 +51,7 @@ class Reseating(Phase):
         context.end_session()
         self._durability.interrupted()
         self._savepoints.interrupted()
+        self._growth.reset()
         state.faults += 1
         state.round, state.ledger, state.folding, state.waiting_seats = state.committed, None, 0, set()
         for timer in ("start", "round", "report", "quorum"):

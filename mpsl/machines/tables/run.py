@@ -61,6 +61,7 @@ class RunOutcome(enum.Enum):
     ALL_COMMITTED = "all committed"
     ALL_SCORED = "all scored or out"
     REPORTED = "reported"
+    NODES_JOINED = "nodes joined"
     LAST_REPORTED = "last round reported"
     FAILED = "failed"
 
@@ -102,6 +103,7 @@ TABLE = Table(
         (S.COMMITTING, O.ALL_COMMITTED): S.REPORTING,
         (S.EVALUATING, O.ALL_SCORED): S.REPORTING,
         (S.REPORTING, O.REPORTED): S.OPEN,
+        (S.REPORTING, O.NODES_JOINED): S.JOINING,
         (S.REPORTING, O.LAST_REPORTED): S.ENDING,
         **{(state, O.SEAT_LOST): S.RESEATING for state in SEATED_STATES},
         (S.RESEATING, O.SEATED): S.JOINING,
