@@ -215,6 +215,7 @@ def test_a_bad_environment_is_an_error_in_words(
     with monkeypatch.context() as bad:
         if name in ("ls", "tap"):
             bad.setattr(f"broker.{name}.watching", nobody_there)
+        bad.chdir(tmp_path)  # what is written by default names is written there
         ENVIRONMENTS[environment](bad, tmp_path)
         stopped_at_the_network(bad, line)
         status = run(mpsl, "mpsl")
