@@ -4,7 +4,9 @@ It shares only the definition of the model with the stages. The tests and `mpsl 
 """
 
 from binascii import crc32
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -31,6 +33,11 @@ class OracleSetting:
     weight_decay: float = 0.0
     seed: int = 0
     shuffle: bool = True
+    dtype: str = "float32"
+    blocks: tuple[str, ...] = ()
+    """The module at whose call each block begins; empty: the items of an `nn.Sequential`."""
+    owners: Mapping[str, int] = field(default_factory=dict)
+    """The block that each parameter and buffer belongs to; empty: the number with which its name begins."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ def oracle(
     """
     torch.manual_seed(setting.seed)
     model = build(setting.model, **setting.args)
+    seeds = BlockSeeds(model, setting.blocks or [name for name, _ in model.named_children()])
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     losses = []
     for number, devices in enumerate(accepted, start=1):
@@ -78,12 +86,12 @@ def oracle(
         for device in devices:
             x, y = shards[device]
             model.load_state_dict(state)
-            loss = train(model, setting, device, number, x, y)
+            loss = train(model, seeds, setting, device, number, x, y)
             loss_sum += loss
             sample_sum += len(x) * setting.local_epochs
             weight += len(x)
             for name, tensor in model.state_dict().items():
-                key = (name, replica_of(name, device, stages[number - 1] if stages else []))
+                key = (name, replica_of(name, device, stages[number - 1] if stages else [], setting.owners))
                 sums[key] = added(sums.get(key), len(x) * tensor if tensor.is_floating_point() else tensor)
         total: dict[str, torch.Tensor] = {}
         for (name, _), each in sorted(sums.items(), key=lambda entry: entry[0][1]):
@@ -93,9 +101,14 @@ def oracle(
     return state, losses
 
 
-def replica_of(name: str, device: str, stages: list[Stage]) -> int:
-    """Return which replica holds the tensor `name` ('block.…') of a device's copy; the device's parts have one sum."""
-    block = int(name.split(".", maxsplit=1)[0])
+def replica_of(name: str, device: str, stages: list[Stage], owners: Mapping[str, int]) -> int:
+    """Which replica holds the tensor `name` of a device's copy; the device's own parts have one sum.
+
+    `owners`: the block of each tensor; without one the name begins with it.
+    """
+    if not stages:
+        return 0
+    block = owners[name] if owners else int(name.split(".", maxsplit=1)[0])
     return next((stage.serving[device] for stage in stages if stage.first <= block < stage.end), 0)
 
 
@@ -106,8 +119,41 @@ def added(total: torch.Tensor | None, more: torch.Tensor) -> torch.Tensor:
     return (torch.zeros_like(more) if total is None else total) + more
 
 
+class BlockSeeds:
+    """Seeds torch's generator where a block begins: where its module is called for the first time in a forward.
+
+    The first block begins with the forward itself. `words` are those of the seed, but for the block's number.
+    """
+
+    def __init__(self, model: torch.nn.Module, blocks: Sequence[str]) -> None:
+        self.words: list[int] = []
+        self._begun = -1
+        for index, name in enumerate(blocks[1:], start=1):
+            model.get_submodule(name).register_forward_pre_hook(partial(self._called, index))
+
+    def begin(self, words: list[int]) -> None:
+        """A forward begins."""
+        self.words, self._begun = words, -1
+        self._begin_block(0)
+
+    def _called(self, index: int, module: torch.nn.Module, inputs: object) -> None:
+        if index > self._begun:
+            self._begin_block(index)
+
+    def _begin_block(self, index: int) -> None:
+        self._begun = index
+        seed = np.random.SeedSequence([*self.words, index]).generate_state(1, np.uint64)[0]
+        torch.default_generator.manual_seed(int(seed))
+
+
 def train(
-    model: torch.nn.Sequential, setting: OracleSetting, device: str, number: int, x: np.ndarray, y: np.ndarray
+    model: torch.nn.Module,
+    seeds: BlockSeeds,
+    setting: OracleSetting,
+    device: str,
+    number: int,
+    x: np.ndarray,
+    y: np.ndarray,
 ) -> float:
     """Run one device's round on the whole model. Returns Σ batch loss × batch samples."""
     model.train()
@@ -127,14 +173,11 @@ def train(
             optimizer.zero_grad()
             micros = [part for part in torch.tensor_split(chosen, setting.micro_batches) if len(part)]
             for micro, part in enumerate(micros):
-                value = torch.from_numpy(x[part.numpy()])
-                for index, block in enumerate(model):
-                    words = np.random.SeedSequence(
-                        [setting.seed, number, epoch, crc32(device.encode()), batch, micro, index]
-                    )
-                    torch.default_generator.manual_seed(int(words.generate_state(1, np.uint64)[0]))
-                    value = block(value)
-                mean = functional.cross_entropy(value, torch.from_numpy(y[part.numpy()]))
+                samples = torch.from_numpy(x[part.numpy()]).to(getattr(torch, setting.dtype))
+                seeds.begin([setting.seed, number, epoch, crc32(device.encode()), batch, micro])
+                output = model(samples)
+                output = getattr(output, "logits", output)
+                mean = functional.cross_entropy(output, torch.from_numpy(y[part.numpy()]))
                 loss_sum += mean.item() * len(part)
                 loss = mean if len(part) == len(chosen) else mean * len(part) / len(chosen)
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -150,4 +193,5 @@ def setting_of(job: dict[str, Any]) -> OracleSetting:
         run["rounds"], run["batch_size"],
         run.get("local_epochs", 1), run.get("micro_batches", 1), optimizer.get("momentum", 0.0),
         optimizer.get("weight_decay", 0.0), run.get("seed", 0), run.get("shuffle", True),
+        (job["model"].get("input") or {}).get("dtype", "float32"),
     )  # fmt: skip

@@ -112,8 +112,10 @@ def _first(blank: MessageSummary, header: dict[str, Any]) -> MessageSummary:
     match tensor:
         case None:
             return found
-        case [str(codec), str(dtype), list(shape), list(_)] if all(_count(size) is not None for size in shape):
-            return replace(found, dtype=dtype, shape=tuple(shape), note=f"{found.note} {codec[:40]}".strip())
+        case [str(codec), str(dtype), list(shape), list(_), *more] if all(_count(size) is not None for size in shape):
+            others = f"and {len(more[1])} more" if len(more) > 1 and isinstance(more[1], list) else ""
+            note = " ".join(word for word in (found.note, codec[:40], others) if word)
+            return replace(found, dtype=dtype, shape=tuple(shape), note=note)
     raise WireError("the tensor is not described as [codec, dtype, shape, sizes]")
 
 

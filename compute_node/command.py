@@ -17,6 +17,7 @@ from broker.sizes import parse_bytes
 from broker.slow_link import parse_link
 from broker.worker import Worker
 from mpsl import strict_json
+from mpsl.allowed_models import HELP, REGISTERED_ONLY, AllowedModels, allowed_models
 from mpsl.errors import UsageError
 from mpsl.machines.effects import Stop
 from mpsl.machines.hop import HopMachine
@@ -36,6 +37,7 @@ from mpsl.topics import client_id
     help="Directory on a disk for parts that exceed the budget.  [default: /var/tmp]",
 )
 @click.option("--link", metavar="RATE/LATENCY", help="Emulate a slow link to the broker, such as 8mbit/20ms.")
+@click.option("--models", multiple=True, metavar="PATTERN", help=HELP)
 @click.option("--once", is_flag=True, help="Leave after one run, with its exit status.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: torch's own choice]")
 def node(
@@ -45,6 +47,7 @@ def node(
     memory_budget: str | None,
     scratch: Path | None,
     link: str | None,
+    models: tuple[str, ...],
     once: bool,
     threads: int | None,
 ) -> int:
@@ -55,7 +58,8 @@ def node(
         network = replace(network, address=replace(network.address, link=parse_link(link)))
     if scratch is not None:
         _check_scratch(scratch)
-    stop = run_service(lambda: serve(network, id, budget, scratch, once, threads))
+    allowed = allowed_models(models)
+    stop = run_service(lambda: serve(network, id, budget, scratch, once, threads, allowed))
     if network.as_json:
         print(strict_json.dumps({"id": id, "status": stop.status, "reason": stop.reason}))
     if stop.status and stop.reason:
@@ -72,7 +76,13 @@ def _check_scratch(folder: Path) -> None:
 
 
 async def serve(
-    network: NetworkOptions, id: str, budget: int | None, scratch: Path | None, once: bool, threads: int | None
+    network: NetworkOptions,
+    id: str,
+    budget: int | None,
+    scratch: Path | None,
+    once: bool,
+    threads: int | None,
+    models: AllowedModels = REGISTERED_ONLY,
 ) -> Stop:
     """Run one compute node until it stops."""
     from compute_node.performer import HopPerformer
@@ -92,7 +102,7 @@ async def serve(
     machine = HopMachine(id, boot, network.topics, info, once)
     driver = Driver(
         machine,
-        HopPerformer(id, scratch or DIRECTORY, profiler, budget),
+        HopPerformer(id, scratch or DIRECTORY, profiler, budget, models),
         network.address,
         client_id("node", id, boot),
         network.logger(role="node", id=id),

@@ -10,6 +10,7 @@ from compute_node.memory_usage import resident_bytes
 from compute_node.seat_budget import promise
 from compute_node.seat_training import SeatTraining
 from compute_node.storage import DIRECTORY
+from mpsl.allowed_models import REGISTERED_ONLY, AllowedModels
 from mpsl.machines.jobs import BlocksMeasured, Leave, MeasureBlocks, Prepare, Prepared, Result, WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
@@ -25,17 +26,24 @@ class HopPerformer:
     """Performs the jobs of node `id`, one at a time. Parts that memory has no room for go to files in `scratch`.
 
     `budget`: bytes for all sessions together, on top of torch; None: no limit. With a budget, memory that a device
-    frees is returned to the system at once; without one, only at the end of a session.
+    frees is returned to the system at once; without one, only at the end of a session. `models`: what the node's owner
+    lets it compute.
     """
 
     def __init__(
-        self, id: str, scratch: Path = DIRECTORY, profiler: Profiler | None = None, budget: int | None = None
+        self,
+        id: str,
+        scratch: Path = DIRECTORY,
+        profiler: Profiler | None = None,
+        budget: int | None = None,
+        models: AllowedModels = REGISTERED_ONLY,
     ) -> None:
         self.sessions: HeldSessions[SeatTraining] = HeldSessions(id)
         self._id = id
         self._profiler = profiler
         self._scratch = scratch
         self._budget = budget
+        self._models = models
         self._base_bytes = 0
 
     @property
@@ -62,6 +70,7 @@ class HopPerformer:
     def _measure(self, question: Question) -> Result:
         if self._profiler is None:
             raise RuntimeError("this node cannot measure")
+        self._models.check(question.model.name, self._id)
         times = self._profiler.answer(question)
         trim_heap()
         return BlocksMeasured(times)
@@ -71,6 +80,7 @@ class HopPerformer:
         seat = plan.seat_of(self._id)
         if seat is None:
             raise RuntimeError(f"the plan of {plan.run} has no seat for {self._id}")
+        self._models.check(plan.job.model.name, self._id)
         former = self.sessions.take_former(session)
         held = former.committed if former is not None and former.holds(plan, seat) else None
         if former is not None:

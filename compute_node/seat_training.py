@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from compute_node.detached import detached
 from compute_node.memory_usage import MemoryPeaks
@@ -38,7 +37,8 @@ from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice
 from mpsl.nn import tensors, weights
 from mpsl.nn.allocation import trim_heap
-from mpsl.nn.part import meta_part, probe, state_tensors
+from mpsl.nn.block_model import block_model, refuse_difference
+from mpsl.nn.part import allocated, edges_of, probe, probe_edges_of, state_tensors
 from mpsl.nn.training_copy import TrainingCopy
 from mpsl.plan import Plan, Seat
 
@@ -68,17 +68,19 @@ class SeatTraining:
         self.id = SessionId(plan.run, plan.term)
         self._job = plan.job
         self._seat = seat
-        self._message_bytes = plan.message_bytes
         self._trim_eagerly = trim_eagerly
         self._scratch = scratch
         self._peaks = MemoryPeaks(base_bytes)
-        self._coding = tensors.Coding(time.thread_time)
+        self._coding = tensors.Coding(time.thread_time, plan.job.wire, plan.message_bytes)
         self._version = plan.round
-        self._meta = meta_part(plan.job.model, seat.blocks)
+        model = block_model(plan.job.model)
+        refuse_difference(model, plan.digests)
+        self._meta = model.part(*seat.blocks)
+        self._edges, self._probe_edges = edges_of(self._meta), probe_edges_of(self._meta)
         directory = scratch if seat.on_disk else None
         self.committed = held or Storage(self._meta, directory)
         self._sum = Storage(self._meta, directory)
-        self._part = meta_part(plan.job.model, seat.blocks)
+        self._part = model.part(*seat.blocks)
         self._part.load_state_dict(self.committed.tensors(), assign=True)
         self.copies: dict[str, TrainingCopy] = {}
         """The copies by device."""
@@ -116,7 +118,7 @@ class SeatTraining:
         # Loading, merging or an evaluation may have left pages in memory.
         self.committed.evict_pages()
         self._sum.evict_pages()
-        part = copy.deepcopy(self._meta).to_empty(device="cpu")
+        part = allocated(copy.deepcopy(self._meta))
         for array, empty in zip(self.committed.each(), weights.arrays_of(state_tensors(part)), strict=True):
             empty[...] = array
         self.copies[job.device] = TrainingCopy(
@@ -144,21 +146,23 @@ class SeatTraining:
 
     @_perform.register
     def _forward(self, job: Forward) -> Result:
-        codec = self._job.wire.activations
-        value = self._decode(job, codec)
-        return self._encode(self.copies[job.ticket.device].forward(job.ticket, value), codec)
+        inputs, outputs = self._edges
+        values = self._coding.decode_activations(job.tensor, inputs)
+        made = self.copies[job.ticket.device].forward(job.ticket, values)
+        return Encoded(self._coding.encode_activations(made, outputs))
 
     @_perform.register
     def _backward(self, job: Backward) -> Result:
-        codec = self._job.wire.gradients
-        gradient = self.copies[job.ticket.device].backward(job.ticket, self._decode(job, codec))
-        assert gradient is not None
-        return self._encode(gradient, codec)
+        inputs, outputs = self._edges
+        gradients = self._coding.decode_gradients(job.tensor, outputs)
+        made = self.copies[job.ticket.device].backward(job.ticket, gradients)
+        return Encoded(self._coding.encode_gradients(made, inputs))
 
     @_perform.register
     def _forward_probe(self, job: ForwardProbe) -> Result:
-        codec = self._job.wire.activations
-        return self._encode(probe(self._part, self._decode(job, codec)), codec)
+        inputs, outputs = self._probe_edges
+        values = self._coding.decode_activations(job.tensor, inputs)
+        return Encoded(self._coding.encode_activations(probe(self._part, values), outputs))
 
     @_perform.register
     def _fold(self, job: Fold) -> Result:
@@ -198,9 +202,3 @@ class SeatTraining:
         for start in range(0, total.size, RESET_ELEMENTS):
             piece = total[start : start + RESET_ELEMENTS]
             piece[...] = self._rule.empty(piece)
-
-    def _decode(self, job: Forward | Backward | ForwardProbe, codec: str) -> torch.Tensor:
-        return self._coding.decode(job.tensor, codec, self._message_bytes)
-
-    def _encode(self, tensor: torch.Tensor, codec: str) -> Encoded:
-        return Encoded(self._coding.encode(tensor, codec))

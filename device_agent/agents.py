@@ -15,6 +15,7 @@ from broker.options import NetworkOptions, new_boot
 from broker.worker import Worker
 from device_agent.performer import DevicePerformer
 from device_agent.shard_source import Shard
+from mpsl.allowed_models import REGISTERED_ONLY, AllowedModels
 from mpsl.errors import MpslError, UsageError
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Run, Stop
@@ -57,7 +58,12 @@ def extra_seconds(job: WorkerJob, batch_s: float) -> float:
 
 
 async def serve(
-    network: NetworkOptions, shards: Mapping[str, Shard], once: bool, threads: int | None, think_s: float = 0.0
+    network: NetworkOptions,
+    shards: Mapping[str, Shard],
+    once: bool,
+    threads: int | None,
+    think_s: float = 0.0,
+    models: AllowedModels = REGISTERED_ONLY,
 ) -> dict[str, Stop]:
     """Run one agent for each shard, by id, until all have stopped; SIGTERM and SIGINT ask them to.
 
@@ -65,7 +71,7 @@ async def serve(
     """
     executor = ThreadPoolExecutor(1, thread_name_prefix="worker", initializer=begin_computing, initargs=(threads,))
     worker = SharedWorker(executor, think_s)
-    drivers = {id: _driver(network, id, shard, once, threads, worker) for id, shard in shards.items()}
+    drivers = {id: _driver(network, id, shard, once, threads, worker, models) for id, shard in shards.items()}
     loop = asyncio.get_running_loop()
 
     def stop_all() -> None:
@@ -90,6 +96,7 @@ def _driver(
     once: bool,
     threads: int | None,
     worker: Worker,
+    models: AllowedModels,
 ) -> Driver:
     boot = new_boot()
     machine_is = machine_info(limit_threads(threads))
@@ -105,7 +112,7 @@ def _driver(
         log("warning", "unscaled-samples", {"reason": warning})
     return Driver(
         DeviceMachine(id, boot, network.topics, info, once),
-        DevicePerformer(id, shard, profiler),
+        DevicePerformer(id, shard, profiler, models),
         network.address,
         client_id("device", id, boot),
         log,

@@ -13,6 +13,7 @@ from broker.own_certificate import own_id
 from broker.slow_link import parse_link
 from device_agent.shard_source import Shard, load_shard
 from mpsl import strict_json
+from mpsl.allowed_models import HELP, allowed_models
 from mpsl.errors import UsageError
 from mpsl.machines.effects import Stop
 from mpsl.names import check_id
@@ -35,6 +36,7 @@ from mpsl.names import check_id
     default=0.0,
     help="Emulate a slower processor: extra milliseconds for each batch.",
 )
+@click.option("--models", multiple=True, metavar="PATTERN", help=HELP)
 @click.option("--once", is_flag=True, help="Leave after one run, with its exit status.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: torch's own choice]")
 def device(
@@ -45,10 +47,12 @@ def device(
     count: int | None,
     link: str | None,
     think_ms: float,
+    models: tuple[str, ...],
     once: bool,
     threads: int | None,
 ) -> int:
     """Take part in runs with the data in SHARD, which never leaves this machine."""
+    allowed = allowed_models(models)
     if link:
         network = replace(network, address=replace(network.address, link=parse_link(link)))
     if count is None:
@@ -61,7 +65,7 @@ def device(
     from mpsl.nn.allocation import keep_for_reuse
 
     keep_for_reuse()
-    stops = asyncio.run(serve(network, shards, once, threads, think_ms / 1e3))
+    stops = asyncio.run(serve(network, shards, once, threads, think_ms / 1e3, allowed))
     return report(network, stops, count is not None)
 
 

@@ -37,8 +37,9 @@ from mpsl.machines.jobs import (
 from mpsl.messages import Slice, Ticket
 from mpsl.nn import tensors, weights
 from mpsl.nn.allocation import trim_heap
-from mpsl.nn.models import describe
-from mpsl.nn.part import build_part, probe, state_tensors
+from mpsl.nn.block_model import block_model, check_shard, refuse_difference
+from mpsl.nn.edges import Values
+from mpsl.nn.part import allocated, edges_of, lend, probe, probe_edges_of, state_tensors
 from mpsl.nn.training_copy import TrainingCopy
 from mpsl.nn.weights import RAW, WeightCodec
 from mpsl.plan import Plan
@@ -52,15 +53,17 @@ class DeviceTraining:
 
     def __init__(self, id: str, shard: Shard, plan: Plan) -> None:
         section = plan.job.model
-        model = describe(section.name, **section.args)
-        shard.check(model.accepts, model.input_shape(), model.num_classes)
+        model = block_model(section)
+        refuse_difference(model, plan.digests)
+        check_shard(shard, section)
+        self._sample = model.sample
         self._id = id
         self._shard = shard
         self._job = plan.job
-        self._message_bytes = plan.message_bytes
-        self._coding = tensors.Coding(time.thread_time)
-        self.parts = [build_part(section, blocks) for blocks in (plan.first_blocks, plan.last_blocks)]
+        self._coding = tensors.Coding(time.thread_time, plan.job.wire, plan.message_bytes)
+        self.parts = [allocated(model.part(*blocks)) for blocks in (plan.first_blocks, plan.last_blocks)]
         """The first and the last part."""
+        lend(*self.parts)
         named = [state_tensors(part) for part in self.parts]
         self._arrays = [weights.arrays_of(tensors_of_part) for tensors_of_part in named]
         codec = WeightCodec(plan.job.wire.weights)
@@ -97,10 +100,8 @@ class DeviceTraining:
     def _start_round(self, job: StartRound) -> Result:
         optimizer, seed = self._job.optimizer, self._job.run.seed
         first, last = self.parts
-        self._copies = (
-            TrainingCopy(first, optimizer, seed, input_gradient=False),
-            TrainingCopy(last, optimizer, seed, input_gradient=True),
-        )
+        head = TrainingCopy(first, optimizer, seed, input_gradient=False)
+        self._copies = (head, TrainingCopy(last, optimizer, seed, input_gradient=True, lender=head))
         self._feedback.begin()
         self._begun_with = [
             {index: arrays[index].copy() for index, codec in enumerate(codecs) if codec != RAW}
@@ -111,19 +112,22 @@ class DeviceTraining:
     @_perform.register
     def _head_forward(self, job: HeadForward) -> Result:
         samples, _ = self._samples(job.ticket)
-        return Encoded(self._coding.encode(self._first.forward(job.ticket, samples), self._job.wire.activations))
+        values = self._first.forward(job.ticket, (samples,))
+        return Encoded(self._coding.encode_activations(values, edges_of(self.parts[0])[1]))
 
     @_perform.register
     def _tail_step(self, job: TailStep) -> Result:
-        value = self._coding.decode(job.tensor, self._job.wire.activations, self._message_bytes)
-        mean, gradient = self._loss_and_gradient(job.ticket, value)
+        inputs, _ = edges_of(self.parts[1])
+        values = self._coding.decode_activations(job.tensor, inputs)
+        mean, gradients = self._loss_and_gradients(job.ticket, values)
         rows = self._indices(job.ticket)[job.ticket.micro].tolist()
         with self._coding.timed():
-            return TailResult(self._feedback.encode(gradient, rows), mean)
+            return TailResult(self._feedback.encode(gradients, inputs, rows), mean)
 
     @_perform.register
     def _head_backward(self, job: HeadBackward) -> Result:
-        self._first.backward(job.ticket, self._coding.decode(job.tensor, self._job.wire.gradients, self._message_bytes))
+        _, outputs = edges_of(self.parts[0])
+        self._first.backward(job.ticket, self._coding.decode_gradients(job.tensor, outputs))
         return Result()
 
     @_perform.register
@@ -132,12 +136,13 @@ class DeviceTraining:
         for micro in range(job.ticket.micros):
             ticket = structs.replace(job.ticket, micro=micro)
             samples, labels = self._samples(ticket)
-            output = self._first.forward(ticket, samples).requires_grad_()
+            (output,) = self._first.forward(ticket, (samples,))
+            output.requires_grad_()
             mean = functional.cross_entropy(output, labels)
             self._scaled(mean, ticket, len(labels)).backward()  # type: ignore[no-untyped-call]
             total += mean.item() * len(labels)
             assert output.grad is not None
-            self._first.backward(ticket, output.grad)
+            self._first.backward(ticket, (output.grad,))
         return Trained(total)
 
     @_perform.register
@@ -157,16 +162,17 @@ class DeviceTraining:
     @_perform.register
     def _head_probe(self, job: HeadProbe) -> Result:
         samples, _ = self._test(job.batch)
-        return Encoded(self._coding.encode(probe(self.parts[0], samples), self._job.wire.activations))
+        values = probe(self.parts[0], (samples,))
+        return Encoded(self._coding.encode_activations(values, probe_edges_of(self.parts[0])[1]))
 
     @_perform.register
     def _tail_probe(self, job: TailProbe) -> Result:
         samples, labels = self._test(job.batch)
         if job.tensor is None:
-            output = probe(self.parts[0], samples)
+            (output,) = probe(self.parts[0], (samples,))
         else:
-            value = self._coding.decode(job.tensor, self._job.wire.activations, self._message_bytes)
-            output = probe(self.parts[1], value)
+            values = self._coding.decode_activations(job.tensor, probe_edges_of(self.parts[1])[0])
+            (output,) = probe(self.parts[1], values)
         if len(output) != len(labels):
             raise UsageError(f"evaluation batch {job.batch} came back with {len(output)} rows, {len(labels)} went out")
         loss = functional.cross_entropy(output, labels, reduction="sum")
@@ -192,29 +198,32 @@ class DeviceTraining:
 
     def _samples(self, ticket: Ticket) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = self._indices(ticket)[ticket.micro]
-        return torch.from_numpy(self._shard.x[chosen]), torch.from_numpy(self._shard.y[chosen])
+        return self._as_samples(self._shard.x[chosen]), torch.from_numpy(self._shard.y[chosen])
 
     def _test(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
         size = self._job.run.batch_size
         chosen = slice(batch * size, (batch + 1) * size)
-        return torch.from_numpy(self._shard.x_test[chosen].copy()), torch.from_numpy(self._shard.y_test[chosen].copy())
+        samples = self._as_samples(self._shard.x_test[chosen].copy())
+        return samples, torch.from_numpy(self._shard.y_test[chosen].copy())
+
+    def _as_samples(self, x: Array) -> torch.Tensor:
+        return torch.from_numpy(x).to(self._sample.dtype)
 
     def _scaled(self, mean: torch.Tensor, ticket: Ticket, samples: int) -> torch.Tensor:
         """Return a micro-batch's mean × its samples / the batch's samples; the mean itself if it is the whole batch."""
         batch = sum(len(part) for part in self._indices(ticket))
         return mean if samples == batch else mean * samples / batch
 
-    def _loss_and_gradient(self, ticket: Ticket, value: torch.Tensor) -> tuple[float, torch.Tensor]:
+    def _loss_and_gradients(self, ticket: Ticket, values: Values) -> tuple[float, Values]:
         _, labels = self._samples(ticket)
-        output = self._last.forward(ticket, value).requires_grad_()
+        (output,) = self._last.forward(ticket, values)
+        output.requires_grad_()
         if output.shape[0] != len(labels):
             raise UsageError(f"an activation of {output.shape[0]} rows came back for {len(labels)} samples")
         mean = functional.cross_entropy(output, labels)
         self._scaled(mean, ticket, len(labels)).backward()  # type: ignore[no-untyped-call]
         assert output.grad is not None
-        gradient = self._last.backward(ticket, output.grad)
-        assert gradient is not None
-        return mean.item() * len(labels), gradient
+        return mean.item() * len(labels), self._last.backward(ticket, (output.grad,))
 
 
 def correct(output: torch.Tensor, labels: torch.Tensor) -> int:

@@ -9,6 +9,7 @@ import torch
 from mpsl.codecs import ErrorFeedback, parse
 from mpsl.messages import Tensor
 from mpsl.nn import tensors
+from mpsl.nn.edges import EXACT, Edge, EdgeValue, Values
 
 MAX_RESIDUAL_BYTES = 64 * 1024 * 1024
 """A shard whose residuals would take more (as float32) is sent without feedback."""
@@ -22,6 +23,8 @@ class GradientFeedback:
         self._samples = samples
         self._feedback = ErrorFeedback(parse(spec), samples) if parse(spec).feedback else None
         self._unfinished = False
+        self._names: set[str] = set()
+        """The values whose gradients have something owed to them."""
 
     @property
     def nbytes(self) -> int:
@@ -31,17 +34,26 @@ class GradientFeedback:
     def begin(self) -> None:
         """Begin a round. If the one before was not finished, forget its residuals: its gradients do not count."""
         if self._feedback and self._unfinished:
-            self._feedback.forget("gradient")
+            for name in self._names:
+                self._feedback.forget(name)
         self._unfinished = True
 
     def finish(self) -> None:
         """The round is finished."""
         self._unfinished = False
 
-    def encode(self, gradient: torch.Tensor, rows: list[int]) -> Tensor:
-        """Encode the gradient of the samples `rows` plus their residuals. Raises as `tensors.encode`."""
+    def encode(self, gradients: Values, edge: Edge, rows: list[int]) -> Tensor:
+        """The gradients of the samples number `rows`, with what is still owed to them. Errors as `tensors.encode`."""
+        described = tensors.gradients_of(edge)
+        pairs = zip(gradients, described, strict=True)
+        return tensors.together([self._encode_one(gradient, value, rows) for gradient, value in pairs])
+
+    def _encode_one(self, gradient: torch.Tensor, value: EdgeValue, rows: list[int]) -> Tensor:
+        spec = value.codec(self._spec)
         row_bytes = gradient.nbytes // max(1, len(rows))
-        if self._feedback is None or self._samples * row_bytes > MAX_RESIDUAL_BYTES:
-            return tensors.encode(gradient, self._spec)
-        encoded = self._feedback.encode("gradient", gradient.detach().contiguous().numpy(), rows)
+        by_sample = spec != EXACT and gradient.shape[:1] == (len(rows),)
+        if self._feedback is None or not by_sample or self._samples * row_bytes > MAX_RESIDUAL_BYTES:
+            return tensors.encode(gradient, spec)
+        self._names.add(value.name)
+        encoded = self._feedback.encode(value.name, gradient.detach().contiguous().numpy(), rows)
         return Tensor(encoded.codec, encoded.dtype, encoded.shape, encoded.planes)

@@ -5,7 +5,7 @@ It must never look at a fleet, a shard or a model. Whether those fit the job is 
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from mpsl import facts
@@ -60,13 +60,38 @@ class RunSection:
             raise ValueError(f"seed = {self.seed} must be from 0 to 2**63 - 1")
 
 
+SampleDtype = Literal["float32", "float64", "int64", "int32", "uint8", "bool"]
+
+
+@dataclass(frozen=True)
+class InputSection:
+    """[model] input: the shape of one sample, without the batch, and what its values are."""
+
+    shape: tuple[int, ...]
+    dtype: SampleDtype = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.shape or min(self.shape) < 1:
+            raise ValueError(f"shape = {list(self.shape)} must name at least one size, all positive")
+
+
 @dataclass(frozen=True)
 class ModelSection:
-    """[model]: its name, its arguments, its cuts (None: planned from measurements)."""
+    """[model]: which one, its arguments, where it is cut (None: planned from what everyone measures).
+
+    `name`: a registered model, or a function `package.module:function` that returns an `nn.Module`. `input`: what a
+    sample is; a function's model that does not say so itself needs it.
+    """
 
     name: str
     args: dict[str, Any] = field(default_factory=dict)
     cuts: tuple[int, ...] | None = None
+    input: InputSection | None = None
+
+    @property
+    def uncut(self) -> "ModelSection":
+        """The same model, wherever it is cut."""
+        return replace(self, cuts=None)
 
 
 @dataclass(frozen=True)

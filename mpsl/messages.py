@@ -32,19 +32,28 @@ class Ticket(Struct, frozen=True, gc=False, order=True):
 class Tensor(Struct, frozen=True, gc=False):
     """An encoded tensor: the codec that made `planes`, and the dtype and shape of the decoded tensor.
 
-    Each plane is one contiguous run of little-endian bytes, a memoryview of format 'B'. Codecs make and read it;
-    messages carry it.
+    Each plane is one contiguous run of little-endian bytes, a memoryview of format 'B'. Codecs make it, messages carry
+    it, codecs read it. Where several tensors cross a cut, they travel together: the first one carries the others.
     """
 
     codec: str
     dtype: str
     shape: tuple[int, ...]
     planes: tuple[memoryview, ...]
+    order: tuple[int, ...] = ()
+    """The dimensions from the outermost in memory to the innermost; empty where they are in their own order."""
+    others: tuple["Tensor", ...] = ()
+    """The other tensors of this message; none of them has others."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all planes."""
-        return sum(plane.nbytes for plane in self.planes)
+        """Bytes of all planes, those of the others included."""
+        return sum(plane.nbytes for plane in self.all_planes)
+
+    @property
+    def all_planes(self) -> tuple[memoryview, ...]:
+        """The planes of this tensor, then those of the others."""
+        return self.planes + tuple(plane for other in self.others for plane in other.planes)
 
 
 Purpose = Literal["global", "update", "sum", "part", "savepoint"]

@@ -71,6 +71,8 @@ class Plan:
     """The committed round that this term goes on from."""
     shortfall: str = ""
     """The price of a short memory budget, in words; empty if there is none."""
+    digests: tuple[str, ...] = ()
+    """What each block computes, for a model that is not one of this package: all members must compute the same."""
 
     @property
     def hops(self) -> int:

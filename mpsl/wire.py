@@ -2,10 +2,11 @@
 
     u32 length of the header | header | zeros to 64 | plane | zeros to 64 | plane …
 
-header = {"k": kind, "f": fields, "t": [codec, dtype, shape, [bytes of each plane]]}, without "t" if a kind has no
-tensor. No pickle: decoded values are numbers, strings and lists, checked against the kind's own types, and a plane is a
-view of the received buffer. Sizes are checked against the buffer before anything is allocated. The text of a WireError
-begins with its class and a colon, so that dropped messages can be counted under few names.
+header = {"k": kind, "f": fields, "t": [codec, dtype, shape, [bytes of each plane], order, [others]]}, without "t" where
+a kind has no tensor; order and others are left out where they are empty. No pickle: what is decoded is numbers, strings
+and lists, checked against the kind's own types, and a plane is a view of the received buffer. Sizes are checked against
+the buffer before anything is made of them. The text of a WireError begins with its class and a colon, so that what is
+dropped can be counted under few names.
 """
 
 import struct
@@ -25,9 +26,16 @@ MAX_TEXT = 1024
 MAX_DIMENSIONS = 8
 MAX_PLANES = 64
 """Maximum planes of a tensor."""
-Dtype = Literal["float32", "int64", "int32", "float64", "uint8", "bool"]
-DTYPES: dict[str, int] = {"float32": 4, "int64": 8, "int32": 4, "float64": 8, "uint8": 1, "bool": 1}
-"""The possible dtypes of a tensor, with the bytes of one element."""
+MAX_TENSORS = 64
+"""Maximum tensors of a message."""
+Dtype = Literal[
+    "float32", "int64", "int32", "float64", "uint8", "bool", "float16", "bfloat16", "int16", "int8", "complex64"
+]
+DTYPES: dict[str, int] = {
+    "float32": 4, "int64": 8, "int32": 4, "float64": 8, "uint8": 1, "bool": 1,
+    "float16": 2, "bfloat16": 2, "int16": 2, "int8": 1, "complex64": 8,
+}  # fmt: skip
+"""What a tensor may decode to, with the bytes of one element."""
 
 Buffer = bytes | bytearray | memoryview
 
@@ -46,8 +54,8 @@ def encode(message: Message) -> list[Buffer]:
     header: dict[str, Any] = {"k": message.kind, "f": _fields(message)}
     planes: list[memoryview] = []
     if tensor is not None:
-        planes = [plane.cast("B") for plane in tensor.planes]
-        header["t"] = [tensor.codec, tensor.dtype, list(tensor.shape), [plane.nbytes for plane in planes]]
+        planes = [plane.cast("B") for plane in tensor.all_planes]
+        header["t"] = _described(tensor)
     packed = msgspec.msgpack.encode(header)
     start = _LENGTH.pack(len(packed)) + packed
     if not planes:
@@ -112,19 +120,42 @@ def _tensor(described: msgspec.Raw | msgspec.UnsetType, body: memoryview) -> Ten
     if described is msgspec.UNSET:
         raise WireError("tensor: is missing")
     try:
-        codec, dtype, shape, sizes = _TENSOR.decode(described)
+        first = _TENSOR.decode(described)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise WireError(f"tensor: [codec, dtype, shape, sizes]: {error}") from None
     planes = []
     position = 0
+    sizes = [size for each in (first, *first.others) for size in each.sizes]
     for size in sizes:
         if position + size > body.nbytes:
             raise WireError(f"truncated: a plane of {size} bytes, but {max(0, body.nbytes - position)} are left")
         planes.append(body[position : position + size])
         position += size + padding(size)
     if position - (padding(sizes[-1]) if sizes else 0) != body.nbytes:
-        raise WireError(f"tensor: {body.nbytes} bytes of planes, but the header announces {sum(sizes)}")
-    return Tensor(codec, dtype, shape, tuple(planes))
+        raise WireError(f"tensor: {body.nbytes} bytes of planes where the header announces {sum(sizes)}")
+    taken = len(first.sizes)
+    others = []
+    for each in first.others:
+        others.append(_made(each, planes[taken : taken + len(each.sizes)]))
+        taken += len(each.sizes)
+    return _made(first, planes[: len(first.sizes)], tuple(others))
+
+
+def _made(described: "_Described | _Other", planes: list[memoryview], others: tuple[Tensor, ...] = ()) -> Tensor:
+    order = described.order
+    if order and sorted(order) != list(range(len(described.shape))):
+        raise WireError(f"tensor: order {order} of {len(described.shape)} dimensions")
+    return Tensor(described.codec, described.dtype, described.shape, tuple(planes), order, others)
+
+
+def _described(tensor: Tensor) -> list[Any]:
+    """What a header says of a tensor."""
+    said = [tensor.codec, tensor.dtype, list(tensor.shape), [plane.nbytes for plane in tensor.planes]]
+    if tensor.order or tensor.others:
+        said.append(list(tensor.order))
+    if tensor.others:
+        said.append([_described(other) for other in tensor.others])
+    return said
 
 
 def _fields(message: Message) -> dict[str, Any]:
@@ -163,6 +194,21 @@ _Sizes = Annotated[tuple[_Count, ...], msgspec.Meta(max_length=MAX_PLANES)]
 _HEADER = msgspec.msgpack.Decoder(_Header)
 _NAMES = {name: tuple(field for field in kind.__struct_fields__ if field != "tensor") for name, kind in KINDS.items()}
 _FIELDS = {kind: _without_tensor(kind) for kind in KINDS.values()}
-_TENSOR = msgspec.msgpack.Decoder(tuple[str, Dtype, _Shape, _Sizes])
+_Order = Annotated[tuple[int, ...], msgspec.Meta(max_length=MAX_DIMENSIONS)]
+
+
+class _Other(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    codec: str
+    dtype: Dtype
+    shape: _Shape
+    sizes: _Sizes
+    order: _Order = ()
+
+
+class _Described(_Other, array_like=True, forbid_unknown_fields=True):
+    others: Annotated[tuple[_Other, ...], msgspec.Meta(max_length=MAX_TENSORS - 1)] = ()
+
+
+_TENSOR = msgspec.msgpack.Decoder(_Described)
 _WITH_TENSOR = {kind for kind in KINDS.values() if kind.__struct_fields__[-1:] == ("tensor",)}
 """There it is the last field."""

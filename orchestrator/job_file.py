@@ -1,12 +1,15 @@
 """Reads JOB.toml and checks everything that can be checked without a fleet."""
 
 from pathlib import Path
+from typing import Any
 
+from mpsl import facts
 from mpsl.aggregation import aggregations
 from mpsl.codecs import parse
 from mpsl.cuts import check_cuts, even_cuts
 from mpsl.errors import UsageError
-from mpsl.job import Job, read_job
+from mpsl.job import Job, ModelSection, read_job
+from mpsl.nn.block_model import block_model
 from mpsl.nn.cost import block_costs
 from mpsl.planning.plan_file import PlannedRun
 from mpsl.text_file import read_toml
@@ -32,14 +35,32 @@ def load_planned_job(path: Path, plan_path: Path) -> tuple[Job, PlannedRun, list
 
 
 def _read(path: Path) -> Job:
-    return read_job(read_toml(path), str(path))
+    return read_job(with_numbered_cuts(read_toml(path), str(path)), str(path))
+
+
+def with_numbered_cuts(data: Any, where: str) -> Any:
+    """The content of a job with numbers instead of the names of modules in `model.cuts`.
+
+    Anything else stays as it is, however wrong. Raises UsageError for a module at whose call the model cannot be cut.
+    """
+    model = data.get("model") if isinstance(data, dict) else None
+    cuts = model.get("cuts") if isinstance(model, dict) else None
+    if not isinstance(model, dict) or not isinstance(cuts, list) or not any(isinstance(cut, str) for cut in cuts):
+        return data
+    section = facts.read(ModelSection, {**model, "cuts": None}, f"{where}: model")
+    try:
+        known = block_model(section)
+        numbers = [known.cut_at(cut) if isinstance(cut, str) else cut for cut in cuts]
+    except UsageError as error:
+        raise UsageError(f"{where}: model.cuts: {error}") from None
+    return {**data, "model": {**model, "cuts": numbers}}
 
 
 def check_job(job: Job, where: str) -> None:
     """Raise UsageError unless model, arguments, cuts, codecs and algorithm exist and fit one another."""
     try:
         aggregations.get(job.run.algorithm)
-        costs = block_costs(job.model.name, job.model.args, 2)
+        costs = block_costs(job.model, 2)
         if job.model.cuts is None:
             even_cuts([float(cost.flops) for cost in costs], job.hops)
         else:

@@ -13,6 +13,7 @@ from broker.address import BrokerAddress, parse_broker
 from broker.engines.engine import running_broker
 from broker.hardware import usable_cores
 from broker.options import NetworkOptions
+from mpsl.allowed_models import options_for
 from mpsl.errors import UsageError
 from mpsl.job import Job
 from mpsl.names import check_id
@@ -94,6 +95,7 @@ async def run_locally(
     async with _broker(network, engine) as (address, died), children(out / "logs") as group:
         here = replace(network, address=address)
         shared = [*address.options, "--net", network.topics.net, "--threads", str(fleet.threads), "--once"]
+        shared += options_for(job.model.name)
         if not network.named:
             environment["MPSL_PASSWORD_FILE"] = ""
         budget = ["--memory-budget", fleet.memory_budget] if fleet.memory_budget else []

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 from mpsl import facts, strict_json
 from mpsl.errors import MeasurementError
 from mpsl.job import ModelSection
-from mpsl.profile_questions import optimizer_section
 
 if TYPE_CHECKING:
     from mpsl.nn.block_times import Chain
@@ -95,13 +94,14 @@ def _process(role: str, task: MeasuringTask) -> Iterator["subprocess.Popen[str]"
 
 def _measured_here(task: MeasuringTask) -> Measured:
     from mpsl.aggregation import aggregations
+    from mpsl.nn.block_model import block_model
     from mpsl.nn.block_times import MeasurementEffort, block_times
     from mpsl.nn.copy_rate import copied_bytes_per_s
-    from mpsl.nn.part import meta_part
 
     chain = _chain(task)
     times = block_times(chain, time.perf_counter, MeasurementEffort(task.seconds / 4, seconds=task.seconds))
-    bare = meta_part(task.model, (0, len(chain.part)))
+    model = block_model(task.model)
+    bare = model.part(0, len(model))
     copied = copied_bytes_per_s(chain.part, bare, aggregations.get("splitfed-v1"), time.perf_counter)
     return Measured(**asdict(times), copied_bytes_per_s=copied)
 
@@ -118,15 +118,12 @@ def _load(task: MeasuringTask) -> None:
 def _chain(task: MeasuringTask) -> "Chain":
     import torch
 
-    from mpsl.nn.block_times import Chain
-    from mpsl.nn.models import build, describe
+    from mpsl.nn.block_model import block_model, build_whole
+    from mpsl.nn.profiler import chain_of
 
     torch.manual_seed(0)
-    described = describe(task.model.name, **task.model.args)
-    data = torch.randn(task.batch_size, *described.input_shape())
-    labels = torch.randint(described.num_classes, (task.batch_size,))
-    whole = build(task.model.name, **task.model.args)
-    return Chain(whole, optimizer_section(task.optimizer), data, labels, time.perf_counter)
+    model = block_model(task.model)
+    return chain_of(model, build_whole(task.model), task.batch_size, task.optimizer, time.perf_counter)
 
 
 def main() -> None:

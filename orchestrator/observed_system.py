@@ -16,8 +16,9 @@ from broker.address import BrokerAddress, parse_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
 from broker.options import NetworkOptions
+from mpsl.allowed_models import options_for
 from mpsl.job import Job
-from mpsl.nn.models import describe
+from mpsl.nn.block_model import block_model
 from mpsl.topics import Topics
 from orchestrator.commands.train import orchestrate
 from orchestrator.process_readings import CpuSeconds, peak_resident, read_process
@@ -60,8 +61,8 @@ def rate(first: Sample, end: Sample, node: str) -> float:
 def synthetic_shards(job: Job, batches: int, devices: int, directory: Path) -> dict[str, Path]:
     """Shards of random data for `batches` whole batches each, written to `directory`."""
     chance = np.random.default_rng(0)
-    model = describe(job.model.name, **job.model.args)
-    shape, classes = model.input_shape(), model.num_classes
+    model = block_model(job.model)
+    shape, classes = model.sample.shape, model.classes
     samples = batches * job.run.batch_size
     found = {}
     for number in range(1, devices + 1):
@@ -84,7 +85,7 @@ async def observe(job: Job, batches: int, engine: str, threads: int, every_s: fl
         directory = Path(name)
         shards = synthetic_shards(job, batches, job.fleet.devices, directory)
         async with running_broker(engine) as broker, children() as group:
-            shared = ["--broker", broker.url, "--threads", str(threads), "--once"]
+            shared = ["--broker", broker.url, "--threads", str(threads), "--once", *options_for(job.model.name)]
             pids = {"broker": broker.pid, ORCHESTRATOR: os.getpid()}
             for number in range(1, job.fleet.nodes + 1):
                 child = await group.start(f"node-{number}", ["node", "--id", f"node-{number}", *shared], environment)

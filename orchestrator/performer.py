@@ -34,6 +34,7 @@ from mpsl.machines.session_id import SessionId
 from mpsl.machines.unfinished import Unfinished
 from mpsl.messages import Slice
 from mpsl.nn import weights
+from mpsl.nn.block_model import block_model
 from mpsl.nn.models import build
 from mpsl.nn.part import state_tensors
 from mpsl.nn.weights import WeightCodec
@@ -99,7 +100,7 @@ class OrchestratorPerformer:
             self._records.save_model("initial.safetensors", dict(state_tensors(self._model)), self._section, 0)
         else:
             self._load(self._unfinished.committed)
-        return facts_of_model(training, self._model)
+        return facts_of_model(training)
 
     @_perform.register
     def _find_plan(self, job: FindPlan) -> Result:
@@ -268,8 +269,8 @@ class OrchestratorPerformer:
         return self._plan
 
     def _tensors(self, blocks: tuple[int, int]) -> list[tuple[str, torch.Tensor]]:
-        first, end = blocks
-        return [(n, t) for n, t in state_tensors(self._model) if first <= int(n.split(".")[0]) < end]
+        named = dict(state_tensors(self._model))
+        return [(name, named[name]) for name in block_model(self._section).state_names(*blocks)]
 
     def _empty_sums(self) -> list[Arrays]:
         return [[self._rule.empty(array) for array in arrays] for arrays in self._device_parts.arrays]

@@ -29,7 +29,7 @@ def load_plan(path: Path) -> PlannedRun:
 
 def job_as_planned(job: Job, planned: PlannedRun, where: str) -> Job:
     """Return the job with the cuts, devices and G of the plan `where`. Raises UsageError if they do not fit the job."""
-    blocks = len(block_costs(job.model.name, job.model.args, 2))
+    blocks = len(block_costs(job.model, 2))
     try:
         check_cuts(planned.cuts, blocks)
     except UsageError as error:

@@ -68,7 +68,7 @@ class Records:
             metadata["commit"] = strict_json.dumps(facts.plain(commit))
         beside = self._out / f".{name}.new"
         try:
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, beside, metadata)
+            save_file(_apart(tensors), beside, metadata)
         except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
@@ -115,6 +115,17 @@ class Records:
 
     def _write(self, name: str, text: str) -> None:
         write_whole(self._out / name, text)
+
+
+def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors, each with memory of its own: a weight that has two names is written under both."""
+    found: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.data_ptr()
+        found[name] = tensor.clone() if place and place in seen else tensor.contiguous()
+        seen.add(place)
+    return found
 
 
 def _write_all(file: FileIO, data: bytes) -> None:

@@ -12,8 +12,10 @@ from mpsl.codecs import parse
 from mpsl.cuts import even_cuts
 from mpsl.errors import UsageError
 from mpsl.job import Job
+from mpsl.nn.block_model import check_shard
 from mpsl.nn.cost import BlockCost, block_costs, single_value_norms
-from mpsl.nn.models import describe
+from mpsl.nn.edges import EXACT, EdgeValue
+from mpsl.nn.tensors import gradients_of
 from mpsl.shard import Shard, read_shard
 
 
@@ -41,13 +43,17 @@ class PartRow:
 
 @dataclass(frozen=True)
 class EdgeRow:
-    """One cut: the bytes that cross it for a full batch, forward and back, as the job's codecs write them."""
+    """One cut: the bytes that cross it for a full batch, forward and back, as the job's codecs write them.
+
+    `tensors` is how many values cross; `shape` is that of the last one.
+    """
 
     source: str
     target: str
     shape: tuple[int, ...]
     forward_bytes: int
     backward_bytes: int
+    tensors: int = 1
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Outlook:
 
 def outlook(job: Job, where: str, shards: Mapping[str, Path] | None = None) -> Outlook:
     """Check a job that `check_job` has accepted, with the shards in these files. `where` names the job."""
-    costs = block_costs(job.model.name, job.model.args, max(2, job.run.batch_size))
+    costs = block_costs(job.model, max(2, job.run.batch_size))
     flops = [float(cost.flops) for cost in costs]
     cuts = tuple(even_cuts(flops, job.hops)) if job.model.cuts is None else job.model.cuts
     parts = _parts(costs, cuts)
@@ -85,9 +91,7 @@ def outlook(job: Job, where: str, shards: Mapping[str, Path] | None = None) -> O
         BlockRow(i, cost.name.partition(" ")[2], owners[i], cost.parameters, cost.output_shape, _share(flops, i, i + 1))
         for i, cost in enumerate(costs)
     )
-    edges = tuple(
-        _edge(job, parts[i].where, parts[i + 1].where, costs[cut - 1].output_shape) for i, cut in enumerate(cuts)
-    )
+    edges = tuple(_edge(job, parts[i].where, parts[i + 1].where, costs[cut - 1]) for i, cut in enumerate(cuts))
     loaded, problems = _load(shards or {}, job)
     devices = tuple(_device(job, id, shard) for id, shard in loaded.items())
     problems += _norm_problems(job, where, devices)
@@ -112,21 +116,30 @@ def _share(flops: list[float], first: int, end: int) -> float:
     return round(sum(flops[first:end]) / (sum(flops) or 1.0), 4)
 
 
-def _edge(job: Job, source: str, target: str, shape: tuple[int, ...]) -> EdgeRow:
-    batch = (job.run.batch_size, *shape)
-    forward, backward = (parse(codec).wire_bytes(batch) for codec in (job.wire.activations, job.wire.gradients))
-    return EdgeRow(source, target, shape, forward, backward)
+def _edge(job: Job, source: str, target: str, cost: BlockCost) -> EdgeRow:
+    # Costs are those of at least two samples.
+    batch = job.run.batch_size
+    forward = sum(_wire_bytes(value, value.codec(job.wire.activations), batch) for value in cost.edge)
+    backward = sum(_wire_bytes(value, value.codec(job.wire.gradients), batch) for value in gradients_of(cost.edge))
+    return EdgeRow(source, target, cost.output_shape, forward, backward, len(cost.edge))
+
+
+def _wire_bytes(value: EdgeValue, codec: str, batch: int) -> int:
+    costed = max(2, batch)
+    if codec == EXACT:
+        return value.nbytes * batch // costed
+    shape = (batch, *value.shape[1:]) if value.shape[:1] == (costed,) else value.shape
+    return parse(codec).wire_bytes(shape)
 
 
 def _load(shards: Mapping[str, Path], job: Job) -> tuple[dict[str, Shard], list[str]]:
     """Return the shards that fit the model, and the problems of the others."""
-    model = describe(job.model.name, **job.model.args)
     found: dict[str, Shard] = {}
     problems = []
     for id, path in shards.items():
         try:
             shard = read_shard(path)
-            shard.check(model.accepts, model.input_shape(), model.num_classes)
+            check_shard(shard, job.model)
             found[id] = shard
         except UsageError as error:
             problems.append(str(error))
@@ -146,7 +159,7 @@ def _device(job: Job, id: str, shard: Shard) -> DeviceRow:
 
 def _norm_problems(job: Job, where: str, devices: tuple[DeviceRow, ...]) -> list[str]:
     """Return the BatchNorms that would see one value per channel, in a full batch or in a device's last one."""
-    norms = single_value_norms(job.model.name, job.model.args)
+    norms = single_value_norms(job.model)
     if not norms:
         return []
     run = job.run

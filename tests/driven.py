@@ -63,11 +63,7 @@ def a_job(model: str, optimizer: str = "adam") -> Job:
 
 def facts(job: Job) -> Any:
     """What the orchestrator knows of the model, without holding it."""
-    with torch.device("meta"):
-        from mpsl.nn.models import build
-
-        model = build(job.model.name, **job.model.args)
-    return facts_of_model(job, model)
+    return facts_of_model(job)
 
 
 def a_plan(job: Job, budget: int | None) -> Plan:
@@ -85,7 +81,7 @@ def shapes(job: Job) -> tuple[tuple[int, ...], tuple[int, ...]]:
     from mpsl.nn.cost import block_costs
 
     assert job.model.cuts is not None
-    costs = block_costs(job.model.name, job.model.args, job.run.batch_size)
+    costs = block_costs(job.model, job.run.batch_size)
     first, last = (costs[cut - 1].output_shape for cut in job.model.cuts)
     return (job.run.batch_size, *first), (job.run.batch_size, *last)
 

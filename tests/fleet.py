@@ -22,6 +22,7 @@ from broker.worker import Worker
 from compute_node.performer import HopPerformer
 from device_agent.performer import DevicePerformer
 from device_agent.shard_source import Shard
+from mpsl.allowed_models import AllowedModels
 from mpsl.job import read_job
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import Stop
@@ -136,6 +137,7 @@ async def _run(
         return Driver(machine, performer, address(id), client_id(role, id, machine.boot), logger(id), worker=worker)
 
     training = read_job(job, "job")
+    allowed = AllowedModels((training.model.name,))
     if planned is not None:
         training = job_as_planned(training, planned, "plan")
     orchestrator = OrchestratorMachine(training, f"run-{secrets.token_hex(3)}", secrets.token_hex(4), topics, planned)
@@ -143,10 +145,10 @@ async def _run(
     for number in range(1, nodes + 1):
         id = f"node-{number}"
         hop = HopMachine(id, secrets.token_hex(4), topics, {"memory_budget": memory_budget, **info}, once=True)
-        drivers[id] = driver(hop, HopPerformer(id, profiler=profiler, budget=memory_budget), "node", id)
+        drivers[id] = driver(hop, HopPerformer(id, profiler=profiler, budget=memory_budget, models=allowed), "node", id)
     for id, shard in shards.items():
         device = DeviceMachine(id, secrets.token_hex(4), topics, {"samples": shard.samples, **info}, once=True)
-        drivers[id] = driver(device, DevicePerformer(id, shard, profiler), "device", id)
+        drivers[id] = driver(device, DevicePerformer(id, shard, profiler, allowed), "device", id)
 
     async def run_last() -> Stop:
         if orchestrator_last:

@@ -23,7 +23,8 @@ from mpsl.machines.jobs import (
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Slice, Ticket
 from mpsl.nn import weights
-from mpsl.nn.part import meta_part
+from mpsl.nn.block_model import block_model
+from mpsl.nn.part import allocated
 from mpsl.nn.tensors import encode
 from mpsl.plan import DeviceEntry, Plan, Seat
 
@@ -92,7 +93,7 @@ class HopRounds:
 
     def _jobs(self) -> Iterator[WorkerJob | Slice]:
         yield Prepare(self._plan)
-        source = meta_part(self._plan.job.model, BLOCKS).to_empty(device="cpu")
+        source = allocated(block_model(self._plan.job.model).part(*BLOCKS))
         for tensor in source.state_dict().values():
             drawn = torch.rand(tensor.shape, generator=self._chance) if tensor.is_floating_point() else torch.tensor(0)
             tensor.copy_(drawn)

@@ -200,7 +200,7 @@ def test_bad_settings_are_refused_before_anything_starts(
 def test_the_parts_of_a_device_behind_a_slow_link_weigh_what_is_asked_for(part_bytes: int) -> None:
     job = slowlink.SlowLinkSetting("1mbit/20ms", part_bytes).job
     assert job.model.cuts is not None
-    sizes = [cost.parameter_bytes for cost in block_costs(job.model.name, job.model.args, job.run.batch_size)]
+    sizes = [cost.parameter_bytes for cost in block_costs(job.model, job.run.batch_size)]
     first, last = job.model.cuts
     assert sum(sizes[:first]) + sum(sizes[last:]) == pytest.approx(part_bytes, rel=0.02)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mpsl.errors import UsageError
+from mpsl.job import ModelSection
 from mpsl.nn.cost import block_costs, single_value_norms
 from mpsl.nn.models import build, input_shape
 
@@ -39,7 +40,7 @@ def really_stored(model: torch.nn.Module, batch: torch.Tensor) -> int:
 @pytest.mark.parametrize(("name", "args", "batch_size"), MODELS)
 def test_sizes_are_those_of_a_real_training_step(name: str, args: dict[str, Any], batch_size: int) -> None:
     model = build(name, **args)
-    costs = block_costs(name, args, batch_size)
+    costs = block_costs(ModelSection(name, args), batch_size)
     data = batch = torch.rand(batch_size, *input_shape(name, **args))
     for block, cost in zip(model, costs, strict=True):
         batch = block(batch)
@@ -56,23 +57,25 @@ def test_sizes_are_those_of_a_real_training_step(name: str, args: dict[str, Any]
     [(1, 2, False), (3, 5, False), (4, 7, False), (2, 3, True), (6, 8, True)],  # a ReLU keeps its output, a pooling not
 )
 def test_a_part_stores_the_sum_of_its_blocks_and_its_input(begin: int, end: int, kept_by_the_next_part: bool) -> None:
-    part, costs = build("digits-cnn")[begin:end], block_costs("digits-cnn", {}, 4)
+    part, costs = build("digits-cnn")[begin:end], block_costs(ModelSection("digits-cnn", {}), 4)
     stored = really_stored(part, torch.rand(4, *costs[begin - 1].output_shape, requires_grad=True))
     passed_on = costs[end - 1].output_bytes if kept_by_the_next_part else 0
     assert stored + passed_on == sum(cost.stored_bytes for cost in costs[begin:end])
 
 
 def test_flops_of_known_layers_grow_with_the_batch() -> None:
-    costs = block_costs("lenet5", {}, 3)
+    costs = block_costs(ModelSection("lenet5", {}), 3)
     assert costs[0].flops == 3 * 2 * 28 * 28 * 25 * 6
     assert costs[3].flops == 3 * 2 * 120 * 84
-    assert sum(cost.flops for cost in block_costs("resnet18", {}, 2)) == pytest.approx(2 * 2 * 1.814e9, rel=1e-3)
+    assert sum(cost.flops for cost in block_costs(ModelSection("resnet18", {}), 2)) == pytest.approx(
+        2 * 2 * 1.814e9, rel=1e-3
+    )
 
 
 def test_costs_of_a_large_model_need_no_room_and_leave_the_generator_alone() -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    costs = block_costs("vgg19", {"num_classes": 10, "image_size": 32}, 4096)
+    costs = block_costs(ModelSection("vgg19", {"num_classes": 10, "image_size": 32}), 4096)
     assert torch.equal(torch.get_rng_state(), state)
     assert sum(cost.parameters for cost in costs) == 139_611_210
     assert sum(cost.stored_bytes for cost in costs) > 7e9
@@ -91,17 +94,17 @@ def test_costs_of_a_large_model_need_no_room_and_leave_the_generator_alone() -> 
     ],
 )
 def test_norms_that_cannot_train_on_one_sample(name: str, args: dict[str, Any], norms: tuple[str, ...]) -> None:
-    assert single_value_norms(name, args) == norms
+    assert single_value_norms(ModelSection(name, args)) == norms
     model, one = build(name, **args), torch.rand(1, *input_shape(name, **args))
     if norms:
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             model(one)
         with pytest.raises(UsageError, match=norms[0]):
-            block_costs(name, args, 1)
+            block_costs(ModelSection(name, args), 1)
     else:
         model(one)
 
 
 def test_an_empty_batch_is_refused() -> None:
     with pytest.raises(UsageError, match="at least 1"):
-        block_costs("mlp", {}, 0)
+        block_costs(ModelSection("mlp", {}), 0)

@@ -6,13 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from fleet import make_shards, run_fleet
 from safetensors.torch import load_file
 
 from benchmarks.oracle import oracle, setting_of
 from broker.engines.engine import BrokerProcess
-from fleet import make_shards, run_fleet
 from mpsl.job import read_job
-from mpsl.nn.models import build
 from mpsl.planning.seat_memory import SeatMemory, memory_strategies, part_sizes
 from orchestrator.facts_of_model import facts_of_model
 
@@ -30,8 +29,7 @@ def a_job(micro_batches: int) -> dict[str, Any]:
 
 def strategies_of(content: dict[str, Any]) -> tuple[SeatMemory, ...]:
     job = read_job(content, "job")
-    model = build(job.model.name, **job.model.args)
-    return memory_strategies(part_sizes(facts_of_model(job, model), (1, 8)), job.run.micro_batches)
+    return memory_strategies(part_sizes(facts_of_model(job), (1, 8)), job.run.micro_batches)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,7 @@ from mpsl.machines.effects import Stop
 from mpsl.machines.jobs import CopyPart, Export, HeadForward, Leave, MeasureBlocks, Prepare, Prepared, StartRound
 from mpsl.messages import Ticket
 from mpsl.nn import allocation
-from mpsl.nn.models import build
-from mpsl.nn.part import meta_part
+from mpsl.nn.block_model import block_model
 from mpsl.plan import Plan
 from mpsl.planning.seat_memory import memory_strategies, part_sizes
 from mpsl.profile_questions import Question
@@ -36,8 +35,7 @@ RUN_A, RUN_B = session_plan("run-a", seed=1), session_plan("run-b", seed=2)
 
 def needed(plan: Plan, copies: int) -> int:
     """What the orchestrator reckons that the plan's seat needs with so many copies."""
-    model = build(plan.job.model.name, **plan.job.model.args)
-    strategies = memory_strategies(part_sizes(facts_of_model(plan.job, model), BLOCKS), plan.job.run.micro_batches)
+    strategies = memory_strategies(part_sizes(facts_of_model(plan.job), BLOCKS), plan.job.run.micro_batches)
     seat = plan.seats[0]
     return next(each for each in strategies if (each.on_disk, each.recompute) == (seat.on_disk, seat.recompute)).needed(
         copies
@@ -51,7 +49,7 @@ def promised(performer: HopPerformer) -> dict[str, int]:
 def test_two_sessions_whose_jobs_alternate_compute_what_each_computes_alone(tmp_path: Path) -> None:
     """Different seeds and data, dropout and BatchNorm: whatever one leaves behind would change the other's bits."""
     torch.set_num_threads(1)
-    buffers = {name.split(".")[-1] for name, _ in meta_part(RUN_A.job.model, BLOCKS).named_buffers()}
+    buffers = {name.split(".")[-1] for name, _ in block_model(RUN_A.job.model).part(*BLOCKS).named_buffers()}
     assert "running_mean" in buffers, "the part has a BatchNorm"
     alone = [HopRounds(HopPerformer("node-1", tmp_path), plan, at).run() for at, plan in enumerate((RUN_A, RUN_B))]
     assert alone[0].bytes_out() != alone[1].bytes_out()

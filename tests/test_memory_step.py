@@ -10,9 +10,10 @@ from torch.nn import functional
 
 from mpsl.job import ModelSection, OptimizerSection
 from mpsl.messages import Ticket
+from mpsl.nn.block_model import block_model
 from mpsl.nn.models import build
 from mpsl.nn.optimizers import optimizers
-from mpsl.nn.part import Seeds, build_part
+from mpsl.nn.part import Seeds, allocated
 from mpsl.nn.training_copy import TrainingCopy, saved_bytes
 
 OPTIMIZERS: dict[str, tuple[OptimizerSection, Any]] = {
@@ -64,11 +65,11 @@ def test_stepping_in_backward_equals_stepping_after_it(name: str, micros: int) -
             now = ticket(batch, micro, micros)
             value = torch.randn(6, 1, 8, 8)
             mine = value.clone().requires_grad_()
-            output = seeds.forward(whole.train(), now, mine)
+            (output,) = seeds.forward(whole.train(), now, (mine,))
             gradient = torch.randn_like(output)
             output.backward(gradient)
-            assert torch.equal(copied.forward(now, value), output)
-            assert torch.equal(copied.backward(now, gradient), mine.grad)
+            assert torch.equal(copied.forward(now, (value,))[0], output)
+            assert torch.equal(copied.backward(now, (gradient,))[0], mine.grad)
             if micro == 0 and micros > 1:
                 assert copied.gradient_bytes() == sum(p.nbytes for p in whole.parameters())
         optimizer.step()
@@ -91,12 +92,12 @@ def test_a_batch_that_was_broken_off_leaves_nothing_in_the_part() -> None:
     value, gradient = torch.randn(2, 4), torch.randn(2, 3)
     broken_off = TrainingCopy(part, section, 0, input_gradient=False)
     for micro in (0, 1):
-        broken_off.forward(ticket(0, micro, 3), value)
-        broken_off.backward(ticket(0, micro, 3), gradient)
+        broken_off.forward(ticket(0, micro, 3), (value,))
+        broken_off.backward(ticket(0, micro, 3), (gradient,))
     for each in (part, fresh):
         again = TrainingCopy(each, section, 0, input_gradient=False)
-        again.forward(ticket(0), value)
-        again.backward(ticket(0), gradient)
+        again.forward(ticket(0), (value,))
+        again.backward(ticket(0), (gradient,))
     assert all(map(torch.equal, part.parameters(), fresh.parameters()))
 
 
@@ -106,7 +107,8 @@ def test_a_second_copy_of_the_same_part_steps_once() -> None:
     nn.init.ones_(part[0].weight)
     for expected in (0.0, -1.0):
         copied = TrainingCopy(part, OptimizerSection("sgd", 1.0), 0, input_gradient=True)
-        copied.backward(ticket(0), torch.ones_like(copied.forward(ticket(0), torch.ones(1, 1))))
+        (output,) = copied.forward(ticket(0), (torch.ones(1, 1),))
+        copied.backward(ticket(0), (torch.ones_like(output),))
         assert part[0].weight.item() == expected
 
 
@@ -121,8 +123,8 @@ def test_a_parameter_that_only_an_early_micro_batch_reached_is_stepped() -> None
 
     copied = TrainingCopy(nn.Sequential(Gate()), OptimizerSection("sgd", 1.0), 0, input_gradient=True)
     for micro, sign in enumerate((1.0, -1.0)):
-        copied.forward(ticket(0, micro, 2), torch.full((1, 3), sign))
-        copied.backward(ticket(0, micro, 2), torch.ones(1, 3))
+        copied.forward(ticket(0, micro, 2), (torch.full((1, 3), sign),))
+        copied.backward(ticket(0, micro, 2), (torch.ones(1, 3),))
     assert torch.equal(copied.part[0].seldom, torch.zeros(3))
     assert copied.gradient_bytes() == 0
 
@@ -131,7 +133,8 @@ def test_one_micro_batch_holds_no_more_than_the_largest_gradient() -> None:
     part = nn.Sequential(*(nn.Linear(64, 64, bias=False) for _ in range(6)))
     copied = TrainingCopy(part, OptimizerSection("sgd", 0.1, momentum=0.9), 0, input_gradient=True)
     for batch in range(2):
-        copied.backward(ticket(batch), torch.ones_like(copied.forward(ticket(batch), torch.ones(2, 64))))
+        (output,) = copied.forward(ticket(batch), (torch.ones(2, 64),))
+        copied.backward(ticket(batch), (torch.ones_like(output),))
     assert copied.peak_gradient_bytes == 64 * 64 * 4
     assert all(parameter.grad is None for parameter in part.parameters())
 
@@ -140,7 +143,7 @@ def test_one_micro_batch_holds_no_more_than_the_largest_gradient() -> None:
     ("model", "args", "blocks"), [("digits-cnn", {"dropout": 0.2}, (1, 8)), ("lenet5", {}, (1, 4))]
 )
 def test_stored_bytes_counts_what_autograd_keeps(model: str, args: dict[str, Any], blocks: tuple[int, int]) -> None:
-    part = build_part(ModelSection(model, args), blocks)
+    part = allocated(block_model(ModelSection(model, args)).part(*blocks))
     nn.ModuleList([part]).apply(lambda m: m.reset_parameters() if hasattr(m, "reset_parameters") else None)
     before = build(model, **args)[: blocks[0]]
     shape = (1, 8, 8) if model == "digits-cnn" else (1, 28, 28)
@@ -156,7 +159,7 @@ def test_stored_bytes_counts_what_autograd_keeps(model: str, args: dict[str, Any
     saved[output.untyped_storage().data_ptr()] = output.untyped_storage()
     for known in (value, *part.parameters()):
         saved.pop(known.untyped_storage().data_ptr(), None)
-    assert saved_bytes(part(value), [value, *part.parameters()]) == sum(each.nbytes() for each in saved.values())
+    assert saved_bytes((part(value),), [value, *part.parameters()]) == sum(each.nbytes() for each in saved.values())
 
 
 def test_activations_are_counted_while_they_are_kept() -> None:
@@ -165,7 +168,7 @@ def test_activations_are_counted_while_they_are_kept() -> None:
         copied = TrainingCopy(
             copy.deepcopy(part), OptimizerSection("sgd", 0.1), 0, input_gradient=True, recompute=recompute
         )
-        output = copied.forward(ticket(0), torch.ones(4, 8))
+        (output,) = copied.forward(ticket(0), (torch.ones(4, 8),))
         assert copied.activation_bytes() == expected
-        copied.backward(ticket(0), functional.relu(output))
+        copied.backward(ticket(0), (functional.relu(output),))
         assert copied.activation_bytes() == 0

@@ -15,7 +15,7 @@ from compute_node.storage import Storage
 from mpsl.errors import RunFailed
 from mpsl.machines.jobs import CopyPart, DropCopy, Leave
 from mpsl.nn import held_sessions
-from mpsl.nn.part import meta_part
+from mpsl.nn.block_model import block_model
 
 
 def driven(scratch: Path, budget: int | None = None, **seat: bool) -> HopRounds:
@@ -50,7 +50,7 @@ def test_a_node_with_a_budget_gives_back_after_each_device_and_one_without_at_th
 
 
 def test_the_report_says_what_there_is(tmp_path: Path) -> None:
-    part = meta_part(session_plan().job.model, BLOCKS)
+    part = block_model(session_plan().job.model).part(*BLOCKS)
     state = sum(tensor.nbytes for tensor in part.state_dict().values())
     parameters = [parameter.nbytes for parameter in part.parameters()]
     memory = driven(tmp_path).results[-1].memory

@@ -10,10 +10,10 @@ from torch import nn
 from mpsl.aggregation import aggregations
 from mpsl.errors import MeasurementError
 from mpsl.job import ModelSection, OptimizerSection
+from mpsl.nn.block_model import block_model
 from mpsl.nn.block_times import BlockTimes, Chain, MeasurementEffort, block_times
 from mpsl.nn.copy_rate import copied_bytes_per_s
 from mpsl.nn.models import build, input_shape
-from mpsl.nn.part import meta_part
 
 EFFORT = MeasurementEffort(warm_s=0.1, seconds=1.0)
 SGD = OptimizerSection("sgd", 0.01, momentum=0.9)
@@ -72,7 +72,7 @@ class Stepping:
 
 
 def chain_of(clock: Clock, *blocks: Block, step: tuple[float, ...]) -> Chain:
-    chain = Chain(nn.Sequential(*blocks), SGD, torch.rand(4, 3), torch.tensor([0, 1, 2, 0]), clock)
+    chain = Chain(nn.Sequential(*blocks), SGD, (torch.rand(4, 3),), torch.tensor([0, 1, 2, 0]), clock)
     chain._optimizer = Stepping(clock, {id(block.weight): s for block, s in zip(blocks, step, strict=True)})
     return chain
 
@@ -150,7 +150,7 @@ def test_watching_changes_no_weight(name: str) -> None:
     states = []
     for watched in (False, True):
         torch.manual_seed(1)
-        chain = Chain(build(name), SGD, data, labels, Clock())
+        chain = Chain(build(name), SGD, (data,), labels, Clock())
         for _ in range(3):
             chain.by_block() if watched else chain.whole()
         states.append(chain.part.state_dict())
@@ -163,7 +163,7 @@ def test_the_rate_of_copying_counts_every_byte_twice() -> None:
     part = build("mlp")
     rate = copied_bytes_per_s(
         part,
-        meta_part(ModelSection("mlp"), (0, len(part))),
+        block_model(ModelSection("mlp")).part(0, len(part)),
         aggregations.get("splitfed-v1"),
         lambda: float(next(times)),
     )

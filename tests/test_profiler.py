@@ -43,7 +43,7 @@ def test_every_block_that_was_asked_for_has_its_times() -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
 @pytest.mark.parametrize("name", ["digits-cnn", "har-cnn"])
 def test_parts_within_and_at_the_ends_of_real_models(name: str, optimizer: str) -> None:
-    blocks = len(block_costs(name, {}, 2))
+    blocks = len(block_costs(ModelSection(name), 2))
     for asked in (((0, 1), (blocks - 1, blocks)), ((1, blocks - 1),)):
         times = Profiler(Ticking(), "box", 1, None).answer(Question(ModelSection(name), 3, optimizer, asked))
         assert len(times.forward_ms) == sum(end - first for first, end in asked)
@@ -54,7 +54,7 @@ def test_the_generator_of_the_process_seeds_no_weight_and_is_left_to_the_runs() 
     seen = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        chain = profiler._chain(QUESTION, (0, 1), block_costs("mlp", dict(QUESTION.model.args), 4), Ticking())
+        chain = profiler._chain(QUESTION, (0, 1), Ticking())
         seen.append(chain.part.state_dict())
     assert all(torch.equal(tensor, seen[1][name]) for name, tensor in seen[0].items())
 
@@ -100,7 +100,7 @@ def test_a_model_that_cannot_be_is_refused() -> None:
 
 
 def test_pieces_keep_within_the_bytes_and_leave_nothing_out() -> None:
-    costs = block_costs("vgg11", {"image_size": 32, "num_classes": 10}, 8)
+    costs = block_costs(ModelSection("vgg11", {"image_size": 32, "num_classes": 10}), 8)
     taken = [COPIES * c.parameter_bytes + c.stored_bytes + c.output_bytes for c in costs]
     for most in (0, 10**8, 10**9, 10**12):
         found = list(pieces(costs, 1, 10, most))

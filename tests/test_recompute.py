@@ -57,14 +57,14 @@ def test_recomputed_gradients_are_bit_identical(name: str) -> None:
     for batch in range(3):
         tickets = [Ticket(1, 1, "dev-1", 1, 0, batch, micro, 2) for micro in range(2)]
         values = [torch.randn(4, *shape, generator=chance) for _ in tickets]
-        outputs = [kept.forward(t, v.clone()) for t, v in zip(tickets, values, strict=True)]
+        outputs = [kept.forward(t, (v.clone(),))[0] for t, v in zip(tickets, values, strict=True)]
         torch.manual_seed(99)
         for ticket, value, output in zip(tickets, values, outputs, strict=True):
-            assert torch.equal(again.forward(ticket, value.clone()), output)
+            assert torch.equal(again.forward(ticket, (value.clone(),))[0], output)
         torch.rand(5)  # someone else's chance
         for ticket, output in zip(tickets, outputs, strict=True):
             gradient = torch.randn(output.shape, generator=chance)
-            assert torch.equal(kept.backward(ticket, gradient.clone()), again.backward(ticket, gradient))
+            assert torch.equal(*kept.backward(ticket, (gradient.clone(),)), *again.backward(ticket, (gradient,)))
         assert same(kept, again)
 
 
@@ -73,8 +73,8 @@ def test_buffers_that_matter_are_those_of_the_first_pass() -> None:
     tickets = [Ticket(1, 1, "dev-1", 1, 0, 0, micro, 3) for micro in range(3)]
     for each in (kept, again):
         for ticket in tickets:
-            each.forward(ticket, torch.ones(1, 3))
+            each.forward(ticket, (torch.ones(1, 3),))
     for ticket in tickets:
-        assert torch.equal(kept.backward(ticket, torch.ones(1, 3)), again.backward(ticket, torch.ones(1, 3)))
+        assert torch.equal(*kept.backward(ticket, (torch.ones(1, 3),)), *again.backward(ticket, (torch.ones(1, 3),)))
     assert same(kept, again)
     assert again.part[0].seen.item() == 3

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fleet import Outcome, make_shards, run_fleet
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
@@ -15,14 +16,15 @@ from safetensors.torch import load_file
 from broker.engines.engine import BrokerProcess
 from device_agent.gradient_feedback import GradientFeedback
 from device_agent.performer import DevicePerformer
-from fleet import Outcome, make_shards, run_fleet
 from mpsl.codecs import parse
 from mpsl.codecs.affine import GROUP
 from mpsl.codecs.tiles import TILE
 from mpsl.errors import UsageError, WireError
+from mpsl.job import WireSection
 from mpsl.machines.jobs import Result, TailProbe, WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.nn import weights
+from mpsl.nn.edges import SINGLE
 from mpsl.nn.tensors import Coding
 from mpsl.nn.weights import RAW, WeightCodec
 from orchestrator.device_parts import DeviceParts
@@ -173,10 +175,10 @@ def test_feedback_gives_every_sample_its_own_residual_and_nothing_of_a_sum_is_lo
         for rows in np.split(chance.permutation(12), [5, 10]):
             gradient = chance.standard_normal((len(rows), 30), dtype=np.float32)
             wanted[rows] += gradient
-            tensor = feedback.encode(torch.from_numpy(gradient), rows.tolist())
+            tensor = feedback.encode((torch.from_numpy(gradient),), SINGLE, rows.tolist())
             sent[rows] += parse(tensor.codec).decode(tensor.shape, tensor.planes)
         feedback.finish()
-    residual = feedback._feedback._residuals["gradient"]  # type: ignore[union-attr]
+    residual = feedback._feedback._residuals["output"]  # type: ignore[union-attr]
     np.testing.assert_allclose(sent + residual, wanted, atol=1e-5)
     assert not np.allclose(sent, wanted, atol=0.1)
     assert feedback.nbytes == 12 * 30 * 4
@@ -191,7 +193,7 @@ def test_feedback_is_bounded_and_exact_codecs_have_none() -> None:
     for spec, samples in (("topk:0.1", 20_000), ("fp32", 4), ("int8", 4)):
         feedback = GradientFeedback(spec, samples)
         feedback.begin()
-        feedback.encode(gradient, [3])
+        feedback.encode((gradient,), SINGLE, [3])
         assert feedback.nbytes == 0, spec
 
 
@@ -328,9 +330,10 @@ def test_a_run_with_coded_weights_commits_what_the_devices_hold(
 
 def test_the_seconds_of_coding_are_counted_until_asked_for() -> None:
     ticks = iter(range(100))
-    coding = Coding(lambda: float(next(ticks)))
+    coding = Coding(lambda: float(next(ticks)), WireSection(gradients="fp16"), 48)
     tensor = torch.randn(3, 4)
-    assert torch.equal(coding.decode(coding.encode(tensor, "fp32"), "fp32", 48), tensor)
+    (decoded,) = coding.decode_activations(coding.encode_activations((tensor,), SINGLE), SINGLE)
+    assert torch.equal(decoded, tensor)
     with pytest.raises(WireError):
-        coding.decode(coding.encode(tensor, "fp16"), "fp32", 48)
+        coding.decode_activations(coding.encode_gradients((tensor,), SINGLE), SINGLE)
     assert (coding.take(), coding.take()) == (4.0, 0.0)

@@ -43,6 +43,14 @@ class ModelBuilt(Result):
     input_shape: tuple[int, ...]
     classes: int
     parameters: int
+    exact_bytes: tuple[int, ...] = ()
+    """Of the output's bytes, those that are never coded; empty: none of any block."""
+    gradient_bytes: tuple[int, ...] = ()
+    """Bytes that come back for the output; empty: as many as the output has."""
+    input_bytes: int = 0
+    """Bytes of a batch of samples."""
+    digests: tuple[str, ...] = ()
+    """What every block computes, as `Plan.digests`."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def seat_everyone(job: Job, model: ModelBuilt, fleet: Seating) -> Plan | str:
     entries = {id: DeviceEntry(boots[id], replicas) for id, replicas in served.items()}
     return Plan(
         fleet.run, 1, fleet.boot, job, blocks, cuts, tuple(seats), entries, admission.admit, largest,
-        admit_most=admission.most, shortfall=admission.shortfall,
+        admit_most=admission.most, shortfall=admission.shortfall, digests=model.digests,
     )  # fmt: skip
 
 

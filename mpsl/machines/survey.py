@@ -8,7 +8,7 @@ here.
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf
+from math import inf, prod
 from typing import Any
 
 from mpsl import facts
@@ -126,7 +126,16 @@ def profile_of(job: Job, model: ModelBuilt, members: Sequence[Presence]) -> Prof
         )
     blocks = tuple(
         BlockProfile(str(number), *sizes)
-        for number, sizes in enumerate(zip(model.state_bytes, model.output_bytes, model.stored_bytes, strict=True))
+        for number, sizes in enumerate(
+            zip(
+                model.state_bytes,
+                model.output_bytes,
+                model.stored_bytes,
+                model.exact_bytes or (0,) * count,
+                model.gradient_bytes or (None,) * count,
+                strict=True,
+            )
+        )
     )
     return Profile(job.model.name, job.run.batch_size, _input_bytes(job, model), blocks, hardware, job.model.args)
 
@@ -202,10 +211,7 @@ def _spread(rows: list[tuple[float, ...]], places: list[int], count: int) -> tup
 
 
 def _input_bytes(job: Job, model: ModelBuilt) -> int:
-    size = 4 * job.run.batch_size
-    for each in model.input_shape:
-        size *= each
-    return size
+    return model.input_bytes or 4 * job.run.batch_size * prod(model.input_shape)
 
 
 def _number(value: Any, otherwise: float) -> float:

@@ -27,7 +27,7 @@ class BlockBytes:
 
 def costs_in(job: Job) -> tuple[BlockCost, ...]:
     """Return the cost of each block of the job's model for its batch size. Raises UsageError as `block_costs` does."""
-    return block_costs(job.model.name, job.model.args, max(MIN_BATCH, job.run.batch_size))
+    return block_costs(job.model, max(MIN_BATCH, job.run.batch_size))
 
 
 def block_bytes(costs: Sequence[BlockCost], optimizer: OptimizerSection) -> BlockBytes:

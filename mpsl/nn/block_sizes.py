@@ -1,13 +1,10 @@
 """The sizes in a profile, found without building the model."""
 
-import math
-
 from mpsl.job import ModelSection
-from mpsl.nn.cost import block_costs
-from mpsl.nn.models import input_shape
+from mpsl.nn.block_model import block_model
+from mpsl.nn.cost import BlockCost, block_costs
+from mpsl.nn.edges import exact_bytes, gradient_bytes
 from mpsl.planning.profile_file import BlockProfile, Profile
-
-FLOAT_BYTES = 4
 
 
 def profile_of_sizes(model: ModelSection, batch_size: int) -> Profile:
@@ -17,9 +14,18 @@ def profile_of_sizes(model: ModelSection, batch_size: int) -> Profile:
     and data do not count. So a part keeps the sum of its blocks, and its input. Raises UsageError for an unknown model
     or argument, and for a batch size that cannot train.
     """
-    blocks = tuple(
-        BlockProfile(cost.name, cost.parameter_bytes, cost.output_bytes, cost.stored_bytes)
-        for cost in block_costs(model.name, model.args, batch_size)
-    )
-    input_bytes = batch_size * math.prod(input_shape(model.name, **model.args)) * FLOAT_BYTES
+    blocks = tuple(_block(cost) for cost in block_costs(model, batch_size))
+    input_bytes = sum(value.nbytes for value in block_model(model).edge(0, batch_size))
     return Profile(model.name, batch_size, input_bytes, blocks, {}, dict(model.args))
+
+
+def _block(cost: BlockCost) -> BlockProfile:
+    gradient = gradient_bytes(cost.edge)
+    return BlockProfile(
+        cost.name,
+        cost.parameter_bytes,
+        cost.output_bytes,
+        cost.stored_bytes,
+        exact_bytes(cost.edge),
+        None if gradient == cost.output_bytes else gradient,
+    )

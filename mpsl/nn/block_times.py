@@ -9,7 +9,6 @@ import itertools
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
@@ -18,7 +17,8 @@ from torch.nn import functional
 from mpsl.errors import MeasurementError
 from mpsl.job import OptimizerSection
 from mpsl.messages import Ticket
-from mpsl.nn.part import Seeds
+from mpsl.nn.edges import NumberedBlock, Values
+from mpsl.nn.part import Part, Seeds, numbered_blocks, owners_of
 from mpsl.nn.training_copy import TrainingCopy
 
 Clock = Callable[[], float]
@@ -65,26 +65,26 @@ class BlockTimes:
 class Chain(TrainingCopy):
     """Consecutive blocks that train on one batch and can be timed block by block.
 
-    With `labels`, they end with the model's last block and its loss. Without, they get a constant output gradient.
+    `values` go into the first of them. With `labels`, they end with the model's last block and its loss. Without, they
+    get constant gradients of their outputs.
     """
 
     def __init__(
         self,
-        part: nn.Sequential,
+        part: Part,
         optimizer: OptimizerSection,
-        data: torch.Tensor,
+        values: Values,
         labels: torch.Tensor | None,
         clock: Clock,
         input_gradient: bool = False,
     ) -> None:
         super().__init__(part, optimizer, seed=0, input_gradient=input_gradient)
-        self._data = data
+        self._values = values
         self._labels = labels
-        self._gradient = torch.empty(0)
+        self._gradients: Values = ()
         self._clock = clock
-        blocks = [(int(name), block) for name, block in part.named_children()]
-        self._owners = {parameter: number for number, block in blocks for parameter in block.parameters()}
-        self._numbers = [number for number, _ in blocks]
+        self._numbers = [number for number, _ in numbered_blocks(part, values)]
+        self._owners = owners_of(part)
         self._laps: Laps | None = None
         self._tickets = (Ticket(1, 1, "profile", 1, 0, number, 0, 1) for number in itertools.count())
 
@@ -108,21 +108,23 @@ class Chain(TrainingCopy):
 
     def _train(self) -> None:
         ticket = next(self._tickets)
-        output = self.forward(ticket, self._data.detach())
-        self.backward(ticket, self._gradient_of(output))
+        outputs = self.forward(ticket, tuple(value.detach() for value in self._values))
+        self.backward(ticket, self._gradients_of(outputs))
 
-    def _gradient_of(self, output: torch.Tensor) -> torch.Tensor:
+    def _gradients_of(self, outputs: Values) -> Values:
         if self._labels is None:
-            if self._gradient.shape != output.shape:
-                self._gradient = torch.full_like(output, 1e-3)
-            return self._gradient
+            wanted = [output for output, value in zip(outputs, self._outputs, strict=True) if value.gradient]
+            if [each.shape for each in self._gradients] != [each.shape for each in wanted]:
+                self._gradients = tuple(torch.full_like(output, 1e-3) for output in wanted)
+            return self._gradients
+        (output,) = outputs
         output.requires_grad_()
-        loss = functional.cross_entropy(output, self._labels)
+        loss = functional.cross_entropy(output.flatten(0, -2), self._labels)
         if self._laps is not None:
             self._laps.lap(self._laps.forward)
         loss.backward()  # type: ignore[no-untyped-call]
         assert output.grad is not None
-        return output.grad
+        return (output.grad,)
 
     def _step(self, parameter: nn.Parameter) -> None:
         laps = self._laps
@@ -160,20 +162,27 @@ class _WatchedSeeds(Seeds):
 
     laps: Laps
 
-    def block_forward(self, ticket: Ticket, number: int, block: nn.Module, value: torch.Tensor) -> torch.Tensor:
-        laps = self.laps
+    def block_forward(self, ticket: Ticket, block: NumberedBlock, values: Values) -> Values:
+        laps, number = self.laps, block[0]
         laps.at = number
-        output = super().block_forward(ticket, number, block, value)
+        outputs = super().block_forward(ticket, block, values)
         laps.lap(laps.forward)
-        if output.requires_grad:
-            output.register_hook(partial(self._backward_reached, number))  # type: ignore[no-untyped-call]
-            laps.resume()
-        return output
+        before = {id(value) for value in values}
+        made = [output for output in outputs if output.requires_grad and id(output) not in before]
+        reached: list[torch.Tensor] = []
 
-    def _backward_reached(self, number: int, gradient: torch.Tensor) -> None:
-        """The gradient of block `number`'s output is complete, so its own backward begins now."""
-        self.laps.lap(self.laps.backward)
-        self.laps.at = number
+        def backward_reached(gradient: torch.Tensor) -> None:
+            """A gradient is complete; when all of them are, the block's own backward begins."""
+            reached.append(gradient)
+            laps.lap(laps.backward)
+            if len(reached) == len(made):
+                laps.at = number
+                reached.clear()
+
+        for output in made:
+            output.register_hook(backward_reached)  # type: ignore[no-untyped-call]
+        laps.resume()
+        return outputs
 
 
 def block_times(chain: Chain, clock: Clock, effort: MeasurementEffort) -> BlockTimes:

@@ -3,17 +3,15 @@
 import copy
 import statistics
 
-from torch import nn
-
 from mpsl.aggregation import Aggregation
 from mpsl.nn.block_times import Clock
-from mpsl.nn.part import state_tensors
+from mpsl.nn.part import Part, allocated, state_tensors
 from mpsl.nn.weights import arrays_of, weights_bytes
 
 REPEATS = 7
 
 
-def copied_bytes_per_s(part: nn.Module, bare: nn.Module, rule: Aggregation, clock: Clock) -> float:
+def copied_bytes_per_s(part: Part, bare: Part, rule: Aggregation, clock: Clock) -> float:
     """Return bytes per second. The part's bytes count twice, once for the copy and once for the fold.
 
     It is the median of REPEATS runs after one that does not count. `bare` is the same part on the meta device.
@@ -23,7 +21,7 @@ def copied_bytes_per_s(part: nn.Module, bare: nn.Module, rule: Aggregation, cloc
     seconds = []
     for _ in range(REPEATS + 1):
         started = clock()
-        fresh = arrays_of(state_tensors(copy.deepcopy(bare).to_empty(device="cpu")))
+        fresh = arrays_of(state_tensors(allocated(copy.deepcopy(bare))))
         for empty, array in zip(fresh, committed, strict=True):
             empty[...] = array
         for total, array in zip(totals, fresh, strict=True):

@@ -4,18 +4,17 @@ Without a measured profile, cuts and memory are decided from these numbers. Size
 taken as proportional to FLOPs. Nothing here may build real weights, because a planner has no room for them.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from mpsl.errors import UsageError
-from mpsl.nn.models import build, input_shape
+from mpsl.job import ModelSection
+from mpsl.nn.block_model import BlockModel, ChainModel, block_model, imagined
+from mpsl.nn.edges import SINGLE, Edge, Values, single_edge
+from mpsl.nn.part import numbered_blocks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +29,9 @@ class BlockCost:
     buffer_bytes: int
     """Bytes of running statistics and the like. They are sent and averaged with the weights, but never stepped."""
     output_shape: tuple[int, ...]
-    """The output's shape for one sample."""
+    """The shape for one sample of the output, or of the last one of what crosses a cut after this block."""
     output_bytes: int
-    """The output's bytes for the batch."""
+    """The bytes for the batch of everything that crosses a cut after this block."""
     stored_bytes: int
     """Bytes of tensors that this block makes and that it or the next block keeps for backward.
 
@@ -40,28 +39,29 @@ class BlockCost:
     """
     flops: int
     """Operations of the forward pass of the batch; a multiplication with an addition counts as two."""
+    edge: Edge = SINGLE
+    """What crosses a cut after this block."""
 
 
-def block_costs(name: str, args: dict[str, Any], batch_size: int) -> tuple[BlockCost, ...]:
-    """Return the cost of each block of model `name` for batches of `batch_size`.
+def block_costs(section: ModelSection, batch_size: int) -> tuple[BlockCost, ...]:
+    """Return the cost of each block of a job's model for batches of `batch_size`.
 
     Raises UsageError for an unknown model or argument, and if a BatchNorm would see one value per channel.
     """
     if batch_size < 1:
-        raise UsageError(f"model {name}: a batch of {batch_size} samples has no cost; it must hold at least 1")
-    if batch_size == 1 and (norms := single_value_norms(name, args)):
+        raise UsageError(f"model {section.name}: a batch of {batch_size} samples has no cost; it must hold at least 1")
+    model = block_model(section)
+    if batch_size == 1 and (norms := model.single_value_norms()):
         raise UsageError(
-            f"model {name}: with 1 sample, {norms[0]} would normalise one value per channel; take 2 or more"
+            f"model {section.name}: with 1 sample, {norms[0]} would normalise one value per channel; take 2 or more"
         )
-    with _meta():
-        model = build(name, **args)
-        data = batch = torch.empty(batch_size, *input_shape(name, **args))
-        weights = {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
-        owners = {_storage(data): -1}  # the block that made each storage; the data belongs to none
+    with imagined(model, batch_size) as (part, values):
+        weights = {_storage(tensor) for tensor in (*part.parameters(), *part.buffers())}
+        owners = {_storage(value): -1 for value in values}  # the block that made each storage; the data belongs to none
         stored: dict[int, torch.UntypedStorage] = {}  # keeps the storages alive, so that their keys are not reused
-        outputs: list[torch.Tensor] = []
+        crossing, outputs = values, list[Values]()
         flops: list[int] = []
-        for number, block in enumerate(model):
+        for number, block in numbered_blocks(part, values):
 
             def keep(tensor: torch.Tensor, number: int = number) -> torch.Tensor:
                 stored[_storage(tensor)] = tensor.untyped_storage()
@@ -70,62 +70,66 @@ def block_costs(name: str, args: dict[str, Any], batch_size: int) -> tuple[Block
 
             counter = FlopCounterMode(display=False)
             with counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                batch = block(batch)
-            owners.setdefault(_storage(batch), number)
-            outputs.append(batch)
+                crossing = block(crossing)
+            for value in crossing:
+                owners.setdefault(_storage(value), number)
+            outputs.append(crossing)
             flops.append(counter.get_total_flops())
-    stored_bytes = [0] * len(model)
-    for key, storage in stored.items():
-        if key not in weights and owners[key] >= 0:
-            stored_bytes[owners[key]] += storage.nbytes()
+        stored_bytes = [0] * len(model)
+        for key, storage in stored.items():
+            if key not in weights and owners[key] >= 0:
+                stored_bytes[owners[key]] += storage.nbytes()
+        state = part.state_dict(keep_vars=True)
     return tuple(
-        BlockCost(
-            name=_block_name(number, block),
-            parameters=sum(parameter.numel() for parameter in block.parameters()),
-            parameter_bytes=sum(parameter.nbytes for parameter in block.parameters()),
-            buffer_bytes=sum(buffer.nbytes for buffer in block.buffers()),
-            output_shape=tuple(outputs[number].shape[1:]),
-            output_bytes=outputs[number].nbytes,
-            stored_bytes=stored_bytes[number],
-            flops=flops[number],
+        _cost(
+            model,
+            number,
+            state,
+            _edge(model, number + 1, outputs[number], batch_size),
+            flops[number],
+            stored_bytes[number],
+            batch_size,
         )
-        for number, block in enumerate(model)
+        for number in range(len(model))
     )
 
 
-def single_value_norms(name: str, args: dict[str, Any]) -> tuple[str, ...]:
+def _cost(
+    model: BlockModel,
+    number: int,
+    state: dict[str, torch.Tensor],
+    edge: Edge,
+    flops: int,
+    stored_bytes: int,
+    batch_size: int,
+) -> BlockCost:
+    owned = [state[name] for name in model.state_names(number, number + 1)]
+    trained = [tensor for tensor in owned if isinstance(tensor, nn.Parameter)]
+    return BlockCost(
+        name=model.block_name(number),
+        parameters=sum(tensor.numel() for tensor in trained),
+        parameter_bytes=sum(tensor.nbytes for tensor in trained),
+        buffer_bytes=sum(tensor.nbytes for tensor in owned) - sum(tensor.nbytes for tensor in trained),
+        output_shape=edge[-1].sample_shape(batch_size),
+        output_bytes=sum(value.nbytes for value in edge),
+        stored_bytes=stored_bytes,
+        flops=flops,
+        edge=edge,
+    )
+
+
+def _edge(model: BlockModel, cut: int, values: Values, batch_size: int) -> Edge:
+    return single_edge(values[0]) if isinstance(model, ChainModel) else model.edge(cut, batch_size)
+
+
+def single_value_norms(section: ModelSection) -> tuple[str, ...]:
     """Return the BatchNorms that see one value per channel, and so cannot train, in a micro-batch of one sample.
 
-    The names are those of `build(...).named_modules()` and begin with the block's index: `"8.body.1"`. Raises
-    UsageError for an unknown model or argument.
+    Raises UsageError for an unknown model or argument.
     """
-    found: list[str] = []
-    with _meta():
-        model = build(name, **args).eval()  # in training mode torch would raise at the first one
-        for path, module in model.named_modules():
-            if isinstance(module, _BatchNorm):
-
-                def look(_: nn.Module, inputs: tuple[torch.Tensor], path: str = path) -> None:
-                    if inputs[0].numel() == inputs[0].shape[1]:
-                        found.append(path)
-
-                module.register_forward_pre_hook(look)
-        model(torch.empty(1, *input_shape(name, **args)))
-    return tuple(found)
-
-
-@contextlib.contextmanager
-def _meta() -> Iterator[None]:
-    """Tensors made in the block have no memory, and torch's generator is restored afterwards."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.enable_grad():
-        yield
+    return block_model(section).single_value_norms()
 
 
 def _storage(tensor: torch.Tensor) -> int:
     """The identity of a tensor's storage while it lives. Addresses do not help: on the meta device all are 0."""
     return int(tensor.untyped_storage()._cdata)
-
-
-def _block_name(number: int, block: nn.Module) -> str:
-    layers = list(block) if isinstance(block, nn.Sequential) else [block]
-    return f"{number} " + "+".join(type(layer).__name__.lstrip("_") for layer in layers)

@@ -1,31 +1,109 @@
-"""Builds a part of a model: consecutive blocks, under their names in the whole model, without building the rest.
+"""A part of a model: consecutive blocks, under their names in the whole model, without the memory of the rest.
 
 It must never change what a block computes. Exactness rests on a part being the same blocks as in the unsplit model.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from mpsl.batches import block_seed
-from mpsl.job import ModelSection
 from mpsl.messages import Ticket
-from mpsl.nn.models import build
+from mpsl.nn.edges import SINGLE, Edge, NumberedBlock, Values
+from mpsl.nn.graph.graph_part import GraphPart
+
+Part = nn.Sequential | GraphPart
 
 
-def meta_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
-    """Return blocks [a, b) of the model on torch's meta device, without any memory."""
-    with torch.device("meta"):
-        whole = build(model.name, **model.args)
-    first, end = blocks
-    return nn.Sequential(OrderedDict((str(index), whole[index]) for index in range(first, end)))
+class ChainPart(nn.Sequential):
+    """Blocks `first_block` and on of an `nn.Sequential`, under their names there.
+
+    `in_place`: the blocks that change their input; the first block of a part gets a copy of it, because the input of a
+    part is kept.
+    """
+
+    def __init__(self, blocks: "OrderedDict[str, nn.Module]", first: int, in_place: frozenset[int]) -> None:
+        super().__init__(blocks)
+        self.first_block = first
+        self.copies_input = first in in_place
 
 
-def build_part(model: ModelSection, blocks: tuple[int, int]) -> nn.Sequential:
-    """Return blocks [a, b) of the model on the CPU with uninitialised weights. The other blocks take no memory."""
-    return meta_part(model, blocks).to_empty(device="cpu")
+def edges_of(part: Part) -> tuple[Edge, Edge]:
+    """Return what goes into a part and what comes out of it."""
+    return part.edges if isinstance(part, GraphPart) else (SINGLE, SINGLE)
+
+
+def probe_edges_of(part: Part) -> tuple[Edge, Edge]:
+    """Return what goes into a part and what comes out of it in evaluation."""
+    return part.probe_edges if isinstance(part, GraphPart) else (SINGLE, SINGLE)
+
+
+def numbered_blocks(part: Part, values: Values) -> Iterator[NumberedBlock]:
+    """Yield a part's blocks with their numbers in the whole model; `values`: what goes into the part."""
+    if isinstance(part, GraphPart):
+        yield from part.numbered(values)
+        return
+    first = part.first_block if isinstance(part, ChainPart) else 0
+    for offset, block in enumerate(part):
+        copied = offset == 0 and isinstance(part, ChainPart) and part.copies_input
+        yield first + offset, _of_one(block, copied)
+
+
+def _of_one(block: nn.Module, copied: bool) -> Callable[[Values], Values]:
+    def run(values: Values) -> Values:
+        (value,) = values
+        return (block(value.clone() if copied else value),)
+
+    return run
+
+
+def owners_of(part: Part) -> dict[nn.Parameter, int]:
+    """Return the number of the block that owns each parameter of a part."""
+    if isinstance(part, GraphPart):
+        return {parameter: part.owners[name] for name, parameter in part.named_parameters()}
+    first = part.first_block if isinstance(part, ChainPart) else 0
+    return {parameter: first + offset for offset, block in enumerate(part) for parameter in block.parameters()}
+
+
+def allocated(part: Part) -> Part:
+    """Give a part on the meta device memory with undefined content. Returns the same part.
+
+    Buffers that have values, because they are not in the state dict, keep them.
+    """
+    given: dict[int, nn.Parameter] = {}
+    for module in part.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                if id(parameter) not in given:
+                    given[id(parameter)] = nn.Parameter(_memory(parameter), parameter.requires_grad)
+                module._parameters[name] = given[id(parameter)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                module._buffers[name] = _memory(buffer)
+    if isinstance(part, GraphPart):
+        for name, tensor in part.borrowed.items():
+            part.borrowed[name] = nn.Parameter(_memory(tensor), tensor.requires_grad)
+    return part
+
+
+def _memory(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+
+
+def lend(lender: Part, borrower: Part) -> None:
+    """Make weights that two parts of one process share one tensor: the first part owns them."""
+    if isinstance(lender, GraphPart) and isinstance(borrower, GraphPart):
+        own = {**dict(lender.named_parameters()), **dict(lender.named_buffers())}
+        borrower.borrowed.update({name: own[name] for name in borrower.borrowed})
+
+
+def borrowed_parameters(part: Part) -> list[nn.Parameter]:
+    """Return the weights of another part that this part uses and that train."""
+    tensors = part.borrowed.values() if isinstance(part, GraphPart) else ()
+    return [tensor for tensor in tensors if isinstance(tensor, nn.Parameter) and tensor.requires_grad]
 
 
 def state_tensors(part: nn.Module) -> list[tuple[str, torch.Tensor]]:
@@ -39,27 +117,28 @@ class Seeds:
 
     seed: int
 
-    def forward(self, part: nn.Sequential, ticket: Ticket, value: torch.Tensor) -> torch.Tensor:
+    def forward(self, part: Part, ticket: Ticket, values: Values) -> Values:
         """Return the part's output in training mode for the micro-batch that the ticket names."""
-        for name, block in part.named_children():
-            value = self.block_forward(ticket, int(name), block, value)
-        return value
+        for block in numbered_blocks(part, values):
+            values = self.block_forward(ticket, block, values)
+        return values
 
-    def block_forward(self, ticket: Ticket, number: int, block: nn.Module, value: torch.Tensor) -> torch.Tensor:
-        """Return the output of block `number`, counted in the whole model."""
+    def block_forward(self, ticket: Ticket, block: NumberedBlock, values: Values) -> Values:
+        """Return the output of a block, numbered in the whole model."""
+        number, run = block
         seed = block_seed(self.seed, ticket.device, ticket.round, ticket.epoch, ticket.batch, ticket.micro, number)
         torch.default_generator.manual_seed(seed)
-        output: torch.Tensor = block(value)
-        return output
+        return run(values)
 
 
-def probe(part: nn.Sequential, value: torch.Tensor) -> torch.Tensor:
+def probe(part: Part, values: Values) -> Values:
     """Return the part's output in evaluation mode. Changes no buffer, no gradient and no generator."""
     was_training = part.training
     part.eval()
     try:
         with torch.no_grad():
-            output: torch.Tensor = part(value)
-            return output
+            for _, run in numbered_blocks(part, values):
+                values = run(values)
+            return values
     finally:
         part.train(was_training)

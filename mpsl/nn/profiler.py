@@ -7,21 +7,22 @@ Weights are random, and no generator is advanced but the profiler's own.
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from mpsl import facts, strict_json
 from mpsl.aggregation import aggregations
 from mpsl.errors import UsageError
+from mpsl.nn.block_model import BlockModel, block_model
 from mpsl.nn.block_times import Chain, Clock, lasting, medians
 from mpsl.nn.copy_rate import copied_bytes_per_s
 from mpsl.nn.cost import BlockCost, block_costs
-from mpsl.nn.models import describe
-from mpsl.nn.part import meta_part
+from mpsl.nn.edges import EdgeValue
+from mpsl.nn.part import Part, allocated
 from mpsl.profile_questions import BlockSeconds, Question, optimizer_section
 
 WARM_S, WARM_BATCHES = 0.3, 2
@@ -58,14 +59,14 @@ class Profiler:
         return measured
 
     def _measure(self, question: Question) -> BlockSeconds:
-        costs = block_costs(question.model.name, question.model.args, max(2, question.batch_size))
+        costs = block_costs(question.model, max(2, question.batch_size))
         if max(end for _, end in question.blocks) > len(costs):
             raise UsageError(f"model {question.model.name} has {len(costs)} blocks, asked were {question.blocks}")
         rows: list[list[float]] = [[], [], []]
         copied, copying_s = 0.0, 0.0
         for first, end in question.blocks:
             for piece in pieces(costs, first, end, self._most):
-                chain = _chain(question, piece, costs, self._clock)
+                chain = _chain(question, piece, self._clock)
                 for _ in lasting(self._clock, WARM_S, WARM_BATCHES):
                     chain.whole()
                 watched = [chain.by_block() for _ in lasting(self._clock, SECONDS, BATCHES)]
@@ -73,7 +74,7 @@ class Profiler:
                     row += [round(each * 1e3, 6) for each in seconds]
                 nbytes = 2 * sum(tensor.nbytes for tensor in chain.part.state_dict().values())
                 if nbytes:
-                    bare = meta_part(question.model, piece)
+                    bare = block_model(question.model).part(*piece)
                     rule = aggregations.get("splitfed-v1")
                     copying_s += nbytes / copied_bytes_per_s(chain.part, bare, rule, self._clock)
                     copied += nbytes
@@ -98,23 +99,46 @@ def pieces(costs: Sequence[BlockCost], first: int, end: int, most: int) -> Itera
         yield start, end
 
 
-def _chain(question: Question, piece: tuple[int, int], costs: Sequence[BlockCost], clock: Clock) -> Chain:
-    first, end = piece
-    described = describe(question.model.name, **question.model.args)
-    shape = described.input_shape() if first == 0 else costs[first - 1].output_shape
-    batch = max(2, question.batch_size)
+def _chain(question: Question, piece: tuple[int, int], clock: Clock) -> Chain:
+    model = block_model(question.model)
+    part = allocated(model.part(*piece))
+    _fill(part, torch.Generator().manual_seed(0))
+    return chain_of(model, part, max(2, question.batch_size), question.optimizer, clock, piece)
+
+
+def chain_of(
+    model: BlockModel,
+    part: Part,
+    batch: int,
+    optimizer: str,
+    clock: Clock,
+    blocks: tuple[int, int] | None = None,
+) -> Chain:
+    """Return a part of `model` as a chain that trains on random values. `blocks`: which ones; None: all of them."""
+    first, end = blocks or (0, len(model))
     chance = torch.Generator().manual_seed(0)
-    labels = torch.randint(described.num_classes, (batch,), generator=chance) if end == len(costs) else None
-    part = meta_part(question.model, piece).to_empty(device="cpu")
-    _fill(part, chance)
-    data = torch.rand(batch, *shape, generator=chance)
-    return Chain(part, optimizer_section(question.optimizer), data, labels, clock, input_gradient=first > 0)
+    labels = None
+    if end == len(model):
+        # A label for every row of the output, for instance for every token.
+        *rows, classes = model.edge(end, batch)[0].shape
+        labels = torch.randint(classes, (math.prod(rows),), generator=chance)
+    values = tuple(_random(value, chance) for value in model.edge(first, batch))
+    return Chain(part, optimizer_section(optimizer), values, labels, clock, input_gradient=first > 0)
 
 
-def _fill(part: nn.Module, chance: torch.Generator) -> None:
+def _random(value: EdgeValue, chance: torch.Generator) -> torch.Tensor:
+    """A value to compute with: between 0 and 1, or 0 where it is no fraction."""
+    if value.dtype.is_floating_point:
+        return torch.rand(value.shape, generator=chance, dtype=value.dtype)
+    return torch.zeros(value.shape, dtype=value.dtype)
+
+
+def _fill(part: Part, chance: torch.Generator) -> None:
     """Fill the part with weights of the usual size. Uninitialised memory may hold numbers that are slow to compute."""
     for tensor in part.state_dict().values():
-        if tensor.ndim > 1:
+        if not tensor.is_floating_point():
+            tensor.fill_(1)
+        elif tensor.ndim > 1:
             tensor.normal_(0, (tensor.numel() / tensor.shape[0]) ** -0.5, generator=chance)
         else:
             tensor.fill_(1)

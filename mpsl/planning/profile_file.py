@@ -14,17 +14,29 @@ from mpsl.errors import UsageError
 
 @dataclass(frozen=True)
 class BlockProfile:
-    """One block: bytes of its parameters, of its output, and of what autograd keeps, both for one batch."""
+    """One block: bytes of its parameters, of its output for one batch, and of what autograd keeps of one batch.
+
+    The output is everything that crosses a cut after the block. `exact_bytes` of it are never coded (integers, masks);
+    `gradient_bytes` come back, all of them where it is left out.
+    """
 
     name: str
     parameter_bytes: int
     output_bytes: int
     stored_bytes: int
+    exact_bytes: int = 0
+    gradient_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        for key in ("parameter_bytes", "output_bytes", "stored_bytes"):
-            if getattr(self, key) < 0:
+        for key in ("parameter_bytes", "output_bytes", "stored_bytes", "exact_bytes", "gradient_bytes"):
+            if (getattr(self, key) or 0) < 0:
                 raise ValueError(f"block {self.name!r}: {key} is {getattr(self, key)}; bytes are not negative")
+        if self.exact_bytes > self.output_bytes:
+            raise ValueError(f"block {self.name!r}: exact_bytes is more than output_bytes, of which they are a part")
+
+
+_OPTIONAL = ("exact_bytes", "gradient_bytes")
+"""Figures of a block that are left out of the file where they say nothing."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,8 @@ def profile_data(profile: Profile) -> dict[str, Any]:
         name: {key: value for key, value in times.items() if value not in (None, [])}
         for name, times in data["hardware"].items()
     }
-    return {"model": data["model"], "args": data["args"], **data, "hardware": hardware}
+    blocks = [{key: value for key, value in block.items() if key not in _OPTIONAL or value} for block in data["blocks"]]
+    return {"model": data["model"], "args": data["args"], **data, "blocks": blocks, "hardware": hardware}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mpsl.errors import UsageError
 from mpsl.names import nearest
 from mpsl.nn.optimizers import block_state_bytes
 from mpsl.planning.fleet import Fleet
-from mpsl.planning.profile_file import HardwareTimes, Profile
+from mpsl.planning.profile_file import BlockProfile, HardwareTimes, Profile
 from mpsl.planning.seat_memory import GIB
 from mpsl.profile_questions import optimizer_section
 
@@ -164,8 +164,8 @@ def system_of(profile: Profile, fleet: Fleet) -> System:
         optimizer=(0, *itertools.accumulate(block_state_bytes(optimizer_section(job.optimizer), parameters))),
         stored=(0, *itertools.accumulate(block.stored_bytes for block in profile.blocks)),
         output=output,
-        activation=_on_the_wire(job.activations, output),
-        gradient=_on_the_wire(job.gradients, output),
+        activation=_on_the_wire(job.activations, output, (0, *(block.exact_bytes for block in profile.blocks))),
+        gradient=_on_the_wire(job.gradients, (profile.input_bytes, *map(_gradient_bytes, profile.blocks))),
         devices=tuple(devices),
         nodes=tuple(nodes),
         hosts={host.name: host.cores for host in fleet.hosts},
@@ -181,10 +181,18 @@ def system_of(profile: Profile, fleet: Fleet) -> System:
     )
 
 
-def _on_the_wire(codec: str, output: tuple[int, ...]) -> tuple[float, ...]:
-    """Return the bytes of fp32 tensors under `codec`. Raises UsageError for an unknown codec."""
+def _on_the_wire(codec: str, sizes: tuple[int, ...], exact: tuple[int, ...] = ()) -> tuple[float, ...]:
+    """Bytes of tensors under `codec`, of which `exact` bytes are not coded. Raises UsageError for an unknown codec."""
     coded = parse(codec)
-    return tuple(float(coded.wire_bytes((ceil(size / FLOAT_BYTES),))) for size in output)
+    exact = exact or (0,) * len(sizes)
+    return tuple(
+        float(coded.wire_bytes((ceil((size - plain) / FLOAT_BYTES),)) + plain)
+        for size, plain in zip(sizes, exact, strict=True)
+    )
+
+
+def _gradient_bytes(block: BlockProfile) -> int:
+    return block.output_bytes if block.gradient_bytes is None else block.gradient_bytes
 
 
 def _hardware(kinds: dict[str, Hardware], profile: Profile, name: str, where: str) -> Hardware:

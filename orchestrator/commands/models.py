@@ -23,12 +23,13 @@ def models(as_json: bool) -> None:
 
 
 def _rows() -> list[dict[str, Any]]:
+    from mpsl.job import ModelSection
     from mpsl.nn.cost import block_costs  # torch takes a second to import
     from mpsl.nn.models import arguments, input_shape, names
 
     rows = []
     for name in names():
-        costs = block_costs(name, {}, batch_size=2)
+        costs = block_costs(ModelSection(name), batch_size=2)
         blocks = [
             {"name": cost.name, "parameters": cost.parameters, "output_shape": cost.output_shape} for cost in costs
         ]

@@ -25,10 +25,12 @@ deterministic = false         # true: updates are added in the roster's order, s
                               # bit for bit; a device that is ready early then waits for the ones before it
 
 [model]
-name = "digits-cnn"           # required; `mpsl models` shows all, their arguments and their blocks
+name = "digits-cnn"           # required; `mpsl models` shows all. Or package.module:function (docs/models.md)
 args = {{ num_classes = 10, in_channels = 1, image_size = 8, dropout = 0.1 }}
 cuts = [2, 5, 8]              # device: blocks 0-1 and 8 to the end, hop 1: 2-4, hop 2: 5-7. [] means no hops.
                               # Left out: the device keeps first and last block, the rest is planned from measured times
+                              # Names of modules also do: cuts = ["layer2", "fc"]; `mpsl models show` lists them
+# input = {{ shape = [3, 32, 32], dtype = "float32" }}    # of a function's model: one sample; int64 for tokens
 
 [optimizer]
 name = "sgd"                  # required; sgd or adam. Starts afresh in every round

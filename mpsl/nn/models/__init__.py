@@ -10,10 +10,15 @@ import abc
 import dataclasses
 from typing import Any
 
+import torch
 from torch import nn
 
-from mpsl import facts
+from mpsl import facts, functions
+from mpsl.errors import UsageError
+from mpsl.job import ModelSection
 from mpsl.registry import Registry
+
+HOW = "give the name of a model (see `mpsl models`) or package.module:function"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +53,14 @@ class Model(abc.ABC):
 models: Registry[type[Model]] = Registry("model", __name__, "mpsl.models")
 
 
+@dataclasses.dataclass(frozen=True)
+class SampleSpec:
+    """What a model takes: the shape of one sample, without the batch dimension, and the values' dtype."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+
 def names() -> list[str]:
     """Return the names of all models, sorted."""
     return models.names()
@@ -63,11 +76,48 @@ def describe(name: str, **args: Any) -> Model:
     return facts.read(models.get(name), args, f"model {name}")
 
 
-def build(name: str, **args: Any) -> nn.Sequential:
-    """Build a model whose items are the blocks that `cuts` counts. Raises UsageError as `describe` does."""
-    return nn.Sequential(*describe(name, **args).blocks())
+def is_function(name: str) -> bool:
+    """Whether a model's name is that of a function, `package.module:function`."""
+    return ":" in name
+
+
+def is_own(name: str) -> bool:
+    """Whether a model is one of this package, which is the same on every machine of a run."""
+    return not is_function(name) and models.get(name).__module__.startswith("mpsl.")
+
+
+def build(name: str, **args: Any) -> nn.Module:
+    """Build a model. A registered one is an `nn.Sequential` whose items are the blocks that `cuts` counts.
+
+    Raises UsageError as `describe` does, and for a function that raises or returns no `nn.Module`.
+    """
+    if not is_function(name):
+        return nn.Sequential(*describe(name, **args).blocks())
+    where = f"model {name}"
+    made = functions.call(functions.find(name, where, HOW), where, **args)
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"{where}: the function must return an nn.Module, not {type(made).__name__}")
+    return made
+
+
+def sample_of(section: ModelSection, model: nn.Module) -> SampleSpec:
+    """Return what the job's model takes. `model`: the built one, which may say so in `example_input`, a batch.
+
+    Raises UsageError where nobody says it.
+    """
+    if not is_function(section.name):
+        return SampleSpec(describe(section.name, **section.args).input_shape())
+    if section.input is not None:
+        return SampleSpec(section.input.shape, getattr(torch, section.input.dtype))
+    example = getattr(model, "example_input", None)
+    if isinstance(example, torch.Tensor) and example.ndim > 1:
+        return SampleSpec(tuple(example.shape[1:]), example.dtype)
+    raise UsageError(
+        f"model {section.name} does not say what a sample is; add to [model]: input = {{ shape = [3, 32, 32] }} "
+        '(and dtype = "int64" for tokens), or give the module an attribute example_input, a batch of any values'
+    )
 
 
 def input_shape(name: str, **args: Any) -> tuple[int, ...]:
-    """Return the shape of one sample (no batch dimension): C×H×W, C×L or F. Raises UsageError as `describe` does."""
+    """Return the shape of one sample of a registered model. Raises UsageError as `describe` does."""
     return describe(name, **args).input_shape()
