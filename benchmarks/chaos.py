@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import click
 
-from benchmarks.disturbed_run import DEVICES, NODES, Outcome, Planned, disturbed_run
+from benchmarks.cables import can_be_laid
+from benchmarks.disturbed_run import DEVICES, SEATS, Outcome, Planned, disturbed_run
 from benchmarks.recovery import by_role, costs, counting, useful_share
 from broker.engines.engine import choose
 from mpsl import strict_json
@@ -19,7 +20,7 @@ Card = TypeVar("Card")
 
 STOPPED_S = (2.0, 8.0)
 ONE_STOP_IN = 4
-"""One fault of a role in this many stops a process for a while (SIGSTOP); the others kill it."""
+"""One fault of a role in this many stops a process for a while (SIGSTOP), and one pulls its cable; the others kill."""
 ROLES = ("device", "node", "orchestrator", "broker")
 SHOWN = {"next_batch_s": "next batch", "beyond_s": "beyond restart or stop", "own_next_batch_s": "its own next"}
 
@@ -33,42 +34,67 @@ SHOWN = {"next_batch_s": "next batch", "beyond_s": "beyond restart or stop", "ow
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Determines victims, pauses and stops.")
 @click.option("--engine", type=click.Choice(["mosquitto", "embedded"]), default="mosquitto", show_default=True)
+@click.option(
+    "--standbys",
+    type=click.IntRange(0),
+    default=1,
+    show_default=True,
+    help="Nodes beyond the two seats. With 0, a node that was killed takes its seat again.",
+)
+@click.option(
+    "--cables/--no-cables",
+    default=None,
+    help="Also pull cables, in network namespaces, which needs root.  [default: where that is allowed]",
+)
 @click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Keep logs and the run's folder in DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print only one JSON object.")
-def command(*, kills: int, every: float, seed: int, engine: str, keep: Path | None, as_json: bool) -> None:
+def command(
+    *, kills: int, every: float, seed: int, engine: str, standbys: int, cables: bool | None, keep: Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Kill and stop processes of a run at random. Prints one JSON object last; status 1 if it is not exact."""
     choose(engine)
-    plan = schedule(kills, every, seed)
+    if cables and not can_be_laid():
+        raise click.UsageError("--cables needs root, network namespaces and the command ip")
+    cables = can_be_laid() if cables is None else cables
+    plan = schedule(kills, every, seed, standbys, cables)
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         folder = keep or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
-        outcome = asyncio.run(disturbed_run(folder, plan, engine, quiet=as_json))
+        outcome = asyncio.run(disturbed_run(folder, plan, engine, quiet=as_json, standbys=standbys))
     figures = figures_of(outcome)
     if not as_json:
         for line in lines(figures):
             click.echo(line, err=True)
-    setting = {"kills": kills, "every": every, "seed": seed, "engine": engine}
+    setting = {"kills": kills, "every": every, "seed": seed, "engine": engine, "standbys": standbys, "cables": cables}
     click.echo(strict_json.dumps({"benchmark": "chaos", **setting, **figures}))
     if not outcome.ok:
         raise SystemExit(1)
 
 
-def schedule(kills: int, every: float, seed: int) -> list[Planned]:
-    """Return the faults of a seed, in random order. Of four faults each role has one; of its four, one is a stop."""
+def schedule(kills: int, every: float, seed: int, standbys: int = 1, cables: bool = False) -> list[Planned]:
+    """Return the faults of a seed, in random order. Of four faults each role has one.
+
+    Of its four, one is a stop, and, with `cables`, one is a cut; the broker is not cut off.
+    """
     chance = random.Random(seed)
     members = {
         "device": [f"dev-{number}" for number in range(1, DEVICES + 1)],
-        "node": [f"node-{number}" for number in range(1, NODES + 1)],
+        "node": [f"node-{number}" for number in range(1, SEATS + standbys + 1)],
         "orchestrator": ["orch"],
         "broker": ["broker"],
     }
     roles = _decks(chance, ROLES)
     victims = {role: _decks(chance, names) for role, names in members.items()}
-    stops = {role: _decks(chance, [True] + [False] * (ONE_STOP_IN - 1)) for role in ROLES}
+    kinds = ["stopped", *["cut"] * cables]
+    hand = kinds + ["killed"] * (ONE_STOP_IN - len(kinds))
+    drawn = {role: _decks(chance, hand) for role in ROLES}
     plan = []
     for role in itertools.islice(roles, kills):
-        stopped_s = chance.uniform(*STOPPED_S) if next(stops[role]) else 0.0
-        plan.append(Planned(chance.uniform(0.3, 1.7) * every, next(victims[role]), stopped_s))
+        kind = next(drawn[role])
+        is_cut = kind == "cut" and role != "broker"
+        stopped_s = chance.uniform(*STOPPED_S) if kind == "stopped" or is_cut else 0.0
+        plan.append(Planned(chance.uniform(0.3, 1.7) * every, next(victims[role]), stopped_s, is_cut))
     return plan
 
 

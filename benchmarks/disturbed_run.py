@@ -5,18 +5,20 @@ metrics.jsonl (benchmarks/oracle.py).
 """
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
+from benchmarks.cables import Cables, cabled
 from benchmarks.oracle import oracle, setting_of, stages_of
 from benchmarks.recovery import Batch, Disturbance, Watched, watching_batches
 from benchmarks.supervisor import Service, Supervisor, marked, signal_all, supervising
@@ -30,8 +32,8 @@ from mpsl.topics import ParticipantTopic, Topics
 from orchestrator.datasets import load
 from orchestrator.shards import split, write
 
-DEVICES, NODES = 5, 3
-"""Two of the nodes have seats, the third is a standby."""
+DEVICES, SEATS = 5, 2
+"""Standbys come beside the seats; without one a node that was killed takes its seat again."""
 WARM_ROUNDS = 3
 """Rounds without faults at the start; the first one does not count."""
 LAST_ROUNDS = 2
@@ -67,11 +69,15 @@ quorum = 3
 
 @dataclass(frozen=True)
 class Planned:
-    """A planned fault: seconds after the one before, and `stopped_s`, 0 for a kill."""
+    """A planned fault: seconds after the one before, and `stopped_s`, 0 for a kill.
+
+    `is_cut`: the victim's cable is pulled for that time; it goes on by itself.
+    """
 
     pause_s: float
     victim: str
     stopped_s: float = 0.0
+    is_cut: bool = False
 
 
 @dataclass
@@ -96,7 +102,9 @@ class Outcome:
         return self.summary["state"] == "done" and not (self.different or self.left or self.own_ends)
 
 
-async def disturbed_run(folder: Path, plan: Sequence[Planned], engine: str, quiet: bool = False) -> Outcome:
+async def disturbed_run(
+    folder: Path, plan: Sequence[Planned], engine: str, quiet: bool = False, standbys: int = 1
+) -> Outcome:
     """Run with these faults, with files in `folder`. Raises RunFailed if the run gets stuck or does not end."""
     temporary = folder / "tmp"
     temporary.mkdir()
@@ -109,9 +117,17 @@ async def disturbed_run(folder: Path, plan: Sequence[Planned], engine: str, quie
     write(shards, folder / "shards")
     job, port = folder / "job.toml", _free_port()
     job.write_text(JOB.format(rounds=UNREACHED_ROUNDS), encoding="utf-8")
-    network = NetworkOptions(parse_broker(f"mqtt://127.0.0.1:{port}"), Topics("main"), as_json=False, verbose=0)
-    async with supervising(folder / "logs", environment) as supervisor:
-        run = _DisturbedRun(supervisor, folder, job, quiet)
+    members = [f"node-{number}" for number in range(1, SEATS + standbys + 1)]
+    members += [f"dev-{number}" for number in range(1, DEVICES + 1)]
+    async with contextlib.AsyncExitStack() as stack:
+        cables = None
+        if any(planned.is_cut for planned in plan):
+            cables = await stack.enter_async_context(cabled([*members, "orch"], token))
+        host = "127.0.0.1" if cables is None else cables.broker_host
+        address = replace(parse_broker(f"mqtt://{host}:{port}"), insecure=True)
+        network = NetworkOptions(address, Topics("main"), as_json=False, verbose=0)
+        supervisor = await stack.enter_async_context(supervising(folder / "logs", environment))
+        run = _DisturbedRun(supervisor, folder, job, quiet, members, cables)
         run.start(engine, port)
         async with watching_batches(network) as watched:
             began, faults = await run.disturb(watched, plan)
@@ -134,7 +150,17 @@ async def disturbed_run(folder: Path, plan: Sequence[Planned], engine: str, quie
 class _DisturbedRun:
     """The processes of one run, and the disturbances."""
 
-    def __init__(self, supervisor: Supervisor, folder: Path, job: Path, quiet: bool) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        folder: Path,
+        job: Path,
+        quiet: bool,
+        members: Sequence[str],
+        cables: Cables | None,
+    ) -> None:
+        self._members = members
+        self._cables = cables
         self._supervisor = supervisor
         self._folder = folder
         self._job = job
@@ -148,15 +174,19 @@ class _DisturbedRun:
 
     def start(self, engine: str, port: int) -> None:
         """Start all processes."""
-        start, shared = self._supervisor.start, ["--broker", f"mqtt://127.0.0.1:{port}"]
-        start("broker", "broker", ["broker", "--engine", engine, "--port", str(port)])
-        for number in range(1, NODES + 1):
-            start(f"node-{number}", "node", ["node", "--id", f"node-{number}", "--threads", "1", *shared])
-        for number in range(1, DEVICES + 1):
-            data = str(self._folder / "shards" / f"dev-{number}.npz")
-            names = ["--id", f"dev-{number}", "--data", data, "--threads", "1"]
-            start(f"dev-{number}", "device", ["device", *names, *shared])
-        start("orch", "orchestrator", ["train", str(self._job), "--out", str(self._folder / "out"), *shared])
+        host = "127.0.0.1" if self._cables is None else self._cables.broker_host
+        shared = ["--broker", f"mqtt://{host}:{port}", "--insecure"]
+        self._start("broker", "broker", ["broker", "--engine", engine, "--host", host, "--port", str(port)])
+        for id in self._members:
+            if id.startswith("node"):
+                self._start(id, "node", ["node", "--id", id, "--threads", "1", *shared])
+            else:
+                data = str(self._folder / "shards" / f"{id}.npz")
+                self._start(id, "device", ["device", "--id", id, "--data", data, "--threads", "1", *shared])
+        self._start("orch", "orchestrator", ["train", str(self._job), "--out", str(self._folder / "out"), *shared])
+
+    def _start(self, name: str, role: str, arguments: Sequence[str]) -> None:
+        self._supervisor.start(name, role, arguments, () if self._cables is None else self._cables.command(name))
 
     async def disturb(self, watched: Watched, plan: Sequence[Planned]) -> tuple[float, list[Disturbance]]:
         """Warm up, then inject the planned faults. Returns when the second round began, and the faults."""
@@ -170,7 +200,7 @@ class _DisturbedRun:
             due = time.monotonic() + planned.pause_s
             await self._until(watched, partial(_is_due, service, due))
             role = "standby" if service.role == "node" and service.name not in watched.seated else service.role
-            fault = Disturbance(role, service.name, time.monotonic(), planned.stopped_s)
+            fault = Disturbance(role, service.name, time.monotonic(), planned.stopped_s, planned.is_cut)
             self.say(f"{len(faults) + 1}/{len(plan)}: {fault.kind} {fault.victim} in {watched.state.get('state')}, "
                      f"round {watched.state.get('round')}")  # fmt: skip
             going.append(asyncio.create_task(self._do(service, fault), name=f"fault-{service.name}"))
@@ -184,6 +214,12 @@ class _DisturbedRun:
 
     async def _do(self, service: Service, fault: Disturbance) -> None:
         """Inject one fault and wait until the process runs again."""
+        if fault.is_cut:
+            assert self._cables is not None
+            await self._cables.pull(fault.victim)
+            await asyncio.sleep(fault.seconds)
+            await self._cables.plug(fault.victim)
+            return
         if fault.seconds:
             stopped = service.signal(signal.SIGSTOP)
             await asyncio.sleep(fault.seconds)

@@ -106,13 +106,15 @@ class Disturbance:
     victim: str
     at: float
     seconds: float = 0.0
+    is_cut: bool = False
+    """Whether its cable was pulled for that time instead."""
     restarted_at: float | None = None
     """When the new process wrote its first line."""
 
     @property
     def kind(self) -> str:
         """The kind of disturbance in the figures."""
-        return "stopped" if self.seconds else "killed"
+        return "cut" if self.is_cut else "stopped" if self.seconds else "killed"
 
 
 def counting(batches: Mapping[Batch, float], rounds: Sequence[Mapping[str, Any]]) -> dict[Batch, float]:
@@ -121,7 +123,11 @@ def counting(batches: Mapping[Batch, float], rounds: Sequence[Mapping[str, Any]]
     for batch in batches:
         key = (batch.term, batch.round, batch.device)
         last[key] = max(last.get(key, 0), batch.attempt)
-    committed = {(entry["term"], entry["round"], device) for entry in rounds for device in entry["devices"]}
+    committed = {
+        (entry.get("accepted_under", {}).get(device, entry["term"]), entry["round"], device)
+        for entry in rounds
+        for device in entry["devices"]
+    }
     found = {}
     for batch, at in batches.items():
         key = (batch.term, batch.round, batch.device)

@@ -31,6 +31,8 @@ class Service:
     name: str
     role: str
     arguments: Sequence[str]
+    prefix: Sequence[str]
+    """What precedes the command: where it runs."""
     environment: Mapping[str, str]
     log: Path
     pid: int = 0
@@ -59,6 +61,7 @@ class Service:
 
     async def _once(self) -> tuple[int, str]:
         process = await asyncio.create_subprocess_exec(
+            *self.prefix,
             *(sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), "", sys.executable, "-c", _CODE),
             *self.arguments,
             env={**os.environ, **self.environment},
@@ -109,9 +112,9 @@ class Supervisor:
         self._environment = environment
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def start(self, name: str, role: str, arguments: Sequence[str]) -> Service:
-        """Start `mpsl ARGUMENTS` under this name."""
-        service = Service(name, role, arguments, self._environment, self._logs / f"{name}.log")
+    def start(self, name: str, role: str, arguments: Sequence[str], prefix: Sequence[str] = ()) -> Service:
+        """Start `mpsl ARGUMENTS` under this name, preceded by `prefix`."""
+        service = Service(name, role, arguments, prefix, self._environment, self._logs / f"{name}.log")
         self.services[name] = service
         self._tasks[name] = asyncio.create_task(service.run(), name=name)
         return service

@@ -28,6 +28,8 @@ VALIDATE = "MPSL_VALIDATE"
 """The environment variable that makes machines check their invariants after every event. Tests set it."""
 FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
+BACKOFF_SHARE = 0.1
+"""The pause grows by this share of the time since the connection was lost: no outage lasts much longer for it."""
 SECRET_BYTES = 8
 """Random bytes of a client id that nobody else knows."""
 LAST_ATTEMPT_S = 1.0
@@ -172,13 +174,12 @@ class Driver:
     async def _keep_connected(self) -> None:
         """Connect, and reconnect with jittered backoff, until the machine stops."""
         deadline = math.inf if self._patience_s is None else self.now() + self._patience_s
-        backoff = FIRST_BACKOFF_S
+        lost_at = self.now()
         while True:
             reason = "the connection ended"
             attempt_s = max(LAST_ATTEMPT_S, min(CONNECT_S, deadline - self.now()))
             try:
                 async with connect(self._address, self._client_id, self._machine.will, attempt_s) as connection:
-                    backoff = FIRST_BACKOFF_S
                     deadline = math.inf
                     self._connection_open = self._has_connected = True
                     await self._connected(connection)
@@ -192,6 +193,8 @@ class Driver:
                     raise
                 reason = str(error)
             finally:
+                if self._connection_open:
+                    lost_at = self.now()
                 self._connection_open = False
             self._binary.clear()
             self._json.clear()
@@ -200,10 +203,10 @@ class Driver:
             if self.now() >= deadline:
                 raise BrokerError(f"{reason}; gave up after {self._patience_s:g} s")
             self._interpreter.handle(Disconnected(reason))
+            backoff = min(MAX_BACKOFF_S, FIRST_BACKOFF_S + BACKOFF_SHARE * (self.now() - lost_at))
             pause = min(random.uniform(0.5, 1.0) * backoff, deadline - self.now())
             self._log("warning", "retry", {"broker": self._address.shown, "seconds": round(pause, 1), "reason": reason})
             await asyncio.sleep(pause)
-            backoff = min(MAX_BACKOFF_S, 2 * backoff)
 
     async def _connected(self, connection: Connection) -> None:
         """Run the tasks of one connection. Returns when the machine has stopped and all is sent."""

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from fleet import make_shards
 from safetensors.torch import save_file
 
 from benchmarks import chaos
+from benchmarks.cables import can_be_laid
 from benchmarks.chaos import ROLES, figures_of, schedule
 from benchmarks.disturbed_run import Outcome, Planned, differences, disturbed_run, retained
 from benchmarks.oracle import oracle, setting_of
@@ -23,7 +25,6 @@ from broker.address import parse_broker
 from broker.connection import connect
 from broker.engines.engine import BrokerProcess
 from broker.options import NetworkOptions
-from fleet import make_shards
 from mpsl.machines.machine import as_json
 from mpsl.publish import Publish
 from mpsl.topics import Topics
@@ -68,6 +69,8 @@ ROUNDS: list[dict[str, Any]] = [
     {"round": 1, "term": 1, "devices": ["dev-1", "dev-2"]},
     {"round": 2, "term": 2, "devices": ["dev-1"]},
 ]
+RESTORED = [{"round": 2, "term": 2, "devices": ["dev-1", "dev-2"], "accepted_under": {"dev-1": 2, "dev-2": 1}}]
+"""The second round went on from a savepoint."""
 BATCHES = {
     at(1, 1): 1.0, at(1, 1, batch=1): 2.0, at(1, 1, "dev-2"): 3.0,
     at(1, 2): 4.0, at(1, 2, "dev-2"): 11.0,  # the round was done again under term 2
@@ -80,6 +83,10 @@ DEVICE = Disturbance("device", "dev-1", 18.5, seconds=1.0)
 
 def test_what_counts_is_of_the_term_the_set_and_the_last_attempt_of_a_committed_round() -> None:
     assert sorted(counting(BATCHES, ROUNDS).values()) == [1.0, 2.0, 3.0, 20.0, 21.0]
+
+
+def test_what_was_accepted_before_a_savepoint_counts_under_its_own_term() -> None:
+    assert sorted(counting(BATCHES, RESTORED).values()) == [11.0, 20.0, 21.0]
 
 
 def test_a_fault_costs_the_time_to_the_next_batch_that_counts_and_what_was_lost_before_and_after() -> None:
@@ -116,6 +123,11 @@ def test_a_schedule_is_of_its_seed_and_gives_each_role_its_turn() -> None:
     assert all(3.0 <= each.pause_s <= 17.0 for each in plan)
     assert sum(each.stopped_s > 0 for each in plan) == 16
     assert len(schedule(3, 10.0, 0)) == 3
+    assert not any(each.is_cut for each in plan)
+    cut = [each.victim for each in schedule(64, 10.0, 3, cables=True) if each.is_cut]
+    assert len(cut) == 12
+    assert "broker" not in cut
+    assert {each.victim for each in schedule(64, 10.0, 3, standbys=0)}.isdisjoint({"node-3"})
 
 
 @pytest.mark.parametrize(("different", "left"), [([], []), (["block.0.weight"], []), ([], ["process 7"])])
@@ -134,6 +146,18 @@ def test_the_status_is_one_where_a_promise_was_not_kept(
     assert ("bit for bit" in result.output) == (not different)
     quiet = CliRunner().invoke(chaos.command, ["--kills", "2", "--json"])
     assert len(quiet.output.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_be_laid(), reason="needs root and network namespaces")
+def test_a_run_survives_cables_that_are_pulled_and_nothing_of_them_is_left(tmp_path: Path) -> None:
+    plan = [Planned(0.5, "node-2", 3.0, True), Planned(2.0, "dev-3", 3.0, True), Planned(2.0, "orch", 3.0, True)]
+    outcome = asyncio.run(disturbed_run(tmp_path, plan, "mosquitto"))
+    assert (outcome.different, outcome.left, outcome.own_ends) == ([], [], [])
+    assert [fault.kind for fault in outcome.faults] == ["cut", "cut", "cut", "killed"]
+    assert not [
+        line for line in os.popen("ip netns list; ip link show type bridge").read().splitlines() if "mpsl-" in line
+    ]
 
 
 @pytest.mark.slow
