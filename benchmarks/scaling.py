@@ -24,7 +24,7 @@ from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSecti
 from mpsl.topics import Topics
 from orchestrator.commands.train import orchestrate
 from orchestrator.job_file import check_job
-from orchestrator.process_readings import read_process
+from orchestrator.process_readings import read_process, resident
 from orchestrator.processes import children
 
 FIGURES = ("seconds_per_batch", "cpu_s_per_batch", "orchestrator_share")
@@ -64,6 +64,10 @@ class RoundReadings:
 
     rounds: int
     ends: list[tuple[float, dict[str, float]]] = field(default_factory=list)
+    memory: list[dict[str, float]] = field(default_factory=list)
+    """Resident MB of every role at the end of each round."""
+    first_round_s: float = 0.0
+    """From the start of the first process until the first round was opened."""
 
     def row(self, devices: int, batches: int) -> dict[str, Any]:
         """Return the cost of a batch after the first and before the last round, with `batches` batches per round."""
@@ -78,6 +82,8 @@ class RoundReadings:
             "cpu_s_per_batch": total,
             "by_role": by_role,
             "orchestrator_share": by_role["orchestrator"] / total,
+            "first_round_s": self.first_round_s,
+            "memory_mb": self.memory[: self.rounds + 1],
         }
 
 
@@ -145,6 +151,8 @@ def combined(found: Mapping[int, Sequence[Compared]]) -> list[dict[str, Any]]:
             "devices": devices,
             **medians(figures),
             "by_role": medians([run["by_role"] for run in runs]),
+            "first_round_s": max(run["first_round_s"] for run in runs),
+            "memory_mb": runs[-1]["memory_mb"],
             "spread": extremes(figures),
             "ratio_to": reference,
             "ratio": {figure: spread(each) for figure, each in ratios.items()},
@@ -157,14 +165,19 @@ def _line(row: Mapping[str, Any]) -> str:
     roles = ", ".join(f"{role} {seconds * 1e3:.2f}" for role, seconds in row["by_role"].items())
     return (
         f"{row['devices']:4} devices: {row['seconds_per_batch'] * 1e3:.2f} ms a batch, "
-        f"{row['cpu_s_per_batch'] * 1e3:.2f} ms of CPU ({roles}); orchestrator {row['orchestrator_share']:.1%}"
+        f"{row['cpu_s_per_batch'] * 1e3:.2f} ms of CPU ({roles}); orchestrator {row['orchestrator_share']:.1%}; "
+        f"first round after {row['first_round_s']:.1f} s; MB after each round: {_memory(row['memory_mb'])}"
     )
+
+
+def _memory(ends: Sequence[Mapping[str, float]]) -> str:
+    return ", ".join(f"{role} {' '.join(f'{end[role]:.0f}' for end in ends)}" for role in (ends[0] if ends else {}))
 
 
 async def _observe(setting: ScalingSetting, devices: int, agents: int) -> RoundReadings:
     """Run once; this process is only the orchestrator. Raises ClickException if the run fails."""
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
-    seen = RoundReadings(setting.rounds)
+    seen, began = RoundReadings(setting.rounds), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         directory, job = Path(name), setting.job(devices)
         async with running_broker("auto") as broker, children(directory / "logs") as group:
@@ -180,7 +193,10 @@ async def _observe(setting: ScalingSetting, devices: int, agents: int) -> RoundR
             }  # fmt: skip
             network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             async with _reading(seen, roles, network):
+                conducted_at = time.monotonic()
                 summary = await group.attend(orchestrate(network, job, directory / "out"))
+            if summary["rounds"]:
+                seen.first_round_s = conducted_at - began + summary["rounds"][0]["opened_s"]
             if summary["state"] != "done":
                 raise click.ClickException(f"{devices} devices: {summary['reason']}")
     if len(seen.ends) <= setting.rounds:
@@ -197,7 +213,9 @@ async def _reading(seen: RoundReadings, roles: dict[str, list[int]], network: Ne
             await connection.subscribe((network.topics.run("+", "metrics"),))
             async for _ in connection.messages():
                 spent = {role: sum(read_process(pid).total_s for pid in pids) for role, pids in roles.items()}
+                held = {role: sum(resident(pid) for pid in pids) / 1e6 for role, pids in roles.items()}
                 seen.ends.append((time.monotonic(), spent))
+                seen.memory.append(held)
 
     task = asyncio.create_task(listen())
     try:

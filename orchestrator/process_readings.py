@@ -1,4 +1,4 @@
-"""Reads the CPU seconds by thread and the peak resident memory of a process from /proc (Linux)."""
+"""Reads the CPU seconds by thread, the memory and the open files of a process from /proc (Linux)."""
 
 import os
 from dataclasses import dataclass
@@ -41,9 +41,26 @@ def read_process(pid: int) -> CpuSeconds:
 
 def peak_resident(pid: int) -> int:
     """Return the peak resident memory of a process, in bytes (VmHWM); 0 for one that has ended."""
+    return _status_bytes(pid, "VmHWM:")
+
+
+def resident(pid: int) -> int:
+    """Return the resident memory of a process, in bytes (VmRSS); 0 for one that has ended."""
+    return _status_bytes(pid, "VmRSS:")
+
+
+def open_files(pid: int) -> int:
+    """Return the number of open files of a process, sockets included; 0 for one that has ended."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return 0
+
+
+def _status_bytes(pid: int, key: str) -> int:
     try:
         for line in Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(key):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
