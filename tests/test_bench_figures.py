@@ -66,7 +66,7 @@ def a_row(devices: int, seconds: float, cpu_s: float, share: float = 0.1) -> dic
     by_role = {"nodes": cpu_s * (1 - share), "orchestrator": cpu_s * share}
     return {
         "devices": devices, "seconds_per_batch": seconds, "cpu_s_per_batch": cpu_s, "by_role": by_role,
-        "orchestrator_share": share,
+        "orchestrator_share": share, "first_round_s": seconds, "memory_mb": [{"nodes": 300.0}],
     }  # fmt: skip
 
 
