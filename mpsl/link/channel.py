@@ -55,6 +55,21 @@ class Limits:
     """Whether weights have one chunk in flight, or two on a fast link, while activations or gradients go out."""
 
 
+UNANSWERED_S = 10.0
+"""From what age on a chunk without an acknowledgement is reported. On a paced link, chunks are some seconds old."""
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """A chunk to `to` that is not acknowledged after `seconds`; payload `bytes`; the largest payload to it that was."""
+
+    to: Address
+    lane: Lane
+    seconds: float
+    bytes: int
+    arrived: int
+
+
 Outbound = Publish
 """What a link wants published: at QoS 0, not retained."""
 
@@ -77,6 +92,8 @@ class Channel:
         self.peers: dict[str, Peer] = {}
         self.heard_at: dict[str, float] = {}
         """When the last chunk or acknowledgement of each peer arrived. Either is a sign of life."""
+        self.largest_arrived = 0
+        """The largest payload that any peer has acknowledged."""
         self.progress_at: dict[str, float] = {}
         """When each peer last sent something new, as counted by `progress`."""
         self._topics = topics
@@ -124,6 +141,16 @@ class Channel:
     def waiting_for(self) -> list[Address]:
         """The addresses with something not yet acknowledged."""
         return sorted({to for to, _ in self._unacknowledged})
+
+    def unanswered(self, now: float, seconds: float = UNANSWERED_S) -> list[Unanswered]:
+        """Return the oldest chunk of each link that has not been acknowledged for so long, the oldest first."""
+        found = []
+        for (to, lane), sender in self._unacknowledged.items():
+            oldest = sender.oldest()
+            if oldest is not None and now - oldest[0] >= seconds:
+                arrived = max(each.largest_arrived for (other, _), each in self._senders.items() if other == to)
+                found.append(Unanswered(to, lane, now - oldest[0], oldest[1], arrived))
+        return sorted(found, key=lambda each: -each.seconds)
 
     def seconds_under_way(self, to: Address) -> float:
         """Return how long the bytes in flight to an address take, at the last measured rates of its links."""
@@ -208,6 +235,7 @@ class Channel:
             raise WireError("ack: the link is unknown or has ended")
         before = sender.in_flight_bytes
         outbound = self._counted(sender.acknowledge(ack, now))
+        self.largest_arrived = max(self.largest_arrived, sender.largest_arrived)
         self.in_flight_bytes += sender.in_flight_bytes - before
         if before > sender.in_flight_bytes or outbound:
             self._progressed(source, now)

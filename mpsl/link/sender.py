@@ -47,6 +47,7 @@ class _InFlight(Struct, gc=False):
     sent_at: float
     delivered: int
     delivered_at: float
+    first_sent_at: float
     resent: bool = False
 
 
@@ -68,6 +69,8 @@ class Sender:
     ) -> None:
         self.session = session
         self.in_flight_bytes = 0
+        self.largest_arrived = 0
+        """The largest payload of a chunk that was acknowledged, at most HEADER_ALLOWANCE too high."""
         self._boot = boot
         self._term = term
         self._topic = topic
@@ -105,6 +108,13 @@ class Sender:
         """When to call `retry`; None if nothing is in flight."""
         return self._retry_at
 
+    def oldest(self) -> tuple[float, int] | None:
+        """When the oldest chunk in flight was sent first, and its payload's bytes; None if nothing is in flight."""
+        if not self._in_flight:
+            return None
+        chunk = self._in_flight[self._oldest]
+        return chunk.first_sent_at, chunk.length + HEADER_ALLOWANCE
+
     def send(self, buffers: Sequence[Buffer], label: tuple[tuple[str, str], ...]) -> None:
         """Queue a message, given as flat buffers; `fill` returns the chunks that may be sent now."""
         self._queue.append(OutgoingMessage(self._messages, tuple(buffers), sum(map(len, buffers)), label))
@@ -132,7 +142,7 @@ class Sender:
                 self._oldest, self._oldest_position = self._next_sequence, self._position
                 self.rate.begin(now)
             delivered, delivered_at = self.rate.delivered, self.rate.delivered_at
-            chunk = _InFlight(outgoing, index, offset, length, self._position, now, delivered, delivered_at)
+            chunk = _InFlight(outgoing, index, offset, length, self._position, now, delivered, delivered_at, now)
             self._in_flight[self._next_sequence] = chunk
             payloads.append(self._payload(self._next_sequence, chunk))
             self.in_flight_bytes += length
@@ -161,6 +171,7 @@ class Sender:
         for sequence in range(oldest, min(ack.highest, self._next_sequence)):
             if sequence not in missing and (chunk := self._in_flight.pop(sequence, None)) is not None:
                 self.in_flight_bytes -= chunk.length
+                self.largest_arrived = max(self.largest_arrived, chunk.length + HEADER_ALLOWANCE)
                 newest = chunk
         if newest is not None:
             if self._in_flight:

@@ -65,6 +65,18 @@ class Presence:
         available = self.branch == "node" or all(run == own_run for run in self.runs)
         return self.alive(now) and described and available and self.status.get("protocol") == PROTOCOL
 
+    def lacking(self, now: float, own_run: str) -> str:
+        """Why it is not free although it seems to be there; empty if it is free, has stopped, or is lost."""
+        if not self.status:
+            return "its status has not come" if self.heard_at is not None else ""
+        if self.free(now, own_run) or not self.online:
+            return ""
+        if self.info.get("boot") != self.boot:
+            return "its info has not come"
+        if not self.alive(now):
+            return "it sends no telemetry"
+        return f"it is in run {next(run for run in self.runs if run != own_run)}"
+
 
 class Census:
     """All presences by branch and id, seen from the run `own_run`."""
@@ -165,6 +177,15 @@ class Census:
         """Return the number of those that could join the run now."""
         mine = self._own_run
         return sum(presence.free(now, mine) for presence in self._presences.values() if presence.branch == branch)
+
+    def lacking(self, branch: Branch, now: float) -> dict[str, str]:
+        """By id, why devices or nodes that seem to be there cannot join the run now."""
+        found = (p for p in self._presences.values() if p.branch == branch)
+        return {p.id: why for p in found if (why := p.lacking(now, self._own_run))}
+
+    def has_seen(self, branch: Branch) -> bool:
+        """Whether anything of any device or node has arrived."""
+        return any(presence.branch == branch for presence in self._presences.values())
 
     def of_other_protocol(self) -> Presence | None:
         """Return a participant that is online with another protocol version, if any."""

@@ -42,6 +42,8 @@ MAX_REMEMBERED = 256
 """The number of left runs to remember, because an orchestrator may never clear its plan."""
 MAX_DECLINED = 16
 """The number of plans to keep for which there was no room."""
+MAX_UNANSWERED = 4
+"""The number of links with overdue acknowledgements that telemetry names, the oldest first."""
 
 
 class Participant(Online):
@@ -102,7 +104,11 @@ class Participant(Online):
         session.now = self.now
         dropped = self.dropped.total() + session.dropped_total
         waiting = {"waiting_for": "orchestrator"} if session.is_orphaned else {}
-        return {"run": session.id.run, "dropped": dropped, "coding_s": self._coding_s, **session.progress(), **waiting}
+        unanswered = [vars(each) | {"seconds": round(each.seconds)} for each in session.unanswered(self.now)]
+        links = {"largest_arrived": session.channel.largest_arrived}
+        overdue = {"unanswered": unanswered[:MAX_UNANSWERED]} if unanswered else {}
+        said = {"run": session.id.run, "dropped": dropped, "coding_s": self._coding_s}
+        return said | session.progress() | waiting | links | overdue
 
     def info(self) -> dict[str, Any]:
         """Return the self-measured times, once they have been asked for."""

@@ -8,13 +8,13 @@ means.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from mpsl.link.channel import CHUNK_BYTES, Channel, Limits, Peer
+from mpsl.link.channel import CHUNK_BYTES, Channel, Limits, Peer, Unanswered
 from mpsl.machines.effects import CancelTimer, Effect, EndSession, Log, Run, SetTimer, Write
 from mpsl.machines.jobs import WorkerJob
 from mpsl.machines.session_id import SessionId
 from mpsl.messages import Message, Slice
 from mpsl.plan import Plan
-from mpsl.topics import Address, BinaryTopic, Topics
+from mpsl.topics import Address, BinaryTopic, Lane, Topics
 from mpsl.wire import Buffer
 
 LINK_TIMER = "link"
@@ -55,6 +55,8 @@ class Session:
         self.dropped: Counter[str] = Counter()
         self.over = False
         self._emit = emit
+        self._reported: set[tuple[Address, Lane]] = set()
+        """Links whose missing acknowledgements are in the log."""
 
     def set_peers(self, peers: Mapping[str, Peer]) -> None:
         """Accept messages from exactly these boots."""
@@ -83,6 +85,17 @@ class Session:
         """Set the timer of the links to their next deadline."""
         if not self.over and (at := self.channel.next_due()) is not None:
             self.set_timer(LINK_TIMER, at)
+
+    def unanswered(self, now: float) -> list[Unanswered]:
+        """Return the links on which acknowledgements are overdue; each is logged when it is found first."""
+        found = self.channel.unanswered(now)
+        links = {(each.to, each.lane) for each in found}
+        for each in found:
+            if (each.to, each.lane) not in self._reported:
+                facts = {"to": each.to, "lane": each.lane, "seconds": round(each.seconds), "bytes": each.bytes}
+                self.log(Log("warning", "unanswered", facts))
+        self._reported = links
+        return found
 
     def drop(self, message: Message, why: str) -> None:
         """Count a message that is late, early or repeated, or whose sender may not send it."""

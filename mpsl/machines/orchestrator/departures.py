@@ -1,9 +1,11 @@
 """Departures: a lost or silent node loses its seat; a lost, silent or stuck device is left out of the round."""
 
+from mpsl.link.channel import Unanswered
 from mpsl.machines.census import Presence
 from mpsl.machines.members import MAX_TRIES, Member, Place
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.machines.orchestrator.patience import Patience
+from mpsl.machines.orchestrator.unanswered import UnansweredLinks
 from mpsl.machines.tables.run import OrchestratorState
 from mpsl.messages import CopyFailed, Discard, Discarded, Fault
 from mpsl.plan import Seat
@@ -27,6 +29,7 @@ class Departures:
         self._context = context
         self._state = context.state
         self._patience = Patience(context)
+        self._unanswered = UnansweredLinks(context)
         self._slowest_batch = 0.0
         self._present_nodes: set[tuple[int, str]] = set()
         """Nodes whose `info` has reported this run, by term: sessions of earlier terms do not count."""
@@ -123,21 +126,28 @@ class Departures:
             if presence.boot == seat.boot and self._patience.is_silent(presence, seat.address):
                 why = f"node {seat.node} (seat {seat.address}) {_silence(presence)}"
                 self._context.lose_seat(seat.node, why)
+        links = self._unanswered.found()
+        if too_large := self._unanswered.too_large(links, STALL_S):
+            self._context.fail(too_large)
+            return
         for member in list(self._state.members.values()):
-            self._watch_device(member)
+            self._watch_device(member, links)
         if awaited:
-            self._watch_stall(phase, waiting_for, sorted(awaited))
+            self._watch_stall(phase, waiting_for, sorted(awaited), links)
 
-    def _watch_device(self, member: Member) -> None:
+    def _watch_device(self, member: Member, links: list[tuple[str, Unanswered]]) -> None:
         seen = self._slowest_batch
         patience = max(MIN_PATIENCE_S, PATIENCE_BATCHES * seen) if seen else FIRST_PATIENCE_S
+        own = [(source, link) for source, link in links if member.id in (source, link.to)]
+        if any(link.seconds >= MIN_PATIENCE_S for _, link in own):
+            patience = MIN_PATIENCE_S
         progress_at = self._patience.progress_at(member)
         presence = self._context.census.get("dev", member.id)
         if presence is not None and self._patience.is_silent(presence, member.id):
             self._gone(member, _silence(presence))
         elif member.place is Place.ADMITTED and self._patience.is_over(progress_at, patience, member.id):
             member.tries = MAX_TRIES
-            self.discard(member, f"made no progress for {patience:.0f} s")
+            self.discard(member, f"made no progress for {patience:.0f} s{self._unanswered.explained(own or links)}")
         elif member.place is Place.DISCARDING:
             addresses = sorted(member.pending_discards)
             if not self._patience.is_over(member.discarded_at, STALL_S, *addresses):
@@ -147,7 +157,13 @@ class Departures:
                 why = f"node {node} (seat {address}) has not forgotten {member.id}, left out {STALL_S:.0f} s ago"
                 self._context.lose_seat(node, why, unfit=True)
 
-    def _watch_stall(self, phase: OrchestratorState, waiting_for: list[str], waiting: list[Address]) -> None:
+    def _watch_stall(
+        self,
+        phase: OrchestratorState,
+        waiting_for: list[str],
+        waiting: list[Address],
+        links: list[tuple[str, Unanswered]],
+    ) -> None:
         if not self._patience.is_over(self._state.progress_at, STALL_S, *waiting):
             return
         if self._state.committed or self._has_standby():
@@ -157,11 +173,14 @@ class Departures:
                 self._context.lose_seat(node, why, unfit=True)
             return
         topics = ", ".join(self._context.topics.binary(self._state.run, address, "+", "orch") for address in waiting)
-        self._context.fail(
-            f"{phase.value}: nothing new for {STALL_S:.0f} s; waiting for: {', '.join(waiting_for)}. "
-            f"Either the broker's access rules keep them from reading {topics}, or publishes of this size vanish "
+        unexplained = (
+            f". Either the broker's access rules keep them from reading {topics}, or publishes of this size vanish "
             f"({self._context.chunk_bytes:,} bytes): change the broker's rules or its size limit, or set a smaller "
             "chunk_bytes under [wire] in the job"
+        )
+        self._context.fail(
+            f"{phase.value}: nothing new for {STALL_S:.0f} s; waiting for: {', '.join(waiting_for)}"
+            + (self._unanswered.explained(links) or unexplained)
         )
 
     # Reported faults

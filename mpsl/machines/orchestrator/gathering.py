@@ -11,6 +11,8 @@ from mpsl.machines.tables.run import RunOutcome
 from mpsl.planning.plan_file import PlannedRun
 from mpsl.topics import Branch
 
+MAX_NAMED = 6
+
 
 class Gathering(Phase):
     """Lasts from the first connection until there is a fleet to seat, or to measure first."""
@@ -51,9 +53,27 @@ class Gathering(Phase):
         if name == "start":
             strangers = f"; there, but not in the plan: {', '.join(sorted(self._strangers))}" if self._strangers else ""
             limit, missing = self.state.job.fleet.start_timeout_s, ", ".join(self.waiting_for())
+            fleet = self.state.job.fleet
+            known = self._unavailable("node", fleet.nodes) + self._unavailable("dev", fleet.devices)
             self.context.fail(
-                f"not everyone was there after start_timeout_s = {limit:g} s; waiting for: {missing}{strangers}"
+                f"not everyone was there after start_timeout_s = {limit:g} s; waiting for: {missing}{strangers}{known}"
             )
+
+    def _unavailable(self, branch: Branch, wanted: int) -> str:
+        """What is known of those who are missing: some may be seen in part, or nothing at all has arrived of any."""
+        census, topics, what = self.context.census, self.context.topics, "device" if branch == "dev" else "node"
+        if census.count_free(branch, self.context.now) >= wanted:
+            return ""
+        if not census.has_seen(branch):
+            topic = topics.participant(branch, "+", "status")
+            return (
+                f"; no {what} has been seen: do they use this broker and --net {topics.net}, and do its access "
+                f"rules let them write and orch read {topic}?"
+            )
+        lacking = census.lacking(branch, self.context.now)
+        named = ", ".join(f"{id} ({why})" for id, why in list(lacking.items())[:MAX_NAMED])
+        more = f" and {len(lacking) - MAX_NAMED} more" if len(lacking) > MAX_NAMED else ""
+        return f"; seen, but not free: {named}{more}" if named else ""
 
     def waiting_for(self) -> list[str]:
         """Return the missing participants of the plan, or without a plan how many devices and nodes are missing."""

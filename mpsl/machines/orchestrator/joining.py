@@ -7,13 +7,15 @@ from mpsl.machines.census import Presence
 from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.members import Member
 from mpsl.machines.orchestrator.phase import Phase
+from mpsl.machines.orchestrator.unanswered import UnansweredLinks
 from mpsl.machines.orchestrator_jobs import LaidOut, LayOut
 from mpsl.machines.seating import seat_everyone
 from mpsl.machines.tables.run import RunOutcome
 from mpsl.machines.unfinished import Manifest
 from mpsl.messages import Joined
+from mpsl.names import ORCHESTRATOR
 from mpsl.plan import Seat
-from mpsl.topics import Address
+from mpsl.topics import Address, Branch
 
 
 class Joining(Phase):
@@ -109,13 +111,38 @@ class Joining(Phase):
 
     def timer_fired(self, name: str) -> None:
         """start_timeout_s is over."""
-        fleet, missing = self.state.job.fleet, ", ".join(self.waiting_for())
+        fleet, missing = self.state.job.fleet, ", ".join(self.waiting_for()) + self._explained()
         if name == "start":
             limit = fleet.start_timeout_s
             self.context.fail(f"not everyone was there after start_timeout_s = {limit:g} s; waiting for: {missing}")
         elif name == "patience":
             limit = fleet.patience_s
             self.context.fail(f"the run could not go on within patience_s = {limit:g} s; waiting for: {missing}")
+
+    def _explained(self) -> str:
+        """Why those who are alive have not answered: perhaps the plan does not reach them, or their answer is lost."""
+        state, context = self.state, self.context
+        awaited: list[tuple[Branch, str]] = [
+            *(("node", seat.node) for address, seat in state.seats.items() if address not in self._joined_seats),
+            *(("dev", member.id) for member in state.members.values() if self._is_awaited(member)),
+        ]
+        known = [context.census.get(branch, id) for branch, id in awaited]
+        alive = [presence for presence in known if presence is not None and presence.alive(context.now)]
+        unaware = ", ".join(presence.id for presence in alive if state.run not in presence.runs)
+        links = UnansweredLinks(context)
+        found = links.found()
+        told = {source for source, _ in found}
+        aware = ", ".join(each.id for each in alive if state.run in each.runs and each.id not in told)
+        plan = context.topics.run(state.run, "plan")
+        answer = context.topics.binary(state.run, ORCHESTRATOR, "ctl", "+")
+        rules = "do the broker's access rules (docs/acl.example) let"
+        parts = [
+            f"; alive, but without the plan: {unaware}; {rules} orch write and them read {plan}?" if unaware else "",
+            f"; have the plan, but no answer has come from: {aware}; {rules} them write and orch read {answer}?"
+            if aware
+            else "",
+        ]
+        return "".join(parts) + links.explained(found)
 
     def waiting_for(self) -> list[str]:
         """Return who has not answered the plan yet. A device in another run is shown with that run's name."""

@@ -71,7 +71,10 @@ class OpenRound(Phase):
 
     def _too_few(self, round: int, left: int, what: str, gone: list[Member]) -> str:
         """Why the run cannot go on: who is gone and why, and which losses of the last committed round stand out."""
-        named = ", ".join(f"{member.id} ({member.refusal})" if member.refusal else member.id for member in gone)
+        reasons: dict[str, list[str]] = {}
+        for member in gone:
+            reasons.setdefault(member.refusal or member.left_out, []).append(member.id)
+        named = ", ".join(", ".join(ids) + (f" ({reason})" if reason else "") for reason, ids in reasons.items())
         have = "1 device is" if left == 1 else f"{left} devices are"
         return f"round {round}: {have} left, quorum is {self.state.job.quorum}; {what}: {named}{self.state.suspects}"
 
