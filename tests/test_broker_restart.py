@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from brokers import serving
+from fleet import make_shards, run_fleet
 
 from broker.address import parse_broker, parse_brokers
 from broker.connection import connect
-from fleet import make_shards, run_fleet
 from mpsl.errors import BrokerError
 from mpsl.topics import client_id
 

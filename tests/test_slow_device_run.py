@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fleet import make_shards, run_fleet
 
 from broker.address import BrokerAddress, parse_broker
 from broker.engines.engine import BrokerProcess
 from broker.slow_link import parse_link
-from fleet import make_shards, run_fleet
 from mpsl.machines.events import Event, Received
 from mpsl.machines.machine import from_json
 from mpsl.machines.orchestrator import OrchestratorMachine
