@@ -66,8 +66,7 @@ class Question:
 
 def question(job: Job, blocks: tuple[tuple[int, int], ...]) -> Question:
     """Return the question for a job."""
-    model = ModelSection(job.model.name, job.model.args)
-    return Question(model, job.run.batch_size, optimizer_kind(job.optimizer), blocks)
+    return Question(job.model.uncut, job.run.batch_size, optimizer_kind(job.optimizer), blocks)
 
 
 @dataclass(frozen=True)

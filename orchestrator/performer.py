@@ -34,7 +34,7 @@ from mpsl.machines.session_id import SessionId
 from mpsl.machines.unfinished import Unfinished
 from mpsl.messages import Slice
 from mpsl.nn import weights
-from mpsl.nn.block_model import block_model
+from mpsl.nn.block_model import block_model, refuse_inexact
 from mpsl.nn.models import build
 from mpsl.nn.part import state_tensors
 from mpsl.nn.weights import WeightCodec
@@ -96,6 +96,7 @@ class OrchestratorPerformer:
         torch.manual_seed(training.run.seed)
         self._model = build(training.model.name, **training.model.args)
         self._section = training.model
+        refuse_inexact(self._section, self._model)
         if self._unfinished is None or self._unfinished.committed == 0:
             self._records.save_model("initial.safetensors", dict(state_tensors(self._model)), self._section, 0)
         else:

@@ -6,13 +6,13 @@ So a byte costs two to three times as much as in a plain stream of tensors, and 
 
 import asyncio
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import click
 
 from mpsl.errors import MeasurementError
-from mpsl.job import FleetSection, Job, ModelSection, RunSection
+from mpsl.job import FleetSection, Job, RunSection
 from mpsl.planning.profile_file import Profile
 from mpsl.profile_questions import optimizer_section
 from orchestrator.measuring import MeasuringTask
@@ -80,7 +80,7 @@ def _steady_part(
     epochs = ceil((warm + batches + copies) / (SHARD_BATCHES * copies))
     job = Job(
         RunSection("wire-cost", 1, task.batch_size, local_epochs=epochs),
-        ModelSection(task.model.name, task.model.args, cuts),
+        replace(task.model, cuts=cuts),
         optimizer_section(task.optimizer),
         FleetSection(copies, 1, start_timeout_s=120.0),
     )

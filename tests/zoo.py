@@ -202,6 +202,69 @@ def in_place_chain() -> nn.Sequential:
     return chain
 
 
+class _Scaled(nn.Module):
+    """Adds what `forward_of` says: the ways in which a module cannot be exported, or only wrongly."""
+
+    def __init__(self, classes: int = 4) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, classes)
+
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.second(self.middle(self.first(x)))
+        return result
+
+
+class DependsOnData(_Scaled):
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.sum() > 0 else x
+
+
+class FixedBatch(_Scaled):
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        return x.view(3, 6)
+
+
+class OtherwiseWhenExported(_Scaled):
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1.5 if torch.compiler.is_compiling() else 1.25)
+
+
+class ForgetfulCounter(_Scaled):
+    seen: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1), persistent=False)
+
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.add_(1)
+        return x + self.seen
+
+
+class RandomConstant(_Scaled):
+    shift: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.randn(6), persistent=False)
+
+    def middle(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.shift
+
+
+class SamplesAtTheEnd(_Scaled):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + x[:, :4]
+
+
+class ReturnsTwo(_Scaled):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x), x  # type: ignore[return-value]
+
+
 def vit() -> nn.Module:
     """ViT of transformers."""
     from transformers import ViTConfig, ViTForImageClassification

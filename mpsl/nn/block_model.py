@@ -75,6 +75,15 @@ def build_whole(section: ModelSection) -> Part:
     return part
 
 
+def refuse_inexact(section: ModelSection, module: nn.Module) -> None:
+    """Raise UsageError if the model's blocks compute other bits than the built `module` itself."""
+    model = block_model(section)
+    if not isinstance(model, ChainModel):
+        from mpsl.nn.graph import verification
+
+        verification.refuse_inexact(model, module)
+
+
 def check_shard(shard: Shard, section: ModelSection) -> None:
     """Raise UsageError unless the shard's samples and labels fit the model."""
     if is_function(section.name):

@@ -59,6 +59,7 @@ def lines(job: "Job", found: "Outlook") -> list[str]:
             shown.append(
                 f"{'':>5}  ---- a batch: {edge.forward_bytes:,} bytes forward ({job.wire.activations}), "
                 f"{edge.backward_bytes:,} back ({job.wire.gradients})"
+                + (f", {edge.tensors} tensors" if edge.tensors > 1 else "")
             )
         if row.index in part_starts:
             part = part_starts[row.index]

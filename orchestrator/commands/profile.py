@@ -1,6 +1,5 @@
 """`mpsl profile`: measures a model block by block on this machine, as a run computes it. Writes PROFILE.json last."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,18 +10,22 @@ from broker.engines.engine_option import engine_option
 from broker.hardware import hardware_name, usable_cores
 from mpsl import strict_json
 from mpsl.errors import UsageError
-from mpsl.job import ModelSection
+from mpsl.job import InputSection, ModelSection
 from mpsl.planning.profile_file import HardwareTimes, Profile, merged, profile_data
 from mpsl.profile_questions import optimizer_kinds
 from mpsl.whole_file import write_whole
+from orchestrator.commands.model_arguments import args_option, input_option
 from orchestrator.commands.plan import read_profile
 from orchestrator.measuring import Measured, MeasuringTask, measure
 from orchestrator.wire_cost import wire_cost
 
 
 @click.command()
-@click.option("--model", required=True, metavar="NAME", help="Model; `mpsl models` lists them.")
-@click.option("--args", "args_text", default="{}", metavar="JSON", help="Arguments of the model, as a JSON object.")
+@click.option(
+    "--model", required=True, metavar="NAME", help="Model, or package.module:function; `mpsl models` lists them."
+)
+@args_option()
+@input_option()
 @click.option("--batch-size", type=click.IntRange(1), required=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="PROFILE.json")
 @click.option("--hardware", metavar="NAME", help="Name of this machine in FLEET.toml.  [default: its processor]")
@@ -46,8 +49,9 @@ from orchestrator.wire_cost import wire_cost
 @engine_option()
 @click.option("--wire/--no-wire", default=True, help="Measure the cost of a byte, with a broker started here.")
 def profile(
-    *, model: str, args_text: str, batch_size: int, out: Path, hardware: str | None, merge: Path | None,
-    optimizer: str, threads: int, copies: int | None, seconds: float, engine: str, wire: bool,
+    *, model: str, args: dict[str, Any], sample: InputSection | None, batch_size: int, out: Path,
+    hardware: str | None, merge: Path | None, optimizer: str, threads: int, copies: int | None, seconds: float,
+    engine: str, wire: bool,
 ) -> None:  # fmt: skip
     """Measure MODEL on this machine: seconds and bytes of every block, for `mpsl plan` and `mpsl simulate`.
 
@@ -60,7 +64,7 @@ def profile(
         raise UsageError(f"--threads {threads}: this machine has {cores} cores")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: there is no directory {out.parent}")
-    section = ModelSection(model, _arguments(args_text))
+    section = ModelSection(model, args, None, sample)
     found = profile_of_sizes(section, batch_size)
     other = None if merge is None else read_profile(merge)
     if other is not None:
@@ -117,16 +121,6 @@ def times(measured: Measured, wire_cost: float, cores: int, threads: int) -> Har
         for seconds in (measured.forward, measured.backward, measured.step)
     )
     return HardwareTimes(forward, backward, step, wire_cost, measured.copied_bytes_per_s / 1e9, cores, threads)
-
-
-def _arguments(text: str) -> dict[str, Any]:
-    try:
-        args = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"--args {text!r}: is not JSON: {error}") from None
-    if not isinstance(args, dict):
-        raise UsageError(f"--args {text!r}: give an object, such as '{{\"num_classes\": 10}}'")
-    return args
 
 
 def _count(number: int, word: str) -> str:

@@ -114,7 +114,8 @@ def sample_of(section: ModelSection, model: nn.Module) -> SampleSpec:
         return SampleSpec(tuple(example.shape[1:]), example.dtype)
     raise UsageError(
         f"model {section.name} does not say what a sample is; add to [model]: input = {{ shape = [3, 32, 32] }} "
-        '(and dtype = "int64" for tokens), or give the module an attribute example_input, a batch of any values'
+        '(and dtype = "int64" for tokens; --input 3x32x32 on a command line), or give the module an attribute '
+        "example_input, a batch of any values"
     )
 
 
