@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hop_rounds import HopRounds, session_plan
 from msgspec import structs
 from orchestrator_rig import BATCHES, OrchestratorRig, rig
 
 from compute_node.detached import detached
+from compute_node.performer import HopPerformer
 from mpsl.errors import RunFailed
-from mpsl.machines.jobs import Result
+from mpsl.machines.jobs import Export, Exported, Result
 from mpsl.machines.orchestrator_jobs import CheckUpdate, TakeSums, WriteSavepoint
 from mpsl.machines.savepoint import Savepoint
 from mpsl.messages import Sent, Slice, TakeSavepoint, Tensor, Update
@@ -153,6 +155,22 @@ def test_detached_slices_keep_what_the_sum_was(tmp_path: Path, in_file: bool) ->
         weights.write(received, each)
     assert all(np.array_equal(one, other) for one, other in zip(received, before, strict=True))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("budget", [None, 1 << 30])
+def test_a_fold_does_not_change_a_savepoint_that_is_being_sent(tmp_path: Path, budget: int | None) -> None:
+    rounds = HopRounds(HopPerformer("node-1", budget=budget, scratch=tmp_path), session_plan())
+    training = rounds.performer.sessions
+    exported: list[Slice] = []
+    before: list[bytes] = []
+    for _ in rounds.steps():
+        if not exported and len(rounds.results) > 3 and len(training[rounds.session].copies) == 1:
+            result = rounds.perform(Export("savepoint", 1, 1))
+            assert isinstance(result, Exported)
+            exported = list(result.slices)
+            before = [plane.tobytes() for each in exported for plane in each.tensor.planes]
+    assert exported, "one device was folded, and the other was not"
+    assert [plane.tobytes() for each in exported for plane in each.tensor.planes] == before
 
 
 def test_a_missing_scratch_folder_is_named(tmp_path: Path) -> None:
