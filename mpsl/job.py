@@ -138,7 +138,9 @@ class FleetSection:
     orchestrator. `join`: whether devices that appear in the middle of the run may take part. `expected_failure_s`: the
     time between two faults that is expected before any are seen; long rounds have savepoints accordingly. `elastic`:
     whether nodes that join in the middle of a run get seats where that makes rounds shorter (None: if there are no
-    cuts).
+    cuts). `grace_s`: how long a last will is provisional. `standby_after_s`: how long a lost node has to come back
+    before a standby takes its seat. `silence_s`: the maximum age of the last sign of life. `stall_s`: how long a phase
+    waits for seats without any progress.
     """
 
     devices: int
@@ -152,6 +154,10 @@ class FleetSection:
     join: Literal["open", "closed"] = "open"
     expected_failure_s: float = 3600.0
     elastic: bool | None = None
+    grace_s: float = 10.0
+    standby_after_s: float = 2.5
+    silence_s: float = 30.0
+    stall_s: float = 90.0
 
     def __post_init__(self) -> None:
         _at_least(1, devices=self.devices, quorum=self.quorum, admit=self.admit, replicas=self.replicas)
@@ -161,6 +167,10 @@ class FleetSection:
             start_timeout_s=self.start_timeout_s,
             patience_s=self.patience_s,
             expected_failure_s=self.expected_failure_s,
+            grace_s=self.grace_s,
+            standby_after_s=self.standby_after_s,
+            silence_s=self.silence_s,
+            stall_s=self.stall_s,
         )
         if self.quorum is not None and self.quorum > self.devices:
             raise ValueError(f"quorum = {self.quorum} is more than devices = {self.devices}")

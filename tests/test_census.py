@@ -165,3 +165,17 @@ def test_who_has_stopped_is_gone_at_once() -> None:
     presence = census.get("dev", "dev-1")
     assert presence is not None
     assert presence.gone(10.0)
+
+
+def test_the_job_says_how_long_someone_is_believed_in() -> None:
+    census = Census(grace_s=1.0, silence_s=2.0)
+    note(census, "status", now=0.0, boot="b", state="online", protocol=PROTOCOL)
+    note(census, "info", now=0.0, boot="b", run=None)
+    note(census, "tele", now=0.0, boot="b")
+    presence = census.get("dev", "dev-1")
+    assert presence is not None
+    assert presence.alive(2.0)
+    assert not presence.alive(2.1)
+    note(census, "status", now=3.0, boot="b", state="lost")
+    assert not presence.gone(3.9)
+    assert presence.gone(4.0)

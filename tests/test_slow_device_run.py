@@ -24,18 +24,15 @@ BYTES_S = PART_BYTES / 125_000
 """Seconds that they take, one way."""
 PATIENCE = {
     "mpsl.machines.online.TELEMETRY_S": 0.25,
-    "mpsl.machines.census.STALE_S": 5.0,
-    "mpsl.machines.orchestrator.patience.STALE_S": 5.0,
     "mpsl.machines.orchestrator.departures.FIRST_PATIENCE_S": 5.0,
     "mpsl.machines.orchestrator.departures.MIN_PATIENCE_S": 5.0,
-    "mpsl.machines.orchestrator.departures.STALL_S": 5.0,
 }
 """Less than the parts take, as with 16 MB and the real ones; and a sign of life often enough to see what delays it."""
 JOB = {
     "run": {"name": "slow", "rounds": 1, "batch_size": 32},
     "model": {"name": "mlp", "args": {"hidden": [WIDTH, WIDTH, 16, 16]}, "cuts": [3, 4]},
     "optimizer": {"name": "sgd", "lr": 0.05},
-    "fleet": {"devices": 2, "nodes": 1, "quorum": 2},
+    "fleet": {"devices": 2, "nodes": 1, "quorum": 2, "silence_s": 5.0, "stall_s": 5.0},
 }
 
 

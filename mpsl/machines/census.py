@@ -1,17 +1,21 @@
-"""The orchestrator's knowledge about all devices and nodes of its net, from their JSON topics alone."""
+"""The orchestrator's knowledge about all devices and nodes of its net, from their JSON topics alone.
+
+How long it believes in someone is the job's matter (`grace_s`, `silence_s`).
+"""
 
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from mpsl import PROTOCOL
+from mpsl.job import FleetSection
 from mpsl.machines.machine import from_json
 from mpsl.machines.session import LOST_GRACE_S
 from mpsl.topics import BRANCHES, Branch, ParticipantTopic
 from mpsl.wire import Buffer
 
-STALE_S = 30.0
-"""The maximum age of the last sign of life of a live process: telemetry, or anything on a link."""
+STALE_S = FleetSection.silence_s
+"""The maximum age of the last sign of life, telemetry or anything on a link, unless the job says otherwise."""
 UNANNOUNCED_S = 1.0
 """How long telemetry may arrive without the status and info of its boot before its sender is asked for both."""
 
@@ -28,6 +32,8 @@ class Presence:
     heard_at: float | None = None
     lost_at: float | None = None
     """When its last will came; None if the orchestrator has lost its own connection since."""
+    grace_s: float = LOST_GRACE_S
+    silence_s: float = STALE_S
 
     @property
     def boot(self) -> str:
@@ -40,17 +46,17 @@ class Presence:
         return self.status.get("state") == "online"
 
     def expected_back(self, now: float) -> bool:
-        """Whether it may still come back: a last will is provisional for LOST_GRACE_S."""
+        """Whether it may still come back: a last will is provisional for `grace_s`."""
         is_lost = self.status.get("state") == "lost"
-        return is_lost and (self.lost_at is None or now - self.lost_at < LOST_GRACE_S)
+        return is_lost and (self.lost_at is None or now - self.lost_at < self.grace_s)
 
     def gone(self, now: float) -> bool:
         """Whether it has stopped, or is lost and not expected back."""
         return not self.online and not self.expected_back(now)
 
     def alive(self, now: float, allowance_s: float = 0.0) -> bool:
-        """Whether it is online with a sign of life of this boot that is at most STALE_S and the allowance old."""
-        return self.online and self.heard_at is not None and now - self.heard_at <= STALE_S + allowance_s
+        """Whether it is online with a sign of life of this boot that is at most `silence_s` and the allowance old."""
+        return self.online and self.heard_at is not None and now - self.heard_at <= self.silence_s + allowance_s
 
     @property
     def runs(self) -> list[str]:
@@ -81,12 +87,17 @@ class Presence:
 class Census:
     """All presences by branch and id, seen from the run `own_run`."""
 
-    def __init__(self, own_run: str = "") -> None:
+    def __init__(self, own_run: str = "", grace_s: float = LOST_GRACE_S, silence_s: float = STALE_S) -> None:
         self._own_run = own_run
+        self._grace_s = grace_s
+        self._silence_s = silence_s
         self._presences: dict[tuple[Branch, str], Presence] = {}
         self._unannounced: dict[tuple[Branch, str], tuple[str, float]] = {}
         """Processes whose telemetry arrives without status or info: boot, and time of the first telemetry."""
         self._to_ask: dict[tuple[Branch, str], str] = {}
+
+    def _stranger(self, topic: ParticipantTopic) -> Presence:
+        return Presence(topic.branch, topic.id, grace_s=self._grace_s, silence_s=self._silence_s)
 
     def note(self, topic: ParticipantTopic, payload: Buffer, now: float) -> Presence | None:
         """Store a status, info or tele. Returns None, and changes nothing, if it is malformed or outdated."""
@@ -95,7 +106,7 @@ class Census:
             return None
         if topic.leaf == "status" and content.get("state") not in ("online", "offline", "lost"):
             return None
-        presence = self._presences.setdefault((topic.branch, topic.id), Presence(topic.branch, topic.id))
+        presence = self._presences.setdefault((topic.branch, topic.id), self._stranger(topic))
         if topic.leaf == "status":
             if content["state"] != "online" and presence.status and content["boot"] != presence.boot:
                 return None  # the will of an earlier process does not concern its successor

@@ -15,7 +15,7 @@ from mpsl.link.channel import Limits
 from mpsl.machines.effects import Effect, Log, Subscribe, Unsubscribe
 from mpsl.machines.jobs import Prepare, Result, Store, WorkerJob
 from mpsl.machines.permissions import may_send
-from mpsl.machines.session import LINK_TIMER, LOST_GRACE_S, Session, chunk_limit, peers_of
+from mpsl.machines.session import LINK_TIMER, Session, chunk_limit, peers_of
 from mpsl.machines.session_id import SessionId
 from mpsl.machines.tables.table import StateMachine, Table
 from mpsl.messages import Counters, End, Joined, Message, Report
@@ -161,7 +161,7 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
             if content.get("boot") == self.plan.orchestrator and not self._orchestrator_lost:
                 self._orchestrator_lost = True
                 if self._orphaned_at is None:
-                    self.set_timer(SILENCE_TIMER, now + LOST_GRACE_S)
+                    self.set_timer(SILENCE_TIMER, now + self.plan.job.fleet.grace_s)
             return
         self._orchestrator_lost = False
         self._find_orchestrator()

@@ -8,6 +8,7 @@ means.
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from mpsl.job import FleetSection
 from mpsl.link.channel import CHUNK_BYTES, Channel, Limits, Peer, Unanswered
 from mpsl.machines.effects import CancelTimer, Effect, EndSession, Log, Run, SetTimer, Write
 from mpsl.machines.jobs import WorkerJob
@@ -18,8 +19,9 @@ from mpsl.topics import Address, BinaryTopic, Lane, Topics
 from mpsl.wire import Buffer
 
 LINK_TIMER = "link"
-LOST_GRACE_S = 10.0
-"""How long a last will is provisional: a restarting broker publishes it, and the process is back soon."""
+LOST_GRACE_S = FleetSection.grace_s
+"""How long a last will is provisional unless the job says otherwise: a restarting broker publishes it, and the process
+is back soon."""
 PACKET_HEADROOM = 1024
 """Bytes of a packet beside the chunk: the topic, the properties, the MQTT headers."""
 

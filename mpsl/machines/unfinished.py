@@ -70,6 +70,10 @@ MAY_CHANGE = (
     ("fleet", "start_timeout_s"),
     ("fleet", "patience_s"),
     ("fleet", "expected_failure_s"),
+    ("fleet", "grace_s"),
+    ("fleet", "standby_after_s"),
+    ("fleet", "silence_s"),
+    ("fleet", "stall_s"),
 )
 """Keys of a job that may change when its run goes on."""
 

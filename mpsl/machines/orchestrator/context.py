@@ -28,7 +28,7 @@ class RunContext:
         self.state = state
         self.topics = topics
         self.emit = emit
-        self.census = Census(state.run)
+        self.census = Census(state.run, state.job.fleet.grace_s, state.job.fleet.silence_s)
         self.session: Session | None = None
         """The session of the newest plan."""
         self.now = 0.0

@@ -1,5 +1,6 @@
 """Departures: a lost or silent node loses its seat; a lost, silent or stuck device is left out of the round."""
 
+from mpsl.job import FleetSection
 from mpsl.link.channel import Unanswered
 from mpsl.machines.census import Presence
 from mpsl.machines.members import MAX_TRIES, Member, Place
@@ -11,12 +12,10 @@ from mpsl.messages import CopyFailed, Discard, Discarded, Fault
 from mpsl.plan import Seat
 from mpsl.topics import Address
 
-STALL_S = 90.0
-"""How long a phase waits for seats while none of them sends anything new."""
+STALL_S = FleetSection.stall_s
+"""Unless the job says otherwise: how long a phase waits for seats while none of them sends anything new."""
 FIRST_PATIENCE_S = 300.0
 """How long a device may make no progress while no device has finished a batch yet."""
-STANDBY_AFTER_S = 2.5
-"""How long a lost node has to come back before a standby takes its seat."""
 MIN_PATIENCE_S = 90.0
 PATIENCE_BATCHES = 20.0
 """Afterwards: the larger of MIN_PATIENCE_S and this multiple of the longest batch so far."""
@@ -30,6 +29,7 @@ class Departures:
         self._state = context.state
         self._patience = Patience(context)
         self._unanswered = UnansweredLinks(context)
+        self._stall_s = context.state.job.fleet.stall_s
         self._slowest_batch = 0.0
         self._present_nodes: set[tuple[int, str]] = set()
         """Nodes whose `info` has reported this run, by term: sessions of earlier terms do not count."""
@@ -85,7 +85,7 @@ class Departures:
         now, state = self._context.now, str(presence.status.get("state"))
         if presence.gone(now):
             return state
-        is_overdue = presence.lost_at is not None and now - presence.lost_at >= STANDBY_AFTER_S
+        is_overdue = presence.lost_at is not None and now - presence.lost_at >= self._state.job.fleet.standby_after_s
         return state if is_overdue and self._has_standby() else ""
 
     def _has_standby(self) -> bool:
@@ -127,7 +127,7 @@ class Departures:
                 why = f"node {seat.node} (seat {seat.address}) {_silence(presence)}"
                 self._context.lose_seat(seat.node, why)
         links = self._unanswered.found()
-        if too_large := self._unanswered.too_large(links, STALL_S):
+        if too_large := self._unanswered.too_large(links, self._stall_s):
             self._context.fail(too_large)
             return
         for member in list(self._state.members.values()):
@@ -150,11 +150,11 @@ class Departures:
             self.discard(member, f"made no progress for {patience:.0f} s{self._unanswered.explained(own or links)}")
         elif member.place is Place.DISCARDING:
             addresses = sorted(member.pending_discards)
-            if not self._patience.is_over(member.discarded_at, STALL_S, *addresses):
+            if not self._patience.is_over(member.discarded_at, self._stall_s, *addresses):
                 return
             for address in addresses:
                 node = self._state.node_at(address)
-                why = f"node {node} (seat {address}) has not forgotten {member.id}, left out {STALL_S:.0f} s ago"
+                why = f"node {node} (seat {address}) has not forgotten {member.id}, left out {self._stall_s:.0f} s ago"
                 self._context.lose_seat(node, why, unfit=True)
 
     def _watch_stall(
@@ -164,12 +164,12 @@ class Departures:
         waiting: list[Address],
         links: list[tuple[str, Unanswered]],
     ) -> None:
-        if not self._patience.is_over(self._state.progress_at, STALL_S, *waiting):
+        if not self._patience.is_over(self._state.progress_at, self._stall_s, *waiting):
             return
         if self._state.committed or self._has_standby():
             for address in waiting:
                 node = self._state.node_at(address)
-                why = f"node {node} (seat {address}) has sent nothing new for {STALL_S:.0f} s while {phase.value}"
+                why = f"node {node} (seat {address}) has sent nothing new for {self._stall_s:.0f} s while {phase.value}"
                 self._context.lose_seat(node, why, unfit=True)
             return
         topics = ", ".join(self._context.topics.binary(self._state.run, address, "+", "orch") for address in waiting)
@@ -179,7 +179,7 @@ class Departures:
             "chunk_bytes under [wire] in the job"
         )
         self._context.fail(
-            f"{phase.value}: nothing new for {STALL_S:.0f} s; waiting for: {', '.join(waiting_for)}"
+            f"{phase.value}: nothing new for {self._stall_s:.0f} s; waiting for: {', '.join(waiting_for)}"
             + (self._unanswered.explained(links) or unexplained)
         )
 

@@ -5,7 +5,7 @@ soon as on a fast link. The wait is never more than twice as long. A participant
 new is making progress. Nothing is decided here.
 """
 
-from mpsl.machines.census import STALE_S, Presence
+from mpsl.machines.census import Presence
 from mpsl.machines.members import Member
 from mpsl.machines.orchestrator.context import RunContext
 from mpsl.topics import Address
@@ -34,7 +34,7 @@ class Patience:
         now = self._context.now
         if not presence.online:
             return presence.gone(now)
-        return not presence.alive(now) and not presence.alive(now, self.allowance_s(STALE_S, address))
+        return not presence.alive(now) and not presence.alive(now, self.allowance_s(presence.silence_s, address))
 
     def progress_at(self, member: Member) -> float:
         """When a device last made progress, according to its telemetry or to its link."""

@@ -48,7 +48,7 @@ class Phase:
         """A second has passed."""
 
     def awaited_seats(self) -> set[Address]:
-        """The seats without which the phase cannot end: they must get on within STALL_S."""
+        """The seats without which the phase cannot end: they must get on within `stall_s`."""
         return set()
 
     def waiting_for(self) -> list[str]:
