@@ -66,10 +66,15 @@ class BrokerAddress:
         except ValueError:
             return False
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody on the way reads what is sent: it is encrypted, or never leaves this machine."""
+        return self.tls or self.stays_here
+
     def check_encrypted(self) -> None:
         """Raise UsageError where messages would pass a network in the clear, and nobody asked for that."""
         for broker in (self, *self.alternatives):
-            if not (broker.tls or broker.stays_here or self.insecure):
+            if not (broker.is_private or self.insecure):
                 raise UsageError(
                     f"--broker {broker.shown}: without TLS everyone on the way reads and changes what is sent; "
                     "use mqtts:// (`mpsl fleet` makes the certificates), or allow it in a network that you trust: "

@@ -10,18 +10,29 @@ import math
 import os
 import random
 import secrets
+import time
 from typing import Any
 
 from broker.address import BrokerAddress
 from broker.connection import CONNECT_S, Connection, Refused, connect
 from broker.log import Logger
 from broker.outbox import JsonOutbox, Outbox
+from broker.own_certificate import ending_soon
 from broker.refusals import PublishRefused
 from broker.worker import Worker
 from mpsl.errors import BrokerError, DiskError, MpslError, UsageError
 from mpsl.machines import machine as machines
 from mpsl.machines.effects import Log, Publish, Run, Stop, Subscribe, Unsubscribe
-from mpsl.machines.events import Connected, Disconnected, JobDone, JobFailed, Received, StopRequested, Subscribed
+from mpsl.machines.events import (
+    Connected,
+    Disconnected,
+    JobDone,
+    JobFailed,
+    Received,
+    StopRequested,
+    Subscribed,
+    Warned,
+)
 from mpsl.machines.interpreter import DrivenMachine, Interpreter, Performer
 
 VALIDATE = "MPSL_VALIDATE"
@@ -30,6 +41,8 @@ FIRST_BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 BACKOFF_SHARE = 0.1
 """The pause grows by this share of the time since the connection was lost: no outage lasts much longer for it."""
+CERTIFICATE_S = 3600.0
+"""How often our certificate is looked at."""
 SECRET_BYTES = 8
 """Random bytes of a client id that nobody else knows."""
 LAST_ATTEMPT_S = 1.0
@@ -90,6 +103,7 @@ class Driver:
                     group.create_task(self._keep_connected(), name="connection"),
                     group.create_task(self._timing(), name="timing"),
                     group.create_task(self._working(), name="working"),
+                    group.create_task(self._watching_certificate(), name="certificate"),
                 ]
                 stop = await self._first_of(self._stopped, *tasks)
                 if self._connection_open:
@@ -158,6 +172,19 @@ class Driver:
             if self._alarm is not None:
                 self._alarm.cancel()
 
+    async def _watching_certificate(self) -> None:
+        """Warn before our certificate ends, and say so in the machine's status; a renewed file ends the warning."""
+        said = ""
+        while self._address.cert is not None:
+            warning = ending_soon(self._address.cert, time.time())
+            if warning != said:
+                if warning:
+                    self._log("warning", "certificate-ends", {"reason": warning})
+                self._interpreter.handle(Warned(warning))
+                said = warning
+            await asyncio.sleep(CERTIFICATE_S)
+        await asyncio.wait([self._stopped])
+
     async def _working(self) -> None:
         while True:
             work = await self._work.get()
@@ -210,7 +237,7 @@ class Driver:
 
     async def _connected(self, connection: Connection) -> None:
         """Run the tasks of one connection. Returns when the machine has stopped and all is sent."""
-        self._interpreter.handle(Connected(connection.max_packet))
+        self._interpreter.handle(Connected(connection.max_packet, connection.is_private))
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [

@@ -27,6 +27,8 @@ RETAINED_S = 0.5
 """Retained messages have arrived by then."""
 LISTEN_S = TELEMETRY_S + RETAINED_S
 """Telemetry of all live processes has arrived by then."""
+MAX_WARNING = 200
+"""Characters of a warning that are shown."""
 MAX_NUMBER = 1e300
 """Larger numbers cannot be counts or losses of a run, and cannot be formatted."""
 
@@ -142,6 +144,7 @@ def _row(presence: Presence) -> Row:
         "version": _plain(presence.status.get("version")),
         "protocol": _plain(presence.status.get("protocol")),
         "boot": presence.boot,
+        "warning": _plain(presence.status.get("warning")),
     }
 
 
@@ -183,6 +186,8 @@ def table(found: dict[str, list[Row]]) -> list[str]:
         for row in found["devices"] + found["nodes"]
     ]
     lines = _aligned(cells) if len(cells) > 1 else ["no devices and no nodes"]
+    warned = [row for row in found["devices"] + found["nodes"] if row["warning"] and row["state"] == "online"]
+    lines += [printable(f"{row['id']}: {row['warning']}")[:MAX_WARNING] for row in warned]
     if not found["runs"]:
         return [*lines, "", "no runs"]
     runs = [("RUN", "STATE", "ROUND", "BATCHES", "LOSS", "ACCURACY", "WAITING FOR")] + [

@@ -47,6 +47,7 @@ class MqttClient:
     def __init__(self, address: BrokerAddress, client_id: str, will: Publish | None = None) -> None:
         self.is_v5 = address.version == "5"
         self._address = address
+        self.is_private = address.is_private
         self._loop = asyncio.get_running_loop()
         self._connected: asyncio.Future[None] = self._loop.create_future()
         self._answers: dict[int, asyncio.Future[Any]] = {}

@@ -23,6 +23,10 @@ class Connection(Protocol):
     def max_packet(self) -> int | None:
         """The broker's Maximum Packet Size in bytes; None if it has none."""
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody on the way to the broker reads what is sent."""
+
     async def publish(self, publish: Publish) -> None:
         """Send one publish. Returns once the broker (QoS 1) or the socket (QoS 0) has it.
 
@@ -52,6 +56,11 @@ class MqttConnection:
     def max_packet(self) -> int | None:
         """See Connection."""
         return self._client.max_packet
+
+    @property
+    def is_private(self) -> bool:
+        """See Connection."""
+        return self._client.is_private
 
     async def publish(self, publish: Publish) -> None:
         """See Connection."""

@@ -23,8 +23,8 @@ from mpsl.topics import Topics
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-CONFIG = "MPSL_CONFIG"
-FILES = ("ca", "cert", "key")
+CONFIG, PASSWORD_FILE = "MPSL_CONFIG", "MPSL_PASSWORD_FILE"
+FILES = ("ca", "cert", "key", "password_file")
 """Options whose values in a file are relative to that file."""
 
 
@@ -68,11 +68,15 @@ def _read_config(context: click.Context, _: click.Parameter, value: Path | None)
     context.default_map = defaults
 
 
-def _go_with_tls(given: dict[str, str | None], broker: tuple[str, ...]) -> dict[str, str | None]:
-    """The certificates, without those of --config where a --broker beside it asks for no TLS."""
+def _unless_another_broker(given: dict[str, str | None], broker: tuple[str, ...]) -> dict[str, str | None]:
+    """The options, without those of --config where a --broker beside it has no use for them.
+
+    A broker without TLS needs no certificates, and one without a user in its URL no password.
+    """
     context = click.get_current_context()
-    plain = broker and not any(url.startswith("mqtts:") for url in broker)
-    if not plain or context.get_parameter_source("broker") is ParameterSource.DEFAULT_MAP:
+    own = context.get_parameter_source("broker") is ParameterSource.DEFAULT_MAP
+    mark = "@" if "password_file" in given else "mqtts:"
+    if own or not broker or any(mark in url for url in broker):
         return given
     from_file = {name for name in given if context.get_parameter_source(name) is ParameterSource.DEFAULT_MAP}
     return {name: None if name in from_file else value for name, value in given.items()}
@@ -93,11 +97,14 @@ def own_broker_options(command: Command) -> Command:
 
 def _with_network(command: Command, own_broker: bool) -> Command:
     def wrapped(
-        broker: tuple[str, ...], ca: str | None, cert: str | None, key: str | None, insecure: bool, mqtt: MqttVersion,
-        net: str, as_json: bool, verbose: int, **rest: Any,
+        broker: tuple[str, ...], ca: str | None, cert: str | None, key: str | None, password_file: str | None,
+        insecure: bool, mqtt: MqttVersion, net: str, as_json: bool, verbose: int, **rest: Any,
     ) -> Any:  # fmt: skip
+        password_file = _unless_another_broker({"password_file": password_file}, broker)["password_file"]
+        if password_file is not None:
+            os.environ[PASSWORD_FILE] = password_file  # where the processes that a command starts look for it, too
         environment = {} if own_broker and not broker else os.environ
-        files = _go_with_tls({"ca": ca, "cert": cert, "key": key}, broker)
+        files = _unless_another_broker({"ca": ca, "cert": cert, "key": key}, broker)
         address = replace(parse_brokers(broker, **files, version=mqtt, environment=environment), insecure=insecure)
         address.check_encrypted()
         topics = Topics(check_id(net, "--net"))
@@ -117,6 +124,9 @@ def _with_network(command: Command, own_broker: bool) -> Command:
         click.option("--ca", metavar="FILE", help="Certificate authority of an mqtts:// broker."),
         click.option("--cert", metavar="FILE", help="Client certificate, for a broker that requires one."),
         click.option("--key", metavar="FILE", help="Its private key."),
+        click.option(
+            "--password-file", metavar="FILE", help=f"Password of the user in --broker.  [default: ${PASSWORD_FILE}]"
+        ),
         click.option("--insecure", is_flag=True, help="Allow mqtt:// to another machine, readable on the way."),
         click.option("--mqtt", type=click.Choice(["5", "3.1.1"]), default="5", show_default=True, help="MQTT version."),
         click.option("--net", default="main", show_default=True, help="Net, in all topics: mpsl/v1/NET/…"),

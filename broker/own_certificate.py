@@ -9,6 +9,7 @@ from mpsl.errors import IdentityError, UsageError
 from mpsl.identity.fleet_member import FleetMember, Role
 from mpsl.names import check_id
 
+DAY_S = 86400
 WARNING_DAYS = 30
 """So long before the end of a certificate there is a warning."""
 
@@ -49,6 +50,22 @@ def certificate_problem(cert: str, ca: str | None, now: float) -> str:
     except IdentityError as error:
         return str(error)
     return ""
+
+
+def ending_soon(cert: str, now: float) -> str:
+    """A warning where our certificate ends within WARNING_DAYS, or has ended; "" where it does not."""
+    from mpsl.identity.certificate import read_certificate, shown
+
+    try:
+        own = read_certificate(Path(cert).read_bytes())
+    except (OSError, IdentityError):
+        return ""  # it is being renewed, or the next connection tells
+    days = (own.end - now) / DAY_S
+    if days > WARNING_DAYS:
+        return ""
+    renewal = f"`mpsl fleet renew {own.member.id}`" if own.member else "renew it"
+    when = f"in {days:.0f} days" if days > 0 else "already"
+    return f"our certificate {'ends' if days > 0 else 'has ended'} on {shown(own.end)}, {when}: {renewal}"
 
 
 def check_own_role(member: FleetMember | None, role: Role, command: str) -> None:

@@ -47,6 +47,11 @@ class SlowConnection:
         return self._inner.max_packet
 
     @property
+    def is_private(self) -> bool:
+        """As `inner`."""
+        return self._inner.is_private
+
+    @property
     def queued_s(self) -> float:
         """Return the seconds until everything sent by the broker has arrived. An answer now takes that long."""
         return self._down.queued_s(self._loop.time())

@@ -129,6 +129,20 @@ class WireSection:
 
 
 @dataclass(frozen=True)
+class SecuritySection:
+    """[security]: what everyone in the run must at least do; None: what its own options say.
+
+    `tls`: nobody connects to the broker in the clear, except on the broker's own machine.
+    """
+
+    require: Literal["tls", "signed", "sealed"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.require in ("signed", "sealed"):
+            raise ValueError(f"require = {self.require!r} is not built yet; this version knows 'tls'")
+
+
+@dataclass(frozen=True)
 class FleetSection:
     """[fleet]: the number of participants, the quorum, and the waiting times (seconds).
 
@@ -189,6 +203,7 @@ class Job:
     optimizer: OptimizerSection
     fleet: FleetSection
     wire: WireSection = WireSection()
+    security: SecuritySection = SecuritySection()
 
     def __post_init__(self) -> None:
         cuts, nodes, replicas = self.model.cuts, self.fleet.nodes, self.fleet.replicas

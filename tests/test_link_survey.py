@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from brokers import SecureBroker
+from fleet import make_shards, run_fleet
 from plans import plan as plan_of_all
 from self_profiles import Surveyed, Told, WithoutCuts, ran
 from simulated import TOPICS
@@ -16,7 +17,6 @@ from surveys import FAST, MBIT, assert_nothing_is_left, linked, said
 
 from broker.address import BrokerAddress
 from broker.slow_link import parse_link
-from fleet import make_shards, run_fleet
 from mpsl import facts
 from mpsl.job import read_job
 from mpsl.link.channel import Channel, Peer

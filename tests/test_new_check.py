@@ -16,7 +16,7 @@ from driving import PATIENCE_S
 from broker.command import mpsl
 from mpsl import facts
 from mpsl.errors import UsageError
-from mpsl.job import FleetSection, ModelSection, OptimizerSection, RunSection, WireSection, read_job
+from mpsl.job import FleetSection, ModelSection, OptimizerSection, RunSection, SecuritySection, WireSection, read_job
 from mpsl.nn.models import arguments, input_shape
 from mpsl.shard import make_shard, read_shard
 from orchestrator.commands.new import template
@@ -27,6 +27,7 @@ SECTIONS = {
     "optimizer": OptimizerSection("sgd", 0.1),
     "wire": WireSection(),
     "fleet": FleetSection(1, 0),
+    "security": SecuritySection(),
 }
 REQUIRED = {"name", "rounds", "batch_size", "lr", "devices", "nodes"}
 

@@ -15,12 +15,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.fleet import broker_files
 from broker.fleet.fleet_register import REGISTER, FleetRegister
+from broker.own_certificate import DAY_S
 from mpsl.errors import DiskError, IdentityError, UsageError
 from mpsl.identity.authority import Authority, key_pem, new_authority, read_authority, read_key
 from mpsl.identity.certificate import Certificate, read_certificate
 from mpsl.whole_file import PRIVATE, write_whole
 
-DAY_S = 86400
 AUTHORITY_DAYS = 3650
 """How long the authority and the broker's own certificate are valid."""
 CLOCK_SKEW_S = DAY_S

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from broker.fleet import client_folder
-from broker.fleet.fleet_folder import CA_KEY, DAY_S, FleetFolder
-from broker.own_certificate import WARNING_DAYS
+from broker.fleet.fleet_folder import CA_KEY, FleetFolder
+from broker.own_certificate import DAY_S, WARNING_DAYS
 from mpsl import strict_json
 from mpsl.identity.certificate import read_certificate, shown
 from mpsl.names import BROKER

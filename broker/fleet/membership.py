@@ -12,8 +12,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from broker.fleet import client_folder
-from broker.fleet.fleet_folder import AUTHORITY_DAYS, DAY_S, REVOKED, FleetFolder, new_key
+from broker.fleet.fleet_folder import AUTHORITY_DAYS, REVOKED, FleetFolder, new_key
 from broker.fleet.fleet_register import FleetRegister
+from broker.own_certificate import DAY_S
 from mpsl.errors import DiskError, IdentityError, UsageError
 from mpsl.identity.authority import Authority, key_pem, public_bytes, read_request
 from mpsl.identity.certificate import read_certificate, shown

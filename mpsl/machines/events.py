@@ -14,6 +14,8 @@ class Connected:
     """The broker accepted the connection. `max_packet` is its Maximum Packet Size in bytes, None if it has none."""
 
     max_packet: int | None = None
+    is_private: bool = True
+    """Whether nobody on the way to the broker reads what is sent: TLS, or a broker on this machine."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,15 @@ class TimerFired:
 
 
 @dataclass(frozen=True)
+class Warned:
+    """Something outside of the machine needs a person's attention; "" once it needs none any more."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class StopRequested:
     """The process is to end (SIGTERM, Ctrl-C)."""
 
 
-Event = Connected | Disconnected | Subscribed | Received | JobDone | JobFailed | TimerFired | StopRequested
+Event = Connected | Disconnected | Subscribed | Received | JobDone | JobFailed | TimerFired | Warned | StopRequested

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from mpsl import PROTOCOL, VERSION
 from mpsl.machines.effects import CancelTimer, Publish, SetTimer, Stop, Subscribe
-from mpsl.machines.events import Disconnected
+from mpsl.machines.events import Connected, Disconnected
 from mpsl.machines.machine import Machine, as_json, from_json
 from mpsl.machines.participant_session import Identity
 from mpsl.topics import Branch, Topics
@@ -46,6 +46,9 @@ class Online(Machine):
         self.identity = Identity(id, boot, topics)
         self.described = dict(described)
         self.max_packet: int | None = None
+        self.is_private = True
+        """Whether the connection is; see `Connected`."""
+        self._warning = ""
         self._online = False
         self._announced = False
         self._rivals: dict[Branch, str] = {}
@@ -87,10 +90,11 @@ class Online(Machine):
         return self.topics.participant(self.branch, self.id, leaf)
 
     def _status(self, state: str) -> dict[str, Any]:
-        return {"state": state, "role": self.role, "boot": self.boot, "protocol": PROTOCOL, "version": VERSION}
+        said = {"state": state, "role": self.role, "boot": self.boot, "protocol": PROTOCOL, "version": VERSION}
+        return {**said, "warning": self._warning} if self._warning and state == "online" else said
 
-    def _connected(self, max_packet: int | None) -> None:
-        self.max_packet = max_packet
+    def _connected(self, event: Connected) -> None:
+        self.max_packet, self.is_private = event.max_packet, event.is_private
         twin = OTHER_BRANCH[self.branch]
         filters = [self._own("status"), self._own("tele"), self._own("cmd"), self.topics.run("+", "plan")]
         filters += [self.topics.participant(twin, self.id, leaf) for leaf in ("status", "tele")]
@@ -128,6 +132,11 @@ class Online(Machine):
 
     def _publish_status(self, state: str) -> None:
         self.publish_json(self._own("status"), self._status(state), retain=True, subject="")
+
+    def _warned(self, text: str) -> None:
+        self._warning = text
+        if self._online:
+            self._publish_status("online")
 
     def _publish_presence(self) -> None:
         if self._online:

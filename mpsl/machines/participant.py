@@ -24,6 +24,7 @@ from mpsl.machines.events import (
     StopRequested,
     Subscribed,
     TimerFired,
+    Warned,
 )
 from mpsl.machines.jobs import MeasureBlocks
 from mpsl.machines.link_check import COMMAND, LinkCheck
@@ -161,12 +162,14 @@ class Participant(Online):
                     self._link_check.timer_fired(name, self.now)
                 elif (found := self._session_of(session)) is not None:
                     found.timer_fired(name, self.now)
-            case Connected(max_packet):
-                self._connected(max_packet)
+            case Connected():
+                self._connected(event)
             case Disconnected():
                 self._disconnected(event)
             case Subscribed():
                 self._subscribed()
+            case Warned(text):
+                self._warned(text)
             case StopRequested():
                 self.quit(0, "asked to stop")
         self._remove_ended()
@@ -282,6 +285,11 @@ class Participant(Online):
         self._declined.pop(plan.run, None)
         links_before = self._links_used.pop(SessionId(plan.run, plan.term), 0)
         session = self.sessions[plan.run] = self.session_for(plan, links_before)
+        if plan.job.security.require is not None and not self.is_private:
+            session.refusal = (
+                f'the job has [security] require = "{plan.job.security.require}", and {self.id} is connected to the '
+                "broker without TLS; start it with --broker mqtts://…"
+            )
         session.begin(self.now)
         self.publish_info()
 

@@ -18,7 +18,7 @@ from mpsl.machines.permissions import may_send
 from mpsl.machines.session import LINK_TIMER, Session, chunk_limit, peers_of
 from mpsl.machines.session_id import SessionId
 from mpsl.machines.tables.table import StateMachine, Table
-from mpsl.messages import Counters, End, Joined, Message, Report
+from mpsl.messages import Counters, End, Fault, Joined, Message, Report
 from mpsl.names import ORCHESTRATOR
 from mpsl.plan import Plan
 from mpsl.topics import Address, BinaryTopic, Topics
@@ -78,6 +78,8 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         self.now = 0.0
         self.promised_bytes = 0
         self.ending: SessionEnd | None = None
+        self.refusal = ""
+        """Why this process takes no part in the run though the plan names it: the orchestrator is told, and decides."""
         self._states = StateMachine(table)
         self._orphaned_at: float | None = None
         """Since when the session waits for an orchestrator that is lost or silent."""
@@ -133,7 +135,11 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         self.now = now
         self.log(Log("info", "joining", {}))
         self._emit(Subscribe(self.filters))
-        self.start_job(Prepare(self.plan))
+        if self.refusal:
+            self.log(Log("error", "refused", {"reason": self.refusal}))
+            self.tell(Fault(self.refusal))
+        else:
+            self.start_job(Prepare(self.plan))
         self.set_timer(SILENCE_TIMER, now + SILENCE_S)
 
     def finish(self, status: int, reason: str, may_rejoin: bool = False, replaced: bool = False) -> None:

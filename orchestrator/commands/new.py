@@ -60,6 +60,9 @@ stall_s = 90.0                # how long loading and closing may go without any 
 expected_failure_s = 3600.0   # the time between two faults, before any are seen; sets how often a long round is saved
 # elastic = false             # without cuts: nodes that join later get no seats, even if rounds would be shorter
 join = "open"                 # "closed": devices that appear during the run do not take part
+
+[security]
+# require = "tls"             # nobody takes part who is connected to the broker in the clear, on another machine
 """
 
 

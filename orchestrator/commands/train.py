@@ -14,7 +14,7 @@ from broker.own_certificate import check_own_role
 from broker.service import drive
 from broker.worker import Worker
 from mpsl import strict_json
-from mpsl.errors import BrokerError
+from mpsl.errors import BrokerError, UsageError
 from mpsl.job import Job
 from mpsl.machines.effects import Stop
 from mpsl.machines.orchestrator import OrchestratorMachine
@@ -64,6 +64,16 @@ def report(network: NetworkOptions, out: Path, summary: dict[str, Any]) -> int:
     return 0 if summary["state"] == "done" else 1
 
 
+def check_security(network: NetworkOptions, job: Job) -> None:
+    """Raise UsageError where the job demands more than our connection to the broker gives."""
+    brokers = (network.address, *network.address.alternatives)
+    if job.security.require is not None and not all(broker.is_private for broker in brokers):
+        raise UsageError(
+            f"the job has [security] require = {job.security.require!r}, and --broker {network.address.shown} is "
+            "without TLS; use mqtts://"
+        )
+
+
 async def orchestrate(
     network: NetworkOptions, job: Job, out: Path, planned: PlannedRun | None = None
 ) -> dict[str, Any]:
@@ -73,6 +83,7 @@ async def orchestrate(
     from orchestrator.records import circumstances
     from orchestrator.unfinished_run import unfinished_run
 
+    check_security(network, job)
     unfinished = unfinished_run(out, job, planned)
     run = unfinished.manifest.run if unfinished else f"{job.run.name}-{secrets.token_hex(3)}"
     boot = new_boot()
