@@ -18,6 +18,8 @@ _ALERTS = {
     "UNSUPPORTED_CERTIFICATE": "it is not for clients",
 }
 """What the other end says of our certificate (RFC 8446, section 6.2), and what helps."""
+_CLOCK_CODES = (9, 10)
+"""X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED."""
 _CLOSED = "the other end closed the connection without an answer"
 
 
@@ -43,6 +45,9 @@ def explained(error: BaseException, address: BrokerAddress, patience_s: float, r
 
 def _of_tls(error: ssl.SSLError, address: BrokerAddress) -> str:
     reason = (error.reason or "").upper()
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _CLOCK_CODES:
+        now = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+        return f"{_text(error)}; renew the broker's certificate, or set the clock of this machine, which says {now} UTC"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"{_text(error)}; name the certificate's authority with --ca, and the host as in the certificate"
     if "WRONG_VERSION" in reason or "HTTP_REQUEST" in reason or "RECORD_LAYER" in reason or "PACKET_LENGTH" in reason:

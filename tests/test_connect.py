@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,18 @@ from typing import Any
 import pytest
 from brokers import SecureBroker, serving, write_certificates
 
-from broker import connection, dialing
+from broker import connection, dialing, watch
 from broker.address import BrokerAddress, parse_broker
+from broker.connect_errors import explained
 from broker.connection import PublishRefused, Refused, connect
 from broker.dialing import SocketAddress, dial
 from broker.direct_client import DirectClient
 from broker.engines.engine import BrokerProcess
 from broker.mqtt_client import MqttClient
+from broker.options import NetworkOptions
 from mpsl.errors import BrokerError
 from mpsl.publish import Publish
+from mpsl.topics import Topics
 
 KINDS = pytest.mark.parametrize("kind", [DirectClient, MqttClient])
 """The client that is used where paho is as verified, and the one that is used elsewhere."""
@@ -185,6 +189,33 @@ def test_what_the_other_end_does_is_said_in_words(
     assert not text.rstrip().endswith(":")
     for word in words:
         assert word in text
+
+
+@pytest.mark.parametrize("answer", [silence, closing])
+def test_whoever_watches_gets_the_guess_as_well(answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PATIENCE_S", 1.2)
+    monkeypatch.setattr(watch, "LAST_ATTEMPT_S", 0.1)
+
+    async def scenario() -> str:
+        async with server(answer) as port:
+            network = NetworkOptions(BrokerAddress("127.0.0.1", port), Topics("t"), 0, False, True)
+            with pytest.raises(BrokerError) as caught:
+                async with asyncio.timeout(20), watch.watching(network, "tap", ("t/#",)):
+                    pass
+            return str(caught.value)
+
+    text = asyncio.run(scenario())
+    assert "mqtts://" in text
+    assert text.endswith("gave up after 1.2 s")
+
+
+@pytest.mark.parametrize(
+    ("code", "says"), [(10, "set the clock of this machine"), (9, "set the clock"), (20, "--ca"), (62, "--ca")]
+)
+def test_a_certificate_that_is_not_accepted_says_what_would_help(code: int, says: str) -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.reason, error.verify_code = "CERTIFICATE_VERIFY_FAILED", code
+    assert says in explained(error, BrokerAddress("127.0.0.1", 8883, tls=True), 1.0, True)
 
 
 @KINDS
