@@ -5,7 +5,7 @@ from orchestrator_rig import BATCHES, BOOTS, PART_BYTES, RUN, TENSOR, Orchestrat
 
 from mpsl import PROTOCOL
 from mpsl.machines.effects import SetTimer
-from mpsl.machines.events import Connected, Received, TimerFired
+from mpsl.machines.events import Connected, Disconnected, Received, TimerFired
 from mpsl.machines.jobs import Export
 from mpsl.machines.members import Place
 from mpsl.machines.orchestrator import OrchestratorState as S
@@ -431,6 +431,20 @@ def test_a_run_that_fails_has_exit_status_1() -> None:
     found.close(weight=1)
     found.done(Finish)
     assert [stop.status for stop in found.stops()] == [1]
+
+
+def test_a_broker_that_does_not_come_back_ends_the_run_although_every_attempt_to_connect_fails_anew() -> None:
+    found = opened(fleet__patience_s=60.0)
+    found.handle(Disconnected("the connection was lost"))
+    due = next(e.at for e in reversed(found.effects) if isinstance(e, SetTimer) and e.name == "broker")
+    for _ in range(4):
+        found.now += 20.0
+        found.handle(Disconnected("connection refused"))
+    timers = [effect for effect in found.effects if isinstance(effect, SetTimer) and effect.name == "broker"]
+    assert {timer.at for timer in timers} == {due}
+    assert len(found.logged("disconnected")) == 1
+    found.handle(TimerFired("broker"))
+    assert "the broker was not reached again within patience_s = 60 s" in found.machine.summary["reason"]
 
 
 def keep_alive(found: OrchestratorRig, seconds: float) -> None:

@@ -101,9 +101,10 @@ class Online(Machine):
         self.emit(Subscribe((*filters, *self.run_filters())))
 
     def _disconnected(self, event: Disconnected) -> None:
+        if self._online:  # further attempts that fail are in the log of whoever makes them
+            self.log("warning", "disconnected", reason=event.reason)
         self._online = False
         self.emit(CancelTimer("echo"))
-        self.log("warning", "disconnected", reason=event.reason)
 
     def _subscribed(self) -> None:
         if self._announced:

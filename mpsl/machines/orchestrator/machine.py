@@ -242,12 +242,13 @@ class OrchestratorMachine(Machine):
         return self.topics.binary(run, ORCHESTRATOR, "+", "+"), self.topics.run(run, "plan")
 
     def _disconnected(self, reason: str) -> None:
+        if self.context.online:  # further attempts that fail are in the log of whoever makes them
+            self.log("warning", "disconnected", reason=reason)
         self.context.online = self.context.is_plan_known = False
-        self._offline_at = self._offline_at if self._offline_at is not None else self.now
         self.context.census.connection_lost()
-        self.log("warning", "disconnected", reason=reason)
+        self._offline_at = self.now if self._offline_at is None else self._offline_at
         if self.run_state.started_at is not None:
-            self.emit(SetTimer("broker", self.now + self.run_state.job.fleet.patience_s))
+            self.emit(SetTimer("broker", self._offline_at + self.run_state.job.fleet.patience_s))
 
     # Messages
 
