@@ -198,5 +198,5 @@ def test_metrics_count_the_bytes_that_crossed(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(line.pop("run").startswith("run-") and line.pop("time") for line in lines)
     assert lines == rounds
-    figures = {"round", "loss", "accuracy", "test_loss", "samples", "seconds", "bytes"}
+    figures = {"round", "loss", "accuracy", "test_loss", "samples", "opened_s", "seconds", "durable_s", "bytes"}
     assert set(rounds[0]) == figures | {"devices", "left_out", "term", "cuts"}

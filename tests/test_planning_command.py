@@ -57,10 +57,15 @@ def test_the_text_shows_the_chain_and_the_comparison(files: tuple[Path, Path]) -
         "stage 1",
         "server-1",
         "bottleneck",
-        "optimal, proven",
+        "from its optimum at most",
+        "simulator   best of 4 plans simulated; the formula's best is cuts",
         "best of hops",
     ):
         assert expected in result.stdout
+
+
+def test_the_text_says_what_is_proven(files: tuple[Path, Path]) -> None:
+    assert "optimal, proven" in run(files, "--hops", "1").stdout
 
 
 def test_the_text_shows_stragglers_first_where_devices_differ(files: tuple[Path, Path]) -> None:
