@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpsl.machines.jobs import Backward, DropCopy, Forward, WorkerJob
+from mpsl.machines.jobs import Backward, CopyPart, Forward, WorkerJob
 from mpsl.machines.ready_queue import ReadyQueue
 from mpsl.messages import Tensor, Ticket
 
@@ -17,12 +17,12 @@ def tensor(size: int) -> Tensor:
 def job(number: int, size: int) -> WorkerJob:
     ticket = Ticket(1, 1, f"dev-{number % 3}", 1, 0, number, 0, 1)
     if size == 0:
-        return DropCopy(ticket.device, 1)
+        return CopyPart(ticket.device, 1, 1)
     return Forward(ticket, tensor(size)) if number % 2 else Backward(ticket, tensor(size))
 
 
 def device_of(some: Any) -> str:
-    return some.device if isinstance(some, DropCopy) else str(some.ticket.device)
+    return some.device if isinstance(some, CopyPart) else str(some.ticket.device)
 
 
 def test_the_lowest_rank_goes_first_and_of_equal_ranks_the_first() -> None:
