@@ -99,7 +99,7 @@ def good(tmp_path: Path) -> dict[str, str]:
         "profile_path": str(folder / "profile.json"), "fleet_path": str(folder / "fleet.toml"), "dataset": "digits",
         "folder": str(folder / "run"),
         "ids": "dev-1", "id": "dev-1", "role": "device", "request": str(folder / "request.pem"),
-        "model": "mlp", "batch_size": "2", "cert": str(folder / "cert.pem"), "broker": "mqtts://127.0.0.1:1",
+        "model": "mlp", "name": "mlp", "batch_size": "2", "cert": str(folder / "cert.pem"), "broker": "mqtts://127.0.0.1:1",
     }  # fmt: skip
 
 
