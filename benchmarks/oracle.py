@@ -6,12 +6,14 @@ It shares only the definition of the model with the stages. The tests and `mpsl 
 from binascii import crc32
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from mpsl.nn.models import build
@@ -36,6 +38,10 @@ class OracleSetting:
     dtype: str = "float32"
     blocks: tuple[str, ...] = ()
     """The module at whose call each block begins; empty: the items of an `nn.Sequential`."""
+    weights: str | None = None
+    strict: bool = True
+    train: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
     owners: Mapping[str, int] = field(default_factory=dict)
     """The block that each parameter and buffer belongs to; empty: the number with which its name begins."""
 
@@ -76,6 +82,9 @@ def oracle(
     """
     torch.manual_seed(setting.seed)
     model = build(setting.model, **setting.args)
+    if setting.weights is not None:
+        model.load_state_dict(load_file(setting.weights), strict=setting.strict)
+    frozen = freeze(model, setting)
     seeds = BlockSeeds(model, setting.blocks or [name for name, _ in model.named_children()])
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     losses = []
@@ -91,14 +100,25 @@ def oracle(
             sample_sum += len(x) * setting.local_epochs
             weight += len(x)
             for name, tensor in model.state_dict().items():
+                if name in frozen:
+                    continue
                 key = (name, replica_of(name, device, stages[number - 1] if stages else [], setting.owners))
                 sums[key] = added(sums.get(key), len(x) * tensor if tensor.is_floating_point() else tensor)
         total: dict[str, torch.Tensor] = {}
         for (name, _), each in sorted(sums.items(), key=lambda entry: entry[0][1]):
             total[name] = added(total.get(name), each)
-        state = {n: t / weight if t.is_floating_point() else t for n, t in total.items()}
+        state |= {n: t / weight if t.is_floating_point() else t for n, t in total.items()}
         losses.append(loss_sum / sample_sum)
     return state, losses
+
+
+def freeze(model: torch.nn.Module, setting: OracleSetting) -> set[str]:
+    """Freeze what the job freezes. Returns the names of all parameters that do not train; nobody averages them."""
+    for name, parameter in model.named_parameters():
+        trains = not setting.train or any(fnmatchcase(name, pattern) for pattern in setting.train)
+        if not trains or any(fnmatchcase(name, pattern) for pattern in setting.freeze):
+            parameter.requires_grad_(False)
+    return {name for name, each in model.named_parameters(remove_duplicate=False) if not each.requires_grad}
 
 
 def replica_of(name: str, device: str, stages: list[Stage], owners: Mapping[str, int]) -> int:
@@ -193,5 +213,7 @@ def setting_of(job: dict[str, Any]) -> OracleSetting:
         run["rounds"], run["batch_size"],
         run.get("local_epochs", 1), run.get("micro_batches", 1), optimizer.get("momentum", 0.0),
         optimizer.get("weight_decay", 0.0), run.get("seed", 0), run.get("shuffle", True),
-        (job["model"].get("input") or {}).get("dtype", "float32"),
+        (job["model"].get("input") or {}).get("dtype", "float32"), weights=job["model"].get("weights"),
+        strict=job["model"].get("strict", True), train=tuple(job["model"].get("train", ())),
+        freeze=tuple(job["model"].get("freeze", ())),
     )  # fmt: skip

@@ -19,13 +19,13 @@ class MemoryPeaks:
     def __init__(self, base_bytes: int) -> None:
         self._peaks = {"base": base_bytes}
 
-    def update(self, committed: Storage, total: Storage, copies: Iterable[TrainingCopy]) -> None:
+    def update(self, committed: Storage, frozen: Storage, total: Storage, copies: Iterable[TrainingCopy]) -> None:
         """Raise the peaks to what is used now."""
         alive = list(copies)
         # One backward runs at a time, so only its copy has had more gradients than it has now.
         backward = max((copy.peak_gradient_bytes - copy.gradient_bytes() for copy in alive), default=0)
         now = {
-            "global": committed.resident_bytes,
+            "global": committed.resident_bytes + frozen.resident_bytes,
             "accumulator": total.resident_bytes,
             "copies": len(alive) * committed.nbytes,
             "optimizer": sum(copy.optimizer_bytes() for copy in alive),

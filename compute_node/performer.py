@@ -4,6 +4,7 @@
 share the node's memory budget. A session that does not fit beside the others is refused and changes nothing.
 """
 
+import itertools
 from pathlib import Path
 
 from compute_node.memory_usage import resident_bytes
@@ -82,7 +83,7 @@ class HopPerformer:
             raise RuntimeError(f"the plan of {plan.run} has no seat for {self._id}")
         self._models.check(plan.job.model.name, self._id)
         former = self.sessions.take_former(session)
-        held = former.committed if former is not None and former.holds(plan, seat) else None
+        held = (former.committed, former.frozen) if former is not None and former.holds(plan, seat) else None
         if former is not None:
             del former
             trim_heap()
@@ -95,5 +96,9 @@ class HopPerformer:
         training = SeatTraining(plan, seat, self._scratch, self._budget is not None, self._base_bytes, held)
         training.promised_bytes = promised_bytes
         self.sessions[session] = training
-        digest = weights.digest(training.committed.each()) if held is not None else ""
-        return training.reported(Prepared(training.committed.nbytes, promised_bytes=promised_bytes, held=digest))
+        frozen_bytes, digest = training.frozen.nbytes, ""
+        if held is not None:
+            frozen_bytes = 0
+            digest = weights.digest(itertools.chain(training.committed.each(), training.frozen.each()))
+        size = training.committed.nbytes
+        return training.reported(Prepared(size, frozen_bytes=frozen_bytes, promised_bytes=promised_bytes, held=digest))

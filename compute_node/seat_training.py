@@ -38,7 +38,7 @@ from mpsl.messages import Slice
 from mpsl.nn import tensors, weights
 from mpsl.nn.allocation import trim_heap
 from mpsl.nn.block_model import block_model, refuse_difference
-from mpsl.nn.part import allocated, edges_of, probe, probe_edges_of, state_tensors
+from mpsl.nn.part import allocated, edges_of, frozen_tensors, probe, probe_edges_of, trained_tensors
 from mpsl.nn.training_copy import TrainingCopy
 from mpsl.plan import Plan, Seat
 
@@ -51,7 +51,7 @@ class SeatTraining:
 
     `trim_eagerly`: memory that a device frees is returned to the system at once. `base_bytes`: resident memory of
     the process before it held any session. `held`: the committed part of the term before, which may still be the right
-    one. Raises RunFailed if a file has no room.
+    one, and its frozen parameters. Raises RunFailed if a file has no room.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class SeatTraining:
         scratch: Path,
         trim_eagerly: bool,
         base_bytes: int,
-        held: Storage | None = None,
+        held: tuple[Storage, Storage] | None = None,
     ) -> None:
         self.promised_bytes = 0
         """The session's share of the node's memory budget."""
@@ -78,10 +78,11 @@ class SeatTraining:
         self._meta = model.part(*seat.blocks)
         self._edges, self._probe_edges = edges_of(self._meta), probe_edges_of(self._meta)
         directory = scratch if seat.on_disk else None
-        self.committed = held or Storage(self._meta, directory)
-        self._sum = Storage(self._meta, directory)
+        trained = trained_tensors(self._meta)
+        self.committed, self.frozen = held or (Storage(trained, directory), Storage(frozen_tensors(self._meta)))
+        self._sum = Storage(trained, directory)
         self._part = model.part(*seat.blocks)
-        self._part.load_state_dict(self.committed.tensors(), assign=True)
+        self._part.load_state_dict({**self.committed.tensors(), **self.frozen.tensors()}, assign=True)
         self.copies: dict[str, TrainingCopy] = {}
         """The copies by device."""
         self._rule = aggregations.get(plan.job.run.algorithm)
@@ -91,13 +92,13 @@ class SeatTraining:
     def holds(self, plan: Plan, seat: Seat) -> bool:
         """Whether the committed part has the shapes that `seat` of `plan` needs; its values may be of another round."""
         ours, theirs = self._job.model, plan.job.model
-        same_part = (ours.name, ours.args, self._seat.blocks) == (theirs.name, theirs.args, seat.blocks)
+        same_part = (ours.uncut, self._seat.blocks) == (theirs.uncut, seat.blocks)
         return same_part and self._seat.on_disk == seat.on_disk
 
     def write(self, message: Slice) -> None:
         """Store a slice: of the committed part while loading, of the sum when replicas merge, or from a savepoint."""
         is_sum = message.purpose == "savepoint" or message.version != self._version
-        storage = self._sum if is_sum else self.committed
+        storage = self.frozen if message.purpose == "frozen" else self._sum if is_sum else self.committed
         weights.write(storage.arrays, message)
 
     def perform(self, job: WorkerJob) -> Result:
@@ -106,7 +107,7 @@ class SeatTraining:
 
     def reported(self, result: Result) -> Result:
         """Add the session's memory peaks and the seconds spent in codecs to a result."""
-        self._peaks.update(self.committed, self._sum, self.copies.values())
+        self._peaks.update(self.committed, self.frozen, self._sum, self.copies.values())
         return replace(result, memory=self._peaks.report(), coding_s=self._coding.take())
 
     @functools.singledispatchmethod
@@ -118,8 +119,8 @@ class SeatTraining:
         # Loading, merging or an evaluation may have left pages in memory.
         self.committed.evict_pages()
         self._sum.evict_pages()
-        part = allocated(copy.deepcopy(self._meta))
-        for array, empty in zip(self.committed.each(), weights.arrays_of(state_tensors(part)), strict=True):
+        part = allocated(copy.deepcopy(self._meta), self.frozen.tensors())
+        for array, empty in zip(self.committed.each(), weights.arrays_of(trained_tensors(part)), strict=True):
             empty[...] = array
         self.copies[job.device] = TrainingCopy(
             part, self._job.optimizer, self._job.run.seed, input_gradient=True, recompute=self._seat.recompute
@@ -128,7 +129,7 @@ class SeatTraining:
 
     @_perform.register
     def _check(self, job: CheckCopy) -> Result:
-        tensors_of_copy = state_tensors(self.copies[job.device].part)
+        tensors_of_copy = trained_tensors(self.copies[job.device].part)
         for (name, _), array in zip(tensors_of_copy, weights.arrays_of(tensors_of_copy), strict=True):
             if not is_foldable(array):
                 raise RunFailed(
@@ -168,9 +169,10 @@ class SeatTraining:
     def _fold(self, job: Fold) -> Result:
         # The optimizer's state is freed before the sum's pages are read in.
         part = self.copies.pop(job.device).part
-        for total, array in zip(self._sum.each(), weights.arrays_of(state_tensors(part)), strict=True):
-            self._rule.fold(total, array, job.samples)
-        del part, array
+        arrays = weights.arrays_of(trained_tensors(part))
+        for number, total in enumerate(self._sum.each()):
+            self._rule.fold(total, arrays[number], job.samples)
+        del part, arrays
         if self._trim_eagerly:
             trim_heap()
         return Result()

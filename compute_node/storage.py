@@ -7,14 +7,13 @@ only one is resident at a time. In memory this does nothing.
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from mpsl.errors import RunFailed
 
@@ -23,13 +22,13 @@ DIRECTORY = Path("/var/tmp")
 
 
 class Storage:
-    """Memory for the state of `part`, with undefined content. If `directory` is given, it is a file there.
+    """Memory for tensors like these, by name, with undefined content. If `directory` is given, it is a file there.
 
     Raises RunFailed if there is no room for the file.
     """
 
-    def __init__(self, part: nn.Module, directory: Path | None = None) -> None:
-        state = part.state_dict()
+    def __init__(self, tensors: Iterable[tuple[str, torch.Tensor]], directory: Path | None = None) -> None:
+        state = dict(tensors)
         self._shapes = {name: tensor.shape for name, tensor in state.items()}
         self.nbytes = sum(tensor.nbytes for tensor in state.values())
         self._file = _map(sum(_aligned(tensor.nbytes) for tensor in state.values()), directory) if directory else None

@@ -39,7 +39,7 @@ from mpsl.nn import tensors, weights
 from mpsl.nn.allocation import trim_heap
 from mpsl.nn.block_model import block_model, check_shard, refuse_difference
 from mpsl.nn.edges import Values
-from mpsl.nn.part import allocated, edges_of, lend, probe, probe_edges_of, state_tensors
+from mpsl.nn.part import allocated, edges_of, frozen_tensors, lend, probe, probe_edges_of, trained_tensors
 from mpsl.nn.training_copy import TrainingCopy
 from mpsl.nn.weights import RAW, WeightCodec
 from mpsl.plan import Plan
@@ -64,7 +64,9 @@ class DeviceTraining:
         self.parts = [allocated(model.part(*blocks)) for blocks in (plan.first_blocks, plan.last_blocks)]
         """The first and the last part."""
         lend(*self.parts)
-        named = [state_tensors(part) for part in self.parts]
+        named = [trained_tensors(part) for part in self.parts]
+        self._frozen = [weights.arrays_of(frozen_tensors(part)) for part in self.parts]
+        """For each part, the parameters that do not train."""
         self._arrays = [weights.arrays_of(tensors_of_part) for tensors_of_part in named]
         codec = WeightCodec(plan.job.wire.weights)
         self._global_codecs = [codec.globals(tensors_of_part) for tensors_of_part in named]
@@ -82,10 +84,14 @@ class DeviceTraining:
         chunk = self._job.wire.chunk_bytes
         globals_bytes = sum(weights.coded_bytes(arrays, codecs, chunk) for arrays, codecs in coded)
         test_batches = batches_per_epoch(self._shard.test_samples, run.batch_size)
-        return Prepared(globals_bytes, self._shard.samples, test_batches)
+        frozen_bytes = sum(map(weights.weights_bytes, self._frozen))
+        return Prepared(globals_bytes, self._shard.samples, test_batches, frozen_bytes=frozen_bytes)
 
     def write(self, message: Slice) -> None:
-        """Store a slice of committed weights."""
+        """Store a slice of committed weights, or of frozen parameters."""
+        if message.purpose == "frozen":
+            weights.write(self._frozen[message.part], message)
+            return
         weights.write(self._arrays[message.part], message, self._global_codecs[message.part])
 
     def perform(self, job: WorkerJob) -> Result:

@@ -80,18 +80,23 @@ class ModelSection:
     """[model]: which one, its arguments, where it is cut (None: planned from what everyone measures).
 
     `name`: a registered model, or a function `package.module:function` that returns an `nn.Module`. `input`: what a
-    sample is; a function's model that does not say so itself needs it.
+    sample is; a function's model that does not say so itself needs it. `weights`: a safetensors file to start from,
+    with exactly the model's tensors if `strict`. `train` and `freeze`: the parameters that train, or do not, by glob.
     """
 
     name: str
     args: dict[str, Any] = field(default_factory=dict)
     cuts: tuple[int, ...] | None = None
     input: InputSection | None = None
+    weights: str | None = None
+    strict: bool = True
+    train: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
 
     @property
     def uncut(self) -> "ModelSection":
-        """The same model, wherever it is cut."""
-        return replace(self, cuts=None)
+        """The same model, wherever it is cut and whatever it starts from."""
+        return replace(self, cuts=None, weights=None, strict=True)
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Tensor(Struct, frozen=True, gc=False):
         return self.planes + tuple(plane for other in self.others for plane in other.planes)
 
 
-Purpose = Literal["global", "update", "sum", "part", "savepoint"]
+Purpose = Literal["global", "update", "sum", "part", "frozen", "savepoint"]
 """What a slice of weights is for."""
 
 
@@ -116,7 +116,8 @@ class Slice(Message, frozen=True):
 
     `purpose`: global (orchestrator to a seat or device), update (device to orchestrator, with its attempt), sum (of a
     replica, to be merged) or part (the committed one, for the checkpoint), both from a seat to the orchestrator, or
-    savepoint (a sum so far, both ways; `attempt` is the number of accepted updates in it).
+    savepoint (a sum so far, both ways; `attempt` is the number of accepted updates in it). Frozen parameters come once
+    from the orchestrator: frozen.
     """
 
     kind = "slice"

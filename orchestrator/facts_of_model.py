@@ -29,4 +29,5 @@ def facts_of_model(job: Job) -> ModelBuilt:
         gradient_bytes=tuple(gradient_bytes(cost.edge) for cost in costs),
         input_bytes=sum(value.nbytes for value in model.edge(0, job.run.batch_size)),
         digests=tuple(model.digests()),
+        frozen_bytes=sizes.frozen_bytes,
     )

@@ -14,6 +14,7 @@ from mpsl.nn.cost import block_costs
 from mpsl.planning.plan_file import PlannedRun
 from mpsl.text_file import read_toml
 from orchestrator.plan_option import job_as_planned, load_plan, overruled
+from orchestrator.start_weights import match_of
 
 
 def load_job(path: Path) -> Job:
@@ -65,6 +66,7 @@ def check_job(job: Job, where: str) -> None:
             even_cuts([float(cost.flops) for cost in costs], job.hops)
         else:
             check_cuts(job.model.cuts, len(costs))
+        match_of(job.model)
         for codec in (job.wire.activations, job.wire.gradients):
             parse(codec)
     except UsageError as error:

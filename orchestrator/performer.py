@@ -1,6 +1,7 @@
 """The orchestrator's jobs: build the model, lay out its parts, fold and divide sums, write checkpoints and records."""
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,7 @@ from mpsl.machines.unfinished import Unfinished
 from mpsl.messages import Slice
 from mpsl.nn import weights
 from mpsl.nn.block_model import block_model, refuse_inexact
-from mpsl.nn.models import build
-from mpsl.nn.part import state_tensors
+from mpsl.nn.part import frozen_tensors, state_tensors, trained_tensors
 from mpsl.nn.weights import WeightCodec
 from mpsl.plan import Plan
 from mpsl.planning.objective import Shape
@@ -45,6 +45,7 @@ from orchestrator.device_parts import DeviceParts
 from orchestrator.facts_of_model import facts_of_model
 from orchestrator.records import Records
 from orchestrator.savepoint_file import SavepointFile
+from orchestrator.start_weights import built_and_loaded
 from orchestrator.unfinished_run import load_model
 
 Arrays = list[NDArray[Any]]
@@ -94,7 +95,7 @@ class OrchestratorPerformer:
     def _build(self, job: BuildModel) -> Result:
         training: Job = job.job
         torch.manual_seed(training.run.seed)
-        self._model = build(training.model.name, **training.model.args)
+        self._model = built_and_loaded(training.model)
         self._section = training.model
         refuse_inexact(self._section, self._model)
         if self._unfinished is None or self._unfinished.committed == 0:
@@ -130,13 +131,27 @@ class OrchestratorPerformer:
         links = {"links": facts.plain(job.links)} if job.links else {}
         self._records.save_plan(facts.plain(plan) | predicted | links)
         self._records.save_manifest(job.manifest)
-        stages = [self._stages[stage] for stage in sorted(self._stages)]
-        digests = tuple(map(weights.digest, stages)) if plan.term > 1 else ()
-        return LaidOut(self._device_parts.update_bytes, tuple(map(weights.weights_bytes, stages)), digests)
+        first_and_last = (self._frozen(blocks) for blocks in (plan.first_blocks, plan.last_blocks))
+        self._frozen_parts = {0: list(first_and_last)} | {
+            seat.stage: [self._frozen(seat.blocks)] for seat in plan.seats
+        }
+        order = sorted(self._stages)
+        whole = (itertools.chain(self._stages[stage], *self._frozen_parts[stage]) for stage in order)
+        return LaidOut(
+            self._device_parts.update_bytes,
+            tuple(weights.weights_bytes(self._stages[stage]) for stage in order),
+            tuple(map(weights.digest, whole)) if plan.term > 1 else (),
+            any(arrays for parts in self._frozen_parts.values() for arrays in parts),
+        )
 
     @_perform.register
     def _export(self, job: Export) -> Result:
         chunk = self._need().job.wire.chunk_bytes
+        if job.purpose == "frozen":
+            parts = enumerate(self._frozen_parts[job.part], start=job.part)
+            return Exported(
+                [each for number, arrays in parts for each in weights.slices(arrays, "frozen", 0, 0, number, chunk)]
+            )
         if job.purpose == "savepoint":
             sums = [np.empty_like(array) for array in self._stages[job.part]]
             self._savepoint_file.read_all(self._named_arrays(self._stages[job.part], sums), job.replica)
@@ -270,8 +285,15 @@ class OrchestratorPerformer:
         return self._plan
 
     def _tensors(self, blocks: tuple[int, int]) -> list[tuple[str, torch.Tensor]]:
-        named = dict(state_tensors(self._model))
-        return [(name, named[name]) for name in block_model(self._section).state_names(*blocks)]
+        """What trains of these blocks."""
+        named = dict(trained_tensors(self._model))
+        return [(name, named[name]) for name in block_model(self._section).state_names(*blocks) if name in named]
+
+    def _frozen(self, blocks: tuple[int, int]) -> Arrays:
+        """The parameters of these blocks that do not train."""
+        named = dict(frozen_tensors(self._model))
+        names = block_model(self._section).state_names(*blocks)
+        return weights.arrays_of((name, named[name]) for name in names if name in named)
 
     def _empty_sums(self) -> list[Arrays]:
         return [[self._rule.empty(array) for array in arrays] for arrays in self._device_parts.arrays]

@@ -17,6 +17,7 @@ from mpsl.nn.cost import BlockCost, block_costs, single_value_norms
 from mpsl.nn.edges import EXACT, EdgeValue
 from mpsl.nn.tensors import gradients_of
 from mpsl.shard import Shard, read_shard
+from orchestrator.start_weights import match_of
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,9 @@ def _norm_problems(job: Job, where: str, devices: tuple[DeviceRow, ...]) -> list
 
 def _notes(job: Job, devices: tuple[DeviceRow, ...], shards: int | None) -> list[str]:
     notes = []
+    found = match_of(job.model)
+    if found is not None and (different := found.in_words()):
+        notes.append(f"{job.model.weights}: {different}; those of the model keep their initial values")
     if job.model.cuts is None and job.hops:
         notes.append("no cuts: even ones by estimated compute are shown; a run plans them from measurements")
     if job.fleet.nodes > job.hops:

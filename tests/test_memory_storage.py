@@ -16,6 +16,7 @@ from mpsl.errors import RunFailed
 from mpsl.machines.jobs import CopyPart, DropCopy, Leave
 from mpsl.nn import held_sessions
 from mpsl.nn.block_model import block_model
+from mpsl.nn.part import trained_tensors
 
 
 def driven(scratch: Path, budget: int | None = None, **seat: bool) -> HopRounds:
@@ -84,7 +85,7 @@ def test_leaving_forgets_everything(tmp_path: Path) -> None:
 
 def test_what_lies_in_a_file_is_not_resident_when_let_go(tmp_path: Path) -> None:
     size = 64 * 2**20
-    storage = Storage(nn.Linear(size // 4 // 1024, 1024, bias=False, device="meta"), tmp_path)
+    storage = Storage(trained_tensors(nn.Linear(size // 4 // 1024, 1024, bias=False, device="meta")), tmp_path)
     before = resident_bytes()
     storage.arrays[0][...] = np.arange(storage.arrays[0].size, dtype=np.float32)
     used = resident_bytes()
@@ -100,7 +101,7 @@ def test_what_lies_in_a_file_is_not_resident_when_let_go(tmp_path: Path) -> None
 @pytest.mark.parametrize("directory", [None, "."])
 def test_storage_has_the_names_shapes_and_types_of_the_part(tmp_path: Path, directory: str | None) -> None:
     part = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3)).to("meta")
-    storage = Storage(part, tmp_path / directory if directory else None)
+    storage = Storage(trained_tensors(part), tmp_path / directory if directory else None)
     tensors = storage.tensors()
     assert {n: (t.shape, t.dtype) for n, t in tensors.items()} == {
         n: (t.shape, t.dtype) for n, t in part.state_dict().items()
@@ -112,4 +113,4 @@ def test_storage_has_the_names_shapes_and_types_of_the_part(tmp_path: Path, dire
 
 def test_no_room_for_the_file_is_told_with_the_number(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"needs 1,048,576 bytes in a file of .*nowhere.*--scratch"):
-        Storage(nn.Linear(512, 512, bias=False, device="meta"), tmp_path / "nowhere")
+        Storage(trained_tensors(nn.Linear(512, 512, bias=False, device="meta")), tmp_path / "nowhere")

@@ -67,8 +67,8 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
     ) -> None:
         super().__init__(identity, plan, identity.id, TABLE, emit, max_packet, links_before)
         self._chain: list[Address] = plan.chain(identity.id)
-        self._weights_bytes = 0
-        self._arrivals = Arrivals()
+        self._weights_bytes = self._frozen_bytes = 0
+        self._arrivals, self._frozen = Arrivals(), Arrivals()
         self._held: int | None = None
         """The round whose committed weights the device holds; None once training has changed them."""
         self._trained = 0
@@ -110,9 +110,9 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
         match state:
             case S.WAITING if self._attempt == 0:
                 self._flush_discard_ack()
-            case S.ADMITTED if self._held == self._round - 1:
+            case S.ADMITTED if self._holds(self._round - 1):
                 return O.ROUND_STARTED
-            case S.CALLED if self._held == self._round:
+            case S.CALLED if self._holds(self._round):
                 return O.EVALUATION_STARTED
             case S.TRAINING:
                 self._began = self.now
@@ -158,6 +158,10 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
     # Weights
 
     def _store(self, source: str, message: Slice) -> DeviceOutcome | None:
+        if message.purpose == "frozen":
+            self._frozen.add(message)
+            self.write(source, message)
+            return self.enter(self.state) if self.state in (S.ADMITTED, S.CALLED) else None
         if message.version < self._trained:
             # A repeat of weights that have been trained on since; it must not overwrite the result.
             self.drop(message, "of an earlier round")
@@ -170,6 +174,10 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
         self._held = message.version
         self._arrivals = Arrivals()
         return self.enter(self.state) if self.state in (S.ADMITTED, S.CALLED) else None
+
+    def _holds(self, version: int) -> bool:
+        """Whether the weights of a committed round are here, and all frozen parameters."""
+        return (self._held == version or not self._weights_bytes) and self._frozen.bytes >= self._frozen_bytes
 
     def _discard(self, message: Discard) -> DeviceOutcome | None:
         if message.attempt < self._attempt:
@@ -233,7 +241,7 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
     def job_done(self, job: WorkerJob, result: Result) -> DeviceOutcome | None:
         """Take a job's result. It counts only if its attempt is still valid."""
         if isinstance(job, Prepare) and isinstance(result, Prepared):
-            self._weights_bytes = result.weights_bytes
+            self._weights_bytes, self._frozen_bytes = result.weights_bytes, result.frozen_bytes
             self._samples, self._test_batches = result.samples, result.test_batches
             self.tell(Joined("", result.samples, result.test_batches))
             return O.PREPARED

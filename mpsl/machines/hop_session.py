@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mpsl.machines.arrivals import Arrivals
+from mpsl.machines.arrivals import Arrivals, PartArrivals
 from mpsl.machines.copy_progress import CopyProgress
 from mpsl.machines.effects import Effect
 from mpsl.machines.jobs import (
@@ -88,8 +88,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         self._max_copies = 0
         self._queue = ReadyQueue()
         self._known_attempts: dict[str, int] = defaultdict(int)
-        self._weights_bytes = 0
-        self._arrivals = Arrivals()
+        self._arrivals = PartArrivals()
         self._version = -1
         self._restoring: RestoreSum | None = None
         self._restored = Arrivals()
@@ -130,7 +129,8 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
             case Slice():
                 return self._store(source, message)
             case Keep(version):
-                return self._loaded(version)
+                self._arrivals.keep(version)
+                return self._when_whole()
             case Admit():
                 self._admit(message)
             case Activation():
@@ -193,10 +193,12 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
             return None
         self._arrivals.add(message)
         self.write(source, message)
-        if self._arrivals.bytes != self._weights_bytes:
-            return None
-        self._arrivals = Arrivals()
-        return self._loaded(message.version)
+        return self._when_whole()
+
+    def _when_whole(self) -> HopOutcome | None:
+        """Go on when the part and its frozen parameters have arrived completely."""
+        version = self._arrivals.take_whole()
+        return None if version is None else self._loaded(version)
 
     def _loaded(self, version: int) -> HopOutcome | None:
         """The part of `version` has arrived completely."""
@@ -208,8 +210,8 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
 
     def _restore(self) -> None:
         """The sum of a savepoint is here whole: the round goes on from it."""
-        wanted = self._restoring
-        if wanted is None or self._restored.version != wanted.round or self._restored.bytes != self._weights_bytes:
+        wanted, due = self._restoring, self._arrivals.weights_bytes
+        if wanted is None or (due and (self._restored.version, self._restored.bytes) != (wanted.round, due)):
             return
         self._folded, self._folded_samples = wanted.devices, wanted.weight
         self._restoring, self._restored = None, Arrivals()
@@ -323,7 +325,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         self._memory = result.memory or self._memory
         if isinstance(job, Prepare):
             assert isinstance(result, Prepared)
-            self._weights_bytes = result.weights_bytes
+            self._arrivals.expect(result.weights_bytes, result.frozen_bytes)
             self.promised_bytes = result.promised_bytes
             self.tell(Joined(held=result.held, revision=self.plan.revision))
             return HopOutcome.PREPARED

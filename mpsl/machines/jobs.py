@@ -54,6 +54,8 @@ class Prepared(Result):
     """
 
     weights_bytes: int
+    frozen_bytes: int = field(default=0, kw_only=True)
+    """Bytes of the part's frozen parameters, which are sent once; 0 where they are still held."""
     samples: int = 0
     test_batches: int = 0
     promised_bytes: int = 0

@@ -53,6 +53,8 @@ class Member:
     """When the device came back as a new process, if an earlier one was in the open round."""
     place: Place = Place.OUT
     held: int = -1
+    whole: bool = False
+    """Whether it has shown that it holds the frozen parameters: it has trained or evaluated under this term."""
     update: Update | None = None
     arrivals: Arrivals = field(default_factory=Arrivals)
     finished: set[str] = field(default_factory=set)

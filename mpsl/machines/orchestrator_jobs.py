@@ -51,6 +51,8 @@ class ModelBuilt(Result):
     """Bytes of a batch of samples."""
     digests: tuple[str, ...] = ()
     """What every block computes, as `Plan.digests`."""
+    frozen_bytes: tuple[int, ...] = ()
+    """Bytes of further parameters, which do not train; empty: none of any block."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,13 @@ class LayOut(WorkerJob):
 class LaidOut(Result):
     """Bytes of the device's first and last parts together, and of each stage's part.
 
-    `digests`: of each stage's committed part, from the second term on.
+    `digests`: of each stage's committed part, from the second term on. `has_frozen`: whether any parameter is frozen.
     """
 
     device_bytes: int
     part_bytes: tuple[int, ...]
     digests: tuple[str, ...] = ()
+    has_frozen: bool = False
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def may_send(plan: Plan, source: str, to: Address, message: Message) -> bool:
             return _next_to(plan, device, to, -1) == source
         case Slice(purpose=purpose):
             is_seat = to not in plan.devices
-            return source == ORCHESTRATOR and (purpose == "global" or (purpose == "savepoint" and is_seat))
+            return source == ORCHESTRATOR and (purpose in ("global", "frozen") or (purpose == "savepoint" and is_seat))
         case Admit(device=device) | Accept(device=device) | Discard(device=device):
             return source == ORCHESTRATOR and (device == to or _serves(plan, to, device))
         case Close() | Commit() | Keep() | TakeSavepoint() | RestoreSum():

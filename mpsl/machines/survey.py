@@ -133,6 +133,7 @@ def profile_of(job: Job, model: ModelBuilt, members: Sequence[Presence]) -> Prof
                 model.stored_bytes,
                 model.exact_bytes or (0,) * count,
                 model.gradient_bytes or (None,) * count,
+                model.frozen_bytes or (0,) * count,
                 strict=True,
             )
         )

@@ -23,6 +23,7 @@ class BlockBytes:
     optimizer_bytes: tuple[int, ...]
     stored_bytes: tuple[int, ...]
     output_bytes: tuple[int, ...]
+    frozen_bytes: tuple[int, ...] = ()
 
 
 def costs_in(job: Job) -> tuple[BlockCost, ...]:
@@ -37,4 +38,5 @@ def block_bytes(costs: Sequence[BlockCost], optimizer: OptimizerSection) -> Bloc
         optimizer_bytes=block_state_bytes(optimizer, [cost.parameter_bytes for cost in costs]),
         stored_bytes=tuple(cost.stored_bytes for cost in costs),
         output_bytes=tuple(cost.output_bytes for cost in costs),
+        frozen_bytes=tuple(cost.frozen_bytes for cost in costs),
     )

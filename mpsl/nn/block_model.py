@@ -11,9 +11,9 @@ import functools
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 import torch
 from torch import nn
@@ -25,7 +25,8 @@ from mpsl.errors import UsageError
 from mpsl.functions import in_words
 from mpsl.job import ModelSection
 from mpsl.names import nearest
-from mpsl.nn.edges import Edge, Values, single_edge
+from mpsl.nn.edges import SINGLE, Edge, Values, single_edge
+from mpsl.nn.freezing import freeze
 from mpsl.nn.graph.outline import outline
 from mpsl.nn.models import SampleSpec, build, describe, is_function, is_own, sample_of
 from mpsl.nn.part import ChainPart, Part, allocated
@@ -54,6 +55,7 @@ def _block_model(said: str) -> "BlockModel":
     what = f"model {section.name}"
     if is_function(section.name):
         model = outline(lambda: build(section.name, **section.args))
+        freeze(section, model)
         if not isinstance(model, nn.Sequential):
             from mpsl.nn.graph.graph_model import GraphModel
 
@@ -61,15 +63,23 @@ def _block_model(said: str) -> "BlockModel":
     else:
         with without_memory():
             model = build(section.name, **section.args)
+        freeze(section, model)
     assert isinstance(model, nn.Sequential)
     return ChainModel(model, sample_of(section, model), what, own=is_own(section.name))
+
+
+def build_model(section: ModelSection) -> nn.Module:
+    """Build the job's model, with the weights that torch's generator gives it, and freeze what the job freezes."""
+    model = build(section.name, **section.args)
+    freeze(section, model)
+    return model
 
 
 def build_whole(section: ModelSection) -> Part:
     """Build the whole model as one part, with the weights that torch's generator gives it."""
     model = block_model(section)
     part = allocated(model.part(0, len(model)))
-    built = build(section.name, **section.args).state_dict()
+    built = build_model(section).state_dict()
     for name, tensor in part.state_dict().items():
         tensor.copy_(built[name])
     return part
@@ -143,10 +153,14 @@ class ChainModel:
         self.sample = sample
         self._own = own
         self._blocks = _on_meta(model)
+        self._frozen = any(not parameter.requires_grad for parameter in self._blocks.parameters())
         self._refuse_shared()
 
     def __len__(self) -> int:
         return len(self._blocks)
+
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Further names of weights that have several, and the names they go by: an item keeps all of its names."""
 
     @property
     def classes(self) -> int:
@@ -173,7 +187,9 @@ class ChainModel:
     def part(self, first: int, end: int) -> ChainPart:
         """Blocks [first, end) on the meta device."""
         blocks = list(self._blocks.named_children())[first:end]
-        return ChainPart(OrderedDict((name, copy.deepcopy(block)) for name, block in blocks), first, self._in_place)
+        named = OrderedDict((name, copy.deepcopy(block)) for name, block in blocks)
+        edges = (SINGLE, SINGLE) if self._own and not self._frozen else (self.edge(first, 1), self.edge(end, 1))
+        return ChainPart(named, first, self._in_place, edges)
 
     @property
     def _in_place(self) -> frozenset[int]:
@@ -187,7 +203,13 @@ class ChainModel:
     def edge(self, cut: int, batch: int, training: bool = True) -> Edge:
         """What crosses a cut before block `cut`: the samples for 0, the output for the number of blocks."""
         shape, dtype = self._trace.values[cut] if cut else (self.sample.shape, self.sample.dtype)
-        return single_edge(torch.empty(batch, *shape, dtype=dtype, device="meta"), cut > 0)
+        value = torch.empty(batch, *shape, dtype=dtype, device="meta")
+        return single_edge(value, cut > 0 and self.trains_before(cut))
+
+    def trains_before(self, cut: int) -> bool:
+        """Whether a gradient is of use before block `cut`: not where all weights there are frozen."""
+        before = [parameter for block in list(self._blocks)[:cut] for parameter in block.parameters()]
+        return not self._frozen or any(parameter.requires_grad for parameter in before)
 
     def digests(self) -> Iterator[str]:
         """For each block, a digest of its operators and states; nothing for a model of this package."""

@@ -28,4 +28,5 @@ def _block(cost: BlockCost) -> BlockProfile:
         cost.stored_bytes,
         exact_bytes(cost.edge),
         None if gradient == cost.output_bytes else gradient,
+        cost.frozen_bytes,
     )

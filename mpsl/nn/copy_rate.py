@@ -5,7 +5,7 @@ import statistics
 
 from mpsl.aggregation import Aggregation
 from mpsl.nn.block_times import Clock
-from mpsl.nn.part import Part, allocated, state_tensors
+from mpsl.nn.part import Part, allocated, trained_tensors
 from mpsl.nn.weights import arrays_of, weights_bytes
 
 REPEATS = 7
@@ -16,12 +16,12 @@ def copied_bytes_per_s(part: Part, bare: Part, rule: Aggregation, clock: Clock) 
 
     It is the median of REPEATS runs after one that does not count. `bare` is the same part on the meta device.
     """
-    committed = arrays_of(state_tensors(part))
+    committed = arrays_of(trained_tensors(part))
     totals = [rule.empty(array) for array in committed]
     seconds = []
     for _ in range(REPEATS + 1):
         started = clock()
-        fresh = arrays_of(state_tensors(allocated(copy.deepcopy(bare))))
+        fresh = arrays_of(trained_tensors(allocated(copy.deepcopy(bare))))
         for empty, array in zip(fresh, committed, strict=True):
             empty[...] = array
         for total, array in zip(totals, fresh, strict=True):

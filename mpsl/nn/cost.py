@@ -41,6 +41,8 @@ class BlockCost:
     """Operations of the forward pass of the batch; a multiplication with an addition counts as two."""
     edge: Edge = SINGLE
     """What crosses a cut after this block."""
+    frozen_bytes: int = 0
+    """Bytes of parameters that do not train: one of each at a node, however many devices it serves."""
 
 
 def block_costs(section: ModelSection, batch_size: int) -> tuple[BlockCost, ...]:
@@ -104,22 +106,27 @@ def _cost(
     batch_size: int,
 ) -> BlockCost:
     owned = [state[name] for name in model.state_names(number, number + 1)]
-    trained = [tensor for tensor in owned if isinstance(tensor, nn.Parameter)]
+    parameters = [tensor for tensor in owned if isinstance(tensor, nn.Parameter)]
+    trained = [tensor for tensor in parameters if tensor.requires_grad]
+    buffers = [tensor for tensor in owned if not isinstance(tensor, nn.Parameter)]
     return BlockCost(
         name=model.block_name(number),
         parameters=sum(tensor.numel() for tensor in trained),
         parameter_bytes=sum(tensor.nbytes for tensor in trained),
-        buffer_bytes=sum(tensor.nbytes for tensor in owned) - sum(tensor.nbytes for tensor in trained),
+        buffer_bytes=sum(tensor.nbytes for tensor in buffers),
         output_shape=edge[-1].sample_shape(batch_size),
         output_bytes=sum(value.nbytes for value in edge),
         stored_bytes=stored_bytes,
         flops=flops,
         edge=edge,
+        frozen_bytes=sum(tensor.nbytes for tensor in parameters) - sum(tensor.nbytes for tensor in trained),
     )
 
 
 def _edge(model: BlockModel, cut: int, values: Values, batch_size: int) -> Edge:
-    return single_edge(values[0]) if isinstance(model, ChainModel) else model.edge(cut, batch_size)
+    if isinstance(model, ChainModel):
+        return single_edge(values[0], model.trains_before(cut))
+    return model.edge(cut, batch_size)
 
 
 def single_value_norms(section: ModelSection) -> tuple[str, ...]:

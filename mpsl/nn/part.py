@@ -4,7 +4,7 @@ It must never change what a block computes. Exactness rests on a part being the 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -25,19 +25,28 @@ class ChainPart(nn.Sequential):
     part is kept.
     """
 
-    def __init__(self, blocks: "OrderedDict[str, nn.Module]", first: int, in_place: frozenset[int]) -> None:
+    def __init__(
+        self,
+        blocks: "OrderedDict[str, nn.Module]",
+        first: int,
+        in_place: frozenset[int],
+        edges: tuple[Edge, Edge] = (SINGLE, SINGLE),
+    ) -> None:
         super().__init__(blocks)
         self.first_block = first
+        self.edges = edges
         self.copies_input = first in in_place
 
 
 def edges_of(part: Part) -> tuple[Edge, Edge]:
     """Return what goes into a part and what comes out of it."""
-    return part.edges if isinstance(part, GraphPart) else (SINGLE, SINGLE)
+    return part.edges if isinstance(part, GraphPart | ChainPart) else (SINGLE, SINGLE)
 
 
 def probe_edges_of(part: Part) -> tuple[Edge, Edge]:
     """Return what goes into a part and what comes out of it in evaluation."""
+    if isinstance(part, ChainPart):
+        return part.edges
     return part.probe_edges if isinstance(part, GraphPart) else (SINGLE, SINGLE)
 
 
@@ -68,12 +77,16 @@ def owners_of(part: Part) -> dict[nn.Parameter, int]:
     return {parameter: first + offset for offset, block in enumerate(part) for parameter in block.parameters()}
 
 
-def allocated(part: Part) -> Part:
+def allocated(part: Part, frozen: Mapping[str, torch.Tensor] | None = None) -> Part:
     """Give a part on the meta device memory with undefined content. Returns the same part.
 
-    Buffers that have values, because they are not in the state dict, keep them.
+    Buffers that have values, because they are not in the state dict, keep them. `frozen`: the memory of the parameters
+    that do not train, by name.
     """
     given: dict[int, nn.Parameter] = {}
+    for path, known in part.named_parameters(remove_duplicate=False):
+        if frozen and path in frozen:
+            given[id(known)] = nn.Parameter(frozen[path], requires_grad=False)
     for module in part.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.is_meta:
@@ -107,8 +120,24 @@ def borrowed_parameters(part: Part) -> list[nn.Parameter]:
 
 
 def state_tensors(part: nn.Module) -> list[tuple[str, torch.Tensor]]:
-    """Return parameters and buffers, detached, in the order of the state dict: they are sent and averaged."""
+    """Return parameters and buffers, detached, in the order of the state dict."""
     return [(name, tensor.detach()) for name, tensor in part.state_dict().items()]
+
+
+def trained_tensors(part: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Return the parameters that train and all buffers, detached: they are copied, sent and averaged."""
+    state = part.state_dict(keep_vars=True).items()
+    return [(name, tensor.detach()) for name, tensor in state if not _is_frozen(tensor)]
+
+
+def frozen_tensors(part: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """Return the parameters that do not train, detached: they are sent once and shared by all copies."""
+    state = part.state_dict(keep_vars=True).items()
+    return [(name, tensor.detach()) for name, tensor in state if _is_frozen(tensor)]
+
+
+def _is_frozen(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter) and not tensor.requires_grad
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,8 @@ class TrainingCopy:
             self._step(parameter)
 
         register = nn.Parameter.register_post_accumulate_grad_hook
-        return [register(parameter, complete) for parameter in self.part.parameters()]  # type: ignore[no-untyped-call]
+        trained = (parameter for parameter in self.part.parameters() if parameter.requires_grad)
+        return [register(parameter, complete) for parameter in trained]  # type: ignore[no-untyped-call]
 
     def _with_gradient(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.part.parameters() if parameter.grad is not None]

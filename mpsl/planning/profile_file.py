@@ -17,7 +17,8 @@ class BlockProfile:
     """One block: bytes of its parameters, of its output for one batch, and of what autograd keeps of one batch.
 
     The output is everything that crosses a cut after the block. `exact_bytes` of it are never coded (integers, masks);
-    `gradient_bytes` come back, all of them where it is left out.
+    `gradient_bytes` come back, all of them where it is left out. `frozen_bytes` are those of further parameters, which
+    do not train.
     """
 
     name: str
@@ -26,16 +27,17 @@ class BlockProfile:
     stored_bytes: int
     exact_bytes: int = 0
     gradient_bytes: int | None = None
+    frozen_bytes: int = 0
 
     def __post_init__(self) -> None:
-        for key in ("parameter_bytes", "output_bytes", "stored_bytes", "exact_bytes", "gradient_bytes"):
+        for key in ("parameter_bytes", "output_bytes", "stored_bytes", "exact_bytes", "gradient_bytes", "frozen_bytes"):
             if (getattr(self, key) or 0) < 0:
                 raise ValueError(f"block {self.name!r}: {key} is {getattr(self, key)}; bytes are not negative")
         if self.exact_bytes > self.output_bytes:
             raise ValueError(f"block {self.name!r}: exact_bytes is more than output_bytes, of which they are a part")
 
 
-_OPTIONAL = ("exact_bytes", "gradient_bytes")
+_OPTIONAL = ("exact_bytes", "gradient_bytes", "frozen_bytes")
 """Figures of a block that are left out of the file where they say nothing."""
 
 

@@ -31,7 +31,7 @@ class ModelSizes(Protocol):
 
     @property
     def state_bytes(self) -> tuple[int, ...]:
-        """Parameters and buffers."""
+        """Parameters that train, and buffers."""
 
     @property
     def optimizer_bytes(self) -> tuple[int, ...]:
@@ -44,6 +44,10 @@ class ModelSizes(Protocol):
     @property
     def output_bytes(self) -> tuple[int, ...]:
         """The output."""
+
+    @property
+    def frozen_bytes(self) -> tuple[int, ...]:
+        """Parameters that do not train; empty where there are none."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class PartSizes:
     output: Bytes
     largest_activation: Bytes
     """The largest of the input and the outputs of all blocks."""
+    frozen: Bytes = 0
+    """Parameters that do not train. They stay in memory once, whatever the number of devices."""
 
 
 def part_sizes(model: ModelSizes, blocks: tuple[int, int]) -> PartSizes:
@@ -72,6 +78,7 @@ def part_sizes(model: ModelSizes, blocks: tuple[int, int]) -> PartSizes:
         input=edge,
         output=model.output_bytes[blocks[1] - 1],
         largest_activation=max(edge, *model.output_bytes[part]),
+        frozen=sum(model.frozen_bytes[part]),
     )
 
 
@@ -120,7 +127,7 @@ def memory_strategies(part: PartSizes, micro_batches: int) -> tuple[SeatMemory, 
 
 def _working_bytes(part: PartSizes, micro_batches: int) -> tuple[Bytes, Bytes]:
     """Return the needs of every strategy: fixed bytes, and bytes for each admitted device."""
-    fixed = SCRATCH_TENSORS * part.largest_activation + SLACK_BYTES
+    fixed = SCRATCH_TENSORS * part.largest_activation + SLACK_BYTES + part.frozen
     each = part.state
     # A parameter is stepped as soon as its gradient is complete, so the gradients of a last micro-batch never exist
     # all at once. Those of earlier micro-batches do, and every admitted device may be between two of them.
@@ -141,9 +148,9 @@ def best_strategy(options: Sequence[SeatMemory], budget: float, wanted: int, cov
     return max(fitting, key=lambda option: option.throughput(min(option.copies(budget), wanted), cover), default=None)
 
 
-def device_bytes(parameters: Bytes, stored: Bytes, inputs: Bytes, optimizer: Bytes) -> Bytes:
+def device_bytes(parameters: Bytes, stored: Bytes, inputs: Bytes, optimizer: Bytes, frozen: Bytes = 0) -> Bytes:
     """Return the bytes of a device with its first and last part: one copy, its gradients and state, and activations.
 
-    `inputs` counts the batch and, with hops, the returning activation.
+    `parameters` train, `frozen` do not. `inputs` counts the batch and, with hops, the returning activation.
     """
-    return 2 * parameters + optimizer + stored + inputs
+    return 2 * parameters + optimizer + stored + inputs + frozen

@@ -102,6 +102,7 @@ def seat_memory(system: System, start: Number, end: Number, arrays: "SystemArray
         input=source.output[start],
         output=source.output[end],
         largest_activation=source.largest_output(start, end),
+        frozen=source.frozen[end] - source.frozen[start],
     )
     return in_memory(part, system.micro_batches)
 
@@ -136,13 +137,14 @@ def device_demand(
     part = source.parameters[first] + source.parameters[-1] - source.parameters[last]
     stored = source.stored[first] + source.stored[-1] - source.stored[last]
     optimizer = source.optimizer[first] + source.optimizer[-1] - source.optimizer[last]
+    frozen = source.frozen[first] + source.frozen[-1] - source.frozen[last]
     weights_wire = 2 * part * hardware.wire_s_per_byte
     return DeviceDemand(
         latency=4 * device.latency + (compute + wire + up + down) / system.micro_batches,
         slowest=_maximum([compute, wire, up, down]),
         weights=part / device.up + part / device.down + weights_wire + 2 * device.latency,
         core_seconds=device.batches * (compute * hardware.threads + wire) + weights_wire,
-        memory_bytes=device_bytes(part, stored, source.output[0] + source.output[last], optimizer),
+        memory_bytes=device_bytes(part, stored, source.output[0] + source.output[last], optimizer, frozen),
     )
 
 
@@ -156,7 +158,7 @@ def whole_model_demand(system: System, device: Device) -> DeviceDemand:
         slowest=0.0,
         weights=part / device.up + part / device.down + weights_wire + 2 * device.latency,
         core_seconds=device.batches * compute * hardware.threads + weights_wire,
-        memory_bytes=device_bytes(part, system.stored[-1], system.output[0], system.optimizer[-1]),
+        memory_bytes=device_bytes(part, system.stored[-1], system.output[0], system.optimizer[-1], system.frozen[-1]),
     )
 
 
@@ -173,6 +175,7 @@ class SystemArrays:
         self.parameters = np.array(system.parameters, float)
         self.optimizer = np.array(system.optimizer, float)
         self.stored = np.array(system.stored, float)
+        self.frozen = np.array(system.frozen, float)
         self.output = np.array(system.output, float)
         self.activation = np.array(system.activation)
         self.gradient = np.array(system.gradient)

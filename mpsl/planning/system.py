@@ -71,6 +71,8 @@ class System:
     """optimizer[b] = bytes of the optimizer's state for blocks 0 … b-1."""
     stored: tuple[int, ...]
     """stored[b] = bytes that autograd keeps of blocks 0 … b-1."""
+    frozen: tuple[int, ...]
+    """frozen[b] = bytes of further parameters of blocks 0 … b-1, which do not train."""
     output: tuple[int, ...]
     """fp32 bytes of one batch's tensor at each cut; output[0] is the input."""
     activation: tuple[float, ...]
@@ -163,6 +165,7 @@ def system_of(profile: Profile, fleet: Fleet) -> System:
         parameters=(0, *itertools.accumulate(parameters)),
         optimizer=(0, *itertools.accumulate(block_state_bytes(optimizer_section(job.optimizer), parameters))),
         stored=(0, *itertools.accumulate(block.stored_bytes for block in profile.blocks)),
+        frozen=(0, *itertools.accumulate(block.frozen_bytes for block in profile.blocks)),
         output=output,
         activation=_on_the_wire(job.activations, output, (0, *(block.exact_bytes for block in profile.blocks))),
         gradient=_on_the_wire(job.gradients, (profile.input_bytes, *map(_gradient_bytes, profile.blocks))),

@@ -31,6 +31,10 @@ cuts = [2, 5, 8]              # device: blocks 0-1 and 8 to the end, hop 1: 2-4,
                               # Left out: the device keeps first and last block, the rest is planned from measured times
                               # Names of modules also do: cuts = ["layer2", "fc"]; `mpsl models show` lists them
 # input = {{ shape = [3, 32, 32], dtype = "float32" }}    # of a function's model: one sample; int64 for tokens
+# weights = "start.safetensors" # start from these; names as in the model's state dict
+strict = true                 # false: what the file lacks or has in another shape keeps its initial values
+train = []                    # parameters that train, by glob: ["head.*", "*.bias"]; empty: all
+freeze = []                   # parameters that do not: one copy at a node, sent once, no optimizer state
 
 [optimizer]
 name = "sgd"                  # required; sgd or adam. Starts afresh in every round

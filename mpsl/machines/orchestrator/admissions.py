@@ -25,6 +25,7 @@ class Admissions:
         self._state = context.state
         self._exports = exports
         self._device_slices: Exported | None = None
+        self._frozen_slices: Exported | None = None
         self._pace: Pace | None = None
         self._paced_term = 0
         """The term whose plan bounds the pace."""
@@ -98,7 +99,9 @@ class Admissions:
         if training and (savepoint := state.savepoint_of(state.round)) is not None:
             self._restore(state.ledger, savepoint)
         self._training = training
-        self._device_slices = None
+        self._device_slices, self._frozen_slices = None, None
+        if state.has_frozen:
+            self._exports.ask_for_frozen_device_parts(self._keep_frozen)
         self._exports.ask_for_device_parts(version, self._keep)
 
     def _restore(self, ledger: RoundLedger, savepoint: Savepoint) -> None:
@@ -113,6 +116,10 @@ class Admissions:
         """Keep the slices of the committed first and last parts, once a version; then admission begins."""
         self._device_slices = exported
         self.admit_more()
+
+    def _keep_frozen(self, exported: Exported) -> None:
+        """Keep the slices of the devices' frozen parameters, which come before the others."""
+        self._frozen_slices = exported
 
     @property
     def has_begun(self) -> bool:
@@ -141,6 +148,8 @@ class Admissions:
             context.send(member.id, admit)
         else:
             context.send(member.id, Evaluate(ledger.round, member.attempt))
+        if self._frozen_slices is not None and not member.whole:
+            context.send_slices(member.id, self._frozen_slices)
         if member.held != version:
             member.held = version
             context.send_slices(member.id, slices)

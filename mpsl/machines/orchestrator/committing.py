@@ -31,7 +31,11 @@ class Committing(Phase):
         self.context.log("info", "committed", **figures)
         self._durability.closed()
         for address in sorted(state.waiting_seats):
-            self._exports.send_part(address)
+            if state.part_bytes[address]:
+                self._exports.send_part(address)
+            else:
+                # A part without weights has nothing to merge.
+                self.context.send(address, Commit(state.round))
 
     def take(self, source: str, message: Message) -> None:
         """A replica holds the merged part and may serve it, or serves it."""

@@ -227,6 +227,7 @@ class Departures:
             self._context.session.channel.forget(member.id)
         member.boot = boot
         member.joined, member.present, member.refusal, member.held = False, False, "", -1
+        member.whole = False
         member.unfit = False
         member.discard_acked = True
         self._state.plan = self._state.need_plan().with_boot(member.id, boot)

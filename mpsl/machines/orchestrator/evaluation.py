@@ -39,6 +39,7 @@ class Evaluation(Phase):
             if not isfinite(message.loss):
                 # The model is finite, its output is not: that is a result, and may be another device's fault.
                 self.context.log("warning", "test-loss-not-finite", device=source, round=self.state.round)
+            member.whole = True
             ledger.accept(member, self.context.now)
             ledger.scores[source] = message
             self._admissions.admit_more()

@@ -40,7 +40,7 @@ class Joining(Phase):
         state.plan = plan = replace(plan, term=state.term, round=state.committed)
         state.members = {id: _member(id, entry.boot, state.members.get(id)) for id, entry in plan.devices.items()}
         state.seats = {seat.address: seat for seat in plan.seats}
-        state.device_bytes, state.part_bytes, state.part_digests = 0, {}, {}
+        state.is_laid_out, state.part_bytes, state.part_digests = False, {}, {}
         state.held_digests, state.seat_revisions = {}, {}
         if plan.term == 1:
             free = context.census.free("dev", context.now)
@@ -93,7 +93,8 @@ class Joining(Phase):
         """The model is laid out by the plan's parts and the term is on disk, so the plan may be published."""
         if isinstance(result, LaidOut):
             self.context.publish_plan()
-            self.state.device_bytes = result.device_bytes
+            self.state.device_bytes, self.state.has_frozen = result.device_bytes, result.has_frozen
+            self.state.is_laid_out = True
             seats = self.state.seats
             self.state.part_bytes = {address: result.part_bytes[seat.stage - 1] for address, seat in seats.items()}
             if result.digests:
@@ -157,7 +158,7 @@ class Joining(Phase):
         """All have answered and the parts are laid out; or another run has a device of the plan."""
         if self._taken_by and self.state.term == 1:
             return self._yield_to_others()
-        if not self.state.device_bytes or len(self._joined_seats) < len(self.state.seats):
+        if not self.state.is_laid_out or len(self._joined_seats) < len(self.state.seats):
             return None
         if any(map(self._is_awaited, self.state.members.values())):
             return None

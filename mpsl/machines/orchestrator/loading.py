@@ -29,7 +29,10 @@ class Loading(Phase):
             if address in state.held_digests and state.held_digests[address] == state.part_digests.get(address):
                 self.context.send(address, Keep(state.committed))
             else:
-                self._exports.send_part(address)
+                self._exports.send_part(address, with_frozen=True)
+                if not state.part_bytes[address]:
+                    # No slice tells a part without weights that it is complete.
+                    self.context.send(address, Keep(state.committed))
 
     def take(self, source: str, message: Message) -> None:
         """A seat holds its part, or its sum of the savepoint."""

@@ -189,7 +189,7 @@ class OrchestratorMachine(Machine):
             case Subscribed():
                 self._publish_status(force=True)
                 self.emit(SetTimer("plan", self.now + PLAN_S))
-                if self.run_state.device_bytes and self.context.session is not None and self.state is not S.ENDING:
+                if self.run_state.is_laid_out and self.context.session is not None and self.state is not S.ENDING:
                     # The broker may have restarted and lost its retained messages.
                     self.context.publish_plan()
             case StopRequested():

@@ -154,6 +154,7 @@ class OpenRound(Phase):
                 member = self.state.members.get(device)
                 if member is not None and member.place is Place.ADMITTED and member.attempt == attempt:
                     member.complete_at = self.context.now
+                    member.whole = True
                     self._accept_complete()
             case FoldUpdate():
                 self.state.folding -= 1

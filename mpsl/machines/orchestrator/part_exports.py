@@ -20,9 +20,11 @@ class PartExports:
         self._session: Session | None = None
         """The session of the requests; requests of an earlier term are not answered."""
 
-    def send_part(self, address: Address) -> None:
-        """Send a seat its committed part."""
+    def send_part(self, address: Address, with_frozen: bool = False) -> None:
+        """Send a seat its committed part; at the start of a term also the parameters that do not train."""
         stage = self._context.state.seats[address].stage
+        if with_frozen and self._context.state.has_frozen:
+            self._ask(Export("frozen", 0, 0, stage), self._sending_to(address))
         self._ask(Export("global", self._context.state.round, 0, stage), self._sending_to(address))
 
     def send_sum(self, address: Address, savepoint: Savepoint) -> None:
@@ -34,6 +36,10 @@ class PartExports:
     def ask_for_device_parts(self, version: int, then: Callback) -> None:
         """Ask for the slices of the devices' committed parts and hand them to `then`."""
         self._ask(Export("global", version), then)
+
+    def ask_for_frozen_device_parts(self, then: Callback) -> None:
+        """Ask for the slices of the devices' frozen parameters and hand them to `then`."""
+        self._ask(Export("frozen", 0), then)
 
     def done(self, request: Export, exported: Exported) -> None:
         """The worker has delivered the slices."""

@@ -44,7 +44,11 @@ class RunState:
     bystanders: set[tuple[str, str]] = field(default_factory=set)
     """Devices that were free when the run began and were not chosen, with their boots."""
     device_bytes: int = 0
-    """Of the device's first and last part; 0 before the model is laid out."""
+    """Of what trains of the device's first and last part."""
+    is_laid_out: bool = False
+    """Whether the model is laid out by the present plan's parts."""
+    has_frozen: bool = False
+    """Whether the model has parameters that do not train: they are sent once under each term."""
     part_bytes: dict[Address, int] = field(default_factory=dict)
     ledger: RoundLedger | None = None
     part_digests: dict[Address, str] = field(default_factory=dict)

@@ -59,5 +59,5 @@ class StatusPublisher:
         if context.online and (force or changed or since >= HEARTBEAT_S):
             self._published, self._published_at = state, context.now
             context.publish("state", state, retain=True)
-            if context.state.device_bytes and phase is S.JOINING:
+            if context.state.is_laid_out and phase is S.JOINING:
                 context.publish_plan()

@@ -16,7 +16,7 @@ def superseded_by(context: RunContext, boot: str, payload: Buffer, is_ending: bo
     term, other = content.get("term"), content.get("orchestrator")
     if not isinstance(term, int) or not isinstance(other, str) or other == boot:
         return None
-    has_published = context.session is not None and state.device_bytes > 0
+    has_published = context.session is not None and state.is_laid_out
     # Until this process publishes its own plan, the retained one is its predecessor's.
     if (term, other) > (state.term, boot if has_published else "~") and state.term > 0:
         context.log("error", "superseded", other=other, other_term=term)

@@ -34,7 +34,7 @@ class GraphModel:
         self.what = what
         self.sample = sample
         example = torch.zeros(EXAMPLE_BATCH, *sample.shape, dtype=sample.dtype)
-        self.states = _states(model)
+        self.states, self.aliases = _states(model)
         self._training, self._evaluation = (
             Flow(exported(model, example, what, training), what) for training in (True, False)
         )
@@ -225,18 +225,21 @@ class GraphModel:
             )
 
 
-def _states(model: nn.Module) -> dict[str, StateSpec]:
-    """The states of the state dict in its order, each once."""
+def _states(model: nn.Module) -> tuple[dict[str, StateSpec], dict[str, str]]:
+    """The states of the state dict in its order, each once, and the further names of those that have several."""
     parameters = {id(parameter): parameter for parameter in model.parameters()}
     found: dict[str, StateSpec] = {}
-    seen: set[int] = set()
+    seen: dict[int, str] = {}
+    aliases: dict[str, str] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
+        if id(tensor) in seen:
+            aliases[name] = seen[id(tensor)]
+        else:
+            seen[id(tensor)] = name
             is_parameter = id(tensor) in parameters
             trains = is_parameter and tensor.requires_grad
             found[name] = StateSpec(name, tuple(tensor.shape), tensor.dtype, is_parameter, trains)
-    return found
+    return found, aliases
 
 
 def _block_of(bounds: list[int], step: int) -> int:
