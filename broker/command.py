@@ -30,8 +30,9 @@ HELP = {
         "node": "Compute a part of the model for the devices of a run.",
         "broker": "Run an MQTT broker in the foreground.",
     },
-    "Secure": {
+    "Set up a fleet": {
         "fleet": "Make the identities of devices, nodes and the others.",
+        "doctor": "Find what is wrong with a set-up, and what helps.",
     },
     "Watch": {
         "ls": "List devices, nodes and runs.",

@@ -71,7 +71,7 @@ def _guess(address: BrokerAddress) -> str:
         problem = certificate_problem(address.cert, address.ca, time.time())
         if problem:
             return f"our certificate {address.cert} {problem}"
-        causes.insert(0, "our certificate may have been revoked (`mpsl fleet list`)")
+        causes.append("our certificate may have been revoked (`mpsl fleet list`)")
     if address.version == "5":
         causes.append("it may speak 3.1.1 only (--mqtt 3.1.1)")
     else:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from broker.options import NetworkOptions, network_options
+from broker.options import NetworkOptions, looking_options
 from broker.tap import printable, printing
 from broker.watch import watching
 from mpsl import strict_json
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 
 @click.command()
-@network_options
+@looking_options
 def ls(*, network: NetworkOptions) -> None:
     """Show the present devices, nodes and runs. Takes up to 2.5 s, because telemetry comes every 2 s."""
     listing = Listing(network.topics)

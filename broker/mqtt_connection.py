@@ -42,6 +42,9 @@ class Connection(Protocol):
     async def unsubscribe(self, filters: tuple[str, ...]) -> None:
         """Unsubscribe from filters."""
 
+    def abort(self) -> None:
+        """Close at once and without a goodbye, as a broken network would."""
+
     def messages(self) -> AsyncIterator[Arrived]:
         """Yield the received publishes. Raises BrokerError when the connection is lost."""
 
@@ -92,6 +95,10 @@ class MqttConnection:
     async def unsubscribe(self, filters: tuple[str, ...]) -> None:
         """See Connection."""
         await self._client.unsubscribe(filters)
+
+    def abort(self) -> None:
+        """See Connection."""
+        self._client.abort()
 
     async def messages(self) -> AsyncIterator[Arrived]:
         """See Connection."""

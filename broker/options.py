@@ -1,5 +1,6 @@
 """The options shared by all commands that talk to a broker, and --config, which reads the same names from a file."""
 
+import difflib
 import os
 import re
 import secrets
@@ -46,10 +47,11 @@ class NetworkOptions:
         return stderr_logger("debug" if self.verbose else "info", **always)
 
 
-def _read_config(context: click.Context, _: click.Parameter, value: Path | None) -> None:
+def _read_config(context: click.Context, value: Path | None, of_another: bool) -> None:
     """Make the values in the file the defaults of the options with the same names; its files lie beside it.
 
-    `id` may be there for every command: the file describes a process, and some commands only look.
+    A file describes a process. So `id` may be there for every command, and with `of_another`, for a command that looks
+    at another process, every option of that one; what looks like a mistyped option is refused all the same.
     """
     if value is None:
         return
@@ -59,7 +61,7 @@ def _read_config(context: click.Context, _: click.Parameter, value: Path | None)
     for key, setting in settings.items():
         parameter = known.get(key.replace("_", "-"))
         if parameter is None or parameter.name is None:
-            if key == "id":
+            if key == "id" or (of_another and not difflib.get_close_matches(key, known)):
                 continue
             raise UsageError(f"--config {value}: unknown key {key!r}; {nearest(key, known)}")
         text = isinstance(setting, str)
@@ -87,6 +89,11 @@ def network_options(command: Command) -> Command:
     return _with_network(command, own_broker=False)
 
 
+def looking_options(command: Command) -> Command:
+    """Add the same options to a command that looks at others, and takes their files with --config."""
+    return _with_network(command, own_broker=False, of_another=True)
+
+
 def own_broker_options(command: Command) -> Command:
     """Add the same options to a command that starts a broker unless --broker names one.
 
@@ -95,7 +102,7 @@ def own_broker_options(command: Command) -> Command:
     return _with_network(command, own_broker=True)
 
 
-def _with_network(command: Command, own_broker: bool) -> Command:
+def _with_network(command: Command, own_broker: bool, of_another: bool = False) -> Command:
     def wrapped(
         broker: tuple[str, ...], ca: str | None, cert: str | None, key: str | None, password_file: str | None,
         insecure: bool, mqtt: MqttVersion, net: str, as_json: bool, verbose: int, **rest: Any,
@@ -133,7 +140,8 @@ def _with_network(command: Command, own_broker: bool) -> Command:
         click.option("--json", "as_json", is_flag=True, help="The last line of stdout is one JSON object."),
         click.option("-v", "--verbose", count=True, help="Print more on stderr."),
         click.option(
-            "--config", type=click.Path(path_type=Path), is_eager=True, expose_value=False, callback=_read_config,
+            "--config", type=click.Path(path_type=Path), is_eager=True, expose_value=False,
+            callback=lambda context, _, value: _read_config(context, value, of_another),
             metavar="FILE.toml", envvar=None if own_broker else CONFIG,
             help="File with options of the same names, such as a member's agent.toml."
             + ("" if own_broker else f"  [default: ${CONFIG}]"),

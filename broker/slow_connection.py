@@ -56,6 +56,10 @@ class SlowConnection:
         """Return the seconds until everything sent by the broker has arrived. An answer now takes that long."""
         return self._down.queued_s(self._loop.time())
 
+    def abort(self) -> None:
+        """As `inner`."""
+        self._inner.abort()
+
     async def publish(self, publish: Publish) -> None:
         """Return once the bytes are sent (QoS 0), or the broker's answer has arrived (QoS 1).
 

@@ -15,14 +15,14 @@ from collections.abc import Iterator
 import click
 
 from broker.message_summary import MessageSummary, Watcher
-from broker.options import NetworkOptions, network_options
+from broker.options import NetworkOptions, looking_options
 from broker.watch import watching
 from mpsl import strict_json
 from mpsl.errors import BrokerError
 
 
 @click.command()
-@network_options
+@looking_options
 def tap(*, network: NetworkOptions) -> None:
     """Show every message: one line each, tensor headers decoded, no bodies. With --json, one object per line."""
     with printing():

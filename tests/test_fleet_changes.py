@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import itertools
 import socket
 import ssl
 import threading
@@ -15,13 +14,12 @@ import pytest
 from cable import Cable
 from cryptography import x509
 from driving import PATIENCE_S, NoJobs, Recorder, driving, silent
-from fleets import ServedFleet, mpsl_fleet, served
+from fleets import STATE, ServedFleet, connects, mpsl_fleet, served, until_takes
 
 from broker.address import BrokerAddress
 from broker.connection import PublishRefused, connect
 from broker.driver import Driver
 from broker.fleet.fleet_folder import FleetFolder, new_key
-from mpsl.errors import BrokerError
 from mpsl.identity.authority import key_pem
 from mpsl.machines.effects import Subscribe
 from mpsl.machines.events import Connected, Disconnected, Subscribed
@@ -29,32 +27,12 @@ from mpsl.publish import Publish
 from mpsl.topics import Topics
 
 pytestmark = pytest.mark.slow
-NUMBERS = itertools.count()
-STATE = "mpsl/v1/main/run/changes-1/state"
 
 
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedFleet]:
     with served(tmp_path_factory.mktemp("changes") / "fleet") as running:
         yield running
-
-
-async def connects(address: BrokerAddress) -> str:
-    """Why the broker does not take a client; "" where it does. Over TLS 1.3 only the first answer tells."""
-    try:
-        async with connect(address, f"changes-{next(NUMBERS)}", patience_s=10.0) as connection:
-            await connection.subscribe((STATE,))
-    except BrokerError as error:
-        return str(error)
-    return ""
-
-
-async def until_takes(address: BrokerAddress, wanted: bool) -> str:
-    """Wait until the broker takes this client, or refuses it; it reads its files some moments after SIGHUP."""
-    deadline = time.monotonic() + PATIENCE_S
-    while ((reason := await connects(address)) == "") is not wanted:
-        assert time.monotonic() < deadline, reason
-    return reason
 
 
 def with_files(fleet: ServedFleet, folder: Path, member: str, ends: float) -> BrokerAddress:

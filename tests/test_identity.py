@@ -88,7 +88,7 @@ def test_a_member_is_no_authority(authority: Authority) -> None:
 
 def test_the_role_counts(authority: Authority) -> None:
     certificate = a_certificate(authority, DEVICE)
-    with pytest.raises(IdentityError, match="is that of a device, not of a orchestrator"):
+    with pytest.raises(IdentityError, match="is that of the role device, not orchestrator"):
         believe(certificate, authority.certificate, NOW, role="orchestrator")
 
 

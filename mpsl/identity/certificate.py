@@ -104,7 +104,7 @@ def believe(
     if member is None or not _for_clients(certificate.parsed):
         raise IdentityError("is no member's certificate")
     if role is not None and member.role != role:
-        raise IdentityError(f"is that of a {member.role}, not of a {role}")
+        raise IdentityError(f"is that of the role {member.role}, not {role}")
     return member
 
 
