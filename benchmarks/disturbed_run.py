@@ -22,9 +22,9 @@ from benchmarks.cables import Cables, cabled
 from benchmarks.oracle import oracle, setting_of, stages_of
 from benchmarks.recovery import Batch, Disturbance, Watched, watching_batches
 from benchmarks.supervisor import Service, Supervisor, marked, signal_all, supervising
-from broker.address import parse_broker
+from broker.address import own_broker
 from broker.connection import connect
-from broker.options import NetworkOptions
+from broker.options import OWN_BROKER, NetworkOptions
 from mpsl import strict_json
 from mpsl.errors import RunFailed
 from mpsl.machines.machine import from_json
@@ -111,7 +111,7 @@ async def disturbed_run(
     token = f"{time.time_ns():x}"
     environment = {
         MARK: token, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_BROKER": "",
-        "MPSL_PASSWORD_FILE": "", "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),
+        **OWN_BROKER, "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch"),
     }  # fmt: skip
     shards = split(load("digits", 0, None), DEVICES, 0, None)
     write(shards, folder / "shards")
@@ -124,7 +124,7 @@ async def disturbed_run(
         if any(planned.is_cut for planned in plan):
             cables = await stack.enter_async_context(cabled([*members, "orch"], token))
         host = "127.0.0.1" if cables is None else cables.broker_host
-        address = replace(parse_broker(f"mqtt://{host}:{port}"), insecure=True)
+        address = replace(own_broker(f"mqtt://{host}:{port}"), insecure=True)
         network = NetworkOptions(address, Topics("main"), as_json=False, verbose=0)
         supervisor = await stack.enter_async_context(supervising(folder / "logs", environment))
         run = _DisturbedRun(supervisor, folder, job, quiet, members, cables)

@@ -10,7 +10,7 @@ import click
 from benchmarks.link_ends import TOPICS
 from benchmarks.measurers import Printed, measuring, results
 from benchmarks.spread import extremes, medians, spread
-from broker.address import parse_broker
+from broker.address import own_broker
 from broker.connection import connect
 from broker.engines.engine import BrokerProcess, running_broker
 from broker.engines.engine_option import engine_option
@@ -103,7 +103,7 @@ async def _begun(broker: BrokerProcess, ends: Sequence[Printed], go: str) -> Cpu
     ready: set[str] = set()
 
     async def begin() -> CpuSeconds:
-        async with connect(parse_broker(broker.url), f"bench-{time.monotonic_ns()}") as start:
+        async with connect(own_broker(broker.url), f"bench-{time.monotonic_ns()}") as start:
             await start.subscribe((f"{TOPICS.root}/ready/+",))
             async for topic, *_ in start.messages():
                 ready.add(topic.rpartition("/")[2])

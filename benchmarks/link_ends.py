@@ -16,7 +16,7 @@ import numpy as np
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
-from broker.address import parse_broker
+from broker.address import own_broker
 from broker.driver import Driver
 from broker.log import stderr_logger
 from broker.worker import Worker
@@ -146,7 +146,7 @@ async def _link(arguments: argparse.Namespace) -> dict[str, float]:
     driver = Driver(
         machine,
         NoJobs(),
-        parse_broker(arguments.broker),
+        own_broker(arguments.broker),
         f"bench-{arguments.role}",
         stderr_logger("error"),
         worker=Worker(ThreadPoolExecutor(1)),
@@ -160,7 +160,7 @@ def _bare(arguments: argparse.Namespace) -> dict[str, float]:
 
     The receiver acknowledges every quarter of the window.
     """
-    address = parse_broker(arguments.broker)
+    address = own_broker(arguments.broker)
     sending = arguments.role == "a"
     state: dict[str, Any] = {"got": 0, "acked": 0, "started": 0.0, "cpu": 0.0, "done": False, "go": False}
     ahead = -(-arguments.size // arguments.chunk)

@@ -14,9 +14,9 @@ import click
 from benchmarks.following import Followed, following
 from benchmarks.random_devices import start_agents
 from benchmarks.this_machine import CIFAR, parse_cuts
-from broker.address import parse_broker
+from broker.address import own_broker
 from broker.engines.engine import running_broker
-from broker.options import NetworkOptions
+from broker.options import OWN_BROKER, NetworkOptions
 from broker.sizes import parse_bytes
 from mpsl import strict_json
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
@@ -126,7 +126,7 @@ def _measured(setting: MemorySetting, devices: int) -> MemoryReadings:
 async def measure(setting: MemorySetting, devices: int) -> MemoryReadings:
     """Run one round with this number of devices. Raises ClickException if the run fails."""
     seen = MemoryReadings()
-    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **OWN_BROKER}
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         directory = Path(name)
         job = setting.job(devices)
@@ -139,7 +139,7 @@ async def measure(setting: MemorySetting, devices: int) -> MemoryReadings:
                 child = await group.start(node, arguments_of_node, environment)
                 pids[child.name] = child.process.pid
             pids |= await start_agents(group, job, setting.batches, directory, [*shared, "1"], environment)
-            network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(own_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             async with _watching(seen, pids), following(network, nodes) as followed:
                 summary = await group.attend(orchestrate(replace(network), job, directory / "out"))
                 if summary["state"] != "done":

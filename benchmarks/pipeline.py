@@ -13,9 +13,9 @@ from benchmarks.following import following
 from benchmarks.random_devices import start_agents
 from benchmarks.spread import extremes, medians
 from benchmarks.this_machine import CIFAR
-from broker.address import parse_broker
+from broker.address import own_broker
 from broker.engines.engine import running_broker
-from broker.options import NetworkOptions
+from broker.options import OWN_BROKER, NetworkOptions
 from broker.slow_link import parse_link
 from mpsl import strict_json
 from mpsl.errors import MpslError, RunFailed
@@ -119,7 +119,7 @@ def _shown(shares: Mapping[str, float]) -> str:
 
 async def _observe(setting: PipelineSetting, devices: int) -> Mapping[str, Mapping[str, Any]]:
     """Run one round. Returns the last telemetry of its nodes. Raises RunFailed."""
-    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **OWN_BROKER}
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         directory, job = Path(name), setting.job(devices)
         async with running_broker("auto") as broker, children(directory / "logs") as group:
@@ -129,7 +129,7 @@ async def _observe(setting: PipelineSetting, devices: int) -> Mapping[str, Mappi
                 await group.start(node, ["node", "--id", node, *shared], environment)
             slow = ["--think-ms", str(setting.think_ms), *(["--link", setting.link] if setting.link != "none" else [])]
             await start_agents(group, job, setting.batches, directory, [*shared, *slow], environment)
-            network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(own_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             async with following(network, nodes) as followed:
                 summary = await group.attend(orchestrate(network, job, directory / "out"))
                 if summary["state"] != "done":

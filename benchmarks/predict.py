@@ -16,10 +16,10 @@ import click
 
 from benchmarks.random_devices import start_agents
 from benchmarks.this_machine import BenchmarkModel, Known, fleet_of, measured, rehearsed, slowed, slowness
-from broker.address import parse_broker
+from broker.address import own_broker
 from broker.engines.engine import running_broker
 from broker.hardware import usable_cores
-from broker.options import NetworkOptions
+from broker.options import OWN_BROKER, NetworkOptions
 from broker.slow_link import parse_link
 from mpsl import strict_json
 from mpsl.errors import UsageError
@@ -137,7 +137,7 @@ def _planned_seconds(known: Known, setting: PredictionSetting, batches: int) -> 
 
 async def run(known: Known, setting: PredictionSetting, found: PlanFile, batches: int, rounds: int) -> list[float]:
     """Run a setting and return the seconds of each round after the first. Every role is a process with one thread."""
-    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **OWN_BROKER}
     job = job_as_planned(_job(known.model, setting, rounds + 1), found, "the plan")
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         directory = Path(name)
@@ -147,7 +147,7 @@ async def run(known: Known, setting: PredictionSetting, found: PlanFile, batches
                 await group.start(seat.node, ["node", "--id", seat.node, *shared], environment)
             link = [] if setting.link == "none" else ["--link", setting.link]
             await start_agents(group, job, batches, directory, [*shared, *link], environment, agents=1)
-            network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(own_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             summary = await group.attend(orchestrate(network, job, directory / "out", found))
     if summary["state"] != "done":
         raise click.ClickException(f"{setting}: {summary['reason']}")

@@ -15,10 +15,10 @@ import click
 
 from benchmarks.random_devices import start_agents
 from benchmarks.spread import extremes, medians, shown, spread
-from broker.address import parse_broker
+from broker.address import own_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
-from broker.options import NetworkOptions
+from broker.options import OWN_BROKER, NetworkOptions
 from mpsl import strict_json
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.topics import Topics
@@ -176,7 +176,7 @@ def _memory(ends: Sequence[Mapping[str, float]]) -> str:
 
 async def _observe(setting: ScalingSetting, devices: int, agents: int) -> RoundReadings:
     """Run once; this process is only the orchestrator. Raises ClickException if the run fails."""
-    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **OWN_BROKER}
     seen, began = RoundReadings(setting.rounds), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         directory, job = Path(name), setting.job(devices)
@@ -191,7 +191,7 @@ async def _observe(setting: ScalingSetting, devices: int, agents: int) -> RoundR
                 "nodes": nodes, "devices": list(devices_pids.values()), "broker": [broker.pid],
                 "orchestrator": [os.getpid()],
             }  # fmt: skip
-            network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(own_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             async with _reading(seen, roles, network):
                 conducted_at = time.monotonic()
                 summary = await group.attend(orchestrate(network, job, directory / "out"))

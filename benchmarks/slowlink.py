@@ -16,10 +16,10 @@ from typing import Any
 import click
 import numpy as np
 
-from broker.address import parse_broker
+from broker.address import own_broker
 from broker.engines.engine import running_broker
 from broker.engines.engine_option import engine_option
-from broker.options import NetworkOptions
+from broker.options import OWN_BROKER, NetworkOptions
 from broker.slow_link import parse_link
 from broker.watch import watching
 from mpsl import strict_json
@@ -116,7 +116,7 @@ def command(links: tuple[str, ...], megabytes: float, engine: str) -> None:
 
 async def observe(setting: SlowLinkSetting, engine: str) -> dict[str, Any]:
     """Run one round. Returns its figures. Raises RunFailed if the slow device is left out."""
-    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **OWN_BROKER}
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         directory = Path(name)
         async with running_broker(engine) as broker, children(directory / "logs") as group:
@@ -124,7 +124,7 @@ async def observe(setting: SlowLinkSetting, engine: str) -> dict[str, Any]:
             (node,) = node_ids(1)
             await group.start(node, ["node", "--id", node, *shared], environment)
             await _start_devices(group, setting, directory, shared, environment)
-            network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(own_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             async with _listening(network) as heard:
                 summary = await group.attend(orchestrate(network, setting.job, directory / "out"))
     if summary["state"] != "done":

@@ -13,10 +13,10 @@ from typing import Any
 import click
 
 from benchmarks.random_devices import start_agents
-from broker.address import parse_broker
+from broker.address import own_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
-from broker.options import NetworkOptions
+from broker.options import OWN_BROKER, NetworkOptions
 from mpsl import strict_json
 from mpsl.job import FleetSection, Job, ModelSection, OptimizerSection, RunSection
 from mpsl.topics import Topics
@@ -97,7 +97,7 @@ def command(*, rounds: int, engine: str) -> None:
 
 async def _observe(rounds: int, engine: str) -> Soaked:
     """Run the job. Raises ClickException if it fails."""
-    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **OWN_BROKER}
     job = Job(
         RunSection("soak", rounds, 16, evaluate_every=rounds),
         ModelSection("digits-cnn"),
@@ -114,7 +114,7 @@ async def _observe(rounds: int, engine: str) -> Soaked:
                 child = await group.start(f"node-{number}", ["node", "--id", f"node-{number}", *shared], environment)
                 pids[child.name] = child.process.pid
             pids |= await start_agents(group, job, BATCHES, directory, shared, environment, DEVICES)
-            network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(own_broker(broker.url), Topics("main"), as_json=False, verbose=0)
             async with _reading(soaked, pids, network):
                 summary = await group.attend(orchestrate(network, job, directory / "out"))
             if summary["state"] != "done":

@@ -16,11 +16,11 @@ from typing import Any
 import click
 import numpy as np
 
-from broker.address import parse_broker
+from broker.address import own_broker
 from broker.engines.engine import running_broker
 from broker.engines.engine_option import engine_option
 from broker.hardware import usable_cores
-from broker.options import NetworkOptions
+from broker.options import OWN_BROKER, NetworkOptions
 from broker.slow_link import parse_link
 from mpsl import strict_json
 from mpsl.codecs import parse
@@ -193,7 +193,7 @@ async def _race(data: Dataset, pairs: Sequence[str], seeds: int, engine: str, li
 @asynccontextmanager
 async def _fleet(task: Task, data: Dataset, engine: str, device_options: Sequence[str] = ()) -> AsyncIterator[Any]:
     """Start broker, nodes and devices as processes with one thread each. Yields a function that trains a job."""
-    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "MPSL_PASSWORD_FILE": ""}
+    environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **OWN_BROKER}
     with tempfile.TemporaryDirectory(prefix="mpsl-wire-") as name:
         directory = Path(name)
         shards.write(shards.split(data, task.devices, 0), directory)
@@ -204,7 +204,7 @@ async def _fleet(task: Task, data: Dataset, engine: str, device_options: Sequenc
             for path in sorted(directory.glob("*.npz")):
                 arguments = ["device", "--id", path.stem, "--data", str(path), *shared, *device_options]
                 await group.start(path.stem, arguments, environment)
-            network = NetworkOptions(parse_broker(broker.url), Topics("main"), as_json=False, verbose=0)
+            network = NetworkOptions(own_broker(broker.url), Topics("main"), as_json=False, verbose=0)
 
             async def train(job: Job) -> dict[str, Any]:
                 summary = await group.attend(orchestrate(network, job, directory / "out"))

@@ -148,6 +148,11 @@ def parse_broker(
     )
 
 
+def own_broker(url: str, version: MqttVersion = "5") -> BrokerAddress:
+    """The broker at `url`, which was started here: it knows no user, whatever the environment says of passwords."""
+    return parse_broker(url, version=version, environment={})
+
+
 def _password(user: str | None, path: str | None) -> str | None:
     if not path:
         return None

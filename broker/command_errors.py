@@ -56,7 +56,10 @@ def cause(error: BaseException) -> BaseException:
 
 def words(error: BaseException) -> str:
     """Return what went wrong; never empty."""
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:  # an exception of someone else, whose own text fails
+        text = ""
     if isinstance(error, MpslError) and text:
         return text
     if _is_about_the_working_directory(error):

@@ -25,6 +25,8 @@ from mpsl.topics import Topics
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 CONFIG, PASSWORD_FILE = "MPSL_CONFIG", "MPSL_PASSWORD_FILE"
+OWN_BROKER = {CONFIG: "", PASSWORD_FILE: ""}
+"""Environment of the processes that are started beside a broker of their own: it has no password for them."""
 FILES = ("ca", "cert", "key", "password_file")
 """Options whose values in a file are relative to that file."""
 

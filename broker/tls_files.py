@@ -65,6 +65,8 @@ def _check_certificates(option: str, file: str) -> None:
         raise UsageError(f"{where}: is a PKCS#7 file; take the certificates out of it: {command}")
     if b"CERTIFICATE REQUEST-----" in content:
         raise UsageError(f"{where}: is a certificate request; the authority that signs it makes the certificate")
+    if option == "--cert" and b"PRIVATE KEY-----" in content:
+        raise UsageError(f"{where}: holds no certificate but a private key; is it the file for --key?")
     raise UsageError(f"{where}: holds no certificate; a PEM file has the line {CERTIFICATE.decode()}")
 
 
@@ -92,7 +94,8 @@ def _no_passphrase(option: str, file: str) -> Callable[[], str]:
 def _pair_problem(cert: str, key: str | None, error: Exception) -> str:
     """Explain why a certificate and a key that can each be read do not match."""
     where = f"--cert {cert}" + (f" --key {key}" if key else "")
-    if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
+    # OpenSSL calls a key of another kind than the certificate's NO_CERTIFICATE_ASSIGNED, or KEY_TYPE_MISMATCH.
+    if getattr(error, "reason", "") in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
         if Path(cert).read_bytes().count(CERTIFICATE) > 1:
             return (
                 f"{where}: the first certificate is not the key's; a chain begins with your own, then its signers: "

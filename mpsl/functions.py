@@ -25,6 +25,9 @@ def find(source: str, where: str, how: str) -> Callable[..., Any]:
     Raises UsageError that begins with `where` and ends with `how` (what to write instead).
     """
     module, _, name = source.partition(":")
+    if "/" in module or module.endswith(".py"):
+        written = f"{Path(module).stem}:{name}"
+        raise UsageError(f"{where}: a module has no folder and no .py: write {written}, and start where the file is")
     with importable_working_directory():
         try:
             function = getattr(importlib.import_module(module), name)
@@ -50,7 +53,11 @@ def call(function: Callable[..., Any], where: str, *args: Any, **keywords: Any) 
 def in_words(error: BaseException) -> str:
     """The error's type and text, and where in the person's own file it was raised."""
     place = place_of(error)
-    return f"{type(error).__name__}: {error}" + (f" ({place})" if place else "")
+    try:
+        text = str(error)
+    except Exception:  # it is their exception, too
+        text = "(no text)"
+    return f"{type(error).__name__}: {text}" + (f" ({place})" if place else "")
 
 
 def place_of(error: BaseException) -> str:

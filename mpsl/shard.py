@@ -95,6 +95,8 @@ def _read(path: Path) -> dict[str, Any]:
                 return {name: file[name] for name in file.files}
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path}: is a directory; name one .npz file, or with --count N a directory of them") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(f"{path}: cannot be read as .npz: {error}") from None
 

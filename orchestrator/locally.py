@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from broker.address import BrokerAddress, parse_broker
+from broker.address import BrokerAddress, own_broker
 from broker.engines.engine import running_broker
 from broker.hardware import usable_cores
-from broker.options import NetworkOptions
+from broker.options import CONFIG, OWN_BROKER, NetworkOptions
 from mpsl.allowed_models import options_for
 from mpsl.errors import UsageError
 from mpsl.job import Job
@@ -90,14 +90,14 @@ async def run_locally(
 
     The broker is the one that --broker names, or else one of `engine`, started here.
     """
-    environment = {"OMP_NUM_THREADS": str(fleet.threads), "MKL_NUM_THREADS": str(fleet.threads)}
+    environment = {"OMP_NUM_THREADS": str(fleet.threads), "MKL_NUM_THREADS": str(fleet.threads), CONFIG: ""}
     interrupted = _interruption()
     async with _broker(network, engine) as (address, died), children(out / "logs") as group:
         here = replace(network, address=address)
         shared = [*address.options, "--net", network.topics.net, "--threads", str(fleet.threads), "--once"]
         shared += options_for(job.model.name)
         if not network.named:
-            environment["MPSL_PASSWORD_FILE"] = ""
+            environment |= OWN_BROKER
         budget = ["--memory-budget", fleet.memory_budget] if fleet.memory_budget else []
         for id in fleet.nodes:
             await group.start(id, ["node", "--id", id, *shared, *budget], environment)
@@ -138,7 +138,7 @@ async def _broker(network: NetworkOptions, engine: str) -> AsyncIterator[tuple[B
     version = network.address.version
     async with running_broker(engine, protocol=version) as broker:
         print(f"watch it with: mpsl tap --broker {broker.url}", file=sys.stderr)
-        yield parse_broker(broker.url, version=version), broker.died()
+        yield own_broker(broker.url, version), broker.died()
 
 
 def _interruption() -> asyncio.Event:

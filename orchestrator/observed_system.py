@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from broker.address import BrokerAddress, parse_broker
+from broker.address import BrokerAddress, own_broker
 from broker.connection import connect
 from broker.engines.engine import running_broker
-from broker.options import NetworkOptions
+from broker.options import OWN_BROKER, NetworkOptions
 from mpsl.allowed_models import options_for
 from mpsl.job import Job
 from mpsl.nn.block_model import block_model
@@ -80,7 +80,7 @@ async def observe(job: Job, batches: int, engine: str, threads: int, every_s: fl
     Broker, nodes and devices are processes of their own. Nodes and devices have `threads` threads each. The
     orchestrator runs in this process, so the CPU time of sampling counts as the orchestrator's.
     """
-    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "MPSL_PASSWORD_FILE": ""}
+    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), **OWN_BROKER}
     with tempfile.TemporaryDirectory(prefix="mpsl-bench-") as name:
         directory = Path(name)
         shards = synthetic_shards(job, batches, job.fleet.devices, directory)
@@ -93,7 +93,7 @@ async def observe(job: Job, batches: int, engine: str, threads: int, every_s: fl
             for id, path in shards.items():
                 child = await group.start(id, ["device", "--id", id, "--data", str(path), *shared], environment)
                 pids[child.name] = child.process.pid
-            address = parse_broker(broker.url)
+            address = own_broker(broker.url)
             network = NetworkOptions(address, Topics("main"), as_json=False, verbose=0)
             watch = _Watch(pids, address, network.topics)
             async with watch.running(every_s):

@@ -45,9 +45,9 @@ nodes = {nodes}
 """
 
 
-def mpsl(*arguments: str, timeout: float = PATIENCE_S) -> "subprocess.CompletedProcess[str]":
-    """Run the command and keep what it says."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def mpsl(*arguments: str, timeout: float = PATIENCE_S, **more: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command, with more in its environment, and keep what it says."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
     return subprocess.run(
         [*MPSL, *arguments], check=False, capture_output=True, text=True, timeout=timeout, env=environment
     )
@@ -67,6 +67,27 @@ def write_shards(directory: Path, sizes: list[int]) -> dict[str, tuple[Any, Any]
     for id, shard in shards.items():
         np.savez(directory / f"{id}.npz", x=shard.x, y=shard.y, x_test=shard.x_test, y_test=shard.y_test)
     return {id: (shard.x, shard.y) for id, shard in shards.items()}
+
+
+@pytest.mark.parametrize("hops", ["0", "1"])
+def test_a_broker_that_is_started_here_needs_nothing_of_the_environment(tmp_path: Path, hops: str) -> None:
+    of_others = {
+        "MPSL_PASSWORD_FILE": str(tmp_path / "missing"),
+        "MPSL_BROKER": "mqtts://someone@broker.invalid",
+        "MPSL_CONFIG": str(tmp_path / "missing.toml"),
+    }
+    line = ["demo", "--rounds", "1", "--devices", "1", "--hops", hops, "--out", str(tmp_path / "out")]
+    done = mpsl(*line, **of_others)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_nor_does_a_measurement(tmp_path: Path) -> None:
+    out = tmp_path / "profile.json"
+    line = ["profile", "--model", "mlp", "--batch-size", "4", "--seconds", "0.2", "--copies", "1", "--out", str(out)]
+    done = mpsl(*line, MPSL_PASSWORD_FILE=str(tmp_path / "missing"), MPSL_CONFIG=str(tmp_path / "missing.toml"))
+    assert "PASSWORD" not in done.stderr
+    assert "CPU s for a GB on the wire" in done.stdout or "do not add up" in done.stderr, done.stderr
 
 
 @pytest.mark.parametrize("engine", ["mosquitto", "embedded"])

@@ -337,6 +337,14 @@ def test_every_error_has_words(error: Exception, said: str) -> None:
     assert said in words(error)
 
 
+def test_an_error_whose_own_text_fails_has_words() -> None:
+    class Speechless(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    assert words(Speechless()) == "Speechless"
+
+
 @pytest.mark.parametrize("error", [OSError(24, "Too many open files"), OSError(12, "Cannot allocate"), MemoryError()])
 def test_a_shortage_of_the_machine_is_foreseen(error: Exception, capfd: pytest.CaptureFixture[str]) -> None:
     assert report(error, verbose=False) == 1

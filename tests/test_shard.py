@@ -263,6 +263,11 @@ def leaves():
     sys.exit("bye")
 def ragged():
     return {{"x": [[1, 2], [3]], "y": [0, 1]}}
+class Speechless(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+def speechless():
+    raise Speechless
 """
 
 
@@ -279,6 +284,10 @@ def test_a_module_in_the_working_directory_is_found_and_its_errors_are_named(
     assert (shard.x.tolist(), shard.y.tolist()) == ([[1, 2], [3, 4]], [0, 1])
     place = re.escape(str(tmp_path))
     for source, says in [
+        ("mydata_of_test.py:load", "write mydata_of_test:load, and start where the file is"),
+        ("./mydata_of_test:load", "write mydata_of_test:load, and start where the file is"),
+        ("../lib/mydata_of_test.py:load", "write mydata_of_test:load, and start where the file is"),
+        ("mydata_of_test:speechless", r"the function raised Speechless: \(no text\) \("),
         ("mydata_of_test:fails", rf"the function raised ValueError: no sensor \({place}/mydata_of_test.py:7\)"),
         ("mydata_of_test:leaves", "the function raised SystemExit: bye"),
         ("mydata_of_test:ragged", "x cannot be read as a numpy array"),

@@ -185,6 +185,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     openssl(directory, "x509", "-req", "-in", "own.csr", *signing, "-out", "own.pem")
     openssl(directory, "x509", "-in", "own.pem", "-outform", "DER", "-out", "own.der")
     openssl(directory, "x509", "-in", "ca.pem", "-outform", "DER", "-out", "ca.der")
+    openssl(directory, "genrsa", "-out", "of-another-kind.key", "2048")
     openssl(directory, "pkey", "-in", "own.key", "-outform", "DER", "-out", "own-key.der")
     openssl(directory, "pkey", "-in", "own.key", "-aes256", "-passout", "pass:secret", "-out", "encrypted.key")
     openssl(directory, "ec", "-in", "own.key", "-aes256", "-passout", "pass:secret", "-out", "encrypted-old.key")
@@ -231,6 +232,8 @@ def test_certificates_and_keys_that_are_read(keys: Path, ca: str | None, cert: s
         ("ca.pem", "own.pem", "encrypted-old.key", "--key {}/encrypted-old.key: the key is encrypted"),
         ("ca.pem", "wrong-chain.pem", "own.key", "cat own.pem intermediate.pem > chain.pem"),
         ("ca.pem", "own.pem", "ca.key", "certificate and key do not match"),
+        ("ca.pem", "own.pem", "of-another-kind.key", "certificate and key do not match"),
+        ("ca.pem", "own.key", "own.pem", "holds no certificate but a private key; is it the file for --key?"),
         ("ca.pem", "own.pem", None, "--cert {}/own.pem: holds no private key; name its file with --key"),
         ("ca.pem", "own.pem", "own.pem", "--key {}/own.pem: holds no private key"),
         ("ca.pem", "own.key", "own.key", "--cert {}/own.key: holds no certificate"),
