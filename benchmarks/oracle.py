@@ -3,6 +3,7 @@
 It shares only the definition of the model with the stages. The tests and `mpsl bench chaos` compare bits with it.
 """
 
+import math
 from binascii import crc32
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ class OracleSetting:
     dtype: str = "float32"
     blocks: tuple[str, ...] = ()
     """The module at whose call each block begins; empty: the items of an `nn.Sequential`."""
+    nesterov: bool = False
+    dampening: float = 0.0
+    schedule: Mapping[str, Any] = field(default_factory=dict)
     weights: str | None = None
     strict: bool = True
     train: tuple[str, ...] = ()
@@ -177,12 +181,7 @@ def train(
 ) -> float:
     """Run one device's round on the whole model. Returns Σ batch loss × batch samples."""
     model.train()
-    if setting.optimizer == "adam":
-        optimizer: Any = torch.optim.Adam(model.parameters(), lr=setting.lr, weight_decay=setting.weight_decay)
-    else:
-        optimizer = torch.optim.SGD(
-            model.parameters(), lr=setting.lr, momentum=setting.momentum, weight_decay=setting.weight_decay
-        )
+    optimizer = optimizer_of(setting, model)
     loss_sum = 0.0
     for epoch in range(setting.local_epochs):
         order = np.arange(len(x))
@@ -191,6 +190,10 @@ def train(
         for batch, start in enumerate(range(0, len(x), setting.batch_size)):
             chosen = torch.from_numpy(order[start : start + setting.batch_size])
             optimizer.zero_grad()
+            for group in optimizer.param_groups:
+                batches = -(-len(x) // setting.batch_size)
+                place = (epoch * batches + batch) / (setting.local_epochs * batches)
+                group["lr"] = rate(setting, number, place, 1 / (setting.local_epochs * batches))
             micros = [part for part in torch.tensor_split(chosen, setting.micro_batches) if len(part)]
             for micro, part in enumerate(micros):
                 samples = torch.from_numpy(x[part.numpy()]).to(getattr(torch, setting.dtype))
@@ -205,6 +208,39 @@ def train(
     return loss_sum
 
 
+def optimizer_of(setting: OracleSetting, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Return torch's own optimizer of that name."""
+    lr, momentum, decay = setting.lr, setting.momentum, setting.weight_decay
+    match setting.optimizer:
+        case "adam":
+            return torch.optim.Adam(model.parameters(), lr=lr, weight_decay=decay)
+        case "adamw":
+            return torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay)
+        case "rmsprop":
+            return torch.optim.RMSprop(model.parameters(), lr=lr, momentum=momentum, weight_decay=decay)
+    return torch.optim.SGD(
+        model.parameters(), lr, momentum, setting.dampening, weight_decay=decay, nesterov=setting.nesterov
+    )
+
+
+def rate(setting: OracleSetting, number: int, place: float, step: float) -> float:
+    """Return the learning rate in round `number` from 1, at `place` of the round; a batch is `step` of it."""
+    plan: dict[str, Any] = {"name": "constant", "by": "round", "warmup_rounds": 0.0, "end": 0.0}
+    plan |= {"step_rounds": 10, "gamma": 0.1, **setting.schedule}
+    done, step = (number - 1 + place, step) if plan["by"] == "batch" else (float(number - 1), 1.0)
+    warm = plan["warmup_rounds"]
+    if done + step <= warm:
+        return float(setting.lr * ((done + step) / warm))
+    passed = min(1.0, max(0.0, done - warm) / max(setting.rounds - warm, step))
+    falling = {
+        "constant": 1.0,
+        "step": plan["gamma"] ** math.floor((done - warm) / plan["step_rounds"] + 1e-9),
+        "linear": plan["end"] + (1 - plan["end"]) * (1 - passed),
+        "cosine": plan["end"] + (1 - plan["end"]) * ((1 + math.cos(math.pi * passed)) / 2),
+    }
+    return float(setting.lr * falling[plan["name"]])
+
+
 def setting_of(job: dict[str, Any]) -> OracleSetting:
     """Return the oracle's parameters of a job."""
     run, optimizer = job["run"], job["optimizer"]
@@ -215,5 +251,6 @@ def setting_of(job: dict[str, Any]) -> OracleSetting:
         optimizer.get("weight_decay", 0.0), run.get("seed", 0), run.get("shuffle", True),
         (job["model"].get("input") or {}).get("dtype", "float32"), weights=job["model"].get("weights"),
         strict=job["model"].get("strict", True), train=tuple(job["model"].get("train", ())),
-        freeze=tuple(job["model"].get("freeze", ())),
+        freeze=tuple(job["model"].get("freeze", ())), nesterov=optimizer.get("nesterov", False),
+        dampening=optimizer.get("dampening", 0.0), schedule=job.get("schedule", {}),
     )  # fmt: skip

@@ -18,6 +18,7 @@ from compute_node.memory_usage import MemoryPeaks
 from compute_node.storage import Storage
 from mpsl.aggregation import Array, aggregations, is_foldable
 from mpsl.errors import RunFailed
+from mpsl.learning_rate import rates_of
 from mpsl.machines.jobs import (
     Backward,
     CheckCopy,
@@ -123,7 +124,12 @@ class SeatTraining:
         for array, empty in zip(self.committed.each(), weights.arrays_of(trained_tensors(part)), strict=True):
             empty[...] = array
         self.copies[job.device] = TrainingCopy(
-            part, self._job.optimizer, self._job.run.seed, input_gradient=True, recompute=self._seat.recompute
+            part,
+            self._job.optimizer,
+            self._job.run.seed,
+            input_gradient=True,
+            recompute=self._seat.recompute,
+            rates=rates_of(self._job, job.batches),
         )
         return Result()
 

@@ -16,6 +16,7 @@ from device_agent.shard_source import Shard
 from mpsl.aggregation import Array
 from mpsl.batches import Indices, batches_per_epoch, micro_batches, order
 from mpsl.errors import UsageError
+from mpsl.learning_rate import rates_of
 from mpsl.machines.jobs import (
     Encoded,
     Export,
@@ -106,8 +107,10 @@ class DeviceTraining:
     def _start_round(self, job: StartRound) -> Result:
         optimizer, seed = self._job.optimizer, self._job.run.seed
         first, last = self.parts
-        head = TrainingCopy(first, optimizer, seed, input_gradient=False)
-        self._copies = (head, TrainingCopy(last, optimizer, seed, input_gradient=True, lender=head))
+        run = self._job.run
+        rates = rates_of(self._job, run.local_epochs * batches_per_epoch(self._shard.samples, run.batch_size))
+        head = TrainingCopy(first, optimizer, seed, input_gradient=False, rates=rates)
+        self._copies = (head, TrainingCopy(last, optimizer, seed, input_gradient=True, lender=head, rates=rates))
         self._feedback.begin()
         self._begun_with = [
             {index: arrays[index].copy() for index, codec in enumerate(codecs) if codec != RAW}

@@ -107,13 +107,40 @@ class OptimizerSection:
     lr: float
     momentum: float = 0.0
     weight_decay: float = 0.0
+    nesterov: bool = False
+    dampening: float = 0.0
 
     def __post_init__(self) -> None:
         _positive(lr=self.lr)
+        if not 0 <= self.dampening < 1:
+            raise ValueError(f"dampening = {self.dampening} must be at least 0 and below 1")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum = {self.momentum} must be at least 0 and below 1")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise ValueError(f"weight_decay = {self.weight_decay} must be a number of at least 0")
+
+
+@dataclass(frozen=True)
+class ScheduleSection:
+    """[schedule]: the learning rate over the run; `mpsl/learning_rate.py` has the formulas.
+
+    `by`: whether it changes with every round or with every batch. `warmup_rounds` may be a fraction.
+    """
+
+    name: Literal["constant", "step", "cosine", "linear"] = "constant"
+    by: Literal["round", "batch"] = "round"
+    warmup_rounds: float = 0.0
+    end: float = 0.0
+    step_rounds: int = 10
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        _at_least(1, step_rounds=self.step_rounds)
+        _positive(gamma=self.gamma)
+        if not (math.isfinite(self.warmup_rounds) and self.warmup_rounds >= 0):
+            raise ValueError(f"warmup_rounds = {self.warmup_rounds} must be a number of at least 0")
+        if not 0 <= self.end <= 1:
+            raise ValueError(f"end = {self.end} must be from 0 to 1: the share of lr at the end of the run")
 
 
 @dataclass(frozen=True)
@@ -208,6 +235,7 @@ class Job:
     optimizer: OptimizerSection
     fleet: FleetSection
     wire: WireSection = WireSection()
+    schedule: ScheduleSection = ScheduleSection()
     security: SecuritySection = SecuritySection()
 
     def __post_init__(self) -> None:

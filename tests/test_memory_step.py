@@ -24,6 +24,23 @@ OPTIMIZERS: dict[str, tuple[OptimizerSection, Any]] = {
         lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01),
     ),
     "adam": (OptimizerSection("adam", 0.003), lambda p: torch.optim.Adam(p, 0.003)),
+    "sgd-nesterov": (
+        OptimizerSection("sgd", 0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
+    ),
+    "sgd-dampening": (
+        OptimizerSection("sgd", 0.1, momentum=0.9, dampening=0.5),
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, dampening=0.5),
+    ),
+    "adamw": (
+        OptimizerSection("adamw", 0.003, weight_decay=0.1),
+        lambda p: torch.optim.AdamW(p, 0.003, weight_decay=0.1),
+    ),
+    "rmsprop": (OptimizerSection("rmsprop", 0.01), lambda p: torch.optim.RMSprop(p, 0.01)),
+    "rmsprop-momentum": (
+        OptimizerSection("rmsprop", 0.01, momentum=0.9, weight_decay=0.01),
+        lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9, weight_decay=0.01),
+    ),
     "adam-decay": (
         OptimizerSection("adam", 0.003, weight_decay=0.01),
         lambda p: torch.optim.Adam(p, 0.003, weight_decay=0.01),
@@ -48,6 +65,7 @@ def test_optimizers_give_the_bits_of_torch(name: str) -> None:
         stepping.step(ours)
         optimizer.step()
         assert torch.equal(ours, theirs)
+    assert stepping.held_bytes() == type(stepping).state_bytes(section, ours.nbytes)
 
 
 @pytest.mark.parametrize("name", ["sgd-decay", "adam-decay"])

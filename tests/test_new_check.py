@@ -16,7 +16,16 @@ from driving import PATIENCE_S
 from broker.command import mpsl
 from mpsl import facts
 from mpsl.errors import UsageError
-from mpsl.job import FleetSection, ModelSection, OptimizerSection, RunSection, SecuritySection, WireSection, read_job
+from mpsl.job import (
+    FleetSection,
+    ModelSection,
+    OptimizerSection,
+    RunSection,
+    ScheduleSection,
+    SecuritySection,
+    WireSection,
+    read_job,
+)
 from mpsl.nn.models import arguments, input_shape
 from mpsl.shard import make_shard, read_shard
 from orchestrator.commands.new import template
@@ -25,6 +34,7 @@ SECTIONS = {
     "run": RunSection("a", 1, 1),
     "model": ModelSection("mlp"),
     "optimizer": OptimizerSection("sgd", 0.1),
+    "schedule": ScheduleSection(),
     "wire": WireSection(),
     "fleet": FleetSection(1, 0),
     "security": SecuritySection(),

@@ -226,7 +226,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         self._known_attempts[message.device] = message.attempt
         self.copies[message.device] = CopyProgress(message.attempt, message.batches)
         self._max_copies = max(self._max_copies, len(self.copies))
-        self._queue_job(CopyPart(message.device, message.attempt, message.round))
+        self._queue_job(CopyPart(message.device, message.attempt, message.round, message.batches))
         if message.device in self.early and self.early[message.device][0] <= message.attempt:
             for activation in self.early.pop(message.device)[1]:
                 self._activation(activation)

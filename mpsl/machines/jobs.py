@@ -199,11 +199,12 @@ class Exported(Result):
 
 @dataclass(frozen=True)
 class CopyPart(WorkerJob):
-    """Copy the committed part for an admitted device, with a new optimizer."""
+    """Copy the committed part for an admitted device, with a new optimizer. `batches`: its steps in the round."""
 
     device: str
     attempt: int
     round: int
+    batches: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from mpsl.job import OptimizerSection
+from mpsl.learning_rate import LearningRates
 from mpsl.messages import Ticket
 from mpsl.nn.edges import Values
 from mpsl.nn.optimizers import optimizers
@@ -40,7 +41,8 @@ class _Kept:
 class TrainingCopy:
     """A copy that owns `part`. `input_gradient`: whether an earlier part needs the gradients of the input.
 
-    `lender`: the copy of the part whose weights this part uses too. It gets their gradients, and steps them.
+    `lender`: the copy of the part whose weights this part uses too. It gets their gradients, and steps them. `rates`:
+    the learning rate of each step; None: the optimizer's own.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class TrainingCopy:
         input_gradient: bool,
         recompute: bool = False,
         lender: "TrainingCopy | None" = None,
+        rates: LearningRates | None = None,
     ) -> None:
         self.part = part.train()
         # A device reuses its part: a batch that was aborted between micro-batches must leave no gradient behind.
@@ -62,6 +65,7 @@ class TrainingCopy:
         self._recompute = recompute
         self._borrowed = borrowed_parameters(part)
         self._lender = lender
+        self._rates = rates
         self._lent: dict[Position, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         """Gradients of this part's weights that came from the part that borrows them."""
         self._kept: dict[Position, _Kept] = {}
@@ -90,6 +94,8 @@ class TrainingCopy:
         roots = [(output, each) for output, each in zip(wanted, gradients, strict=True) if output.requires_grad]
         # Later uses come first: autograd adds up a value's gradients in the reverse order of its uses.
         roots += self._lent.pop(position, [])
+        if ticket.last and self._rates is not None:
+            self._optimizer.lr = self._rates.at(ticket)
         hooks = self._step_when_complete() if ticket.last else []
         before = [parameter.grad for parameter in self._borrowed]
         for parameter in self._borrowed:

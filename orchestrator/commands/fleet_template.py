@@ -41,7 +41,7 @@ latency_ms = 0.5              # required; one way between it and a node
 [job]                         # what a round does; this table and all of its keys can be left out
 local_epochs = 1              # passes over its own samples that a device makes in a round
 micro_batches = 1             # pieces of a batch that travel one by one
-optimizer = "sgd"             # sgd, momentum or adam; it decides how much memory the state takes
+optimizer = "sgd"             # or momentum, adam, adamw, rmsprop; it sets the memory of its state
 activations = "fp32"          # codec of what travels forward: fp32, fp16, bf16, int8, int4, affine:4 to :2,
                               # huffman:4 to :2, topk:P with P the share of the values that is sent, as in topk:0.05
 gradients = "fp32"            # codec of what travels back; the same ones

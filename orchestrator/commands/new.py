@@ -37,10 +37,20 @@ train = []                    # parameters that train, by glob: ["head.*", "*.bi
 freeze = []                   # parameters that do not: one copy at a node, sent once, no optimizer state
 
 [optimizer]
-name = "sgd"                  # required; sgd or adam. Starts afresh in every round
+name = "sgd"                  # required; sgd, adam, adamw or rmsprop. Starts afresh in every round
 lr = 0.05                     # required
-momentum = 0.0                # of sgd only
+momentum = 0.0                # of sgd and rmsprop
 weight_decay = 0.0
+nesterov = false              # of sgd with momentum
+dampening = 0.0               # of sgd with momentum
+
+[schedule]
+name = "constant"             # of the learning rate: constant, step, cosine or linear
+by = "round"                  # "batch": it changes with every batch
+warmup_rounds = 0.0           # it rises linearly for so long; may be a fraction
+end = 0.0                     # of cosine and linear: the share of lr that is left at the end
+step_rounds = 10              # of step: every so many rounds
+gamma = 0.1                   # of step: it is multiplied by this
 
 [wire]
 activations = "fp32"          # codec of what travels forward; fp32 is exact, fp16 and bf16 halve the bytes

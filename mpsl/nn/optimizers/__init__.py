@@ -10,7 +10,7 @@ torch only inside the functions that compute.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mpsl.errors import UsageError
 from mpsl.job import OptimizerSection
@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 class Optimizer(ABC):
     """Steps parameters by their gradients. It owns its state. A subclass registers itself."""
 
-    kinds: ClassVar[Mapping[str, Mapping[str, float]]]
+    kinds: ClassVar[Mapping[str, Mapping[str, Any]]]
     """Settings whose steps differ in cost: keys of [optimizer], by their name in FLEET.toml."""
 
     uses_momentum: ClassVar[bool] = False
+    uses_nesterov: ClassVar[bool] = False
 
     def __init__(self, section: OptimizerSection) -> None:
         self.section = section
+        self.lr = section.lr
+        """The rate of the present step; a schedule changes it."""
 
     @classmethod
     def kind_of(cls, section: OptimizerSection) -> str:
@@ -43,8 +46,18 @@ class Optimizer(ABC):
         """Raise UsageError if the section has a setting that this optimizer does not take."""
         if section.momentum and not cls.uses_momentum:
             raise UsageError(
-                f"optimizer.momentum = {section.momentum}: momentum belongs to sgd; leave it out with {section.name}"
+                f"optimizer.momentum = {section.momentum}: momentum belongs to sgd and rmsprop; "
+                f"leave it out with {section.name}"
             )
+
+        if (section.nesterov or section.dampening) and not cls.uses_nesterov:
+            raise UsageError(
+                f"optimizer.nesterov and optimizer.dampening belong to sgd; leave them out with {section.name}"
+            )
+        if (section.nesterov or section.dampening) and not section.momentum:
+            raise UsageError("optimizer.nesterov and optimizer.dampening need optimizer.momentum")
+        if section.nesterov and section.dampening:
+            raise UsageError("optimizer.nesterov takes no optimizer.dampening")
 
     @classmethod
     @abstractmethod

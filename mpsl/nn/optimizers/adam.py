@@ -36,17 +36,21 @@ class Adam(Optimizer):
 
     def update(self, parameter: "Parameter", gradient: "Tensor") -> None:
         """Do one step; the denominator is computed in the gradient's memory."""
+        if self.section.weight_decay:
+            gradient.add_(parameter, alpha=self.section.weight_decay)
+        self.step_by_moments(parameter, gradient)
+
+    def step_by_moments(self, parameter: "Parameter", gradient: "Tensor") -> None:
+        """Do the step without any weight decay."""
         import torch
 
         if parameter not in self._states:
             self._states[parameter] = _State(torch.zeros_like(parameter), torch.zeros_like(parameter))
         state = self._states[parameter]
         state.steps += 1
-        if self.section.weight_decay:
-            gradient.add_(parameter, alpha=self.section.weight_decay)
         state.average.lerp_(gradient, 1 - BETA1)
         state.square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
-        step_size = self.section.lr / (1 - BETA1**state.steps)
+        step_size = self.lr / (1 - BETA1**state.steps)
         root = torch.sqrt(state.square, out=gradient)
         root.div_((1 - BETA2**state.steps) ** 0.5).add_(EPSILON)
         parameter.addcdiv_(state.average, root, value=-step_size)

@@ -15,6 +15,7 @@ class Sgd(Optimizer):
     """Keeps one momentum buffer per parameter with momentum, and no state without."""
 
     uses_momentum = True
+    uses_nesterov = True
     kinds: ClassVar = {"sgd": {}, "momentum": {"momentum": 0.9}}
 
     def __init__(self, section: OptimizerSection) -> None:
@@ -30,16 +31,21 @@ class Sgd(Optimizer):
         return parameter_bytes if section.momentum else 0
 
     def update(self, parameter: "Parameter", gradient: "Tensor") -> None:
-        """p -= lr · (momentum · buffer + gradient + weight_decay · p); the first gradient becomes the buffer."""
+        """Step by lr · buffer, where buffer = momentum · buffer + (1 - dampening) · gradient, decay included.
+
+        The first gradient becomes the buffer. With nesterov, the step is by gradient + momentum · buffer.
+        """
         change = gradient
         if self.section.weight_decay:
             change.add_(parameter, alpha=self.section.weight_decay)
         if self.section.momentum:
             if parameter in self._momentum:
-                change = self._momentum[parameter].mul_(self.section.momentum).add_(change)
+                buffer = self._momentum[parameter].mul_(self.section.momentum)
+                buffer.add_(change, alpha=1 - self.section.dampening)
             else:
-                self._momentum[parameter] = change
-        parameter.add_(change, alpha=-self.section.lr)
+                buffer = self._momentum[parameter] = change.clone() if self.section.nesterov else change
+            change = change.add_(buffer, alpha=self.section.momentum) if self.section.nesterov else buffer
+        parameter.add_(change, alpha=-self.lr)
 
     def held_bytes(self) -> int:
         return sum(buffer.nbytes for buffer in self._momentum.values())
