@@ -195,7 +195,8 @@ class Driver:
                 outcome = JobFailed(work.job, str(error), work.session, isinstance(error, DiskError))
             except Exception as error:
                 self._log("debug", "job-raised", {"job": type(work.job).__name__, "error": repr(error)})
-                outcome = JobFailed(work.job, f"{type(error).__name__}: {error}", work.session)
+                reason = f"{type(error).__name__}: {error}"
+                outcome = JobFailed(work.job, reason, work.session, is_unforeseen=True)
             self._interpreter.job_ended(outcome)
 
     async def _keep_connected(self) -> None:

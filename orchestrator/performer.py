@@ -69,6 +69,8 @@ class OrchestratorPerformer:
         self._saved_device_sums: list[Arrays] = []
         self._version = 0 if unfinished is None else unfinished.committed
         """The round of the devices' parts, which may be one ahead of what is on disk."""
+        self._recorded_devices = 0
+        """The last round whose devices are recorded; the round itself may still have to be tried again."""
 
     def write(self, source: str, message: Slice, session: SessionId | None = None) -> None:
         """Store a slice: of a device's update in its staging memory, of a seat's part in the memory for that."""
@@ -266,7 +268,9 @@ class OrchestratorPerformer:
     @_perform.register
     def _record(self, job: RecordRound) -> Result:
         # The line of the round is the last one: what stands there is whole.
-        self._records.append_devices(job.devices)
+        if self._recorded_devices != job.metrics["round"]:
+            self._records.append_devices(job.devices)
+            self._recorded_devices = job.metrics["round"]
         self._records.append_round(job.metrics)
         return Result()
 

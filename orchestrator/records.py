@@ -41,6 +41,10 @@ class Records:
         self._out = out
         self._run = run
         out.mkdir(parents=True, exist_ok=True)
+        for torn in out.glob(".*.new"):
+            # A process that was killed while it wrote has left it.
+            with contextlib.suppress(OSError):
+                torn.unlink(missing_ok=True)
 
     def save_model(
         self,
@@ -69,11 +73,11 @@ class Records:
         beside = self._out / f".{name}.new"
         try:
             save_file(_apart(tensors), beside, metadata)
+            put(beside, self._out / name)
         except (OSError, SafetensorError) as error:
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
             raise DiskError(f"{self._out / name} cannot be written; the committed model stays: {error}") from None
-        put(beside, self._out / name)
 
     def save_manifest(self, manifest: Manifest) -> None:
         """Write manifest.json, from which another orchestrator can go on with the run."""

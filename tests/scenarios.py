@@ -10,8 +10,9 @@ import numpy as np
 
 from device_agent.shard_source import Shard
 from mpsl.batches import smallest_micro_batch
+from mpsl.names import BROKER
 from mpsl.planning.plan_file import PlannedRun, PlannedSeat
-from mpsl.sim.faults import NO_FAULTS, Faults, InjectedFault
+from mpsl.sim.faults import BROKER_FAULTS, NO_FAULTS, FaultKind, Faults, InjectedFault
 
 CLASSES = 3
 
@@ -59,6 +60,9 @@ class Scenario:
     join: str = "open"
     expected_failure_s: float = 3600.0
     """Small: savepoints in every round."""
+    deterministic: bool = False
+    once: bool = True
+    """Whether devices and nodes leave after the run; otherwise they wait for the next one."""
 
     @property
     def devices(self) -> list[str]:
@@ -118,6 +122,7 @@ class Scenario:
                 "seed": self.seed,
                 "shuffle": self.shuffle,
                 "evaluate_every": self.evaluate_every,
+                "deterministic": self.deterministic,
             },
             "model": {"name": "mlp", "args": self.model_args} | ({"cuts": self.cuts} if self.is_cut else {}),
             "optimizer": {"name": self.optimizer, "lr": 0.05, "momentum": self.momentum},
@@ -197,27 +202,43 @@ def random_plan(scenario: Scenario, chance: random.Random) -> PlannedRun:
     return PlannedRun(tuple(scenario.cuts), seats, devices, chance.randint(1, len(devices)))
 
 
-def random_faults(seed: int, kinds: tuple[str, ...] = ("crash", "cut", "freeze", "outage")) -> Scenario:
-    """A random scenario with one or two faults injected into anyone, in which not everyone is needed."""
+def random_faults(seed: int) -> Scenario:
+    """A random scenario in which not everyone is needed, with some faults injected into anyone."""
     chance = random.Random(f"mishaps {seed}")
     scenario = random_scenario(seed)
-
-    def any_fault() -> InjectedFault:
-        kind: Any = chance.choice(kinds)
-        process = chance.choice([*scenario.devices, *scenario.devices, *scenario.nodes, "orch"])
-        seconds = chance.choice([0.2, 2.0, 10.0, 50.0, 200.0] + [math.inf] * (kind == "crash"))
-        return InjectedFault(kind, process, int(10 ** chance.uniform(0.5, 2.7)), seconds)
-
-    injected = tuple(any_fault() for _ in range(chance.choice([1, 1, 2])))
-    quorum = chance.randint(1, len(scenario.samples))
-    timeout = chance.choice([None, 20.0])
-    is_cut = scenario.hops == 0 or scenario.planned is not None or chance.random() < 0.7
-    return replace(
+    if scenario.planned is None and chance.random() < 0.4:
+        # More devices than places: a long round, in which savepoints are worth their cost.
+        more = tuple(chance.randint(2, 6) for _ in range(chance.randint(1, 3)))
+        samples, tests = scenario.samples + more, scenario.tests + (0,) * len(more)
+        scenario = replace(scenario, samples=samples, tests=tests, admit=chance.choice([1, 2]), batch_norm=False)
+    is_cut = scenario.hops == 0 or scenario.planned is not None or chance.random() < 0.5
+    scenario = replace(
         scenario,
-        quorum=quorum,
-        round_timeout_s=timeout,
-        faults=replace(scenario.faults, injected=injected),
+        quorum=chance.randint(1, len(scenario.samples)),
+        round_timeout_s=chance.choice([None, None, 20.0]),
         standbys=chance.choice([0, 0, 1]),
         is_cut=is_cut,
-        expected_failure_s=chance.choice([3600.0, 0.01, 1.0]),
+        expected_failure_s=chance.choice([3600.0, 0.01, 0.01, 1.0]),
+        deterministic=chance.random() < 0.15,
+        once=chance.random() < 0.5,
     )
+    injected = tuple(random_fault(scenario, chance) for _ in range(chance.choice([1, 1, 2, 3])))
+    skew = chance.choice([0.0, 0.0, 0.01, 0.2])
+    return replace(scenario, faults=replace(scenario.faults, injected=injected, skew=skew))
+
+
+def random_fault(scenario: Scenario, chance: random.Random) -> InjectedFault:
+    """Any fault of any process."""
+    members = [*scenario.devices, *scenario.nodes, *scenario.nodes, *scenario.spare_nodes]
+    process = chance.choice([*members, "orch", "orch", BROKER])
+    seconds = chance.choice([0.2, 2.0, 10.0, 35.0, 50.0, 200.0])
+    kind: FaultKind
+    if process == BROKER:
+        return InjectedFault(chance.choice(BROKER_FAULTS), BROKER, int(10 ** chance.uniform(0.5, 3.2)), seconds)
+    if process == "orch" and chance.random() < 0.25:
+        kind, seconds = "disk", chance.choice([1.0, 5.0, 20.0, math.inf])
+    elif chance.random() < 0.4:
+        kind, seconds = "crash", chance.choice([0.2, 2.0, 10.0, 50.0, math.inf])
+    else:
+        kind = chance.choice(["cut", "partition", "mute", "deaf", "freeze", "suspend", "jump", "error"])
+    return InjectedFault(kind, process, int(10 ** chance.uniform(0.5, 2.7)), seconds)

@@ -5,15 +5,21 @@ The invariants that a run keeps whatever happens are checked here, after every e
 
 import json
 import math
+import os
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from failing_disk import FailingDisk
+from leftovers import check_nothing_is_left, check_nothing_is_left_at_the_end, performer_of
 from safetensors.torch import load_file
 from scenarios import Scenario
+from tally import Tally
 
 from benchmarks.oracle import OracleSetting, oracle, stages_of
 from compute_node.performer import HopPerformer
@@ -49,6 +55,9 @@ DEADLINE_S = 3600.0
 """Virtual seconds after which a process that still runs counts as hung."""
 
 
+LETTING_GO_S = 5.0
+
+
 TRACE_LENGTH = 6_000
 
 
@@ -65,6 +74,8 @@ class Outcome:
     summary: dict[str, Any]
     out: Path
     most_copies: dict[str, int] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+    """What happened, and how often."""
 
     @property
     def status(self) -> dict[str, int]:
@@ -84,7 +95,7 @@ class World:
         self,
         scenario: Scenario,
         duration: Duration | None = None,
-        once: bool = True,
+        once: bool | None = None,
         times: Callable[[EventQueue], Times] = Times,
     ) -> None:
         torch.set_num_threads(1)
@@ -95,7 +106,8 @@ class World:
         self.made = 0
         self.job_changes: dict[str, Any] = {}
         """Keys of [fleet] that are not as in the scenario."""
-        self._once = once
+        self._once = scenario.once if once is None else once
+        self.tally = Tally()
         self._duration = duration or self._any_duration
         self._shards = scenario.shards()
         self.simulation = Simulation(
@@ -103,6 +115,7 @@ class World:
             scenario.faults,
             times(EventQueue()),
             self._watch,
+            note=self._note,
             max_packet=scenario.max_packet,
             trace_length=TRACE_LENGTH,
         )
@@ -141,6 +154,7 @@ class World:
             run = unfinished.manifest.run if unfinished else f"sim-{made:06x}"
             machine = OrchestratorMachine(job, run, boot, TOPICS, planned, unfinished)
             self.orchestrators[id] = machine
+            self.tally["resumed by another orchestrator"] += unfinished is not None
             return machine, OrchestratorPerformer(out, run, unfinished)
 
         self.simulation.add(id, self.starting(id, start), at)
@@ -161,9 +175,13 @@ class World:
     def starting(self, id: str, make: Callable[[str], Any]) -> Start:
         """The start of a process whose machine and real performer `make(boot)` makes."""
 
+        def is_full() -> bool:
+            return self.simulation.queue.now < self.simulation.disk_fails_until.get(id, 0.0)
+
         def start(boot: str) -> Any:
             machine, performer = make(boot)
-            return machine, TimedPerformer(performer, lambda job: self._duration(id, job), self.chance)
+            disk = FailingDisk(performer, self.chance, is_full)
+            return machine, TimedPerformer(disk, lambda job: self._duration(id, job), self.chance, disk.die_in)
 
         return start
 
@@ -177,12 +195,20 @@ class World:
     def run(self) -> SimulationEnd:
         """Until the run is over for everyone, or nobody can say that it still goes on."""
         ending = self.simulation.run(0.0)
-        while ending.seconds < DEADLINE_S and not is_settled(self.simulation):
-            ending = self.simulation.run(ending.seconds + 10.0)
+        settled_at = inf
+        # Whoever stays has a few seconds to let go of what the run has left.
+        while not self.simulation.is_over and ending.seconds < min(DEADLINE_S, settled_at + LETTING_GO_S):
+            ending = self.simulation.run(ending.seconds + LETTING_GO_S)
+            settled_at = min(settled_at, ending.seconds) if is_settled(self.simulation) else inf
         return ending
 
     def _any_duration(self, process: str, job: WorkerJob) -> float:
         return self.chance.uniform(0, self.scenario.slowest_job_s)
+
+    def _note(self, now: float, process: str, what: str, fact: object) -> None:
+        if isinstance(fact, tuple):
+            self.tally.note(*fact)
+        self.simulation.trace.note(now, process, what, fact)
 
     def _watch(self, process: Process) -> None:
         machine, performer = process.machine, performer_of(process)
@@ -200,36 +226,21 @@ def simulate(scenario: Scenario, out: Path, duration: Duration | None = None, wo
     world = world or World(scenario, duration)
     world.add_orchestrator(out, world.chance.uniform(0, 2))
     world.add_devices_and_nodes()
-    ending = world.run()
-    return Outcome(scenario, world.simulation, ending, world.orchestrators["orch"].summary, out, world.most_copies)
-
-
-def performer_of(process: Process) -> object:
-    """The real performer of a process."""
-    return process.performer.performer if isinstance(process.performer, TimedPerformer) else process.performer
+    with mock.patch.object(os, "fsync", return_value=None):  # no computer crashes here, only processes
+        ending = world.run()
+    summary = world.orchestrators["orch"].summary
+    world.tally.ended(scenario, summary, "orch" in ending.stops)
+    return Outcome(scenario, world.simulation, ending, summary, out, world.most_copies, world.tally)
 
 
 def is_settled(simulation: Simulation) -> bool:
     """Whether everything is over: a device or node that is in no run may wait for the next one forever."""
+    now = simulation.queue.now
     return not simulation.pending_starts and all(
-        process.over or (isinstance(process.machine, Participant) and not process.machine.sessions)
+        process.over
+        or (isinstance(process.machine, Participant) and not process.machine.sessions and process.frozen_until <= now)
         for process in simulation.processes.values()
     )
-
-
-def check_nothing_is_left(processes: Mapping[str, Process], seated: set[str]) -> None:
-    """Assert that between two rounds no seat holds anything of a device.
-
-    A frozen node may not know that it has no seat any more.
-    """
-    for process in [process for id, process in processes.items() if id in seated]:
-        machine, performer = process.machine, performer_of(process)
-        if isinstance(machine, HopMachine) and isinstance(performer, HopPerformer) and not process.over:
-            assert not performer.copies_alive, f"{process.id} keeps {performer.copies_alive} copies of its part"
-            for session in machine.sessions.values():
-                assert not session.copies, f"{process.id} keeps copies {session.copies}"
-                assert not any(session.early.values()), f"{process.id} keeps early messages {list(session.early)}"
-                assert not session.early_probes, f"{process.id} keeps early probes"
 
 
 def check(outcome: Outcome) -> None:
@@ -237,6 +248,7 @@ def check(outcome: Outcome) -> None:
     ending, summary, scenario = outcome.ending, outcome.summary, outcome.scenario
     assert is_settled(outcome.simulation), f"hang at {ending.seconds:.0f} s: {ending.hung}"
     assert summary["state"] in ("done", "failed")
+    check_nothing_is_left_at_the_end(outcome.simulation, outcome.out, summary)
     if "orch" not in outcome.status:
         return  # it has crashed: that everyone has left is all there is to say
     assert outcome.status["orch"] == (0 if summary["state"] == "done" else 1)

@@ -22,6 +22,7 @@ from mpsl.messages import (
     Activation,
     Admit,
     Close,
+    Closed,
     CopyFailed,
     Discard,
     Discarded,
@@ -75,6 +76,26 @@ def test_what_was_trained_is_not_overwritten_by_a_late_repeat_of_what_it_began_w
     assert rig.writes() == before
     rig.say("orch", slice_of(1, 0))
     assert rig.writes() == before + 1
+
+
+def test_a_device_that_has_trained_in_vain_begins_the_same_round_again() -> None:
+    """It gets the weights that the round began with once more. A repeat of the first ones is not taken for them."""
+    rig = device()
+    for offset in (0, 2):
+        rig.say("orch", slice_of(0, offset))
+    rig.say("orch", Admit(1, "dev-1", "d", 1, 1))
+    running = rig.jobs()[-2:]
+    rig.say("orch", Discard(1, "dev-1", 1))
+    before = rig.writes()
+    rig.say("orch", slice_of(0, 0))
+    assert rig.writes() == before, "a job may still change the weights"
+    for job in running:
+        rig.done(job)
+    rig.say("orch", Admit(1, "dev-1", "d", 2, 1))
+    for offset in (0, 2):
+        assert rig.session.state is DeviceState.ADMITTED
+        rig.say("orch", slice_of(0, offset))
+    assert rig.session.state is DeviceState.TRAINING
 
 
 def test_a_discard_is_answered_even_where_its_admission_was_lost_with_the_link() -> None:
@@ -292,6 +313,14 @@ def test_a_job_that_fails_for_one_device_spoils_its_copy_and_any_other_is_the_no
     assert rig.said[-1] == CopyFailed("dev-1", 3, "fp32: a plane of 8 bytes for 3 values")
     rig.handle(JobFailed(copying, "no memory", SESSION))
     assert rig.said[-1] == Fault("no memory")
+
+
+def test_a_part_that_no_node_can_commit_ends_the_run_and_an_error_of_the_node_costs_it_the_seat() -> None:
+    for is_unforeseen in (False, True):
+        rig = hop()
+        rig.say("orch", Close(1, 0, 0))
+        rig.handle(JobFailed(rig.jobs()[-1], "why", SESSION, is_unforeseen=is_unforeseen))
+        assert rig.said[-1] == (Fault("why") if is_unforeseen else Closed(1, 0, 0, "why"))
 
 
 def test_an_activation_of_another_device_or_out_of_order_is_dropped() -> None:

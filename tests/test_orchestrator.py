@@ -4,8 +4,9 @@ import pytest
 from orchestrator_rig import BATCHES, BOOTS, PART_BYTES, RUN, TENSOR, OrchestratorRig, rig
 
 from mpsl import PROTOCOL
+from mpsl.machines.census import STALE_S
 from mpsl.machines.effects import SetTimer
-from mpsl.machines.events import Connected, Disconnected, Received, TimerFired
+from mpsl.machines.events import Connected, Disconnected, Received, Subscribed, TimerFired
 from mpsl.machines.jobs import Export
 from mpsl.machines.members import Place
 from mpsl.machines.orchestrator import OrchestratorState as S
@@ -462,6 +463,39 @@ def test_a_step_in_which_nothing_new_comes_fails_and_names_a_likely_cause() -> N
     assert found.state is S.ENDING
     for part in ("closing: nothing new for 90 s", "node-1", "access rules", "/seat/r-000000/1_0/+/orch", "bytes"):
         assert part in reason, reason
+
+
+def test_a_process_that_stood_still_blames_nobody_for_its_own_silence() -> None:
+    """Be it stopped, or its clock set: the deadlines of all others and of the run are later."""
+    found = accepted(fleet__round_timeout_s=30.0)
+    found.now += 10 * STALL_S
+    found.watch()
+    assert found.state is S.CLOSING
+    keep_alive(found, STALL_S + 20.0)
+    assert "closing: nothing new for 90 s" in found.machine.summary["reason"]
+
+
+def test_the_timers_of_a_process_that_stood_still_are_later() -> None:
+    found = opened(fleet__round_timeout_s=30.0)
+    before = [effect.at for effect in found.effects if isinstance(effect, SetTimer) and effect.name == "round"]
+    found.now += 1000.0
+    found.watch()
+    after = [effect.at for effect in found.effects if isinstance(effect, SetTimer) and effect.name == "round"]
+    assert len(before) == 1
+    assert after[-1] - before[-1] == pytest.approx(1000.0, abs=2.0)
+
+
+def test_nobody_is_silent_while_the_orchestrator_itself_has_no_connection() -> None:
+    found = opened()
+    found.handle(Disconnected("the broker is gone"))
+    found.watch(2 * STALE_S)
+    found.handle(Connected())
+    found.handle(Subscribed())
+    found.watch()
+    assert found.state is S.OPEN
+    assert found.machine.run_state.members["dev-1"].place is Place.ADMITTED
+    found.watch(2 * STALE_S)
+    assert found.machine.run_state.members["dev-1"].place is not Place.ADMITTED
 
 
 def test_messages_that_are_only_repeated_are_no_progress() -> None:

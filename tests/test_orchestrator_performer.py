@@ -8,9 +8,9 @@ import pytest
 from msgspec.structs import replace
 from orchestrator_rig import RUN, rig
 
-from mpsl.errors import RunFailed
+from mpsl.errors import DiskError, RunFailed
 from mpsl.machines.jobs import Export, Exported
-from mpsl.machines.orchestrator_jobs import BuildModel, Checkpoint, LayOut
+from mpsl.machines.orchestrator_jobs import BuildModel, Checkpoint, LayOut, RecordRound
 from mpsl.machines.unfinished import CommittedRound, Manifest
 from mpsl.messages import Slice
 from orchestrator.performer import OrchestratorPerformer
@@ -43,6 +43,18 @@ def prepared(out: Path, value: float | None = None) -> tuple[OrchestratorPerform
 def as_committed(message: Slice) -> Slice:
     """The same slice as a seat sends it."""
     return replace(message, purpose="part", version=1)
+
+
+def test_a_round_that_is_recorded_at_the_second_try_has_every_line_once(tmp_path: Path) -> None:
+    performer, _ = prepared(tmp_path)
+    job = RecordRound({"round": 1}, ({"round": 1, "device": "dev-1"},))
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(DiskError):
+        performer.perform(job)
+    (tmp_path / "metrics.jsonl").rmdir()
+    performer.perform(job)
+    for name in ("metrics.jsonl", "devices.jsonl"):
+        assert len((tmp_path / name).read_text().splitlines()) == 1
 
 
 def test_a_part_that_did_not_arrive_as_it_was_sent_is_not_written(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mpsl import VERSION
-from mpsl.errors import RunFailed, UsageError
+from mpsl.errors import DiskError, RunFailed, UsageError
 from mpsl.job import ModelSection
 from mpsl.whole_file import write_whole
 from orchestrator.records import Records
@@ -53,6 +53,31 @@ def test_a_disk_that_is_full_leaves_the_committed_model(tmp_path: Path, monkeypa
     with pytest.raises(RunFailed, match="No space left on device"):
         records.save_model("model.safetensors", {"weight": torch.zeros(3)}, MODEL, 2)
     assert load_file(tmp_path / "model.safetensors")["weight"].tolist() == [1.0] * 3
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "rename"])
+def test_a_model_that_cannot_be_put_in_its_place_is_no_half_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    records = Records(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    if step == "fsync":
+        monkeypatch.setattr(os, "fsync", full)
+    else:
+        monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(DiskError, match="No space left on device"):
+        records.save_model("model.safetensors", {"weight": torch.zeros(3)}, MODEL, 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_has_half_written_is_removed(tmp_path: Path) -> None:
+    for name in (".model.safetensors.new", ".manifest.json.new", "model.safetensors"):
+        (tmp_path / name).write_text("half of")
+    Records(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 

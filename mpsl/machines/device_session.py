@@ -10,6 +10,7 @@ from typing import Any
 from mpsl.batches import batches_per_epoch
 from mpsl.machines.arrivals import Arrivals
 from mpsl.machines.effects import Effect
+from mpsl.machines.events import JobFailed
 from mpsl.machines.jobs import (
     Encoded,
     Export,
@@ -72,7 +73,7 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
         self._held: int | None = None
         """The round whose committed weights the device holds; None once training has changed them."""
         self._trained = 0
-        """The last round in which the device has trained."""
+        """The last round in which the device has trained, unless that was discarded."""
         self._samples = 0
         self._test_batches = 0
         self._round = 0
@@ -162,8 +163,9 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
             self._frozen.add(message)
             self.write(source, message)
             return self.enter(self.state) if self.state in (S.ADMITTED, S.CALLED) else None
-        if message.version < self._trained:
-            # A repeat of weights that have been trained on since; it must not overwrite the result.
+        if message.version < self._trained or self._pending_ack is not None:
+            # A repeat of weights that have been trained on since; it must not overwrite the result. While a job of a
+            # discarded attempt may change them, none can be new: they are sent once the discard is acknowledged.
             self.drop(message, "of an earlier round")
             return None
         self._held = None
@@ -185,7 +187,8 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
             return None
         # The attempt is later than ours: its admission was lost with the link, but the answer is still due.
         self._held = None
-        self._attempt = 0
+        # The attempt is void, so the same round may begin again with the weights that it began with.
+        self._attempt = self._trained = 0
         self._pending_ack = Discarded(self.identity.id, message.attempt)
         return O.DISCARDED
 
@@ -256,9 +259,9 @@ class DeviceSession(ParticipantSession[DeviceState, DeviceOutcome]):
             self._running -= 1
         self._flush_discard_ack()
 
-    def fault(self, job: WorkerJob, reason: str) -> Message:
+    def fault(self, event: JobFailed) -> Message:
         """Report every failed job as a fault of this device."""
-        return Fault(reason)
+        return Fault(event.reason)
 
     def _continue(self, job: WorkerJob, result: Result) -> DeviceOutcome | None:
         match job, result:

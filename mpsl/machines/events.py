@@ -55,6 +55,8 @@ class JobFailed:
     session: SessionId | None = None
     is_disk: bool = False
     """Whether a file could not be written: nothing was changed, and the same job may succeed later."""
+    is_unforeseen: bool = False
+    """Whether it is no error that the project raises on purpose: it says more about this process than about the run."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 from mpsl.machines.arrivals import Arrivals, PartArrivals
 from mpsl.machines.copy_progress import CopyProgress
 from mpsl.machines.effects import Effect
+from mpsl.machines.events import JobFailed
 from mpsl.machines.jobs import (
     Backward,
     CheckCopy,
@@ -91,8 +92,7 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         self._arrivals = PartArrivals()
         self._version = -1
         self._restoring: RestoreSum | None = None
-        self._restored = Arrivals()
-        """What has come of the sum of a savepoint."""
+        self._restored = Arrivals()  # of the sum of a savepoint
         self._memory: Mapping[str, int] = {}
         self._max_queued = 0
         self._work_time = WorkTime()
@@ -365,18 +365,18 @@ class HopSession(ParticipantSession[HopState, HopOutcome]):
         for probe in early.values():
             self._probe(probe)
 
-    def fault(self, job: WorkerJob, reason: str) -> Message:
+    def fault(self, event: JobFailed) -> Message:
         """A failure with one device's tensors concerns only that device; the run can go on without it."""
-        match job:
+        match event.job:
             case Forward(ticket) | Backward(ticket):
-                return CopyFailed(ticket.device, ticket.attempt, reason)
+                return CopyFailed(ticket.device, ticket.attempt, event.reason)
             case ForwardProbe(device, attempt) | CheckCopy(_, device, attempt):
-                return CopyFailed(device, attempt, reason)
+                return CopyFailed(device, attempt, event.reason)
             case Export("savepoint", round, number):
                 return Sent("savepoint", round, "", number)
-            case CommitPart(round, merged=False):
-                return Closed(round, self._folded, self._folded_samples, reason)
-        return Fault(reason)
+            case CommitPart(round, merged=False) if not event.is_unforeseen:
+                return Closed(round, self._folded, self._folded_samples, event.reason)
+        return Fault(event.reason)
 
     def job_failed(self, job: WorkerJob) -> None:
         """A job has failed: the worker is free, and the orchestrator leaves the device out or gives up the seat."""

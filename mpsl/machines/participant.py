@@ -154,7 +154,7 @@ class Participant(Online):
                     self._profile.failed(reason)
                     self.publish_info()
                 elif (found := self._session_of(session)) is not None:
-                    found.failed(job, reason, self.now)
+                    found.failed(event, self.now)
             case TimerFired(name, None):
                 self._online_timer(name)
             case TimerFired(name, session):

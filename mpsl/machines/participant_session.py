@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from mpsl.link.channel import Limits
 from mpsl.machines.effects import Effect, Log, Subscribe, Unsubscribe
+from mpsl.machines.events import JobFailed
 from mpsl.machines.jobs import Prepare, Result, Store, WorkerJob
 from mpsl.machines.permissions import may_send
 from mpsl.machines.session import LINK_TIMER, Session, chunk_limit, peers_of
@@ -106,7 +107,7 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         """A job of this session has raised; the orchestrator has been told."""
 
     @abstractmethod
-    def fault(self, job: WorkerJob, reason: str) -> Message:
+    def fault(self, event: JobFailed) -> Message:
         """Return the message that reports a failed job to the orchestrator."""
 
     @abstractmethod
@@ -240,12 +241,12 @@ class ParticipantSession(Session, ABC, Generic[S, O]):
         self.now = now
         self._follow(self.job_done(job, result))
 
-    def failed(self, job: WorkerJob, reason: str, now: float) -> None:
+    def failed(self, event: JobFailed, now: float) -> None:
         """A job has failed: tell the orchestrator."""
         self.now = now
-        self.tell(Joined(reason) if isinstance(job, Prepare) else self.fault(job, reason))
-        if not isinstance(job, Store):
-            self.job_failed(job)
+        self.tell(Joined(event.reason) if isinstance(event.job, Prepare) else self.fault(event))
+        if not isinstance(event.job, Store):
+            self.job_failed(event.job)
 
     def tell(self, message: Message) -> None:
         """Send a message to the orchestrator."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mpsl.machines.effects import Publish
-from mpsl.sim.event_queue import EventQueue
+from mpsl.sim.event_queue import Action, EventQueue
 from mpsl.sim.faults import Faults
 from mpsl.sim.links import Label
 from mpsl.sim.retained import Retained
@@ -42,6 +42,10 @@ class _Client:
     """Arrival time of each topic's last QoS 1 message, which the next one does not overtake."""
     sent: set[int] = field(default_factory=set)
     """Hashes of the messages sent so far; kept only in a lossless network."""
+    mute_until: float = 0.0
+    """Until then nothing that the process sends arrives: QoS 0 is lost, all else comes after that."""
+    deaf_until: float = 0.0
+    """The same of what the broker sends."""
 
 
 class _PublishInTransit(NamedTuple):
@@ -82,12 +86,31 @@ class SimulatedNetwork:
     def leave(self, name: str, number: int) -> None:
         """Disconnect cleanly, after everything published so far: no last will."""
         client = self._clients.get(name)
-        if client is not None and client.number == number:
+        if client is not None and client.number == number and not self._is_held_up(self.leave, client, number):
             client.attachment.up.send(0, CONTROL, self._end_connection, client, False)
 
-    def expel(self, name: str) -> None:
+    def expel(self, name: str, number: int) -> None:
         """The broker ends a connection after a missed keep-alive."""
-        self._end(name, with_will=True)
+        client = self._clients.get(name)
+        if client is not None and client.number == number:
+            self._end(name, with_will=True)
+
+    def mute(self, name: str, until: float) -> None:
+        """Nothing that a process sends arrives before `until`. What is on its way still does."""
+        if (client := self._clients.get(name)) is not None:
+            client.mute_until = max(client.mute_until, until)
+
+    def deafen(self, name: str, until: float) -> None:
+        """A process receives nothing before `until`."""
+        if (client := self._clients.get(name)) is not None:
+            client.deaf_until = max(client.deaf_until, until)
+
+    def _is_held_up(self, again: Action, client: _Client, *arguments: object) -> bool:
+        """Whether the client is mute; then `again` is called with its name and `arguments` once it is not."""
+        held_up = self._queue.now < client.mute_until
+        if held_up:
+            self._queue.at(client.mute_until, again, client.name, *arguments)
+        return held_up
 
     def cut(self, name: str) -> None:
         """Cut off a process from now on. The broker notices at once, or after a missed keep-alive."""
@@ -98,12 +121,29 @@ class SimulatedNetwork:
             notice = self._queue.now + (0.0 if at_once else self._chance.uniform(0, NOTICE_S))
             self._queue.at(notice, self._end_connection, client, True)
 
-    def break_down(self) -> None:
-        """Stop the broker, without last wills; retained messages are lost."""
+    def break_down(self, forgets: bool = True) -> list[Publish]:
+        """Stop the broker, and return the last wills, which it does not publish now. It may forget what is retained."""
         self.is_up = False
+        wills = [client.will for client in self._clients.values()]
         for name in list(self._clients):
             self._end(name, with_will=False)
+        if forgets:
+            self.forget()
+        return wills
+
+    def come_up(self, wills: Iterable[Publish] = ()) -> None:
+        """Start the broker again; a persistent one may publish the last wills of those who were connected."""
+        self.is_up = True
+        for will in wills:
+            self._route(self._message(will))
+
+    def forget(self) -> None:
+        """All retained messages are lost."""
         self._retained = Retained()
+
+    def retained(self, filter: str) -> list[Publish]:
+        """Return the retained messages of matching topics."""
+        return self._retained.matching(filter)
 
     def _end_connection(self, client: _Client, with_will: bool) -> None:
         if client.connected:
@@ -122,19 +162,23 @@ class SimulatedNetwork:
     def subscribe(self, name: str, number: int, filters: Iterable[str], granted: Callable[[], None]) -> None:
         """Subscribe, receive the retained messages, and call `granted` when the acknowledgement has arrived."""
         client = self._client(name, number)
-        if client is not None:
+        if client is not None and not self._is_held_up(self.subscribe, client, number, filters, granted):
             client.attachment.up.send(0, CONTROL, self._subscribed, client, tuple(filters), granted)
 
     def unsubscribe(self, name: str, number: int, filters: Iterable[str]) -> None:
         """Remove subscriptions."""
         client = self._client(name, number)
-        if client is not None:
+        if client is not None and not self._is_held_up(self.unsubscribe, client, number, filters):
             client.attachment.up.send(0, CONTROL, self._unsubscribed, client, tuple(filters))
 
     def publish(self, name: str, number: int, publish: Publish) -> None:
         """Send to the broker; without a connection the message is lost."""
         client = self._client(name, number)
         if client is None:
+            return
+        if self._queue.now < client.mute_until:
+            if publish.qos:
+                self._queue.at(client.mute_until, self.publish, name, number, publish)
             return
         message = self._message(publish.joined())
         if message.size is None:
@@ -172,7 +216,9 @@ class SimulatedNetwork:
         client.attachment.down.send(0, CONTROL, self._granted, client, granted)
 
     def _granted(self, client: _Client, granted: Callable[[], None]) -> None:
-        if _is_open(client):
+        if self._queue.now < client.deaf_until:
+            self._queue.at(client.deaf_until, self._granted, client, granted)
+        elif _is_open(client):
             granted()
 
     def _unsubscribed(self, client: _Client, filters: tuple[str, ...]) -> None:
@@ -239,7 +285,12 @@ class SimulatedNetwork:
         after_processing(client.attachment.processor, message.size, message.label, self._received, client, message)
 
     def _received(self, client: _Client, message: _PublishInTransit) -> None:
+        if self._queue.now < client.deaf_until and message.publish.qos:
+            self._queue.at(client.deaf_until, self._received, client, message)
+            return
         self._gone(message)
+        if self._queue.now < client.deaf_until:
+            return
         if _is_open(client):
             self.delivered += 1
             client.deliver(message.publish.topic, bytes(message.publish.payload))

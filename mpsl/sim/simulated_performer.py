@@ -24,6 +24,8 @@ class SimulatedResult:
     activity: str = ""
     """Name of the job in timelines; "" if it is not shown."""
     device: str = ""
+    interrupt: Callable[[], None] | None = None
+    """Called if the process dies while the job is running."""
 
 
 class SimulatedPerformer(Protocol):
@@ -35,12 +37,22 @@ class SimulatedPerformer(Protocol):
 
 
 class TimedPerformer:
-    """A real performer whose jobs take `seconds_of(job)`, infinite for a job that never ends."""
+    """A real performer whose jobs take `seconds_of(job)`, infinite for a job that never ends.
 
-    def __init__(self, performer: Performer, seconds_of: Callable[[WorkerJob], float], chance: random.Random) -> None:
+    `die_in(job, session)`: what a job does that its process does not live to end.
+    """
+
+    def __init__(
+        self,
+        performer: Performer,
+        seconds_of: Callable[[WorkerJob], float],
+        chance: random.Random,
+        die_in: Callable[[WorkerJob, SessionId | None], None] | None = None,
+    ) -> None:
         self.performer = performer
         self._seconds_of = seconds_of
         self._chance = chance
+        self._die_in = die_in
 
     def perform(self, job: WorkerJob, session: SessionId | None) -> SimulatedResult:
         """Perform the job at its start or its end, at random, so that a write in between comes after or before it."""
@@ -51,8 +63,9 @@ class TimedPerformer:
             return replace(self.performer.perform(job, session), coding_s=0.0)
 
         if self._chance.random() < 0.5:
-            finish = _done(finish)
-        return SimulatedResult(seconds, finish)
+            return SimulatedResult(seconds, _done(finish))
+        die_in = self._die_in
+        return SimulatedResult(seconds, finish, interrupt=None if die_in is None else lambda: die_in(job, session))
 
     def write(self, source: str, message: Slice, session: SessionId | None) -> None:
         """Copy a slice at once."""

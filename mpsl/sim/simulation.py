@@ -9,10 +9,12 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from mpsl.machines.effects import Stop
+from mpsl.machines.effects import Publish, Stop
 from mpsl.machines.interpreter import DrivenMachine
+from mpsl.names import BROKER
+from mpsl.sim.clock import Clock
 from mpsl.sim.event_queue import EventQueue
-from mpsl.sim.faults import Faults, InjectedFault
+from mpsl.sim.faults import BROKER_FAULTS, Faults, InjectedFault
 from mpsl.sim.network import SimulatedNetwork
 from mpsl.sim.process import Environment, Process
 from mpsl.sim.simulated_performer import SimulatedPerformer, SimulatedResult
@@ -26,6 +28,8 @@ Note = Callable[[float, str, str, object], None]
 """Takes a line of the trace: (virtual seconds, process, what, facts)."""
 
 TRACE_LENGTH = 2000
+MAX_UPTIME_S = 1e6
+"""A skewed clock shows at most this when its process starts."""
 
 
 def ignore_job(process: str, result: SimulatedResult, start: float, end: float) -> None:
@@ -82,6 +86,13 @@ class Simulation:
             max_packet,
             is_checked,
         )
+        self.disk_fails_until: dict[str, float] = {}
+        """By id, the virtual time until which its processes can write no file."""
+        self.handled = 0
+        """The number of events that all processes have handled; counted only where faults are injected."""
+        self._skew = faults.skew
+        self._clocks: dict[str, Clock] = {}
+        """By id: a process that starts again is on the same computer."""
         self._attachments: dict[str, Attachment] = {}
         self._on_event = on_event
         self._starts: dict[str, Start] = {}
@@ -97,7 +108,7 @@ class Simulation:
 
     def run(self, until: float) -> SimulationEnd:
         """Run until all processes have stopped or crashed for good. Those left at `until` (seconds) are reported."""
-        while not self._is_over():
+        while not self.is_over:
             if not self.queue.step(until):
                 self.queue.now = until
                 break
@@ -106,25 +117,48 @@ class Simulation:
 
     def inject(self, fault: InjectedFault) -> None:
         """Inject a fault now, whatever its `after`."""
-        process = self.processes[fault.process]
+        if fault.kind in BROKER_FAULTS:
+            self._inject_into_broker(fault)
+            return
+        process, seconds = self.processes[fault.process], fault.seconds
         match fault.kind:
             case "crash":
                 process.crash()
-                if math.isfinite(fault.seconds):
+                if math.isfinite(seconds):
                     self.pending_starts += 1
-                    self.queue.at(self.queue.now + fault.seconds, self._start, process.id)
+                    self.queue.at(self.queue.now + seconds, self._start, process.id)
             case "cut":
-                process.cut(fault.seconds)
+                process.cut(seconds)
+            case "partition" | "mute" | "deaf":
+                process.separate(seconds, mute=fault.kind != "deaf", deaf=fault.kind != "mute")
             case "freeze":
-                process.freeze(fault.seconds)
-            case "outage":
-                self._note("broker", "is gone", fault.seconds)
-                self.network.break_down()
-                self.queue.at(self.queue.now + fault.seconds, self._restore_broker)
-                for each in list(self.processes.values()):
-                    each.lose_broker(fault.seconds)
+                process.freeze(seconds)
+            case "suspend":
+                process.suspend(seconds)
+            case "jump":
+                process.jump(seconds)
+            case "error":
+                process.fail_next_job()
+            case "disk":
+                self._note(process.id, "disk", f"fails for {seconds:g} s")
+                self.disk_fails_until[process.id] = self.queue.now + seconds
 
-    def _is_over(self) -> bool:
+    def _inject_into_broker(self, fault: InjectedFault) -> None:
+        if fault.kind == "forget":
+            self._note(BROKER, "forgets", "all retained messages")
+            self.network.forget()
+            return
+        self._note(BROKER, "is gone", fault.seconds)
+        wills = self.network.break_down(forgets=fault.kind == "outage")
+        if fault.kind == "outage" or self._chance.random() < 0.5:
+            wills = []
+        self.queue.at(self.queue.now + fault.seconds, self._restore_broker, wills)
+        for each in list(self.processes.values()):
+            each.lose_broker(fault.seconds)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all processes have stopped or crashed for good."""
         return not self.pending_starts and all(process.over for process in self.processes.values())
 
     def _hung(self) -> Iterator[str]:
@@ -140,7 +174,8 @@ class Simulation:
         if id not in self._attachments:
             self._attachments[id] = self._times.attachment(id)
         attachment, worker = self._attachments[id], self._times.worker(id)
-        process = Process(id, f"{id}-{boot}", machine, performer, attachment, worker, self._environment)
+        clock = self._clocks[id] = self._clocks.get(id) or self._any_clock()
+        process = Process(id, f"{id}-{boot}", machine, performer, attachment, worker, self._environment, clock)
         self.processes[id] = process
         self._note(id, "begins", boot)
         process.connect()
@@ -151,10 +186,20 @@ class Simulation:
     def _after_event(self, process: Process) -> None:
         if self._on_event is not None:
             self._on_event(process)
+        self.handled += 1
         due = self._faults.get(process.id)
         while due and process.handled >= due[0].after and not process.over:
             self.inject(due.pop(0))
+        due = self._faults.get(BROKER)
+        while due and self.handled >= due[0].after and self.network.is_up:
+            self.inject(due.pop(0))
 
-    def _restore_broker(self) -> None:
-        self._note("broker", "is back", "")
-        self.network.is_up = True
+    def _any_clock(self) -> Clock:
+        if not self._skew:
+            return Clock()
+        rate = self._chance.uniform(1 - self._skew, 1 + self._skew)
+        return Clock(rate, self._chance.uniform(0, MAX_UPTIME_S), self.queue.now)
+
+    def _restore_broker(self, wills: list[Publish]) -> None:
+        self._note(BROKER, "is back", "")
+        self.network.come_up(wills)

@@ -36,6 +36,8 @@ class RunContext:
         self.is_plan_known = False
         """Whether this process knows, since it connected, which plan is retained; it may be a successor's."""
         self.max_packet: int | None = None
+        self._timers: dict[str, float] = {}
+        """When the timers of the run are due."""
         self.dropped: Counter[str] = Counter()
 
     # Sessions
@@ -94,11 +96,38 @@ class RunContext:
 
     def set_timer(self, name: str, seconds: float) -> None:
         """Set a timer of the run."""
+        self._timers[name] = self.now + seconds
         self.emit(SetTimer(name, self.now + seconds))
 
     def cancel_timer(self, name: str) -> None:
         """Cancel a timer of the run."""
+        self._timers.pop(name, None)
         self.emit(CancelTimer(name))
+
+    def timer_fired(self, name: str) -> None:
+        """A timer of the run has fired."""
+        self._timers.pop(name, None)
+
+    # Deadlines of others
+
+    def excuse(self, seconds: float) -> None:
+        """Nobody could be heard for `seconds`, which was not their fault: their deadlines are later."""
+        state = self.state
+        self.census.excuse(seconds)
+        state.progress_at += seconds
+        for member in state.members.values():
+            member.progress_at += seconds
+            member.batch_at += seconds
+            member.discarded_at += seconds
+
+    def stood_still(self, seconds: float) -> None:
+        """This process was suspended for `seconds`, or its clock has jumped: every deadline is later."""
+        self.excuse(seconds)
+        if self.state.held_up_since is not None:
+            self.state.held_up_since += seconds
+        for name, at in self._timers.items():
+            self._timers[name] = at + seconds
+            self.emit(SetTimer(name, at + seconds))
 
     def log(self, level: LogLevel, event: str, **said: object) -> None:
         """Write one line for people."""

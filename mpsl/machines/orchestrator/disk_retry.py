@@ -6,7 +6,7 @@ Nothing is lost meanwhile, because every file is written whole or not at all. `p
 from mpsl.machines.events import JobFailed
 from mpsl.machines.jobs import WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
-from mpsl.machines.orchestrator_jobs import Checkpoint, LayOut, RecordRound
+from mpsl.machines.orchestrator_jobs import BuildModel, Checkpoint, LayOut, RecordRound
 
 DISK_TIMER = "disk"
 DISK_RETRY_S = 2.0
@@ -24,7 +24,7 @@ class DiskRetry:
     def failed(self, event: JobFailed) -> bool:
         """Handle a job that could not write its file. Returns False if the run must fail."""
         context = self._context
-        if not isinstance(event.job, LayOut | Checkpoint | RecordRound):
+        if not isinstance(event.job, BuildModel | LayOut | Checkpoint | RecordRound):
             return False
         first = self._waiting is None or type(self._waiting.job) is not type(event.job)
         if first:

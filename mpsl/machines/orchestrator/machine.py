@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpsl.job import Job
-from mpsl.machines.effects import CancelTimer, Publish, SetTimer, Subscribe
+from mpsl.machines.effects import Publish, SetTimer, Subscribe
 from mpsl.machines.events import (
     Connected,
     Disconnected,
@@ -222,18 +222,17 @@ class OrchestratorMachine(Machine):
     def _connected(self, max_packet: int | None) -> None:
         self.context.online, self.context.max_packet = True, max_packet
         if self._offline_at is not None:
-            self.context.census.excuse(self.now - self._offline_at)
+            self.context.excuse(self.now - self._offline_at)
             self._offline_at = None
         filters = [
             self.topics.participant(branch, "+", leaf)
             for branch in ("dev", "node")
             for leaf in ("status", "info", "tele")
         ]
-        self.emit(
-            Subscribe((*filters, *self._own_filters())),
-            CancelTimer("broker"),
-            SetTimer("watch", self.now + WATCH_S),
-        )
+        self.emit(Subscribe((*filters, *self._own_filters())), SetTimer("watch", self.now + WATCH_S))
+        self.context.cancel_timer("broker")
+        if self._watched_at is None:
+            self._watched_at = self.now
         self._gathering.connected()
 
     def _own_filters(self) -> tuple[str, str]:
@@ -248,7 +247,8 @@ class OrchestratorMachine(Machine):
         self.context.census.connection_lost()
         self._offline_at = self.now if self._offline_at is None else self._offline_at
         if self.run_state.started_at is not None:
-            self.emit(SetTimer("broker", self._offline_at + self.run_state.job.fleet.patience_s))
+            due = self._offline_at + self.run_state.job.fleet.patience_s
+            self.context.set_timer("broker", due - self.now)
 
     # Messages
 
@@ -308,12 +308,10 @@ class OrchestratorMachine(Machine):
                 self._departures.discarded(source, message)
             case Counters():
                 self._reporting.counters(source, message)
-            case Slice(purpose="part") | Sent(purpose="part"):
+            case Slice(purpose="part" | "savepoint") | Sent(purpose="part" | "savepoint"):
                 if (seat := self.run_state.seat_of(source)) is not None:
-                    self._durability.take(seat, message)
-            case Slice(purpose="savepoint") | Sent(purpose="savepoint"):
-                if (seat := self.run_state.seat_of(source)) is not None:
-                    self._savepoints.take(seat, message)
+                    taker = self._durability if message.purpose == "part" else self._savepoints
+                    taker.take(seat, message)
             case _:
                 self.phase.take(source, message)
         self._follow()
@@ -322,6 +320,8 @@ class OrchestratorMachine(Machine):
 
     def _timer_fired(self, event: TimerFired) -> None:
         session = self.context.session
+        if event.session is None:
+            self.context.timer_fired(event.name)
         if session is not None and event.session == session.id:
             if event.name == LINK_TIMER:
                 session.flush(self.now)
@@ -345,7 +345,7 @@ class OrchestratorMachine(Machine):
         late = self.now - self._watched_at - WATCH_S if self._watched_at is not None else 0.0
         if late > FROZEN_S:
             # This process was suspended, so all participants seem to have been silent.
-            self.context.census.excuse(late)
+            self.context.stood_still(late)
             self.log("warning", "stood-still", run=self.run_state.run, term=self.run_state.term, seconds=round(late, 1))
         self._watched_at = self.now
         self._publish_status()
@@ -354,7 +354,7 @@ class OrchestratorMachine(Machine):
         self.phase.watch()
         if self.state is S.OPEN:
             self._growth.watch()
-        if self.run_state.plan is not None and self.context.session is not None and self.state is not S.ENDING:
+        if self.context.session is not None and self.context.online and self.state is not S.ENDING:
             self._departures.watch(self.state, self.phase.waiting_for(), self.phase.awaited_seats())
 
     def _job_done(self, event: JobDone) -> None:
