@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from fleet import SGD, make_shards, run_fleet
 from fleets import ServedFleet, served
 from safetensors.torch import load_file
 
 from benchmarks.oracle import oracle, setting_of
-from fleet import SGD, make_shards, run_fleet
 from orchestrator.processes import children
 
 pytestmark = pytest.mark.slow
