@@ -238,7 +238,12 @@ def is_settled(simulation: Simulation) -> bool:
     now = simulation.queue.now
     return not simulation.pending_starts and all(
         process.over
-        or (isinstance(process.machine, Participant) and not process.machine.sessions and process.frozen_until <= now)
+        or (
+            isinstance(process.machine, Participant)
+            and not process.machine.sessions
+            and all(session is None for session, _ in process.timers)  # its link may still be measured
+            and process.frozen_until <= now
+        )
         for process in simulation.processes.values()
     )
 

@@ -204,7 +204,7 @@ def test_check_knows_them(installed: Path, tmp_path: Path) -> None:
 def test_without_the_package_check_says_which_name_it_misses(tmp_path: Path) -> None:
     done = mpsl(None, "check", str(job_file(tmp_path)))
     assert done.returncode == 2
-    assert "optimizer.name: unknown optimizer 'three-sums'; known: adam, sgd" in done.stderr
+    assert "optimizer.name: unknown optimizer 'three-sums'; known: adam, adamw, rmsprop, sgd" in done.stderr
 
 
 @pytest.mark.slow
@@ -248,8 +248,10 @@ def test_what_is_here_is_found_without_a_look_at_other_packages(monkeypatch: pyt
 
 
 def test_a_name_is_registered_once() -> None:
-    assert optimizers.names() == ["adam", "sgd"]
+    assert optimizers.names() == ["adam", "adamw", "rmsprop", "sgd"]
     with pytest.raises(ValueError, match="optimizer 'sgd' is registered twice"):
         optimizers.register("sgd")(optimizers.get("sgd"))
-    with pytest.raises(UsageError, match="unknown optimizer 'adamw'; did you mean 'adam'\\? known: adam, sgd"):
-        optimizers.get("adamw")
+    with pytest.raises(
+        UsageError, match="unknown optimizer 'adamx'; did you mean 'adam'\\? known: adam, adamw, rmsprop, sgd"
+    ):
+        optimizers.get("adamx")

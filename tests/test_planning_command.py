@@ -214,7 +214,7 @@ def test_what_is_missing_or_too_much_is_named(options: tuple[str, ...], message:
 @pytest.mark.parametrize(
     ("key", "wrong", "known"),
     [
-        ("optimizer", "adamw", ("sgd", "momentum", "adam")),
+        ("optimizer", "lion", ("sgd", "momentum", "adam")),
         ("activations", "fp61", ("fp32", "fp16", "bf16", "int8", "int4")),
         ("gradients", "none", ("fp32", "fp16", "bf16", "int8", "int4")),
     ],

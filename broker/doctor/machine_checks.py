@@ -57,7 +57,7 @@ def _has_directory() -> bool:
 
 def _memory() -> Finding:
     try:
-        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines() if ":" in line)
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text(encoding="utf-8").splitlines() if ":" in line)
         available = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError, IndexError):
         return ok("memory", "unknown on this system")
@@ -79,7 +79,7 @@ def _torch(member: FleetMember | None, deep: bool) -> Finding:
         return ok("torch", f"{version}; --deep tries it")
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _TRY_TORCH], capture_output=True, text=True, timeout=TORCH_S, check=False
+            [sys.executable, "-c", _TRY_TORCH], capture_output=True, encoding="utf-8", timeout=TORCH_S, check=False
         )
     except subprocess.TimeoutExpired:
         cause = f"importing it and one step took more than {TORCH_S:.0f} s"
