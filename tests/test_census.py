@@ -86,14 +86,43 @@ def test_a_successor_is_not_alive_by_the_word_of_its_predecessor() -> None:
 def test_another_protocol_is_never_free_and_is_named() -> None:
     census = Census()
     arrive(census)
-    assert census.of_other_protocol() is None
+    assert census.of_other_protocol(0.0) is None
     note(census, "status", state="online", protocol=PROTOCOL + 1)
     assert free(census) == []
-    other = census.of_other_protocol()
+    other = census.of_other_protocol(0.0)
     assert other is not None
     assert other.id == "dev-1"
     note(census, "status", state="offline", protocol=PROTOCOL + 1)
-    assert census.of_other_protocol() is None
+    assert census.of_other_protocol(0.0) is None
+
+
+def test_a_retained_status_of_another_protocol_is_no_participant() -> None:
+    census = Census()
+    note(census, "status", state="online", protocol=PROTOCOL - 1)
+    note(census, "info", run=None)
+    assert census.of_other_protocol(0.0) is None
+    assert census.lacking("dev", 0.0) == {"dev-1": "it sends no telemetry"}
+    note(census, "tele")
+    assert census.of_other_protocol(0.0) is not None
+    assert census.lacking("dev", 0.0) == {"dev-1": f"it speaks protocol {PROTOCOL - 1}, not {PROTOCOL}"}
+    assert census.of_other_protocol(STALE_S + 1.0) is None
+
+
+def test_why_someone_is_not_free() -> None:
+    census = Census("mine")
+    assert census.lacking("dev", 0.0) == {}
+    note(census, "tele")
+    assert census.lacking("dev", 0.0) == {"dev-1": "its status has not come"}
+    note(census, "status", state="online", protocol=PROTOCOL)
+    assert census.lacking("dev", 0.0) == {"dev-1": "its info has not come"}
+    note(census, "info", run="another")
+    assert census.lacking("dev", 0.0) == {"dev-1": "it is in run another"}
+    note(census, "info", run="mine")
+    assert census.lacking("dev", 0.0) == {}
+    note(census, "info", run=None)
+    assert census.lacking("dev", STALE_S + 1.0) == {"dev-1": "it sends no telemetry"}
+    note(census, "status", state="lost", protocol=PROTOCOL)
+    assert census.lacking("dev", STALE_S + 1.0) == {}
 
 
 def test_devices_and_nodes_of_one_name_are_two() -> None:

@@ -81,6 +81,8 @@ class Presence:
             return "its info has not come"
         if not self.alive(now):
             return "it sends no telemetry"
+        if self.status.get("protocol") != PROTOCOL:
+            return f"it speaks protocol {self.status.get('protocol')}, not {PROTOCOL}"
         return f"it is in run {next(run for run in self.runs if run != own_run)}"
 
 
@@ -198,10 +200,13 @@ class Census:
         """Whether anything of any device or node has arrived."""
         return any(presence.branch == branch for presence in self._presences.values())
 
-    def of_other_protocol(self) -> Presence | None:
-        """Return a participant that is online with another protocol version, if any."""
+    def of_other_protocol(self, now: float) -> Presence | None:
+        """Return a participant that is alive with another protocol version, if any.
+
+        A retained status alone is no sign of life: the broker keeps that of a process that died with the broker.
+        """
         for presence in self._presences.values():
-            if presence.online and presence.status.get("protocol") != PROTOCOL:
+            if presence.alive(now) and presence.status.get("protocol") != PROTOCOL:
                 return presence
         return None
 

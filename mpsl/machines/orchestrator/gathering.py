@@ -1,5 +1,6 @@
 """Gathering: waits until the fleet of the job or of its plan is present and the model's facts are known."""
 
+from mpsl import PROTOCOL
 from mpsl.machines.census import Presence
 from mpsl.machines.jobs import Result, WorkerJob
 from mpsl.machines.orchestrator.context import RunContext
@@ -91,11 +92,11 @@ class Gathering(Phase):
     def _gather(self) -> None:
         """Choose the participants once the fleet is present and the model's facts are known."""
         state, census, now = self.state, self.context.census, self.context.now
-        other = census.of_other_protocol()
+        other = census.of_other_protocol(now)
         if other is not None:
             self.context.fail(
-                f"{other.branch}/{other.id} speaks protocol {other.status.get('protocol')}, this orchestrator another; "
-                "install the same version or use another --net"
+                f"{other.branch}/{other.id} speaks protocol {other.status.get('protocol')}, this orchestrator "
+                f"{PROTOCOL}; install the same version or use another --net"
             )
             return
         if state.unfinished is not None or state.model is None or self.waiting_for():
