@@ -8,7 +8,16 @@ from mpsl import facts
 from mpsl.errors import IllegalEvent
 from mpsl.machines.device import DeviceMachine
 from mpsl.machines.effects import CancelTimer, EndSession, Publish, SetTimer, Stop
-from mpsl.machines.events import Connected, JobDone, JobFailed, Received, StopRequested, Subscribed, TimerFired
+from mpsl.machines.events import (
+    Connected,
+    Disconnected,
+    JobDone,
+    JobFailed,
+    Received,
+    StopRequested,
+    Subscribed,
+    TimerFired,
+)
 from mpsl.machines.jobs import Encoded, Forward, HeadForward, Prepared, Store
 from mpsl.machines.machine import as_json, from_json
 from mpsl.machines.online import MAX_ECHO_WAITS
@@ -390,3 +399,11 @@ def test_a_copy_that_has_not_made_all_its_steps_is_not_folded() -> None:
     rig.say("orch", Accept(1, "dev-1", 1, 1, 4, 2))
     assert rig.session.dropped["accept of an unknown copy"] == 1
     assert list(rig.session.copies) == ["dev-1"]
+
+
+def test_whoever_loses_its_connection_before_it_is_announced_announces_nothing_without_one() -> None:
+    machine = DeviceMachine("dev-1", "d", TOPICS, {})
+    machine.handle(Connected(None, True), 0.0)
+    machine.handle(Subscribed(), 0.1)
+    effects = machine.handle(Disconnected("the broker is gone"), 0.2)
+    assert {each.name for each in effects if isinstance(each, CancelTimer)} >= {"announce", "echo"}

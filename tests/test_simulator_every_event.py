@@ -33,7 +33,7 @@ SHORT = Scenario(
     once=False,
 )
 """Two rounds over two nodes, with savepoints and a standby; any one device may be absent."""
-STEP = 1 if os.environ.get("MPSL_EVERY_EVENT") else 97
+STEP = 1 if os.environ.get("MPSL_EVERY_EVENT") else 149
 """Every so manieth event is hit."""
 MAX_S = 600.0
 """Virtual seconds within which every run must be over: the sum of the deadlines that one fault can call for."""

@@ -104,7 +104,9 @@ class Online(Machine):
         if self._online:  # further attempts that fail are in the log of whoever makes them
             self.log("warning", "disconnected", reason=event.reason)
         self._online = False
-        self.emit(CancelTimer("echo"))
+        # Whoever has no connection announces nothing, and nobody can return its status: that begins again with one.
+        self._rivals.clear()
+        self.emit(CancelTimer("echo"), CancelTimer("announce"), CancelTimer("rival"))
 
     def _subscribed(self) -> None:
         if self._announced:
